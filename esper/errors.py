@@ -1,0 +1,33 @@
+"""The one tree of errors: each says what is wrong, where, what was expected, and what mends it."""
+
+
+class EsperError(Exception):
+    """Anything a user can mend. The front door prints it in one or two lines and exits with 2."""
+
+
+class ConfigError(EsperError):
+    """A key, option or value of the configuration is wrong."""
+
+
+class TaskError(EsperError):
+    """Data is missing, altered or unreadable."""
+
+
+class BlueprintError(EsperError, ValueError):
+    """A blueprint does not exist, or does not fit the host's topology."""
+
+
+class LifecycleError(EsperError, ValueError):
+    """A seed was asked to do what its stage forbids; nothing was changed."""
+
+
+class CheckpointError(EsperError):
+    """A checkpoint is missing, altered, cut short, or belongs to another architecture."""
+
+
+class EngineError(EsperError):
+    """A population cannot be built or trained as asked."""
+
+
+class RunError(EsperError):
+    """A run directory cannot be used: another process owns it, or it is no run."""

@@ -1,0 +1,48 @@
+"""The contracts everyone speaks: stages, gates, actions, reports, telemetry, protocols. Imports nothing of esper."""
+
+from esper.leyline.actions import WAIT, Action, Operation, SimicAction
+from esper.leyline.gates import GateLevel, GateResult
+from esper.leyline.protocols import Controller, Sink
+from esper.leyline.reports import EpochReport, SeedMetrics, SeedStateReport
+from esper.leyline.stages import (
+    VALID_TRANSITIONS,
+    SeedStage,
+    is_active_stage,
+    is_failure_stage,
+    is_terminal_stage,
+    is_valid_transition,
+)
+from esper.leyline.task import TaskConfig
+from esper.leyline.telemetry import (
+    DEFAULT_BUDGETS,
+    PerformanceBudgets,
+    SeedTelemetry,
+    TelemetryEvent,
+    TelemetryEventType,
+)
+
+__all__ = [
+    "DEFAULT_BUDGETS",
+    "VALID_TRANSITIONS",
+    "WAIT",
+    "Action",
+    "Controller",
+    "EpochReport",
+    "GateLevel",
+    "GateResult",
+    "Operation",
+    "PerformanceBudgets",
+    "SeedMetrics",
+    "SeedStage",
+    "SeedStateReport",
+    "SeedTelemetry",
+    "SimicAction",
+    "Sink",
+    "TaskConfig",
+    "TelemetryEvent",
+    "TelemetryEventType",
+    "is_active_stage",
+    "is_failure_stage",
+    "is_terminal_stage",
+    "is_valid_transition",
+]

@@ -1,0 +1,47 @@
+"""What the rooms hand to each other."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from esper.leyline.actions import Action
+from esper.leyline.reports import EpochReport
+from esper.leyline.telemetry import TelemetryEvent
+
+
+class Controller(Protocol):
+    """Decides once an epoch.
+
+    The loop it serves::
+
+        reports = growth.reports()
+        while not growth.done:
+            reports, events = growth.step(controller.act(reports))
+    """
+
+    def act(self, reports: Sequence[EpochReport]) -> list[Action]:
+        """One action a member, from that member's last report (epoch 0 reports hold the untrained host)."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides later actions, as plain JSON values."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state_dict` was taken."""
+        ...
+
+
+class Sink(Protocol):
+    """Takes what happens; owns one output (a file, the terminal, a dashboard)."""
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """One epoch's record, as written to metrics.jsonl."""
+        ...
+
+    def event(self, event: TelemetryEvent) -> None:
+        """One event."""
+        ...
+
+    def close(self, status: str) -> None:
+        """The run ended: "finished", "failed" or "interrupted"."""
+        ...
