@@ -1,0 +1,216 @@
+"""Training every member in one pass: host and seeds as programs over stacked weights."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from esper.engine.groups import Group, make_group, signature, trained_stacks
+from esper.engine.losses import member_losses
+from esper.engine.program import Program, Values
+from esper.engine.seed_ops import blend, isolate
+from esper.engine.stacks import ModuleStack
+from esper.kasmina.host import MorphogeneticModel
+
+HOST = "host"
+
+
+class FusedEngine:
+    """Runs all members of a population as one program.
+
+    stacks: the population's stacks by name, "host" and "slots.<slot>.<blueprint>" and "slots.<slot>.gate"; the mapping
+    is read anew after every change of topology.
+    """
+
+    def __init__(
+        self, models: Sequence[MorphogeneticModel], stacks: Mapping[str, ModuleStack], precision: torch.dtype
+    ) -> None:
+        self.models = models
+        self.stacks = stacks
+        self.precision = precision
+        self.host = Program(models[0].host)
+        self.programs: dict[str, Program] = {}
+        self.groups: dict[str, list[Group]] = {}
+        self.signature: tuple[object, ...] = ()
+        self.trained: list[str] = []
+        self.steps = 0
+        self.generation = 0
+
+    # ---- what is to be done
+
+    def prepare(self, steps: int, version: int) -> None:
+        """Take over stages and blends for an epoch of this many steps.
+
+        version: of the stacks; another one means that tensors were replaced. `generation` counts changes of the work.
+        """
+        slots = {name: [model.slots[name] for model in self.models] for name in self.models[0].slots}
+        work = (version, signature(slots))
+        changed = work != self.signature or steps > self.steps
+        if changed:
+            self.signature, self.steps = work, steps
+            self.generation += 1
+            self.programs = {n: p for n, p in self.programs.items() if n in self.stacks}
+            self.groups = {name: self._groups(name, members) for name, members in slots.items()}
+            self.trained = trained_stacks(self.stacks, self.models)
+        else:
+            for groups in self.groups.values():
+                for group in groups:
+                    group.update(self._slots_of(group), steps)
+
+    def _groups(self, slot: str, members: list) -> list[Group]:
+        groups = []
+        like = next(iter(self.stacks[HOST].parameters.values())).detach()
+        for name, stack in self.stacks.items():
+            if not name.startswith(f"slots.{slot}.") or name.endswith(".gate"):
+                continue
+            if name not in self.programs:
+                self.programs[name] = Program(stack.modules[0])
+            gate = self.stacks.get(f"slots.{slot}.gate")
+            carriers = [members[member] for member in stack.members]
+            group = make_group(name, stack, self.programs[name], carriers, gate, len(self.models), self.steps, like)
+            groups.append(group)
+        return groups
+
+    def _slots_of(self, group: Group) -> list:
+        slot = group.name.split(".")[1]
+        return [self.models[member].slots[slot] for member in group.stack.members]
+
+    # ---- training
+
+    def gradients(self, x: Tensor, y: Tensor, step: int | Tensor) -> tuple[dict[str, dict[str, Tensor]], Tensor, Tensor]:
+        """One minibatch for all. x [C, H, W, N], y [N]; step: of the epoch. Returns gradients, losses [M], correct [M]."""
+        leaves = {name: self.stacks[name].parameters for name in self.trained}
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision is torch.bfloat16):
+            logits = self.host.run(
+                {self.host.input: x.unsqueeze(0)},
+                self.stacks[HOST].tensors(),
+                True,
+                lambda slot, h: self._train_slot(slot, h, step),
+            )
+        losses, correct = member_losses(logits, y)
+        flat = [parameter for named in leaves.values() for parameter in named.values()]
+        # A stack may hold rows that take no part just now.
+        grads = iter(torch.autograd.grad(losses.sum(), flat, allow_unused=True, materialize_grads=True))
+        return {stack: {n: next(grads) for n in named} for stack, named in leaves.items()}, losses.detach(), correct
+
+    def _train_slot(self, slot: str, h: Tensor, step: int | Tensor) -> Tensor:
+        pieces = []
+        for group in self.groups[slot]:
+            x = h if group.index is None else h.index_select(0, group.index)
+            features = isolate(x, group.open_rows) if group.is_open else x.detach()
+            alpha = group.alpha[step] if isinstance(step, int) else group.alpha.index_select(0, step)[0]
+            out, ok = self._seed_output(group, x, features, alpha, group.stack.tensors(), True)
+            group.ok.mul_(ok)
+            pieces.append(out)
+        return _scatter(h, self.groups[slot], pieces)
+
+    def _seed_output(
+        self, group: Group, x: Tensor, features: Tensor, alpha: Tensor, tensors: Mapping[str, Tensor], training: bool
+    ) -> tuple[Tensor, Tensor]:
+        seed = group.program.run({group.program.input: features}, tensors, training)
+        if group.gate is not None:
+            alpha = _gated(alpha, features, group)
+        return blend(x, seed.to(x.dtype), alpha, group.through)
+
+    def not_finite(self) -> list[tuple[int, str]]:
+        """(member, slot) of seeds whose output was not finite since `prepare`; waits for the device."""
+        return [
+            (member, slot)
+            for slot, groups in self.groups.items()
+            for group in groups
+            for member, ok in zip(group.stack.members, group.ok.tolist(), strict=True)
+            if not ok
+        ]
+
+    # ---- evaluation
+
+    @torch.no_grad()
+    def logits(self, x: Tensor, captured: dict[str, Values] | None = None) -> Tensor:
+        """Logits of all members. x [C, H, W, N] -> [M, K, N]; captured: see `Program.run`."""
+        for groups in self.groups.values():
+            for group in groups:
+                group.update_alpha_now(self._slots_of(group))
+        everyone = list(range(len(self.models)))
+        return self.host.run(
+            {self.host.input: x.unsqueeze(0)},
+            self.stacks[HOST].tensors(),
+            False,
+            lambda slot, h: self._evaluate_slot(slot, h, everyone),
+            captured=captured,
+        )
+
+    @torch.no_grad()
+    def logits_without(self, slot: str, members: Sequence[int], captured: Mapping[str, Values]) -> Tensor:
+        """Logits of some members with the seed in one slot left out, from what `logits` captured before that slot."""
+        rows = torch.tensor(members, device=next(iter(self.stacks[HOST].parameters.values())).device)
+        count = len(self.models)
+        values = {n: v.index_select(0, rows) if v.shape[0] == count else v for n, v in captured[slot].items()}
+        tensors = {n: t.index_select(0, rows) for n, t in self.stacks[HOST].tensors().items()}
+        return self.host.run(
+            values,
+            tensors,
+            False,
+            lambda name, h: h if name == slot else self._evaluate_slot(name, h, members),
+            start=self.host.slots[slot],
+        )
+
+    def _evaluate_slot(self, slot: str, h: Tensor, members: Sequence[int]) -> Tensor:
+        """h [len(members), ...]: the seeds that these members have in the slot."""
+        place = {member: position for position, member in enumerate(members)}
+        out = h
+        for group in self.groups[slot]:
+            rows = [row for row, member in enumerate(group.stack.members) if member in place]
+            if not rows:
+                continue
+            whole = len(rows) == len(group.stack.members)
+            part = group if whole else group.select(rows)
+            tensors = group.stack.tensors()
+            if not whole:
+                pick = torch.tensor(rows, device=h.device)
+                tensors = {name: t.index_select(0, pick) for name, t in tensors.items()}
+            positions = torch.tensor([place[group.stack.members[row]] for row in rows], device=h.device)
+            x = h if len(rows) == len(members) else h.index_select(0, positions)
+            result, _ = self._seed_output(part, x, x, part.alpha_now, tensors, False)
+            out = result if len(rows) == len(members) else out.index_copy(0, positions, result)
+        return out
+
+
+def _gated(ramp: Tensor, features: Tensor, group: Group) -> Tensor:
+    """Per-sample blend [k, N]: the rule of `esper.kasmina.blending.BlendGate` in the gated rows, the ramp elsewhere."""
+    weight, bias = (
+        group.gate.parameters[name].index_select(0, group.gate_picks) for name in ("linear.weight", "linear.bias")
+    )
+    over = tuple(range(2, features.dim() - 1))
+    means = features.index_select(0, group.gate_rows).mean(over)  # [g, C, N]
+    gate = torch.sigmoid(torch.baddbmm(bias.unsqueeze(-1), weight, means)).squeeze(1)  # [g, N]
+    p = ramp.index_select(0, group.gate_rows).unsqueeze(-1)
+    gated = p + 2 * p * (1 - p) * (gate - 0.5)
+    return ramp.unsqueeze(-1).expand(-1, features.shape[-1]).index_copy(0, group.gate_rows, gated.to(ramp.dtype))
+
+
+def _scatter(h: Tensor, groups: Sequence[Group], pieces: Sequence[Tensor]) -> Tensor:
+    if not pieces:
+        return h
+    if groups[0].index is None:
+        return pieces[0]
+    return _Scatter.apply(h, [group.index for group in groups], *pieces)
+
+
+class _Scatter(torch.autograd.Function):
+    """h with some rows replaced; a chain of index_copy would copy all of h once a group, forward and backward."""
+
+    @staticmethod
+    def forward(ctx, h: Tensor, indices: list[Tensor], *pieces: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.indices = indices
+        out = h.clone()
+        for index, piece in zip(indices, pieces, strict=True):
+            out.index_copy_(0, index, piece)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
+        pieces = [grad.index_select(0, index) for index in ctx.indices]
+        rest = grad.clone()
+        for index in ctx.indices:
+            rest.index_fill_(0, index, 0)
+        return rest, None, *pieces

@@ -1,0 +1,619 @@
+// Training kernels for many small convolutional networks on a CPU.
+//
+// An activation is [R, C, H, W, N]: R networks ("rows"), N samples innermost, so that every vector lane is one sample,
+// no convolution needs a shuffle and borders are a matter of loop bounds. One thread owns one row at a time: its
+// convolution output is still in the second-level cache when normalisation, ReLU and pooling pass over it. Results
+// do not depend on the number of threads.
+//
+// A block is: convolution (1x1 or 3x3, stride 1, 'same'; dense or depthwise), batch norm, ReLU, 2x2 max pooling; any
+// part may be missing.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64, kChannelTile = 4;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32, kChannelTile = 2;
+#else
+constexpr int kVectorBytes = 16, kChannelTile = 4;
+#endif
+
+template <class T> struct Lanes;
+template <> struct Lanes<float> { typedef float V __attribute__((vector_size(kVectorBytes))); };
+template <> struct Lanes<double> { typedef double V __attribute__((vector_size(kVectorBytes))); };
+template <class T> using Vec = typename Lanes<T>::V;
+template <class T> constexpr int kLanes = kVectorBytes / sizeof(T);
+
+// Rows of samples are not aligned to vectors; memcpy becomes one unaligned move.
+template <class V, class T> inline V load(const T* p) {
+  V v;
+  std::memcpy(&v, p, sizeof(V));
+  return v;
+}
+template <class V, class T> inline void store(T* p, V v) { std::memcpy(p, &v, sizeof(V)); }
+
+template <class T> inline T lane_sum(T v) { return v; }
+template <class T> inline T lane_sum(Vec<T> v) {
+  T total = 0;
+  for (int l = 0; l < kLanes<T>; ++l) total += v[l];
+  return total;
+}
+
+template <class T> inline T inverse_root(T v) { return 1 / std::sqrt(v); }
+template <class T> inline Vec<T> inverse_root(Vec<T> v) {
+  for (int l = 0; l < kLanes<T>; ++l) v[l] = 1 / std::sqrt(v[l]);
+  return v;
+}
+
+struct Block {
+  int64_t rows, in_channels, out_channels, height, width, samples;
+  int64_t kernel;         // 0 (no convolution), 1 or 3
+  int64_t depthwise, norm, relu, pool, training, threads;
+  int64_t x_row_stride;   // 0: every row reads the same input
+  double eps, momentum;
+  const void *x, *weight, *bias, *gamma, *beta;
+  void *running_mean, *running_var;
+  void *y;                // convolution output, kept for the backward pass; null: not kept
+  void *mean, *invstd;    // [R, C]
+  void *out;
+  const void* grad_out;
+  void *grad_x, *grad_weight, *grad_bias, *grad_gamma, *grad_beta;  // grad_x null: not wanted
+};
+
+// ---- convolution -----------------------------------------------------------------------------------------------
+
+// Output channels [0, OB) at one position and NV vectors of samples.
+template <class V, class T, int OB, int NV>
+inline void conv_tile(const T* x, const T* w, const T* bias, T* out, int64_t in, int64_t h, int64_t wd, int64_t n,
+                      int k, int64_t row, int64_t col) {
+  constexpr int lanes = sizeof(V) / sizeof(T);
+  const int p = k / 2;
+  const int ky0 = std::max<int64_t>(0, p - row), ky1 = std::min<int64_t>(k, h + p - row);
+  const int kx0 = std::max<int64_t>(0, p - col), kx1 = std::min<int64_t>(k, wd + p - col);
+  V acc[OB][NV];
+  for (int o = 0; o < OB; ++o)
+    for (int v = 0; v < NV; ++v) acc[o][v] = V{} + (bias ? bias[o] : T(0));
+  for (int64_t i = 0; i < in; ++i)
+    for (int ky = ky0; ky < ky1; ++ky) {
+      const T* xp = x + ((i * h + row + ky - p) * wd + col + kx0 - p) * n;
+      const T* wp = w + ((i * k + ky) * k + kx0) * OB;
+      for (int kx = kx0; kx < kx1; ++kx, xp += n, wp += OB) {
+        V xv[NV];
+        for (int v = 0; v < NV; ++v) xv[v] = load<V>(xp + v * lanes);
+        for (int o = 0; o < OB; ++o)
+          for (int v = 0; v < NV; ++v) acc[o][v] += xv[v] * wp[o];
+      }
+    }
+  for (int o = 0; o < OB; ++o)
+    for (int v = 0; v < NV; ++v) store<V>(out + (o * h * wd + row * wd + col) * n + v * lanes, acc[o][v]);
+}
+
+template <class T, int OB>
+inline void conv_channels(const T* x, const T* w, const T* bias, T* out, int64_t in, int64_t h, int64_t wd, int64_t n,
+                          int k, int64_t row, int64_t col, int64_t s, int64_t span) {
+  if (span == 4 * kLanes<T>) conv_tile<Vec<T>, T, OB, 4>(x + s, w, bias, out + s, in, h, wd, n, k, row, col);
+  else if (span == kLanes<T>) conv_tile<Vec<T>, T, OB, 1>(x + s, w, bias, out + s, in, h, wd, n, k, row, col);
+  else conv_tile<T, T, OB, 1>(x + s, w, bias, out + s, in, h, wd, n, k, row, col);
+}
+
+// Channels are taken kChannelTile at a time, then 2, then 1; `w` is packed by pack() in the same order.
+template <class T>
+void conv(const T* x, const T* w, const T* bias, T* out, int64_t in, int64_t outc, int64_t h, int64_t wd, int64_t n,
+          int k) {
+  const int64_t plane = h * wd * n, taps = in * k * k;
+  for (int64_t s = 0; s < n;) {
+    const int64_t left = n - s, span = left >= 4 * kLanes<T> ? 4 * kLanes<T> : left >= kLanes<T> ? kLanes<T> : 1;
+    for (int64_t row = 0; row < h; ++row)
+      for (int64_t col = 0; col < wd; ++col) {
+        int64_t o = 0;
+        for (; o + kChannelTile <= outc; o += kChannelTile)
+          conv_channels<T, kChannelTile>(x, w + o * taps, bias ? bias + o : nullptr, out + o * plane, in, h, wd, n, k,
+                                         row, col, s, span);
+        for (; o + 2 <= outc; o += 2)
+          conv_channels<T, 2>(x, w + o * taps, bias ? bias + o : nullptr, out + o * plane, in, h, wd, n, k, row, col, s,
+                              span);
+        for (; o < outc; ++o)
+          conv_channels<T, 1>(x, w + o * taps, bias ? bias + o : nullptr, out + o * plane, in, h, wd, n, k, row, col, s,
+                              span);
+      }
+    s += span;
+  }
+}
+
+// [O, I, k, k] to tiles of [I, k, k, tile]; `flip` packs the transposed, mirrored kernel that carries gradients back.
+template <class T> void pack(const T* w, T* packed, int64_t outc, int64_t in, int k, bool flip) {
+  const int64_t to = flip ? in : outc, from = flip ? outc : in;
+  const int taps = k * k;
+  for (int64_t o = 0; o < to;) {
+    const int64_t tile = o + kChannelTile <= to ? kChannelTile : o + 2 <= to ? 2 : 1;
+    for (int64_t i = 0; i < from; ++i)
+      for (int t = 0; t < taps; ++t)
+        for (int64_t c = 0; c < tile; ++c)
+          *packed++ = flip ? w[(i * in + o + c) * taps + taps - 1 - t] : w[((o + c) * in + i) * taps + t];
+    o += tile;
+  }
+}
+
+// Dot products of OB runs with IB runs over `rows` stretches of `length`; accumulators stay in registers.
+template <class T, int OB, int IB, int U>
+inline void dots(const T* g, int64_t g_channel, const T* x, int64_t x_channel, int64_t pitch, int64_t stretches,
+                 int64_t length, T* result, int64_t result_o, int64_t result_i) {
+  constexpr int lanes = kLanes<T>;
+  Vec<T> acc[U][OB][IB] = {};
+  T rest[OB][IB] = {};
+  for (int64_t r = 0; r < stretches; ++r, g += pitch, x += pitch) {
+    int64_t l = 0;
+    for (; l + U * lanes <= length; l += U * lanes)
+      for (int u = 0; u < U; ++u) {
+        Vec<T> xv[IB];
+        for (int i = 0; i < IB; ++i) xv[i] = load<Vec<T>>(x + i * x_channel + l + u * lanes);
+        for (int o = 0; o < OB; ++o) {
+          const Vec<T> gv = load<Vec<T>>(g + o * g_channel + l + u * lanes);
+          for (int i = 0; i < IB; ++i) acc[u][o][i] += gv * xv[i];
+        }
+      }
+    for (; l < length; ++l)
+      for (int o = 0; o < OB; ++o)
+        for (int i = 0; i < IB; ++i) rest[o][i] += g[o * g_channel + l] * x[i * x_channel + l];
+  }
+  for (int o = 0; o < OB; ++o)
+    for (int i = 0; i < IB; ++i) {
+      Vec<T> total = acc[0][o][i];
+      for (int u = 1; u < U; ++u) total += acc[u][o][i];
+      result[o * result_o + i * result_i] = lane_sum<T>(total) + rest[o][i];
+    }
+}
+
+template <class T>
+void conv_grad_weight(const T* g, const T* x, T* gw, int64_t outc, int64_t in, int64_t h, int64_t wd, int64_t n, int k) {
+  const int64_t plane = h * wd * n, pitch = wd * n;
+  const int p = k / 2, taps = k * k;
+  for (int ky = 0; ky < k; ++ky)
+    for (int kx = 0; kx < k; ++kx) {
+      const int64_t y0 = std::max(0, p - ky), y1 = std::min<int64_t>(h, h + p - ky);
+      const int64_t x0 = std::max(0, p - kx), x1 = std::min<int64_t>(wd, wd + p - kx);
+      const T* gp = g + y0 * pitch + x0 * n;
+      const T* xp = x + (y0 + ky - p) * pitch + (x0 + kx - p) * n;
+      T* out = gw + ky * k + kx;
+      const int64_t stretches = std::max<int64_t>(0, y1 - y0), length = std::max<int64_t>(0, x1 - x0) * n;
+      int64_t o = 0;
+      for (; o + 4 <= outc; o += 4) {
+        int64_t i = 0;
+        for (; i + 4 <= in; i += 4)
+          dots<T, 4, 4, 1>(gp + o * plane, plane, xp + i * plane, plane, pitch, stretches, length,
+                           out + (o * in + i) * taps, in * taps, taps);
+        for (; i < in; ++i)
+          dots<T, 4, 1, 4>(gp + o * plane, plane, xp + i * plane, plane, pitch, stretches, length,
+                           out + (o * in + i) * taps, in * taps, taps);
+      }
+      for (; o < outc; ++o)
+        for (int64_t i = 0; i < in; ++i)
+          dots<T, 1, 1, 8>(gp + o * plane, plane, xp + i * plane, plane, pitch, stretches, length,
+                           out + (o * in + i) * taps, in * taps, taps);
+    }
+}
+
+template <class T> void conv_row(const Block& b, const T* x, const T* w, const T* bias, T* y, std::vector<T>& packed) {
+  const int k = b.kernel;
+  const int64_t plane = b.height * b.width * b.samples;
+  packed.resize(b.out_channels * b.in_channels * k * k);
+  if (b.depthwise) {
+    for (int64_t c = 0; c < b.out_channels; ++c)
+      conv<T>(x + c * plane, w + c * k * k, bias ? bias + c : nullptr, y + c * plane, 1, 1, b.height, b.width,
+              b.samples, k);
+    return;
+  }
+  pack<T>(w, packed.data(), b.out_channels, b.in_channels, k, false);
+  conv<T>(x, packed.data(), bias, y, b.in_channels, b.out_channels, b.height, b.width, b.samples, k);
+}
+
+template <class T>
+void conv_row_backward(const Block& b, const T* x, const T* w, const T* g, T* gx, T* gw, T* gb, std::vector<T>& packed) {
+  const int k = b.kernel;
+  const int64_t plane = b.height * b.width * b.samples;
+  if (gb)
+    for (int64_t c = 0; c < b.out_channels; ++c) {
+      Vec<T> total = {};
+      T rest = 0;
+      int64_t j = 0;
+      for (; j + kLanes<T> <= plane; j += kLanes<T>) total += load<Vec<T>>(g + c * plane + j);
+      for (; j < plane; ++j) rest += g[c * plane + j];
+      gb[c] = lane_sum<T>(total) + rest;
+    }
+  packed.resize(b.out_channels * b.in_channels * k * k);
+  if (b.depthwise) {
+    for (int64_t c = 0; c < b.out_channels; ++c) {
+      conv_grad_weight<T>(g + c * plane, x + c * plane, gw + c * k * k, 1, 1, b.height, b.width, b.samples, k);
+      if (!gx) continue;
+      pack<T>(w + c * k * k, packed.data(), 1, 1, k, true);
+      conv<T>(g + c * plane, packed.data(), nullptr, gx + c * plane, 1, 1, b.height, b.width, b.samples, k);
+    }
+    return;
+  }
+  conv_grad_weight<T>(g, x, gw, b.out_channels, b.in_channels, b.height, b.width, b.samples, k);
+  if (!gx) return;
+  pack<T>(w, packed.data(), b.out_channels, b.in_channels, k, true);
+  conv<T>(g, packed.data(), nullptr, gx, b.out_channels, b.in_channels, b.height, b.width, b.samples, k);
+}
+
+// ---- batch norm, ReLU, pooling ---------------------------------------------------------------------------------
+
+template <class T> void moments(const T* y, int64_t count, T& mean, T& variance) {
+  Vec<T> total[4] = {};
+  T rest = 0;
+  int64_t j = 0;
+  for (; j + 4 * kLanes<T> <= count; j += 4 * kLanes<T>)
+    for (int u = 0; u < 4; ++u) total[u] += load<Vec<T>>(y + j + u * kLanes<T>);
+  for (; j < count; ++j) rest += y[j];
+  mean = (lane_sum<T>(total[0] + total[1] + total[2] + total[3]) + rest) / count;
+  Vec<T> square[4] = {};
+  T rest_square = 0;
+  for (j = 0; j + 4 * kLanes<T> <= count; j += 4 * kLanes<T>)
+    for (int u = 0; u < 4; ++u) {
+      const Vec<T> d = load<Vec<T>>(y + j + u * kLanes<T>) - mean;
+      square[u] += d * d;
+    }
+  for (; j < count; ++j) rest_square += (y[j] - mean) * (y[j] - mean);
+  variance = (lane_sum<T>(square[0] + square[1] + square[2] + square[3]) + rest_square) / count;
+}
+
+template <class V, class T> inline V activate(V z, bool relu) { return relu ? (z < T(0) ? V{} : z) : z; }
+
+template <class V, class T>
+inline void affine_run(const T* y, T* out, T scale, T shift, bool relu, int64_t from, int64_t to) {
+  constexpr int lanes = sizeof(V) / sizeof(T);
+  for (int64_t j = from; j < to; j += lanes) store<V>(out + j, activate<V, T>(load<V>(y + j) * scale + shift, relu));
+}
+
+template <class V, class T>
+inline void pool_run(const T* y, int64_t pitch, int64_t n, T* out, T scale, T shift, bool relu, int64_t from,
+                     int64_t to) {
+  constexpr int lanes = sizeof(V) / sizeof(T);
+  for (int64_t j = from; j < to; j += lanes) {
+    V best = load<V>(y + j) * scale + shift;
+    for (const T* q : {y + n + j, y + pitch + j, y + pitch + n + j}) {
+      const V z = load<V>(q) * scale + shift;
+      best = z > best ? z : best;
+    }
+    store<V>(out + j, activate<V, T>(best, relu));
+  }
+}
+
+template <class T> void activate_row(const Block& b, int64_t r, const T* y, T* out) {
+  const int64_t h = b.height, w = b.width, n = b.samples, plane = h * w * n, pitch = w * n;
+  const int64_t ph = h / 2, pw = w / 2, whole = n / kLanes<T> * kLanes<T>;
+  for (int64_t c = 0; c < b.out_channels; ++c, y += plane) {
+    T scale = 1, shift = 0;
+    if (b.norm) {
+      const int64_t rc = r * b.out_channels + c;
+      T mean, variance;
+      T &running_mean = ((T*)b.running_mean)[rc], &running_var = ((T*)b.running_var)[rc];
+      if (b.training) {
+        moments<T>(y, plane, mean, variance);
+        const T unbiased = variance * plane / std::max<int64_t>(1, plane - 1);
+        running_mean += T(b.momentum) * (mean - running_mean);
+        running_var += T(b.momentum) * (unbiased - running_var);
+      } else {
+        mean = running_mean;
+        variance = running_var;
+      }
+      const T invstd = 1 / std::sqrt(variance + T(b.eps));
+      ((T*)b.mean)[rc] = mean;
+      ((T*)b.invstd)[rc] = invstd;
+      scale = ((const T*)b.gamma)[rc] * invstd;
+      shift = ((const T*)b.beta)[rc] - mean * scale;
+    }
+    if (!b.pool) {
+      const int64_t full = plane / kLanes<T> * kLanes<T>;
+      affine_run<Vec<T>, T>(y, out, scale, shift, b.relu, 0, full);
+      affine_run<T, T>(y, out, scale, shift, b.relu, full, plane);
+      out += plane;
+      continue;
+    }
+    for (int64_t row = 0; row < ph; ++row)
+      for (int64_t col = 0; col < pw; ++col, out += n) {
+        const T* q = y + 2 * row * pitch + 2 * col * n;
+        pool_run<Vec<T>, T>(q, pitch, n, out, scale, shift, b.relu, 0, whole);
+        pool_run<T, T>(q, pitch, n, out, scale, shift, b.relu, whole, n);
+      }
+  }
+}
+
+// Gradient before ReLU and pooling into `g`; adds up its sum and its product with the normalised input.
+template <class V, class T>
+inline void ungate_run(const T* y, const T* go, T* g, T scale, T shift, T mean, T invstd, bool relu, int64_t from,
+                       int64_t to, V& sum, V& product) {
+  constexpr int lanes = sizeof(V) / sizeof(T);
+  for (int64_t j = from; j < to; j += lanes) {
+    const V yv = load<V>(y + j);
+    V gv = load<V>(go + j);
+    if (relu) gv = yv * scale + shift > T(0) ? gv : V{};
+    store<V>(g + j, gv);
+    sum += gv;
+    product += gv * ((yv - mean) * invstd);
+  }
+}
+
+template <class V, class T>
+inline void unpool_run(const T* y, int64_t pitch, int64_t n, const T* go, T* g, T scale, T shift, T mean, T invstd,
+                       bool relu, int64_t from, int64_t to, V& sum, V& product) {
+  constexpr int lanes = sizeof(V) / sizeof(T);
+  const int64_t offset[4] = {0, n, pitch, pitch + n};
+  for (int64_t j = from; j < to; j += lanes) {
+    V yv[4], z[4];
+    for (int q = 0; q < 4; ++q) {
+      yv[q] = load<V>(y + offset[q] + j);
+      z[q] = yv[q] * scale + shift;
+    }
+    V best = z[0], left = load<V>(go + j);
+    for (int q = 1; q < 4; ++q) best = z[q] > best ? z[q] : best;
+    if (relu) left = best > T(0) ? left : V{};
+    // The first position that holds the maximum takes the gradient, as in torch.
+    for (int q = 0; q < 4; ++q) {
+      const auto hit = z[q] == best;
+      const V gv = hit ? left : V{};
+      left = hit ? V{} : left;
+      store<V>(g + offset[q] + j, gv);
+      sum += gv;
+      product += gv * ((yv[q] - mean) * invstd);
+    }
+  }
+}
+
+template <class T> void activate_row_backward(const Block& b, int64_t r, const T* y, const T* go, T* g) {
+  const int64_t h = b.height, w = b.width, n = b.samples, plane = h * w * n, pitch = w * n;
+  const int64_t ph = h / 2, pw = w / 2, whole = n / kLanes<T> * kLanes<T>, full = plane / kLanes<T> * kLanes<T>;
+  for (int64_t c = 0; c < b.out_channels; ++c, y += plane, g += plane) {
+    const int64_t rc = r * b.out_channels + c;
+    T scale = 1, shift = 0, mean = 0, invstd = 1;
+    if (b.norm) {
+      mean = ((const T*)b.mean)[rc];
+      invstd = ((const T*)b.invstd)[rc];
+      scale = ((const T*)b.gamma)[rc] * invstd;
+      shift = ((const T*)b.beta)[rc] - mean * scale;
+    }
+    Vec<T> sum = {}, product = {};
+    T sum_rest = 0, product_rest = 0;
+    if (!b.pool) {
+      ungate_run<Vec<T>, T>(y, go, g, scale, shift, mean, invstd, b.relu, 0, full, sum, product);
+      ungate_run<T, T>(y, go, g, scale, shift, mean, invstd, b.relu, full, plane, sum_rest, product_rest);
+      go += plane;
+    } else {
+      if (h % 2) std::memset(g + (h - 1) * pitch, 0, pitch * sizeof(T));
+      for (int64_t row = 0; row < ph; ++row) {
+        if (w % 2)
+          for (int64_t half = 0; half < 2; ++half)
+            std::memset(g + (2 * row + half) * pitch + (w - 1) * n, 0, n * sizeof(T));
+        for (int64_t col = 0; col < pw; ++col, go += n) {
+          const int64_t q = 2 * row * pitch + 2 * col * n;
+          unpool_run<Vec<T>, T>(y + q, pitch, n, go, g + q, scale, shift, mean, invstd, b.relu, 0, whole, sum, product);
+          unpool_run<T, T>(y + q, pitch, n, go, g + q, scale, shift, mean, invstd, b.relu, whole, n, sum_rest,
+                           product_rest);
+        }
+      }
+    }
+    if (!b.norm) continue;
+    const T grad_beta = lane_sum<T>(sum) + sum_rest, grad_gamma = lane_sum<T>(product) + product_rest;
+    ((T*)b.grad_beta)[rc] = grad_beta;
+    ((T*)b.grad_gamma)[rc] = grad_gamma;
+    // In training the statistics depend on the input too.
+    const T slope = b.training ? grad_gamma / plane * invstd : T(0);
+    const T offset = b.training ? grad_beta / plane - slope * mean : T(0);
+    int64_t j = 0;
+    for (; j < full; j += kLanes<T>)
+      store<Vec<T>>(g + j, (load<Vec<T>>(g + j) - load<Vec<T>>(y + j) * slope - offset) * scale);
+    for (; j < plane; ++j) g[j] = (g[j] - y[j] * slope - offset) * scale;
+  }
+}
+
+// ---- whole blocks ----------------------------------------------------------------------------------------------
+
+template <class T> void block_forward(const Block& b) {
+  const int64_t plane = b.height * b.width * b.samples, taps = b.kernel * b.kernel;
+  const int64_t y_size = b.out_channels * plane;
+  const int64_t out_size = b.pool ? b.out_channels * (b.height / 2) * (b.width / 2) * b.samples : y_size;
+  const int64_t w_size = b.out_channels * (b.depthwise ? 1 : b.in_channels) * taps;
+  const bool plain = !(b.norm || b.relu || b.pool);
+#pragma omp parallel num_threads(b.threads)
+  {
+    std::vector<T> packed, scratch;
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < b.rows; ++r) {
+      const T* x = (const T*)b.x + r * b.x_row_stride;
+      T* out = (T*)b.out + r * out_size;
+      const T* y = x;
+      if (b.kernel) {
+        T* target = out;
+        if (!plain && b.y) target = (T*)b.y + r * y_size;
+        else if (!plain) {
+          scratch.resize(y_size);
+          target = scratch.data();
+        }
+        conv_row<T>(b, x, (const T*)b.weight + r * w_size, b.bias ? (const T*)b.bias + r * b.out_channels : nullptr,
+                    target, packed);
+        y = target;
+      }
+      if (!plain) activate_row<T>(b, r, y, out);
+    }
+  }
+}
+
+template <class T> void block_backward(const Block& b) {
+  const int64_t plane = b.height * b.width * b.samples, taps = b.kernel * b.kernel;
+  const int64_t x_size = b.in_channels * plane, y_size = b.out_channels * plane;
+  const int64_t out_size = b.pool ? b.out_channels * (b.height / 2) * (b.width / 2) * b.samples : y_size;
+  const int64_t w_size = b.out_channels * (b.depthwise ? 1 : b.in_channels) * taps;
+  const bool plain = !(b.norm || b.relu || b.pool);
+#pragma omp parallel num_threads(b.threads)
+  {
+    std::vector<T> packed, scratch;
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < b.rows; ++r) {
+      const T* x = (const T*)b.x + r * b.x_row_stride;
+      const T* g = (const T*)b.grad_out + r * out_size;
+      T* gx = b.grad_x ? (T*)b.grad_x + r * x_size : nullptr;
+      if (!plain) {
+        T* target = gx;
+        if (b.kernel || !gx) {
+          scratch.resize(y_size);
+          target = scratch.data();
+        }
+        activate_row_backward<T>(b, r, b.kernel ? (const T*)b.y + r * y_size : x, g, target);
+        g = target;
+      }
+      if (b.kernel)
+        conv_row_backward<T>(b, x, (const T*)b.weight + r * w_size, g, gx, (T*)b.grad_weight + r * w_size,
+                             b.grad_bias ? (T*)b.grad_bias + r * b.out_channels : nullptr, packed);
+    }
+  }
+}
+
+// ---- seeds -----------------------------------------------------------------------------------------------------
+
+struct Seed {
+  int64_t rows, size, samples;  // a row is [size, samples]
+  int64_t alpha_per_sample;     // alpha is [rows, samples], else [rows]
+  int64_t threads;
+  double max_ratio, eps;
+  const void *x, *delta;
+  void *out, *kept;             // kept: [rows, 2, samples]
+  const void *alpha, *through;  // through: [rows], 1 where the gradient passes straight to the seed
+  void* ok;                     // [rows], 1 where the seed is finite
+  const void* grad_out;
+  void *grad_x, *grad_delta, *grad_alpha;
+};
+
+// out = x + delta / sqrt(1 + |delta|^2 / (max_ratio^2 |x|^2 + eps)), norms per sample.
+template <class V, class T> void bound_lanes(const Seed& p, int64_t r, int64_t s) {
+  const int64_t n = p.samples, base = r * p.size * n + s;
+  const T *x = (const T*)p.x + base, *d = (const T*)p.delta + base;
+  T *out = (T*)p.out + base, *kept = (T*)p.kept + r * 2 * n + s;
+  V xx = {}, dd = {};
+  for (int64_t j = 0; j < p.size * n; j += n) {
+    const V xv = load<V>(x + j), dv = load<V>(d + j);
+    xx += xv * xv;
+    dd += dv * dv;
+  }
+  const V limit = xx * T(p.max_ratio * p.max_ratio) + T(p.eps), q = dd / limit;
+  const V scale = inverse_root<T>(1 + q);
+  for (int64_t j = 0; j < p.size * n; j += n) store<V>(out + j, load<V>(x + j) + load<V>(d + j) * scale);
+  store<V>(kept, scale);
+  store<V>(kept + n, limit);
+}
+
+template <class V, class T> void bound_lanes_backward(const Seed& p, int64_t r, int64_t s) {
+  const int64_t n = p.samples, base = r * p.size * n + s;
+  const T *x = (const T*)p.x + base, *d = (const T*)p.delta + base, *g = (const T*)p.grad_out + base;
+  const T* kept = (const T*)p.kept + r * 2 * n + s;
+  T *gx = (T*)p.grad_x + base, *gd = (T*)p.grad_delta + base;
+  const V scale = load<V>(kept), limit = load<V>(kept + n);
+  V along = {}, dd = {};
+  for (int64_t j = 0; j < p.size * n; j += n) {
+    const V dv = load<V>(d + j);
+    along += load<V>(g + j) * dv;
+    dd += dv * dv;
+  }
+  const V slope = along * scale * scale * scale / limit;
+  const V inward = slope * dd * T(p.max_ratio * p.max_ratio) / limit;
+  for (int64_t j = 0; j < p.size * n; j += n) {
+    const V gv = load<V>(g + j);
+    store<V>(gd + j, gv * scale - load<V>(d + j) * slope);
+    store<V>(gx + j, gv + load<V>(x + j) * inward);
+  }
+}
+
+// out = x + alpha (delta - x), delta being the seed's output; rows that are not finite give x.
+template <class V, class T> void blend_lanes(const Seed& p, int64_t r, int64_t s) {
+  const int64_t n = p.samples, base = r * p.size * n + s;
+  const T *x = (const T*)p.x + base, *seed = (const T*)p.delta + base;
+  T* out = (T*)p.out + base;
+  V alpha = V{} + ((const T*)p.alpha)[p.alpha_per_sample ? 0 : r];
+  if (p.alpha_per_sample) alpha = load<V>((const T*)p.alpha + r * n + s);
+  for (int64_t j = 0; j < p.size * n; j += n) {
+    const V xv = load<V>(x + j);
+    store<V>(out + j, xv + alpha * (load<V>(seed + j) - xv));
+  }
+}
+
+template <class V, class T> void blend_lanes_backward(const Seed& p, int64_t r, int64_t s) {
+  const int64_t n = p.samples, base = r * p.size * n + s;
+  const T *x = (const T*)p.x + base, *seed = (const T*)p.delta + base, *g = (const T*)p.grad_out + base;
+  T *gx = (T*)p.grad_x + base, *gs = (T*)p.grad_delta + base;
+  V alpha = V{} + ((const T*)p.alpha)[p.alpha_per_sample ? 0 : r], along = {};
+  if (p.alpha_per_sample) alpha = load<V>((const T*)p.alpha + r * n + s);
+  const V seedward = alpha + ((const T*)p.through)[r];
+  for (int64_t j = 0; j < p.size * n; j += n) {
+    const V gv = load<V>(g + j);
+    store<V>(gx + j, gv * (T(1) - alpha));
+    store<V>(gs + j, gv * seedward);
+    if (p.grad_alpha) along += gv * (load<V>(seed + j) - load<V>(x + j));
+  }
+  if (p.grad_alpha) store<V>((T*)p.grad_alpha + r * n + s, along);
+}
+
+template <class T> bool row_is_finite(const T* p, int64_t count) {
+  Vec<T> nothing = {};  // x * 0 is 0 for a finite x, NaN otherwise
+  T rest = 0;
+  int64_t j = 0;
+  for (; j + kLanes<T> <= count; j += kLanes<T>) nothing += load<Vec<T>>(p + j) * T(0);
+  for (; j < count; ++j) rest += p[j] * T(0);
+  return lane_sum<T>(nothing) + rest == 0;
+}
+
+template <class T, void (*wide)(const Seed&, int64_t, int64_t), void (*narrow)(const Seed&, int64_t, int64_t)>
+void every_lane(const Seed& p, int64_t r) {
+  int64_t s = 0;
+  for (; s + kLanes<T> <= p.samples; s += kLanes<T>) wide(p, r, s);
+  for (; s < p.samples; ++s) narrow(p, r, s);
+}
+
+template <class T> void bound_forward(const Seed& p) {
+#pragma omp parallel for num_threads(p.threads) schedule(static)
+  for (int64_t r = 0; r < p.rows; ++r) every_lane<T, bound_lanes<Vec<T>, T>, bound_lanes<T, T>>(p, r);
+}
+
+template <class T> void bound_backward(const Seed& p) {
+#pragma omp parallel for num_threads(p.threads) schedule(static)
+  for (int64_t r = 0; r < p.rows; ++r) every_lane<T, bound_lanes_backward<Vec<T>, T>, bound_lanes_backward<T, T>>(p, r);
+}
+
+template <class T> void blend_forward(const Seed& p) {
+#pragma omp parallel for num_threads(p.threads) schedule(static)
+  for (int64_t r = 0; r < p.rows; ++r) {
+    const int64_t count = p.size * p.samples;
+    T& ok = ((T*)p.ok)[r];
+    ok = row_is_finite((const T*)p.delta + r * count, count);
+    if (ok) every_lane<T, blend_lanes<Vec<T>, T>, blend_lanes<T, T>>(p, r);
+    else std::memcpy((T*)p.out + r * count, (const T*)p.x + r * count, count * sizeof(T));
+  }
+}
+
+template <class T> void blend_backward(const Seed& p) {
+#pragma omp parallel for num_threads(p.threads) schedule(static)
+  for (int64_t r = 0; r < p.rows; ++r) {
+    const int64_t count = p.size * p.samples;
+    if (((const T*)p.ok)[r]) {
+      every_lane<T, blend_lanes_backward<Vec<T>, T>, blend_lanes_backward<T, T>>(p, r);
+      continue;
+    }
+    std::memcpy((T*)p.grad_x + r * count, (const T*)p.grad_out + r * count, count * sizeof(T));
+    std::memset((T*)p.grad_delta + r * count, 0, count * sizeof(T));
+    if (p.grad_alpha) std::memset((T*)p.grad_alpha + r * p.samples, 0, p.samples * sizeof(T));
+  }
+}
+
+#define ESPER_KERNEL(name, Arguments)                                   \
+  void name##_f32(const Arguments* arguments) { name<float>(*arguments); } \
+  void name##_f64(const Arguments* arguments) { name<double>(*arguments); }
+
+extern "C" {
+ESPER_KERNEL(block_forward, Block)
+ESPER_KERNEL(block_backward, Block)
+ESPER_KERNEL(bound_forward, Seed)
+ESPER_KERNEL(bound_backward, Seed)
+ESPER_KERNEL(blend_forward, Seed)
+ESPER_KERNEL(blend_backward, Seed)
+}

@@ -1,0 +1,140 @@
+"""What a seed does to its host, for R networks at once; activations are [R, C, H, W, N] or any [R, ..., N].
+
+The rules are those of `esper.kasmina.blending` and `esper.kasmina.isolation`, one row a network.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from esper.engine import native
+
+BOUND_EPS = 1e-6
+
+
+def isolate(x: Tensor, open_rows: Tensor) -> Tensor:
+    """x, whose gradient reaches upstream only in rows where open_rows [R] is 1, and only if it is finite there."""
+    return _Isolate.apply(x, open_rows)
+
+
+class _Isolate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, open_rows: Tensor) -> Tensor:
+        ctx.save_for_backward(open_rows)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (open_rows,) = ctx.saved_tensors
+        passes = (open_rows > 0) & torch.isfinite(grad.flatten(1).sum(1))
+        return torch.where(_per_row(passes, grad), grad, 0.0), None
+
+
+def bound_residual(x: Tensor, delta: Tensor, max_ratio: float = 1.0) -> Tensor:
+    """x + delta, where each sample's |delta| stays below max_ratio |x|."""
+    if native.applies(x):
+        return _NativeBound.apply(x.contiguous(), delta.contiguous(), max_ratio)
+    over = tuple(range(1, x.dim() - 1))
+    limit = max_ratio**2 * x.square().sum(over, keepdim=True) + BOUND_EPS
+    return x + delta * torch.rsqrt(1 + delta.square().sum(over, keepdim=True) / limit)
+
+
+class _NativeBound(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, delta: Tensor, max_ratio: float) -> Tensor:
+        out, kept = torch.empty_like(x), x.new_empty(x.shape[0], 2, x.shape[-1])
+        args = _arguments(x, max_ratio=max_ratio, eps=BOUND_EPS)
+        native.point(args, x=x, delta=delta, out=out, kept=kept)
+        native.call("bound_forward", args, x.dtype)
+        ctx.max_ratio = max_ratio
+        ctx.save_for_backward(x, delta, kept)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, delta, kept = ctx.saved_tensors
+        grad, grad_x, grad_delta = grad.contiguous(), torch.empty_like(x), torch.empty_like(x)
+        args = _arguments(x, max_ratio=ctx.max_ratio, eps=BOUND_EPS)
+        native.point(args, x=x, delta=delta, kept=kept, grad_out=grad, grad_x=grad_x, grad_delta=grad_delta)
+        native.call("bound_backward", args, x.dtype)
+        return grad_x, grad_delta, None
+
+
+def blend(host: Tensor, seed: Tensor, alpha: Tensor, through: Tensor) -> tuple[Tensor, Tensor]:
+    """host + alpha (seed - host), and which rows' seeds are finite [R] (1 or 0); a row that is not keeps the host.
+
+    alpha [R] or, for gated blends, [R, N]; through [R] is 1 where the seed's gradient is the output's own (straight
+    through), however small alpha is.
+    """
+    if native.applies(host):
+        return _NativeBlend.apply(host.contiguous(), seed.contiguous(), alpha.contiguous(), through)
+    return _TorchBlend.apply(host, seed, alpha, through)
+
+
+class _NativeBlend(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, host: Tensor, seed: Tensor, alpha: Tensor, through: Tensor) -> tuple[Tensor, Tensor]:
+        out, ok = torch.empty_like(host), host.new_empty(host.shape[0])
+        args = _arguments(host, alpha_per_sample=alpha.dim() == 2)
+        native.point(args, x=host, delta=seed, alpha=alpha, out=out, ok=ok)
+        native.call("blend_forward", args, host.dtype)
+        ctx.mark_non_differentiable(ok)
+        ctx.save_for_backward(host, seed, alpha, through, ok)
+        return out, ok
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        host, seed, alpha, through, ok = ctx.saved_tensors
+        grad, grad_host, grad_seed = grad.contiguous(), torch.empty_like(host), torch.empty_like(host)
+        grad_alpha = host.new_empty(host.shape[0], host.shape[-1]) if ctx.needs_input_grad[2] else None
+        args = _arguments(host, alpha_per_sample=alpha.dim() == 2)
+        native.point(args, x=host, delta=seed, alpha=alpha, through=through, ok=ok, grad_out=grad)
+        native.point(args, grad_x=grad_host, grad_delta=grad_seed, grad_alpha=grad_alpha)
+        native.call("blend_backward", args, host.dtype)
+        return grad_host, grad_seed, grad_alpha, None
+
+
+class _TorchBlend(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, host: Tensor, seed: Tensor, alpha: Tensor, through: Tensor) -> tuple[Tensor, Tensor]:
+        ok = torch.isfinite(seed.flatten(1).sum(1))
+        alpha = alpha.to(host.dtype)
+        ctx.save_for_backward(host, seed, alpha, through, ok)
+        ctx.mark_non_differentiable(ok)
+        return torch.where(_per_row(ok, host), host + _lanes(alpha, host) * (seed - host), host), ok
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        host, seed, alpha, through, ok = ctx.saved_tensors
+        rows, lanes = _per_row(ok, grad), _lanes(alpha, grad)
+        grad_host = torch.where(rows, grad * (1 - lanes), grad)
+        grad_seed = torch.where(rows, grad * (lanes + _per_row(through.to(grad.dtype), grad)), 0.0)
+        grad_alpha = None
+        if ctx.needs_input_grad[2]:
+            grad_alpha = torch.where(rows, grad * (seed - host), 0.0).sum(tuple(range(1, grad.dim() - 1)))
+        return grad_host, grad_seed, grad_alpha, None
+
+
+def _arguments(x: Tensor, alpha_per_sample: bool = False, max_ratio: float = 0.0, eps: float = 0.0) -> native.Seed:
+    rows, samples = x.shape[0], x.shape[-1]
+    return native.Seed(
+        rows=rows,
+        size=x.numel() // max(1, rows * samples),
+        samples=samples,
+        alpha_per_sample=alpha_per_sample,
+        threads=torch.get_num_threads(),
+        max_ratio=max_ratio,
+        eps=eps,
+    )
+
+
+def _per_row(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *(1,) * (like.dim() - 1))
+
+
+def _lanes(alpha: Tensor, like: Tensor) -> Tensor:
+    """alpha [R] or [R, N] against [R, ..., N]."""
+    if alpha.dim() == 1:
+        return _per_row(alpha, like)
+    return alpha.view(alpha.shape[0], *(1,) * (like.dim() - 2), alpha.shape[1])

@@ -1,0 +1,63 @@
+"""Populations for tests: members in every stage, with any blueprint and blend."""
+
+from collections.abc import Sequence
+
+import torch
+
+from esper.engine.optimizer import OptimizerConfig
+from esper.engine.population import Population
+from esper.kasmina.host import CNNHost, MorphogeneticModel
+from esper.kasmina.slot import SlotConfig
+from esper.leyline import SeedStage
+
+STAGES = (SeedStage.TRAINING, SeedStage.BLENDING, SeedStage.PROBATIONARY, SeedStage.FOSSILIZED, SeedStage.CULLED)
+
+
+def model(seed: int, channels: Sequence[int] = (3, 4, 6), in_channels: int = 2, dtype=torch.float64, slots=("early", "mid", "late")):
+    host = CNNHost(
+        num_classes=5, n_blocks=len(channels), in_channels=in_channels, channels=channels,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    config = SlotConfig(blending_steps=5, cull_steps=4)
+    return MorphogeneticModel(host, slots=slots, slot_config=config).to(dtype)
+
+
+def plant(body: MorphogeneticModel, slot: str, blueprint: str, blend: str, stage: SeedStage, seed: int) -> None:
+    """A seed whose weights have all moved away from their start, in the given stage."""
+    generator = torch.Generator().manual_seed(seed)
+    body.germinate_seed(blueprint, f"{slot}-{seed}", slot, blend, generator)
+    held = body.slots[slot]
+    held.state.transition(SeedStage.TRAINING)
+    for parameter in held.parameters():
+        parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+    if stage is SeedStage.TRAINING:
+        return
+    held.start_blending(total_steps=5)
+    held.step(2)
+    if stage is SeedStage.CULLED:
+        held.cull("test")
+    if stage in (SeedStage.PROBATIONARY, SeedStage.FOSSILIZED):
+        held.state.transition(SeedStage.PROBATIONARY)
+    if stage is SeedStage.FOSSILIZED:
+        held.state.transition(SeedStage.FOSSILIZED)
+    held.prune()
+
+
+def population(bodies, kind: str, **optimizer) -> Population:
+    return Population(bodies, OptimizerConfig(**optimizer), kind=kind)
+
+
+def data(count: int = 37, in_channels: int = 2, size: int = 9, classes: int = 5, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(count, in_channels, size, size, generator=generator, dtype=dtype)
+    y = torch.randint(classes, (count,), generator=generator)
+    return x, y, torch.randperm(count, generator=generator)
+
+
+def state(bodies) -> dict[str, torch.Tensor]:
+    return {
+        f"{e}.{name}": tensor
+        for e, body in enumerate(bodies)
+        for name, tensor in body.state_dict().items()
+        if isinstance(tensor, torch.Tensor)
+    }

@@ -1,0 +1,48 @@
+"""One fused step equals separate steps, member by member: every blueprint, stage and blend."""
+
+import itertools
+
+import pytest
+import torch
+
+from esper.kasmina.blueprints.registry import BlueprintRegistry
+from tests.engine.growing import STAGES, data, model, plant, population, state
+
+BLUEPRINTS = [spec.name for spec in BlueprintRegistry.list_specs("cnn")]
+BLENDS = ("linear", "sigmoid", "gated")
+
+
+def grown(blueprint: str) -> list:
+    """Each stage and blend once, at changing slots, beside members that carry nothing."""
+    bodies = []
+    for index, (stage, blend) in enumerate(itertools.product(STAGES, BLENDS)):
+        body = model(index)
+        plant(body, ("early", "mid", "late")[index % 3], blueprint, blend, stage, index)
+        if index % 4 == 0:
+            plant(body, ("early", "mid", "late")[(index + 1) % 3], BLUEPRINTS[index % 8], blend, stage, index)
+        bodies.append(body)
+    return [*bodies, model(100), model(101)]
+
+
+@pytest.mark.parametrize("blueprint", BLUEPRINTS)
+def test_an_epoch_fused_equals_an_epoch_one_by_one(blueprint, kernels):
+    settings = {"name": "sgd", "learning_rate": 0.05, "weight_decay": 0.01, "clip_norm": 1.0}
+    x, y, order = data()
+    results = {}
+    for kind in ("fused", "sequential"):
+        bodies = grown(blueprint)
+        trained = population(bodies, kind, **settings)
+        scores = trained.train_epoch(x, y, order, batch_size=16)
+        live = [(e, name) for e, body in enumerate(bodies) for name, slot in body.slots.items() if slot.alpha > 0]
+        evaluation = trained.evaluate(x, y, without=live)
+        results[kind] = (scores, evaluation, state(bodies))
+    fused, sequential = results["fused"], results["sequential"]
+    torch.testing.assert_close(fused[0].loss, sequential[0].loss, rtol=1e-9, atol=1e-9)
+    assert torch.equal(fused[0].accuracy, sequential[0].accuracy)
+    torch.testing.assert_close(fused[1][0].loss, sequential[1][0].loss, rtol=1e-9, atol=1e-9)
+    assert fused[1][1].keys() == sequential[1][1].keys() and len(fused[1][1]) > 10
+    for key, (loss, accuracy) in fused[1][1].items():
+        assert (loss, accuracy) == pytest.approx(sequential[1][1][key], rel=1e-9)
+    assert fused[2].keys() == sequential[2].keys()
+    for name, tensor in fused[2].items():
+        torch.testing.assert_close(tensor, sequential[2][name], rtol=1e-9, atol=1e-9, msg=lambda m, name=name: f"{name}: {m}")
