@@ -1,0 +1,85 @@
+"""How a seed's share of the output rises from 0 to 1, and what keeps its output near the host's."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from esper.errors import ConfigError
+
+BLEND_ALGORITHMS = ("linear", "sigmoid", "gated")
+_STEEPNESS = 10.0
+_EPS = 1e-6
+
+
+def check_blend_algorithm(algorithm_id: str) -> None:
+    """Raises: ConfigError when there is no such blend."""
+    if algorithm_id not in BLEND_ALGORITHMS:
+        raise ConfigError(f"blend algorithm {algorithm_id!r} is unknown: choose one of {', '.join(BLEND_ALGORITHMS)}")
+
+
+@dataclass(frozen=True, slots=True)
+class AlphaSchedule:
+    """The ramp of alpha from `start` to `end` over `total_steps` training steps (minibatches)."""
+
+    algorithm_id: str
+    total_steps: int
+    start: float = 0.0
+    end: float = 1.0
+
+    def alpha_at(self, step: int) -> float:
+        """Alpha after `step` training steps of this ramp; `end` exactly from `total_steps` on."""
+        if step >= self.total_steps:
+            return self.end
+        progress = max(step, 0) / self.total_steps
+        share = _logistic(progress) if self.algorithm_id == "sigmoid" else progress
+        return self.start + (self.end - self.start) * share
+
+
+def _logistic(progress: float) -> float:
+    """The logistic curve, shifted and scaled to run from 0 at 0 to 1 at 1."""
+    low, high = _sigmoid(-_STEEPNESS / 2), _sigmoid(_STEEPNESS / 2)
+    return (_sigmoid(_STEEPNESS * (progress - 0.5)) - low) / (high - low)
+
+
+def _sigmoid(x: float) -> float:
+    return 1.0 / (1.0 + math.exp(-x))
+
+
+class BlendGate(nn.Module):
+    """Lets each sample run ahead of the ramp or behind it: a = p + 2p(1-p)(g - 1/2), g = sigmoid(linear(mean h)).
+
+    Zero-initialised, so that a = p at first; a stays within [0, 1] and is p wherever p is 0 or 1.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: Tensor, ramp: float) -> Tensor:
+        """Per-sample alpha.
+
+        Args: features [B, C, H, W] or [B, T, C]; ramp: p in [0, 1]. Returns: [B, 1, 1, 1] or [B, 1, 1].
+        """
+        spatial = (2, 3) if features.dim() == 4 else (1,)
+        gate = torch.sigmoid(self.linear(features.mean(spatial)))  # [B, 1]
+        alpha = ramp + 2.0 * ramp * (1.0 - ramp) * (gate - 0.5)
+        return alpha.reshape(-1, *(1,) * (features.dim() - 1))
+
+
+@torch.fx.wrap
+def bound_residual(x: Tensor, delta: Tensor, max_ratio: float = 1.0) -> Tensor:
+    """x plus delta, shrunk smoothly so that its norm stays below max_ratio times that of x, sample by sample.
+
+    Near delta = 0 it is plain addition, so a zero-initialised branch gets its full gradient.
+
+    Args: x, delta [B, ...]. Returns: [B, ...].
+    """
+    dims = tuple(range(1, x.dim()))
+    delta_square = delta.square().sum(dims, keepdim=True)
+    x_square = x.square().sum(dims, keepdim=True)
+    ratio_square = delta_square / (max_ratio**2 * x_square + _EPS)
+    return x + delta * torch.rsqrt(1.0 + ratio_square)

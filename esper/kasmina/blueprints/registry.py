@@ -1,0 +1,76 @@
+"""Blueprints by topology and name."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from esper.errors import BlueprintError
+
+REFERENCE_WIDTH = 64  # channels at which every `param_estimate` is stated
+BlueprintFactory = Callable[..., nn.Module]
+
+
+@dataclass(frozen=True, slots=True)
+class BlueprintSpec:
+    """One blueprint; `param_estimate` is its number of parameters at REFERENCE_WIDTH channels."""
+
+    name: str
+    topology: str
+    param_estimate: int
+    description: str
+    factory: BlueprintFactory
+
+
+class BlueprintRegistry:
+    """Every blueprint known; importing `esper.kasmina.blueprints` fills in the ones that esper ships."""
+
+    _specs: ClassVar[dict[str, dict[str, BlueprintSpec]]] = {}
+
+    @classmethod
+    def register(
+        cls, name: str, topology: str, param_estimate: int, description: str = ""
+    ) -> Callable[[BlueprintFactory], BlueprintFactory]:
+        """Decorator for a function `(dim, **options) -> nn.Module` that builds the blueprint at a width.
+
+        The module must keep the shape of its input and start out as the identity.
+
+        Raises: BlueprintError when the topology already has this name.
+        """
+
+        def add(factory: BlueprintFactory) -> BlueprintFactory:
+            known = cls._specs.setdefault(topology, {})
+            if name in known:
+                raise BlueprintError(f"blueprint {name!r} is registered twice for topology {topology!r}: rename one")
+            known[name] = BlueprintSpec(name, topology, param_estimate, description, factory)
+            return factory
+
+        return add
+
+    @classmethod
+    def list_specs(cls, topology: str) -> list[BlueprintSpec]:
+        """The topology's blueprints, fewest parameters first. Raises: BlueprintError on an unknown topology."""
+        if topology not in cls._specs:
+            raise BlueprintError(_unknown("topology", topology, sorted(cls._specs)))
+        return sorted(cls._specs[topology].values(), key=lambda spec: (spec.param_estimate, spec.name))
+
+    @classmethod
+    def spec(cls, topology: str, name: str) -> BlueprintSpec:
+        """One blueprint. Raises: BlueprintError, naming the known ones and the nearest, when there is none."""
+        specs = {spec.name: spec for spec in cls.list_specs(topology)}
+        if name not in specs:
+            raise BlueprintError(_unknown(f"{topology} blueprint", name, list(specs)))
+        return specs[name]
+
+    @classmethod
+    def create(cls, topology: str, name: str, dim: int, **options: Any) -> nn.Module:
+        """Build a blueprint at a width of `dim` channels. Raises: BlueprintError as `spec` does."""
+        return cls.spec(topology, name).factory(dim, **options)
+
+
+def _unknown(kind: str, name: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return f"no {kind} {name!r}: known are {', '.join(known) or 'none'}{hint}"

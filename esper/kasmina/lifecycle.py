@@ -1,0 +1,179 @@
+"""A seed's life in its slot: what a controller may ask for, and what each epoch's end brings."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from esper.errors import ConfigError, LifecycleError
+from esper.kasmina.blending import AlphaSchedule
+from esper.kasmina.events import gate_evaluated, stage_changed
+from esper.kasmina.gates import QualityGates
+from esper.kasmina.state import SeedState
+from esper.leyline import GateResult, SeedStage, TelemetryEvent
+
+_CULLABLE = (SeedStage.GERMINATED, SeedStage.TRAINING, SeedStage.BLENDING, SeedStage.PROBATIONARY)
+_NEXT_BY_CONTROLLER = {SeedStage.TRAINING: SeedStage.BLENDING, SeedStage.PROBATIONARY: SeedStage.FOSSILIZED}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotConfig:
+    """How seeds live in a slot. Blending and culling are counted in training steps (minibatches)."""
+
+    blending_steps: int = 10
+    cull_steps: int = 10
+    embargo_epochs: int = 1
+    isolate_gradients: bool = True
+    max_ratio: float = 1.0  # bound of a seed's change to the features, over the norm of the features
+
+    def __post_init__(self) -> None:
+        for name in ("blending_steps", "cull_steps", "embargo_epochs"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)}: must be at least 1")
+        if not self.max_ratio > 0:
+            raise ConfigError(f"max_ratio={self.max_ratio}: must be above 0")
+
+
+class SlotLifecycle(nn.Module):
+    """Holds a seed and moves it through its stages.
+
+    `seed_is_finite` says, without waiting for the device, whether every output since the last epoch's end was finite.
+    """
+
+    def __init__(self, slot_id: str, config: SlotConfig) -> None:
+        super().__init__()
+        self.slot_id = slot_id
+        self.config = config
+        self.isolate_gradients = config.isolate_gradients
+        self.hold(None, None, None)
+
+    def hold(self, state: SeedState | None, seed: nn.Module | None, gate: nn.Module | None) -> None:
+        """Put this seed into the slot, in the place of any other; all None empties it."""
+        self.state = state
+        self.register_module("seed", seed)
+        self.register_module("gate", gate)
+        self.bypass = False
+        self.seed_is_finite: Tensor | bool = True
+
+    def prune(self) -> None:
+        """Drop the modules that the state's stage no longer has (the state may have moved by itself)."""
+        if self.state is None or not self.state.has_seed:
+            self.seed = None
+        if self.state is None or not self.state.has_gate:
+            self.gate = None
+
+    @property
+    def stage(self) -> SeedStage:
+        """The seed's stage; DORMANT for an empty slot."""
+        return SeedStage.DORMANT if self.state is None else self.state.stage
+
+    @property
+    def alpha(self) -> float:
+        """The seed's share of the output, 0 to 1."""
+        return 0.0 if self.state is None else self.state.alpha
+
+    @property
+    def blend_algorithm_id(self) -> str:
+        """How the seed blends in; empty for an empty slot."""
+        return "" if self.state is None else self.state.blend_algorithm_id
+
+    @property
+    def alpha_schedule(self) -> AlphaSchedule | None:
+        """The ramp under way: up while BLENDING, down while CULLED, else None."""
+        return None if self.state is None else self.state.alpha_schedule
+
+    def alpha_at(self, step: int) -> float:
+        """Alpha `step` training steps from now; nothing moves."""
+        return 0.0 if self.state is None else self.state.alpha_at(step)
+
+    def step(self, n: int = 1) -> None:
+        """Count n training steps: the ramp under way, if any, moves on."""
+        if self.state is not None:
+            self.state.step(n)
+
+    def start_blending(self, total_steps: int) -> None:
+        """Begin to blend, over `total_steps` training steps; no gate is asked.
+
+        Raises: LifecycleError from a stage that BLENDING cannot follow; ConfigError when total_steps < 1.
+        """
+        if total_steps < 1:
+            raise ConfigError(f"total_steps={total_steps}: a blend takes at least 1 training step")
+        if self.state is None:
+            raise LifecycleError(f"slot {self.slot_id!r} has nothing to blend: germinate a seed first")
+        if self.stage is SeedStage.GERMINATED:
+            self.state.transition(SeedStage.TRAINING)
+        if self.stage is not SeedStage.BLENDING:
+            self.state.transition(SeedStage.BLENDING)
+        self.state.alpha = 0.0
+        self.state.start_ramp(total_steps)
+
+    def advance(self, gates: QualityGates) -> GateResult:
+        """Try the step that a controller may ask for: TRAINING to BLENDING, or PROBATIONARY to FOSSILIZED.
+
+        Returns: the gate's verdict; on a pass the step is done. Raises: LifecycleError in any other stage.
+        """
+        target = _NEXT_BY_CONTROLLER.get(self.stage)
+        if target is None:
+            raise LifecycleError(
+                f"slot {self.slot_id!r} cannot advance from {self.stage.name}: "
+                "only a seed in TRAINING or PROBATIONARY waits for a decision"
+            )
+        result = gates.check_gate(self.state, target)
+        if result.passed:
+            self._enter(target)
+        return result
+
+    def cull(self, reason: str = "") -> list[TelemetryEvent]:
+        """Give the seed up: alpha ramps down to 0, then the seed is removed (at once when alpha is 0 already).
+
+        Raises: LifecycleError when there is no seed, or it is past culling (a fossil is part of the host).
+        """
+        if self.stage not in _CULLABLE:
+            allowed = ", ".join(stage.name for stage in _CULLABLE)
+            raise LifecycleError(f"slot {self.slot_id!r} cannot cull in {self.stage.name}: a seed may be in {allowed}")
+        events = self._enter(SeedStage.CULLED, reason)
+        self.state.start_ramp(self.config.cull_steps)
+        return events if self.alpha > 0.0 else events + self._enter(SeedStage.EMBARGOED, "removed")
+
+    def end_epoch(self, val_accuracy: float, gates: QualityGates) -> list[TelemetryEvent]:
+        """Count an epoch that ended at this validation accuracy (percent), and do what is due without a controller.
+
+        A planted seed begins to train, a finished blend goes on probation, an unhealthy seed is culled (at once if its
+        output is not finite), a culled one leaves, and the slot falls dormant again.
+        """
+        state = self.state
+        if state is None:
+            return []
+        state.metrics.record_accuracy(val_accuracy)
+        state.metrics.isolation_violations += state.stage is SeedStage.TRAINING and not self.isolate_gradients
+        is_finite, self.seed_is_finite = bool(self.seed_is_finite), True
+        state.is_healthy &= is_finite
+        if not is_finite and state.stage is not SeedStage.FOSSILIZED:
+            state.alpha = 0.0  # its output is cut out already: there is nothing to ramp down
+        if not state.is_healthy and state.stage in _CULLABLE:
+            return self.cull("unhealthy" if is_finite else "output not finite")
+        epochs = state.metrics.epochs_in_current_stage
+        match state.stage:
+            case SeedStage.GERMINATED if not state.is_paused:
+                return self._promote(SeedStage.TRAINING, "planted", gates)
+            case SeedStage.BLENDING if not state.is_paused and state.alpha >= 1.0:
+                return self._promote(SeedStage.PROBATIONARY, "blended in", gates)
+            case SeedStage.CULLED if state.alpha <= 0.0:
+                return self._enter(SeedStage.EMBARGOED, "removed")
+            case SeedStage.EMBARGOED if epochs >= self.config.embargo_epochs:
+                return self._enter(SeedStage.RESETTING, "embargo over")
+            case SeedStage.RESETTING:
+                events = self._enter(SeedStage.DORMANT, "free again")
+                self.hold(None, None, None)
+                return events
+            case _:
+                return []
+
+    def _promote(self, target: SeedStage, reason: str, gates: QualityGates) -> list[TelemetryEvent]:
+        result = gates.check_gate(self.state, target)
+        verdict = gate_evaluated(self.state, result, target)
+        return [verdict, *(self._enter(target, reason) if result.passed else [])]
+
+    def _enter(self, stage: SeedStage, reason: str = "") -> list[TelemetryEvent]:
+        self.state.transition(stage)
+        self.prune()
+        return stage_changed(self.state, reason)

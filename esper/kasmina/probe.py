@@ -1,0 +1,34 @@
+"""Trying a seed on features of its slot's shape before it is planted."""
+
+import torch
+from torch import Tensor, nn
+
+from esper.errors import BlueprintError
+
+_PROBE_SEED = 0
+
+
+def shape_probe(topology: str, channels: int) -> Tensor:
+    """Features as a host of this topology has them: "cnn" [2, C, 8, 8], "transformer" [2, 8, C].
+
+    Raises: BlueprintError on an unknown topology.
+    """
+    shapes = {"cnn": (2, channels, 8, 8), "transformer": (2, 8, channels)}
+    if topology not in shapes:
+        raise BlueprintError(f"no topology {topology!r}: known are {', '.join(shapes)}")
+    return torch.randn(shapes[topology], generator=torch.Generator().manual_seed(_PROBE_SEED))
+
+
+@torch.no_grad()
+def check_fit(seed: nn.Module, probe: Tensor, what: str) -> None:
+    """Raises: BlueprintError, beginning with `what`, when the seed fails on the probe or changes its shape."""
+    was_training = seed.training
+    seed.eval()  # running statistics must not learn from the probe
+    try:
+        output = seed(probe)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise BlueprintError(f"{what} does not take features {tuple(probe.shape)}: {error}") from error
+    finally:
+        seed.train(was_training)
+    if output.shape != probe.shape:
+        raise BlueprintError(f"{what} turns {tuple(probe.shape)} into {tuple(output.shape)}: a seed keeps the shape")
