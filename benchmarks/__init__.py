@@ -1,0 +1,1 @@
+"""Side-by-side measurements: `python -m benchmarks.<name>` prints a table; `--json FILE` writes its rows."""

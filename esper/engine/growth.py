@@ -1,0 +1,352 @@
+"""The loop's other half: takes a controller's actions, trains an epoch, and reports what came of it."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from esper.checkpoint import pack_generators, unpack_generators
+from esper.engine.governor import Governor
+from esper.engine.gradients import row_statistics
+from esper.engine.population import Population, Scores
+from esper.engine.snapshot import Snapshot, restore_snapshot, take_snapshot
+from esper.errors import EsperError
+from esper.kasmina.events import gate_evaluated, stage_changed
+from esper.kasmina.slot import QualityGates, SeedSlot
+from esper.leyline import (
+    Action,
+    EpochReport,
+    Operation,
+    SeedStage,
+    SeedStateReport,
+    TelemetryEvent,
+    TelemetryEventType,
+)
+from esper.tasks import Task
+from esper.tasks.task import named_generator
+
+MEASURED = (SeedStage.BLENDING, SeedStage.PROBATIONARY)
+
+
+class Growth:
+    """A population that grows on a task, epoch by epoch.
+
+    Args: population: its first `grown` members obey the controller, the rest are static twins (member grown + i is the
+    twin of member i); seed: names every stream of random numbers; epochs: length of the run.
+    `seconds` holds the last epoch's wall time by part: train, validation, counterfactual.
+    """
+
+    def __init__(
+        self,
+        population: Population,
+        task: Task,
+        gates: QualityGates,
+        governor: Governor,
+        grown: int,
+        epochs: int,
+        batch_size: int,
+        blueprints: Sequence[str],
+        seed: int,
+    ) -> None:
+        self.population = population
+        self.task = task
+        self.gates = gates
+        self.governor = governor
+        self.grown = grown
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.blueprints = tuple(blueprints)
+        self.seed = seed
+        self.epoch = 0
+        self.generators = {name: named_generator(seed, name) for name in ("order", "distortion")}
+        self.growth_log: list[dict[str, Any]] = []
+        self.seconds: dict[str, float] = {}
+        self._reports: list[EpochReport] = []
+
+    @property
+    def done(self) -> bool:
+        """Whether every epoch has been trained."""
+        return self.epoch >= self.epochs
+
+    def reports(self) -> list[EpochReport]:
+        """The last epoch's reports; before the first one, those of the untrained hosts."""
+        if not self._reports:
+            scores = self._timed("validation", lambda: self._validate([])[0])
+            self._reports = [self._report(e, scores, scores, None) for e in range(len(self.population))]
+            self.governor.start([report.val_loss for report in self._reports])
+        return self._reports
+
+    def step(self, actions: Sequence[Action]) -> tuple[list[EpochReport], list[TelemetryEvent]]:
+        """Act, train one epoch, validate, and settle every seed's stage. One action a member."""
+        self.reports()
+        self.epoch += 1
+        self.seconds = {}
+        events: list[TelemetryEvent] = []
+        self.governor.before_epoch(self.epoch, self.population)
+        for member, action in enumerate(actions):
+            if member < self.grown and not self._reports[member].retired:
+                events += self._stamp(self._act(member, action), member)
+        self.population.sync_topology()
+        trained = self._timed("train", self._train)
+        live = [
+            (member, name)
+            for member, model in enumerate(self.population.models)
+            for name, slot in model.slots.items()
+            if slot.stage in MEASURED
+        ]
+        validated, without = self._timed("validation", lambda: self._validate(live))
+        self._record_gradients()
+        reports = []
+        for member, model in enumerate(self.population.models):
+            loss, accuracy = float(validated.loss[member]), float(validated.accuracy[member])
+            for name, slot in model.slots.items():
+                if (member, name) in without:
+                    slot.state.metrics.counterfactual_contribution = accuracy - without[member, name][1]
+                events += self._stamp(slot.end_epoch(accuracy, self.gates), member)
+            complaint = self.governor.complaint(member, float(trained.loss[member]), loss, accuracy)
+            retired = self._reports[member].retired
+            if complaint is not None and not retired:
+                retired, happened = self._roll_back(member, complaint)
+                events += happened
+            report = self._report(member, trained, validated, without)
+            report.rolled_back, report.retired = complaint is not None, retired
+            reports.append(report)
+        self.population.sync_topology()
+        self._reports = reports
+        return reports, events
+
+    def test(self) -> Scores:
+        """Loss and accuracy of every member on the test split."""
+        return self.population.evaluate(self.task.test_x, self.task.test_y)[0]
+
+    # ---- one epoch's parts
+
+    def _act(self, member: int, action: Action) -> list[TelemetryEvent]:
+        """Do what was asked, or say why not; a refused action is a wait."""
+        if action.operation is Operation.WAIT:
+            return []
+        slot = self.population.models[member].slots.get(action.slot)
+        try:
+            if slot is None:
+                known = ", ".join(self.population.models[member].slots)
+                raise EsperError(f"no slot {action.slot!r}: this host has {known}")
+            match action.operation:
+                case Operation.GERMINATE:
+                    return self._germinate(member, slot, action)
+                case Operation.ADVANCE:
+                    return self._advance(slot, action.reason)
+                case Operation.CULL:
+                    return slot.cull(action.reason)
+        except EsperError as error:
+            return [
+                TelemetryEvent(
+                    TelemetryEventType.ACTION_REFUSED,
+                    slot_id=action.slot,
+                    message=str(error),
+                    data={"operation": action.operation.name, "blueprint": action.blueprint},
+                )
+            ]
+
+    def _germinate(self, member: int, slot: SeedSlot, action: Action) -> list[TelemetryEvent]:
+        if action.blueprint not in self.blueprints:
+            raise EsperError(f"blueprint {action.blueprint!r} is not among this run's: {', '.join(self.blueprints)}")
+        seed_id = f"m{member}-{slot.slot_id}-e{self.epoch}"
+        generator = named_generator(self.seed, f"seed/{seed_id}")
+        host = self.population.models[member].host
+        state = slot.germinate(action.blueprint, seed_id, host, action.blend, generator)
+        self.growth_log.append(
+            {
+                "epoch": self.epoch,
+                "member": member,
+                "slot": slot.slot_id,
+                "seed": seed_id,
+                "blueprint": action.blueprint,
+                "blend": action.blend,
+                "reason": action.reason,
+            }
+        )
+        return stage_changed(state, action.reason) + slot.begin_training(self.gates)
+
+    def _advance(self, slot: SeedSlot, reason: str) -> list[TelemetryEvent]:
+        state = slot.state
+        target = SeedStage.BLENDING if slot.stage is SeedStage.TRAINING else SeedStage.FOSSILIZED
+        result = slot.advance(self.gates)
+        return [gate_evaluated(state, result, target), *(stage_changed(state, reason) if result.passed else [])]
+
+    def _train(self) -> Scores:
+        order = torch.randperm(len(self.task.train_y), generator=self.generators["order"])
+        x = self.task.epoch_inputs(self.epoch, self.generators["distortion"])
+        return self.population.train_epoch(x, self.task.train_y, order.to(x.device), self.batch_size)
+
+    def _validate(self, live: Sequence[tuple[int, str]]) -> tuple[Scores, dict[tuple[int, str], tuple[float, float]]]:
+        scores, without, seconds = self.population.evaluate(self.task.val_x, self.task.val_y, live)
+        self.seconds["counterfactual"] = seconds
+        return Scores(scores.loss.cpu(), scores.accuracy.cpu()), without
+
+    def _timed(self, part: str, work: Any) -> Any:
+        started = time.perf_counter()
+        result = work()
+        if self.population.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.seconds[part] = time.perf_counter() - started
+        if part == "validation":
+            self.seconds[part] -= self.seconds.get("counterfactual", 0.0)
+        return result
+
+    def _record_gradients(self) -> None:
+        """The last step's gradients of every seed, beside those of its host."""
+        host: Tensor | None = None
+        for name, gradients in self.population.last_gradients.items():
+            if name.endswith(".gate"):
+                continue
+            statistics = row_statistics(gradients.values())
+            if host is None:  # the host's stack is always the first
+                host = statistics.total_norm
+                continue
+            stack, slot = self.population.stacks[name], name.split(".")[1]
+            ratios = statistics.total_norm / (host[stack.members] + 1e-12)
+            rows = zip(
+                stack.members,
+                ratios.tolist(),
+                statistics.mean_norm.tolist(),
+                statistics.health.tolist(),
+                statistics.has_vanishing.tolist(),
+                statistics.has_exploding.tolist(),
+                strict=True,
+            )
+            for member, ratio, norm, health, vanishing, exploding in rows:
+                state = self.population.models[member].slots[slot].state
+                state.is_healthy &= math.isfinite(norm)
+                state.metrics.seed_gradient_norm_ratio = ratio if math.isfinite(ratio) else 0.0
+                norm = norm if math.isfinite(norm) else 0.0
+                state.sync_telemetry(norm, health, vanishing, exploding, self.epoch, self.epochs)
+
+    def _roll_back(self, member: int, complaint: str) -> tuple[bool, list[TelemetryEvent]]:
+        retired = self.governor.roll_back(member, self.population)
+        kinds = [TelemetryEventType.GOVERNOR_ROLLBACK]
+        if retired:
+            self.population.halt(member)
+            kinds.append(TelemetryEventType.MEMBER_RETIRED)
+        data = {"reason": complaint, "to_epoch": self.governor.snapshot_epoch}
+        return retired, self._stamp([TelemetryEvent(kind, message=complaint, data=dict(data)) for kind in kinds], member)
+
+    def _stamp(self, events: list[TelemetryEvent], member: int) -> list[TelemetryEvent]:
+        for event in events:
+            event.epoch, event.member = self.epoch, member
+        return events
+
+    def _report(
+        self, member: int, trained: Scores, validated: Scores, without: dict[tuple[int, str], tuple[float, float]] | None
+    ) -> EpochReport:
+        model = self.population.models[member]
+        before = self._reports[member] if self._reports else None
+        accuracy, loss = float(validated.accuracy[member]), float(validated.loss[member])
+        return EpochReport(
+            member=member,
+            epoch=self.epoch,
+            max_epochs=self.epochs,
+            train_loss=float(trained.loss[member]),
+            train_accuracy=float(trained.accuracy[member]),
+            val_loss=loss,
+            val_accuracy=accuracy,
+            best_val_accuracy=max(accuracy, before.best_val_accuracy if before else 0.0),
+            parameter_count=model.parameter_count(),
+            flops_per_sample=model.flops_per_sample(self.task.input_shape),
+            slots={
+                name: _slot_report(slot, loss, accuracy, (without or {}).get((member, name)))
+                for name, slot in model.slots.items()
+            },
+            rollbacks=self.governor.watches[member].rollbacks if self.governor.watches else 0,
+            is_twin=member >= self.grown,
+        )
+
+    # ---- keeping
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that a resumed run needs, as tensors and plain values."""
+        tensors, plain = _split("", take_snapshot(self.population))
+        governor_snapshot = None
+        if self.governor.snapshot is not None:
+            kept, governor_snapshot = _split("governor/", self.governor.snapshot)
+            tensors |= kept
+        return tensors | pack_generators(self.generators), {
+            "epoch": self.epoch,
+            "population": plain,
+            "governor": self.governor.state() | {"snapshot": governor_snapshot},
+            "growth_log": self.growth_log,
+            "reports": [_plain_report(report) for report in self.reports()],
+        }
+
+    def load_state(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+        """Continue exactly where `state` was taken. Raises CheckpointError where it does not fit."""
+        restore_snapshot(self.population, _join("", tensors, plain["population"]))
+        governor = plain["governor"]
+        kept = governor["snapshot"]
+        self.governor.load_state(governor, None if kept is None else _join("governor/", tensors, kept))
+        unpack_generators(self.generators, tensors)
+        self.epoch = plain["epoch"]
+        self.growth_log = list(plain["growth_log"])
+        self._reports = [_report_from_plain(report) for report in plain["reports"]]
+        for report in self._reports:
+            if report.retired:
+                self.population.halt(report.member)
+
+
+def _slot_report(
+    slot: SeedSlot, loss: float, accuracy: float, without: tuple[float, float] | None
+) -> SeedStateReport:
+    state = slot.state
+    if state is None:
+        return SeedStateReport(slot.slot_id)
+    return SeedStateReport(
+        slot_id=slot.slot_id,
+        stage=state.stage,
+        seed_id=state.seed_id,
+        blueprint_id=state.blueprint_id,
+        blend_algorithm_id=state.blend_algorithm_id,
+        alpha=state.alpha,
+        epochs_in_stage=state.metrics.epochs_in_current_stage,
+        epochs_total=state.metrics.epochs_total,
+        improvement=state.metrics.improvement_since_stage_start,
+        contribution=None if without is None else accuracy - without[1],
+        contribution_loss=None if without is None else without[0] - loss,
+        gradient_norm=state.telemetry.gradient_norm,
+        gradient_health=state.telemetry.gradient_health,
+        gradient_norm_ratio=state.metrics.seed_gradient_norm_ratio,
+        parameter_count=state.metrics.parameter_count,
+        is_healthy=state.is_healthy,
+    )
+
+
+def _split(prefix: str, snapshot: Snapshot) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors = {prefix + name: tensor for name, tensor in snapshot.tensors.items()}
+    return tensors, {"members": snapshot.members, "seeds": snapshot.seeds}
+
+
+def _join(prefix: str, tensors: dict[str, Tensor], plain: dict[str, Any]) -> Snapshot:
+    kinds = (f"{prefix}weights/", f"{prefix}optimizer/")
+    chosen = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(kinds)}
+    return Snapshot(chosen, plain["members"], plain["seeds"])
+
+
+def _plain_report(report: EpochReport) -> dict[str, Any]:
+    plain = dataclasses.asdict(report)
+    for name in ("train_loss", "val_loss"):  # JSON knows no NaN
+        plain[name] = plain[name] if math.isfinite(plain[name]) else None
+    for slot in plain["slots"].values():
+        slot["stage"] = int(slot["stage"])
+    return plain
+
+
+def _report_from_plain(plain: dict[str, Any]) -> EpochReport:
+    report = EpochReport(**plain)
+    report.train_loss = math.nan if report.train_loss is None else report.train_loss
+    report.val_loss = math.nan if report.val_loss is None else report.val_loss
+    report.slots = {
+        name: SeedStateReport(**slot | {"stage": SeedStage(slot["stage"])}) for name, slot in plain["slots"].items()
+    }
+    return report
