@@ -204,7 +204,9 @@ def _status_kb(field: str) -> int:
 def budget_mb(case: Case) -> float:
     """Data, and for every member its weights, gradients, momentum and what a step's backward pass keeps."""
     x, y, order = data(case, "cpu")
-    model = copy.deepcopy(build_models(Case(case.host, case.in_channels, case.channels, case.size, 4, case.state), "cpu")[0])
+    model = copy.deepcopy(
+        build_models(Case(case.host, case.in_channels, case.channels, case.size, 4, case.state), "cpu")[0]
+    )
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     buffers = sum(b.numel() * b.element_size() for b in model.buffers())
     kept: dict[int, int] = {}
@@ -218,7 +220,9 @@ def budget_mb(case: Case) -> float:
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
     activations = sum(size for pointer, size in kept.items() if pointer not in parameters)
     del loss
-    return (sum(t.numel() * t.element_size() for t in (x, y, order)) + case.members * (3 * weights + buffers + activations)) / 1e6
+    return (
+        sum(t.numel() * t.element_size() for t in (x, y, order)) + case.members * (3 * weights + buffers + activations)
+    ) / 1e6
 
 
 def measure(case: Case, device: str, rounds: int) -> list[dict[str, object]]:

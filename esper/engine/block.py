@@ -102,10 +102,14 @@ def _torch_block(spec: BlockSpec, x: Tensor, tensors: BlockTensors, training: bo
         if tensors.bias is not None:
             x = x + tensors.bias[:, :, None, None, None]
     if spec.norm:
+        assert tensors.gamma is not None
         # One "sample" whose channels are all channels of all networks: statistics per network and channel.
         flat = x.expand(tensors.gamma.shape[0], *x.shape[1:]).reshape(1, tensors.gamma.numel(), -1)
-        vectors = [t.reshape(-1) for t in (tensors.running_mean, tensors.running_var, tensors.gamma, tensors.beta)]
-        normed = F.batch_norm(flat, *vectors, training=training, momentum=spec.momentum, eps=spec.eps)
+        mean, var, gamma, beta = (
+            None if t is None else t.reshape(-1)
+            for t in (tensors.running_mean, tensors.running_var, tensors.gamma, tensors.beta)
+        )
+        normed = F.batch_norm(flat, mean, var, gamma, beta, training, spec.momentum, spec.eps)
         x = normed.view(tensors.gamma.shape[0], *x.shape[1:])
     if spec.relu:
         x = F.relu(x)
@@ -118,7 +122,7 @@ def _torch_block(spec: BlockSpec, x: Tensor, tensors: BlockTensors, training: bo
 
 def _unfold(x: Tensor, kernel: int) -> Tensor:
     """[R, C, H, W, N] -> [R, C, k*k, H*W*N], the neighbourhood of every position."""
-    rows, channels, height, width, samples = x.shape
+    rows, channels, height, width, _ = x.shape
     if kernel == 1:
         return x.reshape(rows, channels, 1, -1)
     padded = F.pad(x, (0, 0, 1, 1, 1, 1))

@@ -1,18 +1,19 @@
 """Fused or one by one: decided by a measurement at the start of a run, and kept from then on."""
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from esper.engine import native
 from esper.engine.optimizer import OptimizerConfig
 from esper.engine.population import Population
+from esper.engine.stacks import HOST
 from esper.errors import EngineError
 from esper.kasmina.host import MorphogeneticModel
 
-REPEATS = 5
+REPEATS = 4
 
 
 def choose_engine(
@@ -22,33 +23,52 @@ def choose_engine(
     y: Tensor,
     precision: torch.dtype = torch.float32,
     kind: str = "auto",
+    threads: int | None = None,
 ) -> tuple[Population, str]:
     """The population on the faster engine, and why. x [N, C, H, W], y [N]: one minibatch, trained on for time alone.
 
-    kind "fused" or "sequential" is taken as it is. Raises EngineError if "fused" is asked for and a layer forbids it.
+    kind: "fused" or "sequential" is taken as it is, "auto" is measured. threads: None is measured too, and torch is set
+    to the better of one and what it had. Raises EngineError if "fused" is asked for and a layer forbids it.
     """
-    if kind == "sequential":
-        return Population(models, optimizer, kind), "as configured"
     try:
-        fused = Population(models, optimizer, "fused", precision)
+        population = Population(models, optimizer, "sequential" if kind == "sequential" else "fused", precision)
     except EngineError as error:
         if kind == "fused":
             raise EngineError(f"engine.kind=fused: {error}; use engine.kind=sequential") from error
         return Population(models, optimizer, "sequential"), str(error)
-    kernels = native.load()[1] if fused.device.type == "cpu" else "CUDA graphs"
-    if kind == "fused":
-        return fused, f"as configured, {kernels}"
-    buffers = {name: buffer.clone() for name, buffer in fused.stacks["host"].buffers.items()}
-    lanes = x.permute(1, 2, 3, 0).contiguous()
-    fused.fused.prepare(1, fused.version)
-    fused_s = _seconds(lambda: fused.fused.gradients(lanes, y, 0))
-    sequential_s = _seconds(lambda: fused.sequential.gradients(x, y))
-    for name, buffer in buffers.items():
-        fused.stacks["host"].buffers[name].copy_(buffer)
-    timing = f"fused {1e3 * fused_s:.1f} ms a step, sequential {1e3 * sequential_s:.1f} ms"
-    if fused_s <= sequential_s:
-        return fused, f"{timing}; {kernels}"
-    return Population(models, optimizer, "sequential"), timing
+    kinds = ("fused", "sequential") if kind == "auto" else (kind,)
+    times = _measure(population, kinds, _thread_counts(threads, population.device), x, y)
+    best_kind, best_threads = min(times, key=times.__getitem__)
+    torch.set_num_threads(best_threads)
+    reason = "; ".join(f"{k}, {t} threads: {1e3 * s:.2f} ms a step" for (k, t), s in times.items())
+    if population.engine.kind != best_kind:
+        population.engine = population.make_engine(best_kind, precision)
+    return population, reason
+
+
+def _thread_counts(threads: int | None, device: torch.device) -> list[int]:
+    if threads is not None:
+        return [threads]
+    return sorted({1, torch.get_num_threads()}) if device.type == "cpu" else [torch.get_num_threads()]
+
+
+def _measure(
+    population: Population, kinds: Sequence[str], thread_counts: Sequence[int], x: Tensor, y: Tensor
+) -> dict[tuple[str, int], float]:
+    """Seconds a step of each way to train; the population is left as it was."""
+    host = population.stacks[HOST].buffers
+    before = {name: buffer.clone() for name, buffer in host.items()}
+    times: dict[tuple[str, int], float] = {}
+    for kind in kinds:
+        engine = population.engine if population.engine.kind == kind else population.make_engine(kind)
+        engine.prepare(1, population.version)
+        ((xb, yb),) = engine.batches(x, y, len(y))
+        for threads in thread_counts:
+            torch.set_num_threads(threads)
+            times[kind, threads] = _seconds(functools.partial(engine.gradients, xb, yb, 0))
+    for name, buffer in before.items():
+        host[name].copy_(buffer)
+    return times
 
 
 def _seconds(step: Callable[[], object]) -> float:

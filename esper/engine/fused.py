@@ -1,18 +1,20 @@
 """Training every member in one pass: host and seeds as programs over stacked weights."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from esper.engine.engine import Captured, Gradients
 from esper.engine.groups import Group, make_group, signature, trained_stacks
 from esper.engine.losses import member_losses
-from esper.engine.program import Program, Values
+from esper.engine.program import Program
 from esper.engine.seed_ops import blend, isolate
-from esper.engine.stacks import ModuleStack
+from esper.engine.stacks import HOST, ModuleStack
 from esper.kasmina.host import MorphogeneticModel
-
-HOST = "host"
+from esper.kasmina.slot import SeedSlot
 
 
 class FusedEngine:
@@ -21,6 +23,8 @@ class FusedEngine:
     stacks: the population's stacks by name, "host" and "slots.<slot>.<blueprint>" and "slots.<slot>.gate"; the mapping
     is read anew after every change of topology.
     """
+
+    kind = "fused"
 
     def __init__(
         self, models: Sequence[MorphogeneticModel], stacks: Mapping[str, ModuleStack], precision: torch.dtype
@@ -39,10 +43,7 @@ class FusedEngine:
     # ---- what is to be done
 
     def prepare(self, steps: int, version: int) -> None:
-        """Take over stages and blends for an epoch of this many steps.
-
-        version: of the stacks; another one means that tensors were replaced. `generation` counts changes of the work.
-        """
+        """See `Engine.prepare`."""
         slots = {name: [model.slots[name] for model in self.models] for name in self.models[0].slots}
         work = (version, signature(slots))
         changed = work != self.signature or steps > self.steps
@@ -53,11 +54,10 @@ class FusedEngine:
             self.groups = {name: self._groups(name, members) for name, members in slots.items()}
             self.trained = trained_stacks(self.stacks, self.models)
         else:
-            for groups in self.groups.values():
-                for group in groups:
-                    group.update(self._slots_of(group), steps)
+            for group in self._all_groups():
+                group.update(self._slots_of(group), steps)
 
-    def _groups(self, slot: str, members: list) -> list[Group]:
+    def _groups(self, slot: str, members: Sequence[SeedSlot]) -> list[Group]:
         groups = []
         like = next(iter(self.stacks[HOST].parameters.values())).detach()
         for name, stack in self.stacks.items():
@@ -71,14 +71,23 @@ class FusedEngine:
             groups.append(group)
         return groups
 
-    def _slots_of(self, group: Group) -> list:
+    def _all_groups(self) -> Iterator[Group]:
+        return itertools.chain.from_iterable(self.groups.values())
+
+    def _slots_of(self, group: Group) -> list[SeedSlot]:
         slot = group.name.split(".")[1]
         return [self.models[member].slots[slot] for member in group.stack.members]
 
     # ---- training
 
-    def gradients(self, x: Tensor, y: Tensor, step: int | Tensor) -> tuple[dict[str, dict[str, Tensor]], Tensor, Tensor]:
-        """One minibatch for all. x [C, H, W, N], y [N]; step: of the epoch. Returns gradients, losses [M], correct [M]."""
+    def batches(self, x: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `Engine.batches`; x comes as [C, H, W, N]."""
+        lanes = x.permute(1, 2, 3, 0).contiguous()
+        for xb, yb in zip(lanes.split(size, -1), y.split(size), strict=True):
+            yield xb.contiguous(), yb
+
+    def gradients(self, x: Tensor, y: Tensor, step: int | Tensor) -> tuple[Gradients, Tensor, Tensor]:
+        """See `Engine.gradients`."""
         leaves = {name: self.stacks[name].parameters for name in self.trained}
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision is torch.bfloat16):
             logits = self.host.run(
@@ -109,27 +118,29 @@ class FusedEngine:
     ) -> tuple[Tensor, Tensor]:
         seed = group.program.run({group.program.input: features}, tensors, training)
         if group.gate is not None:
-            alpha = _gated(alpha, features, group)
+            alpha = _gated(alpha, features, group, group.gate)
         return blend(x, seed.to(x.dtype), alpha, group.through)
 
-    def not_finite(self) -> list[tuple[int, str]]:
-        """(member, slot) of seeds whose output was not finite since `prepare`; waits for the device."""
-        return [
-            (member, slot)
-            for slot, groups in self.groups.items()
-            for group in groups
-            for member, ok in zip(group.stack.members, group.ok.tolist(), strict=True)
-            if not ok
-        ]
+    def finish(self, steps: int) -> None:
+        """See `Engine.finish`; waits for the device."""
+        for stack in self.stacks.values():
+            for name, buffer in stack.buffers.items():
+                if name.endswith("num_batches_tracked"):
+                    buffer += steps
+        for model in self.models:
+            for slot in model.slots.values():
+                slot.step(steps)
+        for group in self._all_groups():
+            for slot, is_finite in zip(self._slots_of(group), group.ok.tolist(), strict=True):
+                slot.seed_is_finite = bool(is_finite)
 
     # ---- evaluation
 
     @torch.no_grad()
-    def logits(self, x: Tensor, captured: dict[str, Values] | None = None) -> Tensor:
-        """Logits of all members. x [C, H, W, N] -> [M, K, N]; captured: see `Program.run`."""
-        for groups in self.groups.values():
-            for group in groups:
-                group.update_alpha_now(self._slots_of(group))
+    def logits(self, x: Tensor, captured: Captured) -> Tensor:
+        """See `Engine.logits`."""
+        for group in self._all_groups():
+            group.update_alpha_now(self._slots_of(group))
         everyone = list(range(len(self.models)))
         return self.host.run(
             {self.host.input: x.unsqueeze(0)},
@@ -140,8 +151,8 @@ class FusedEngine:
         )
 
     @torch.no_grad()
-    def logits_without(self, slot: str, members: Sequence[int], captured: Mapping[str, Values]) -> Tensor:
-        """Logits of some members with the seed in one slot left out, from what `logits` captured before that slot."""
+    def logits_without(self, slot: str, members: Sequence[int], captured: Captured) -> Tensor:
+        """See `Engine.logits_without`: only the host behind the slot runs again, for these members."""
         rows = torch.tensor(members, device=next(iter(self.stacks[HOST].parameters.values())).device)
         count = len(self.models)
         values = {n: v.index_select(0, rows) if v.shape[0] == count else v for n, v in captured[slot].items()}
@@ -175,10 +186,10 @@ class FusedEngine:
         return out
 
 
-def _gated(ramp: Tensor, features: Tensor, group: Group) -> Tensor:
+def _gated(ramp: Tensor, features: Tensor, group: Group, gate_stack: ModuleStack) -> Tensor:
     """Per-sample blend [k, N]: the rule of `esper.kasmina.blending.BlendGate` in the gated rows, the ramp elsewhere."""
     weight, bias = (
-        group.gate.parameters[name].index_select(0, group.gate_picks) for name in ("linear.weight", "linear.bias")
+        gate_stack.parameters[name].index_select(0, group.gate_picks) for name in ("linear.weight", "linear.bias")
     )
     over = tuple(range(2, features.dim() - 1))
     means = features.index_select(0, group.gate_rows).mean(over)  # [g, C, N]
@@ -200,7 +211,7 @@ class _Scatter(torch.autograd.Function):
     """h with some rows replaced; a chain of index_copy would copy all of h once a group, forward and backward."""
 
     @staticmethod
-    def forward(ctx, h: Tensor, indices: list[Tensor], *pieces: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, h: Tensor, indices: list[Tensor], *pieces: Tensor) -> Tensor:
         ctx.indices = indices
         out = h.clone()
         for index, piece in zip(indices, pieces, strict=True):
@@ -208,7 +219,7 @@ class _Scatter(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         pieces = [grad.index_select(0, index) for index in ctx.indices]
         rest = grad.clone()
         for index in ctx.indices:

@@ -17,9 +17,10 @@ from esper.leyline import SeedStage
 class Group:
     """Members with one blueprint in one slot, trained together like experts of a mixture.
 
-    Row k belongs to stack.members[k]. alpha [T, k] is the blend at each step of the epoch and alpha_now [k] the present
-    one; through and open_rows [k] say where gradient passes straight to the seed and where it passes upstream
-    (isolation); ok [k] is 1 while a seed stayed finite. gate_rows [g] are the rows whose blend is gated, gate_picks [g] where these stand in the gate's stack.
+    Row k belongs to stack.members[k]. alpha [T, k] is the blend at each step of the epoch, alpha_now [k] the present
+    one. through [k] is 1 where gradient passes straight to the seed, open_rows [k] where it passes upstream, ok [k]
+    while the seed stayed finite. gate_rows [g] are the rows whose blend is gated, gate_picks [g] their places in the
+    gate's stack. is_open: whether any gradient goes upstream.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Group:
     gate: ModuleStack | None
     gate_rows: Tensor
     gate_picks: Tensor
-    is_open: bool  # whether any gradient goes upstream
+    is_open: bool
 
     def update(self, slots: Sequence[SeedSlot], steps: int) -> None:
         """Write this epoch's values in place (a captured graph reads the same memory again)."""
@@ -89,6 +90,7 @@ def make_group(
     """A group for epochs of up to `steps` steps. slots: one a row of the stack; like: gives dtype and device."""
     count = len(stack.members)
     gated = [row for row, slot in enumerate(slots) if _is_gated(slot)]
+    picks = [] if gate is None else [gate.row_of(stack.members[row]) for row in gated]
     group = Group(
         name=name,
         program=program,
@@ -101,7 +103,7 @@ def make_group(
         ok=like.new_ones(count),
         gate=gate if gated else None,
         gate_rows=torch.tensor(gated, device=like.device),
-        gate_picks=torch.tensor([gate.row_of(stack.members[row]) for row in gated], device=like.device),
+        gate_picks=torch.tensor(picks, device=like.device),
         is_open=any(_is_open(slot) for slot in slots),
     )
     group.update(slots, steps)
@@ -118,7 +120,5 @@ def _is_open(slot: SeedSlot) -> bool:
 
 def trained_stacks(stacks: Mapping[str, ModuleStack], models: Sequence[MorphogeneticModel]) -> list[str]:
     """Names of the stacks that a training step has gradients for: all but gates that gate nothing just now."""
-    gated = {
-        f"slots.{name}.gate" for model in models for name, slot in model.slots.items() if _is_gated(slot)
-    }
+    gated = {f"slots.{name}.gate" for model in models for name, slot in model.slots.items() if _is_gated(slot)}
     return [name for name in stacks if not name.endswith(".gate") or name in gated]

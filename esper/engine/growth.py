@@ -104,7 +104,7 @@ class Growth:
         for member, model in enumerate(self.population.models):
             loss, accuracy = float(validated.loss[member]), float(validated.accuracy[member])
             for name, slot in model.slots.items():
-                if (member, name) in without:
+                if (member, name) in without and slot.state is not None:
                     slot.state.metrics.counterfactual_contribution = accuracy - without[member, name][1]
                 events += self._stamp(slot.end_epoch(accuracy, self.gates), member)
             complaint = self.governor.complaint(member, float(trained.loss[member]), loss, accuracy)
@@ -172,9 +172,9 @@ class Growth:
         return stage_changed(state, action.reason) + slot.begin_training(self.gates)
 
     def _advance(self, slot: SeedSlot, reason: str) -> list[TelemetryEvent]:
-        state = slot.state
         target = SeedStage.BLENDING if slot.stage is SeedStage.TRAINING else SeedStage.FOSSILIZED
-        result = slot.advance(self.gates)
+        result, state = slot.advance(self.gates), slot.state
+        assert state is not None
         return [gate_evaluated(state, result, target), *(stage_changed(state, reason) if result.passed else [])]
 
     def _train(self) -> Scores:
@@ -220,6 +220,7 @@ class Growth:
             )
             for member, ratio, norm, health, vanishing, exploding in rows:
                 state = self.population.models[member].slots[slot].state
+                assert state is not None
                 state.is_healthy &= math.isfinite(norm)
                 state.metrics.seed_gradient_norm_ratio = ratio if math.isfinite(ratio) else 0.0
                 norm = norm if math.isfinite(norm) else 0.0
@@ -232,7 +233,9 @@ class Growth:
             self.population.halt(member)
             kinds.append(TelemetryEventType.MEMBER_RETIRED)
         data = {"reason": complaint, "to_epoch": self.governor.snapshot_epoch}
-        return retired, self._stamp([TelemetryEvent(kind, message=complaint, data=dict(data)) for kind in kinds], member)
+        return retired, self._stamp(
+            [TelemetryEvent(kind, message=complaint, data=dict(data)) for kind in kinds], member
+        )
 
     def _stamp(self, events: list[TelemetryEvent], member: int) -> list[TelemetryEvent]:
         for event in events:
@@ -240,7 +243,11 @@ class Growth:
         return events
 
     def _report(
-        self, member: int, trained: Scores, validated: Scores, without: dict[tuple[int, str], tuple[float, float]] | None
+        self,
+        member: int,
+        trained: Scores,
+        validated: Scores,
+        without: dict[tuple[int, str], tuple[float, float]] | None,
     ) -> EpochReport:
         model = self.population.models[member]
         before = self._reports[member] if self._reports else None
@@ -296,9 +303,7 @@ class Growth:
                 self.population.halt(report.member)
 
 
-def _slot_report(
-    slot: SeedSlot, loss: float, accuracy: float, without: tuple[float, float] | None
-) -> SeedStateReport:
+def _slot_report(slot: SeedSlot, loss: float, accuracy: float, without: tuple[float, float] | None) -> SeedStateReport:
     state = slot.state
     if state is None:
         return SeedStateReport(slot.slot_id)

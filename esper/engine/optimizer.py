@@ -47,6 +47,7 @@ class _Plan:
     counts: list[Tensor] = field(default_factory=list)
     counted: list[Tensor] = field(default_factory=list)
     decays_any: bool = False
+    halted_any: bool = False
 
 
 class StackedOptimizer:
@@ -101,10 +102,12 @@ class StackedOptimizer:
         if not gradients:
             return
         if self.config.clip_norm is not None:
-            gradients = self._clipped(gradients)
+            gradients = self._clipped(gradients, self.config.clip_norm)
         plan = self._plans.get(tuple(gradients)) or self._plan(stacks, gradients)
         torch._foreach_add_(plan.counts, plan.counted)
         grads = [grad for named in gradients.values() for grad in named.values()]
+        if plan.halted_any:  # 0 times a gradient that is not finite would still reach the weights
+            grads = [torch.where(rate > 0, grad, 0.0) for rate, grad in zip(plan.rates, grads, strict=True)]
         (self._sgd if self.config.name == "sgd" else self._adamw)(plan, grads)
 
     def _plan(self, stacks: Mapping[str, ModuleStack], gradients: Mapping[str, Mapping[str, Tensor]]) -> "_Plan":
@@ -115,6 +118,7 @@ class StackedOptimizer:
             plan.counts.append(held.steps)
             plan.counted.append((held.learning_rate > 0).to(held.steps.dtype))
             plan.decays_any |= bool(held.weight_decay.any())
+            plan.halted_any |= not bool(held.learning_rate.all())
             for parameter, grad in named.items():
                 shape = (-1, *(1,) * (grad.dim() - 1))
                 plan.parameters.append(stacks[name].parameters[parameter].detach())
@@ -128,7 +132,7 @@ class StackedOptimizer:
 
     def _sgd(self, plan: "_Plan", grads: list[Tensor]) -> None:
         if plan.decays_any:
-            grads = torch._foreach_addcmul(grads, plan.parameters, plan.decays)
+            grads = list(torch._foreach_addcmul(grads, plan.parameters, plan.decays))
         moments = plan.slots["momentum"]
         torch._foreach_mul_(moments, self.config.momentum)
         torch._foreach_add_(moments, grads)
@@ -138,7 +142,9 @@ class StackedOptimizer:
         beta1, beta2 = self.config.betas
         first, second = plan.slots["exp_avg"], plan.slots["exp_avg_sq"]
         if plan.decays_any:
-            torch._foreach_addcmul_(plan.parameters, plan.parameters, torch._foreach_mul(plan.rates, plan.decays), value=-1)
+            torch._foreach_addcmul_(
+                plan.parameters, plan.parameters, torch._foreach_mul(plan.rates, plan.decays), value=-1
+            )
         torch._foreach_lerp_(first, grads, 1 - beta1)
         torch._foreach_mul_(second, beta2)
         torch._foreach_addcmul_(second, grads, grads, value=1 - beta2)
@@ -147,14 +153,14 @@ class StackedOptimizer:
         spread = [s.sqrt() / (1 - beta2**step).sqrt() + self.config.eps for s, step in zip(second, steps, strict=True)]
         torch._foreach_addcmul_(plan.parameters, torch._foreach_div(first, spread), rates, value=-1)
 
-    def _clipped(self, gradients: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    def _clipped(self, gradients: Mapping[str, Mapping[str, Tensor]], limit: float) -> dict[str, dict[str, Tensor]]:
         square = torch.zeros_like(self.member_learning_rate)
         indices = {n: torch.tensor(self.rows[n].members, device=square.device) for n in gradients}
         for name, named in gradients.items():
-            rows = sum(g.flatten(1).square().sum(1) for g in named.values())
+            rows = torch.stack([g.flatten(1).square().sum(1) for g in named.values()]).sum(0)
             # A seed that is not finite is cut out of the host; it must not scale the host's gradients either.
             square.index_add_(0, indices[name], torch.where(torch.isfinite(rows), rows, 0.0).to(square.dtype))
-        scale = (self.config.clip_norm / (square.sqrt() + 1e-6)).clamp(max=1.0)
+        scale = (limit / (square.sqrt() + 1e-6)).clamp(max=1.0)
         return {
             name: {
                 parameter: grad * scale[indices[name]].to(grad.dtype).view(-1, *(1,) * (grad.dim() - 1))

@@ -1,19 +1,19 @@
 """Many members of one host architecture, trained as one program (or one after another, where that is faster)."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from esper.engine.fused import HOST, FusedEngine
+from esper.engine.engine import Captured, Engine, Gradients
+from esper.engine.fused import FusedEngine
 from esper.engine.graphs import GraphedStep
 from esper.engine.losses import member_losses
 from esper.engine.optimizer import OptimizerConfig, StackedOptimizer
-from esper.engine.program import Values
 from esper.engine.sequential import SequentialEngine
-from esper.engine.stacks import ModuleStack
+from esper.engine.stacks import HOST, ModuleStack
 from esper.errors import EngineError
 from esper.kasmina.host import MorphogeneticModel
 
@@ -43,7 +43,6 @@ class Population:
         precision: torch.dtype = torch.float32,
     ) -> None:
         self.models = list(models)
-        self.kind = kind
         slots = [f"slots.{position}" for position in self.models[0].slot_positions.values()]
         self.stacks = {HOST: ModuleStack({e: model.host for e, model in enumerate(self.models)}, skip=slots)}
         like = next(iter(self.stacks[HOST].parameters.values()))
@@ -51,15 +50,18 @@ class Population:
         self.optimizer = StackedOptimizer(optimizer, len(self.models), self.device, self.dtype)
         self.optimizer.track(HOST, self.stacks[HOST], set())
         self.version = 0
-        self.sequential = SequentialEngine(self.models, self.stacks)
-        self.fused: FusedEngine | None = None
-        self.last_gradients: dict[str, dict[str, Tensor]] = {}
+        self.engine = self.make_engine(kind, precision)
+        self.last_gradients: Gradients = {}
         self._graph: GraphedStep | None = None
-        if kind == "fused":
-            self.fused = FusedEngine(self.models, self.stacks, precision)
-        elif kind != "sequential":
-            raise EngineError(f"engine kind {kind!r}: must be fused or sequential")
         self.sync_topology()
+
+    def make_engine(self, kind: str, precision: torch.dtype = torch.float32) -> Engine:
+        """An engine over these members' weights. Raises EngineError where it does not exist or cannot serve them."""
+        if kind == "fused":
+            return FusedEngine(self.models, self.stacks, precision)
+        if kind == "sequential":
+            return SequentialEngine(self.models, self.stacks)
+        raise EngineError(f"engine kind {kind!r}: must be fused or sequential")
 
     def __len__(self) -> int:
         return len(self.models)
@@ -71,7 +73,7 @@ class Population:
         wanted: dict[str, dict[int, torch.nn.Module]] = {}
         for member, model in enumerate(self.models):
             for name, slot in model.slots.items():
-                if slot.seed is not None:
+                if slot.seed is not None and slot.state is not None:
                     wanted.setdefault(f"slots.{name}.{slot.state.blueprint_id}", {})[member] = slot.seed
                 if slot.gate is not None:
                     wanted.setdefault(f"slots.{name}.gate", {})[member] = slot.gate
@@ -97,55 +99,36 @@ class Population:
         The last gradients stay in `last_gradients`.
         """
         count = len(order)
-        x, y = x[order], y[order]
+        steps = -(-count // batch_size)
         loss = torch.zeros(len(self), dtype=self.dtype, device=self.device)
         correct = torch.zeros(len(self), dtype=torch.int64, device=self.device)
-        steps = -(-count // batch_size)
-        for index, (xb, yb) in enumerate(self._batches(x, y, batch_size, steps)):
-            batch_loss, batch_correct = self.train_step(xb, yb, index)
+        self.engine.prepare(steps, self.version)
+        for index, (xb, yb) in enumerate(self.engine.batches(x[order], y[order], batch_size)):
+            batch_loss, batch_correct = self._replayed(xb, yb, index) if self.is_graphed else self._step(xb, yb, index)
             loss += batch_loss * len(yb)
             correct += batch_correct
-        self._end_epoch(steps)
+        self.engine.finish(steps)
         return Scores(loss / count, 100.0 * correct / count)
 
-    def _batches(self, x: Tensor, y: Tensor, batch_size: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-        if self.fused is None:
-            yield from zip(x.split(batch_size), y.split(batch_size), strict=True)
-            return
-        self.fused.prepare(steps, self.version)
-        lanes = x.permute(1, 2, 3, 0).contiguous()  # [C, H, W, N]
-        for xb, yb in zip(lanes.split(batch_size, -1), y.split(batch_size), strict=True):
-            yield xb.contiguous(), yb
+    @property
+    def is_graphed(self) -> bool:
+        """Whether steps are recorded once and replayed."""
+        return self.device.type == "cuda" and self.engine.kind == "fused"
 
-    def train_step(self, x: Tensor, y: Tensor, index: int) -> tuple[Tensor, Tensor]:
-        """One minibatch, in the layout of the engine; index: of the step in its epoch. Returns loss [M], correct [M]."""
-        if self.device.type == "cuda" and self.fused is not None:
-            if self._graph is None or self._graph.generation != self.fused.generation:
-                self._graph = GraphedStep(self._fused_step, self.fused.generation)
-            return self._graph(x, y, index)
-        if self.fused is not None:
-            return self._fused_step(x, y, index)
-        self.last_gradients, loss, correct = self.sequential.gradients(x, y)
+    def _replayed(self, x: Tensor, y: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        if self._graph is None or self._graph.generation != self.engine.generation:
+            self._graph = GraphedStep(self._step, self.engine.generation)
+        return self._graph(x, y, index)
+
+    def _step(self, x: Tensor, y: Tensor, index: int | Tensor) -> tuple[Tensor, Tensor]:
+        self.last_gradients, loss, correct = self.engine.gradients(x, y, index)
         self.optimizer.step(self.stacks, self.last_gradients)
         return loss, correct
 
-    def _fused_step(self, x: Tensor, y: Tensor, index: int | Tensor) -> tuple[Tensor, Tensor]:
-        self.last_gradients, loss, correct = self.fused.gradients(x, y, index)
-        self.optimizer.step(self.stacks, self.last_gradients)
-        return loss, correct
-
-    def _end_epoch(self, steps: int) -> None:
-        if self.fused is None:
-            return
-        for stack in self.stacks.values():
-            for name, buffer in stack.buffers.items():
-                if name.endswith("num_batches_tracked"):
-                    buffer += steps
-        for model in self.models:
-            for slot in model.slots.values():
-                slot.step(steps)
-        for member, slot in self.fused.not_finite():
-            self.models[member].slots[slot].seed_is_finite = False
+    def halt(self, member: int) -> None:
+        """Train a member no further; its weights stay as they are."""
+        self.optimizer.halt(member)
+        self._graph = None
 
     # ---- evaluation
 
@@ -161,41 +144,28 @@ class Population:
         slots: dict[str, list[int]] = {}
         for member, slot in without:
             slots.setdefault(slot, []).append(member)
-        everyone = list(range(len(self)))
-        totals = {"": self._zeros(len(self))} | {slot: self._zeros(len(members)) for slot, members in slots.items()}
+        totals = self._zeros(len(self))
+        ablated = {slot: self._zeros(len(members)) for slot, members in slots.items()}
         seconds = 0.0
-        if self.fused is not None:
-            self.fused.prepare(self.fused.steps, self.version)
-        for xb, yb in zip(x.split(EVALUATION_BATCH), y.split(EVALUATION_BATCH), strict=True):
-            captured: dict[str, Values] = {}
-            xb = xb if self.fused is None else xb.permute(1, 2, 3, 0).contiguous()
-            logits = self.sequential.logits(xb, everyone) if self.fused is None else self.fused.logits(xb, captured)
-            _add(totals[""], logits, yb)
+        self.engine.prepare(1, self.version)
+        for xb, yb in self.engine.batches(x, y, EVALUATION_BATCH):
+            captured: Captured = {}
+            _add(totals, self.engine.logits(xb, captured), yb)
             started = time.perf_counter()
             for slot, members in slots.items():
-                if self.fused is None:
-                    logits = self.sequential.logits(xb, members, without=slot)
-                else:
-                    logits = self.fused.logits_without(slot, members, captured)
-                _add(totals[slot], logits, yb)
+                _add(ablated[slot], self.engine.logits_without(slot, members, captured), yb)
             seconds += time.perf_counter() - started
-        results = {}
+        count = len(y)
+        results: dict[tuple[int, str], tuple[float, float]] = {}
         for slot, members in slots.items():
-            loss, correct = (total.tolist() for total in totals[slot])
-            for member, member_loss, member_correct in zip(members, loss, correct, strict=True):
-                results[member, slot] = (member_loss / len(y), 100.0 * member_correct / len(y))
-        loss, correct = totals[""]
-        return Scores(loss / len(y), 100.0 * correct / len(y)), results, seconds
-
-    def halt(self, member: int) -> None:
-        """Train a member no further; its weights stay as they are."""
-        self.optimizer.halt(member)
-        self._graph = None
+            losses, hits = (total.tolist() for total in ablated[slot])
+            for member, loss, correct in zip(members, losses, hits, strict=True):
+                results[member, slot] = (loss / count, 100.0 * correct / count)
+        return Scores(totals[0] / count, 100.0 * totals[1] / count), results, seconds
 
     def _zeros(self, count: int) -> tuple[Tensor, Tensor]:
-        return torch.zeros(count, dtype=self.dtype, device=self.device), torch.zeros(
-            count, dtype=torch.int64, device=self.device
-        )
+        losses = torch.zeros(count, dtype=self.dtype, device=self.device)
+        return losses, torch.zeros(count, dtype=torch.int64, device=self.device)
 
 
 def _add(total: tuple[Tensor, Tensor], logits: Tensor, y: Tensor) -> None:

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from esper.engine.block import BlockSpec, BlockTensors, block
+from esper.engine.engine import Captured, Values
 from esper.engine.seed_ops import bound_residual
 from esper.errors import EngineError
 from esper.kasmina import blending
 from esper.kasmina.slot import SeedSlot
 
 Tensors = Mapping[str, Tensor]
-Values = dict[str, Tensor]
 Run = Callable[[list[Tensor], Tensors, bool], Tensor]
 
 
@@ -60,7 +60,7 @@ class Program:
         training: bool,
         slot: Callable[[str, Tensor], Tensor] | None = None,
         start: int = 0,
-        captured: dict[str, Values] | None = None,
+        captured: Captured | None = None,
     ) -> Tensor:
         """Run the steps from `start` on `values` (for start 0: {program.input: x}).
 
@@ -73,7 +73,7 @@ class Program:
             inputs = [values[name] for name in step.inputs]
             if step.run is not None:
                 out = step.run(inputs, tensors, training)
-            else:
+            elif step.slot is not None:
                 if captured is not None:
                     captured[step.slot] = dict(values)
                 out = inputs[0] if slot is None else slot(step.slot, inputs[0])
@@ -93,7 +93,7 @@ def _compile(graph: fx.Graph, modules: dict[str, nn.Module]) -> tuple[Step, ...]
         if node.op == "output":
             result = node.args[0]
             continue
-        module = modules.get(node.target) if node.op == "call_module" else None
+        module = modules.get(str(node.target)) if node.op == "call_module" else None
         if isinstance(module, SeedSlot):
             drafts.append((None, list(node.all_input_nodes), node, module.slot_id))
             continue
@@ -119,7 +119,7 @@ def _compile(graph: fx.Graph, modules: dict[str, nn.Module]) -> tuple[Step, ...]
 
 
 def _kind(node: fx.Node, modules: dict[str, nn.Module]) -> str:
-    module = modules.get(node.target) if node.op == "call_module" else None
+    module = modules.get(str(node.target)) if node.op == "call_module" else None
     if isinstance(module, nn.Conv2d):
         return "conv"
     if isinstance(module, nn.BatchNorm2d):
@@ -146,23 +146,24 @@ def _chain(node: fx.Node, modules: dict[str, nn.Module]) -> list[fx.Node]:
 
 
 def _block(chain: list[fx.Node], modules: dict[str, nn.Module]) -> Run:
-    facts: dict[str, int | bool | float] = {}
+    facts: dict[str, Any] = {}
     names: dict[str, str] = {}
     for node in chain:
-        kind, module = _kind(node, modules), modules.get(str(node.target))
-        if kind == "conv":
-            facts |= _convolution_facts(str(node.target), module)
-            names |= {"weight": f"{node.target}.weight"} | ({"bias": f"{node.target}.bias"} if module.bias is not None else {})
-        elif kind == "norm":
-            facts |= {"norm": True, "eps": module.eps, "momentum": module.momentum}
-            names |= {"gamma": f"{node.target}.weight", "beta": f"{node.target}.bias"}
-            names |= {name: f"{node.target}.{name}" for name in ("running_mean", "running_var")}
-        elif kind == "pool":
-            if (module.kernel_size, module.stride, module.padding, module.ceil_mode) != (2, 2, 0, False):
-                raise EngineError(f"layer {node.target}: only 2x2 max pooling can be fused")
-            facts["pool"] = True
-        else:
-            facts["relu"] = True
+        name, module = str(node.target), modules.get(str(node.target))
+        match module:
+            case nn.Conv2d():
+                facts |= _convolution_facts(name, module)
+                names |= {"weight": f"{name}.weight"} | ({} if module.bias is None else {"bias": f"{name}.bias"})
+            case nn.BatchNorm2d():
+                facts |= {"norm": True, "eps": module.eps, "momentum": module.momentum}
+                names |= {"gamma": f"{name}.weight", "beta": f"{name}.bias"}
+                names |= {statistic: f"{name}.{statistic}" for statistic in ("running_mean", "running_var")}
+            case nn.MaxPool2d():
+                if (module.kernel_size, module.stride, module.padding, module.ceil_mode) != (2, 2, 0, False):
+                    raise EngineError(f"layer {name}: only 2x2 max pooling can be fused")
+                facts["pool"] = True
+            case _:
+                facts["relu"] = True
     spec = BlockSpec(**facts)
 
     def run(inputs: list[Tensor], tensors: Tensors, training: bool) -> Tensor:
@@ -171,7 +172,7 @@ def _block(chain: list[fx.Node], modules: dict[str, nn.Module]) -> Run:
     return run
 
 
-def _convolution_facts(name: str, conv: nn.Conv2d) -> dict[str, int | bool]:
+def _convolution_facts(name: str, conv: nn.Conv2d) -> dict[str, Any]:
     kernel = conv.kernel_size[0]
     depthwise = conv.groups == conv.in_channels == conv.out_channels and conv.groups > 1
     same = conv.padding in ((kernel // 2, kernel // 2), "same") and conv.stride == (1, 1) and conv.dilation == (1, 1)
@@ -194,13 +195,19 @@ def _single(node: fx.Node, module: nn.Module | None) -> Run:
             return lambda inputs, tensors, training: inputs[0]
         case nn.ReLU() | nn.Sigmoid() | nn.Tanh() | nn.GELU() | nn.SiLU():
             return lambda inputs, tensors, training: module(inputs[0])
-    functions = {operator.add: torch.add, operator.mul: torch.mul, torch.add: torch.add, torch.mul: torch.mul}
+    functions: dict[Any, Callable[..., Tensor]] = {
+        operator.add: torch.add,
+        operator.mul: torch.mul,
+        torch.add: torch.add,
+        torch.mul: torch.mul,
+    }
     if node.op == "call_function" and node.target in functions and len(node.args) == 2 and not node.kwargs:
         return _binary(functions[node.target], node.args)
     if node.op == "call_function" and node.target in (F.relu, torch.relu, torch.sigmoid):
-        return lambda inputs, tensors, training: node.target(inputs[0])
+        function: Any = node.target
+        return lambda inputs, tensors, training: function(inputs[0])
     if node.op == "call_function" and node.target is blending.bound_residual:
-        arguments = dict(zip(("x", "delta", "max_ratio"), node.args, strict=False)) | node.kwargs
+        arguments: dict[str, Any] = dict(zip(("x", "delta", "max_ratio"), node.args, strict=False)) | node.kwargs
         max_ratio = arguments.get("max_ratio", 1.0)
         return lambda inputs, tensors, training: bound_residual(inputs[0], inputs[1], max_ratio)
     what = type(module).__name__ if module is not None else getattr(node.target, "__name__", name)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from esper.engine import native
-
-BOUND_EPS = 1e-6
+from esper.kasmina.blending import BOUND_EPS
 
 
 def isolate(x: Tensor, open_rows: Tensor) -> Tensor:

@@ -1,26 +1,41 @@
 """Training members one after another with their plain modules: the reference, and the choice where fusing loses."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from esper.engine.engine import Captured, Gradients
 from esper.engine.groups import trained_stacks
 from esper.engine.losses import member_losses
 from esper.engine.stacks import ModuleStack
 from esper.kasmina.host import MorphogeneticModel
 
+INPUT = "input"
+
 
 class SequentialEngine:
-    """Fills gradient stacks like the fused engine's, one member at a time; blends move on with every step."""
+    """Fills gradient stacks like the fused engine's, one member at a time; minibatches are [N, C, H, W]."""
+
+    kind = "sequential"
+    generation = 0
 
     def __init__(self, models: Sequence[MorphogeneticModel], stacks: Mapping[str, ModuleStack]) -> None:
         self.models = models
         self.stacks = stacks
+        self.trained: list[str] = []
 
-    def gradients(self, x: Tensor, y: Tensor) -> tuple[dict[str, dict[str, Tensor]], Tensor, Tensor]:
-        """One minibatch for all. x [N, C, H, W], y [N]. Returns gradients, losses [M], correct [M]."""
-        gradients = {name: self.stacks[name].gradients() for name in trained_stacks(self.stacks, self.models)}
+    def prepare(self, steps: int, version: int) -> None:
+        """See `Engine.prepare`."""
+        self.trained = trained_stacks(self.stacks, self.models)
+
+    def batches(self, x: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `Engine.batches`."""
+        yield from zip(x.split(size), y.split(size), strict=True)
+
+    def gradients(self, x: Tensor, y: Tensor, step: int | Tensor) -> tuple[Gradients, Tensor, Tensor]:
+        """See `Engine.gradients`."""
+        gradients = {name: self.stacks[name].gradients() for name in self.trained}
         torch._foreach_zero_([grad for named in gradients.values() for grad in named.values()])
         losses, correct = [], []
         for model in self.models:
@@ -33,16 +48,22 @@ class SequentialEngine:
             correct.append(right)
         return gradients, torch.cat(losses), torch.cat(correct)
 
+    def finish(self, steps: int) -> None:
+        """Nothing is left to do: the plain modules moved their blends on with every step."""
+
     @torch.no_grad()
-    def logits(self, x: Tensor, members: Sequence[int], without: str | None = None) -> Tensor:
-        """x [N, C, H, W] -> [len(members), K, N], with the seed of one slot left out if asked."""
+    def logits(self, x: Tensor, captured: Captured) -> Tensor:
+        """See `Engine.logits`."""
+        captured[INPUT] = {INPUT: x}
+        return torch.stack([model.eval()(x).t() for model in self.models])
+
+    @torch.no_grad()
+    def logits_without(self, slot: str, members: Sequence[int], captured: Captured) -> Tensor:
+        """See `Engine.logits_without`."""
         outputs = []
         for member in members:
-            model = self.models[member].eval()
-            slot = model.slots[without] if without is not None else None
-            if slot is not None:
-                slot.bypass = True
-            outputs.append(model(x).t())
-            if slot is not None:
-                slot.bypass = False
+            left_out = self.models[member].slots[slot]
+            left_out.bypass = True
+            outputs.append(self.models[member].eval()(captured[INPUT][INPUT]).t())
+            left_out.bypass = False
         return torch.stack(outputs)

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+HOST = "host"  # the name of the hosts' stack
+
 
 class ModuleStack:
     """Same-shaped modules of some members.

@@ -10,7 +10,7 @@ from esper.errors import ConfigError
 
 BLEND_ALGORITHMS = ("linear", "sigmoid", "gated")
 _STEEPNESS = 10.0
-_EPS = 1e-6
+BOUND_EPS = 1e-6
 
 
 def check_blend_algorithm(algorithm_id: str) -> None:
@@ -81,5 +81,5 @@ def bound_residual(x: Tensor, delta: Tensor, max_ratio: float = 1.0) -> Tensor:
     dims = tuple(range(1, x.dim()))
     delta_square = delta.square().sum(dims, keepdim=True)
     x_square = x.square().sum(dims, keepdim=True)
-    ratio_square = delta_square / (max_ratio**2 * x_square + _EPS)
+    ratio_square = delta_square / (max_ratio**2 * x_square + BOUND_EPS)
     return x + delta * torch.rsqrt(1.0 + ratio_square)

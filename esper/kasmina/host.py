@@ -1,7 +1,7 @@
 """Hosts, and the model that lets seeds grow in them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,15 @@ from esper.leyline import SeedStage, TaskConfig, is_active_stage
 _FIRST_WIDTH = 32
 
 
-class CNNHost(nn.Module):
+class Host(nn.Module):
+    """What a model needs of a host: its topology, the width of each slot position, and a module at each."""
+
+    topology: str
+    injection_points: dict[str, int]
+    slots: nn.ModuleDict
+
+
+class CNNHost(Host):
     """A plain convolutional classifier: blocks of conv 3x3, batch norm, ReLU (and max pool), global mean, linear.
 
     Every block ends in a slot position, "block1" the first, that is the identity until a model puts a slot there.
@@ -87,7 +95,7 @@ class MorphogeneticModel(nn.Module):
 
     def __init__(
         self,
-        host: nn.Module,
+        host: Host,
         device: torch.device | str = "cpu",
         slots: Sequence[str] = ("early", "mid", "late"),
         task_config: TaskConfig | None = None,
@@ -104,7 +112,8 @@ class MorphogeneticModel(nn.Module):
         self.slot_positions = resolve_slots(slots, list(host.injection_points))
         for name, position in self.slot_positions.items():
             channels = host.injection_points[position]
-            host.slots[position] = SeedSlot(name, channels=channels, config=config, topology=host.topology)
+            slot = SeedSlot(name, channels=channels, config=config, topology=host.topology)
+            host.slots[position] = slot.to(next(host.parameters()))  # the host's device and precision
         self._flops: dict[Any, int] = {}
         self.to(device)
 
@@ -124,7 +133,7 @@ class MorphogeneticModel(nn.Module):
     @property
     def slots(self) -> dict[str, SeedSlot]:
         """The slots by name, first to last."""
-        return {name: self.host.slots[position] for name, position in self.slot_positions.items()}
+        return {name: cast(SeedSlot, self.host.slots[position]) for name, position in self.slot_positions.items()}
 
     def germinate_seed(
         self,

@@ -39,6 +39,9 @@ class SlotLifecycle(nn.Module):
     `seed_is_finite` says, without waiting for the device, whether every output since the last epoch's end was finite.
     """
 
+    seed: nn.Module | None
+    gate: nn.Module | None
+
     def __init__(self, slot_id: str, config: SlotConfig) -> None:
         super().__init__()
         self.slot_id = slot_id
@@ -106,20 +109,26 @@ class SlotLifecycle(nn.Module):
         self.state.alpha = 0.0
         self.state.start_ramp(total_steps)
 
+    def begin_training(self, gates: QualityGates) -> list[TelemetryEvent]:
+        """Let a planted seed train in the epoch that is about to start, and not only from the next one on (G1)."""
+        if self.state is None or self.stage is not SeedStage.GERMINATED:
+            raise LifecycleError(f"slot {self.slot_id!r} has nothing newly planted: it is {self.stage.name}")
+        return self._promote(self.state, SeedStage.TRAINING, "planted", gates)
+
     def advance(self, gates: QualityGates) -> GateResult:
         """Try the step that a controller may ask for: TRAINING to BLENDING, or PROBATIONARY to FOSSILIZED.
 
         Returns: the gate's verdict; on a pass the step is done. Raises: LifecycleError in any other stage.
         """
-        target = _NEXT_BY_CONTROLLER.get(self.stage)
-        if target is None:
+        state, target = self.state, _NEXT_BY_CONTROLLER.get(self.stage)
+        if state is None or target is None:
             raise LifecycleError(
                 f"slot {self.slot_id!r} cannot advance from {self.stage.name}: "
                 "only a seed in TRAINING or PROBATIONARY waits for a decision"
             )
-        result = gates.check_gate(self.state, target)
+        result = gates.check_gate(state, target)
         if result.passed:
-            self._enter(target)
+            self._enter(state, target)
         return result
 
     def cull(self, reason: str = "") -> list[TelemetryEvent]:
@@ -127,12 +136,13 @@ class SlotLifecycle(nn.Module):
 
         Raises: LifecycleError when there is no seed, or it is past culling (a fossil is part of the host).
         """
-        if self.stage not in _CULLABLE:
+        state = self.state
+        if state is None or state.stage not in _CULLABLE:
             allowed = ", ".join(stage.name for stage in _CULLABLE)
             raise LifecycleError(f"slot {self.slot_id!r} cannot cull in {self.stage.name}: a seed may be in {allowed}")
-        events = self._enter(SeedStage.CULLED, reason)
-        self.state.start_ramp(self.config.cull_steps)
-        return events if self.alpha > 0.0 else events + self._enter(SeedStage.EMBARGOED, "removed")
+        events = self._enter(state, SeedStage.CULLED, reason)
+        state.start_ramp(self.config.cull_steps)
+        return events if state.alpha > 0.0 else events + self._enter(state, SeedStage.EMBARGOED, "removed")
 
     def end_epoch(self, val_accuracy: float, gates: QualityGates) -> list[TelemetryEvent]:
         """Count an epoch that ended at this validation accuracy (percent), and do what is due without a controller.
@@ -154,26 +164,26 @@ class SlotLifecycle(nn.Module):
         epochs = state.metrics.epochs_in_current_stage
         match state.stage:
             case SeedStage.GERMINATED if not state.is_paused:
-                return self._promote(SeedStage.TRAINING, "planted", gates)
+                return self._promote(state, SeedStage.TRAINING, "planted", gates)
             case SeedStage.BLENDING if not state.is_paused and state.alpha >= 1.0:
-                return self._promote(SeedStage.PROBATIONARY, "blended in", gates)
+                return self._promote(state, SeedStage.PROBATIONARY, "blended in", gates)
             case SeedStage.CULLED if state.alpha <= 0.0:
-                return self._enter(SeedStage.EMBARGOED, "removed")
+                return self._enter(state, SeedStage.EMBARGOED, "removed")
             case SeedStage.EMBARGOED if epochs >= self.config.embargo_epochs:
-                return self._enter(SeedStage.RESETTING, "embargo over")
+                return self._enter(state, SeedStage.RESETTING, "embargo over")
             case SeedStage.RESETTING:
-                events = self._enter(SeedStage.DORMANT, "free again")
+                events = self._enter(state, SeedStage.DORMANT, "free again")
                 self.hold(None, None, None)
                 return events
             case _:
                 return []
 
-    def _promote(self, target: SeedStage, reason: str, gates: QualityGates) -> list[TelemetryEvent]:
-        result = gates.check_gate(self.state, target)
-        verdict = gate_evaluated(self.state, result, target)
-        return [verdict, *(self._enter(target, reason) if result.passed else [])]
+    def _promote(self, state: SeedState, target: SeedStage, reason: str, gates: QualityGates) -> list[TelemetryEvent]:
+        result = gates.check_gate(state, target)
+        verdict = gate_evaluated(state, result, target)
+        return [verdict, *(self._enter(state, target, reason) if result.passed else [])]
 
-    def _enter(self, stage: SeedStage, reason: str = "") -> list[TelemetryEvent]:
-        self.state.transition(stage)
+    def _enter(self, state: SeedState, stage: SeedStage, reason: str = "") -> list[TelemetryEvent]:
+        state.transition(stage)
         self.prune()
-        return stage_changed(self.state, reason)
+        return stage_changed(state, reason)

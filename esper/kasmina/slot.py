@@ -72,17 +72,18 @@ class SeedSlot(SlotLifecycle):
 
     def forward(self, host_features: Tensor) -> Tensor:
         """The features that go on into the host. Args: host_features [B, C, H, W]. Returns: the same shape."""
-        if not self.computes:
+        seed, state = self.seed, self.state
+        if seed is None or state is None or not self.computes:
             return host_features
-        stage, alpha = self.stage, self.alpha
+        stage, alpha = state.stage, state.alpha
         is_isolated = stage is SeedStage.TRAINING and self.isolate_gradients
         features = host_features.detach() if is_isolated else guard_gradient(host_features)
-        seed_features = self.seed(features)
+        seed_features = seed(features)
         if stage is SeedStage.TRAINING and alpha == 0.0:
             update = ste_update(seed_features)
         else:
-            is_gated = self.gate is not None and self.state.has_gate
-            update = blend_update(features, seed_features, self.gate(features, alpha) if is_gated else alpha)
+            gate = self.gate if state.has_gate else None
+            update = blend_update(features, seed_features, alpha if gate is None else gate(features, alpha))
         # Only the update is cut: the host's own path keeps its exact values and gradients.
         update, is_finite = keep_finite(update)
         self.seed_is_finite = is_finite & self.seed_is_finite

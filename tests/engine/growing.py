@@ -13,9 +13,18 @@ from esper.leyline import SeedStage
 STAGES = (SeedStage.TRAINING, SeedStage.BLENDING, SeedStage.PROBATIONARY, SeedStage.FOSSILIZED, SeedStage.CULLED)
 
 
-def model(seed: int, channels: Sequence[int] = (3, 4, 6), in_channels: int = 2, dtype=torch.float64, slots=("early", "mid", "late")):
+def model(
+    seed: int,
+    channels: Sequence[int] = (3, 4, 6),
+    in_channels: int = 2,
+    dtype=torch.float64,
+    slots=("early", "mid", "late"),
+):
     host = CNNHost(
-        num_classes=5, n_blocks=len(channels), in_channels=in_channels, channels=channels,
+        num_classes=5,
+        n_blocks=len(channels),
+        in_channels=in_channels,
+        channels=channels,
         generator=torch.Generator().manual_seed(seed),
     )
     config = SlotConfig(blending_steps=5, cull_steps=4)

@@ -35,7 +35,7 @@ def test_graphs_over_many_epochs_equal_the_plain_modules_on_the_cpu():
 def test_mixed_precision_learns():
     x, y, order = data(count=64, dtype=torch.float32)
     trained = population([model(seed, dtype=torch.float32).cuda() for seed in range(4)], "fused", learning_rate=0.05)
-    trained.fused.precision = torch.bfloat16
+    trained.engine.precision = torch.bfloat16
     x, y, order = x.cuda(), y.cuda(), order.cuda()
     first = trained.train_epoch(x, y, order, 16).loss
     for _ in range(15):

@@ -45,4 +45,6 @@ def test_an_epoch_fused_equals_an_epoch_one_by_one(blueprint, kernels):
         assert (loss, accuracy) == pytest.approx(sequential[1][1][key], rel=1e-9)
     assert fused[2].keys() == sequential[2].keys()
     for name, tensor in fused[2].items():
-        torch.testing.assert_close(tensor, sequential[2][name], rtol=1e-9, atol=1e-9, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            tensor, sequential[2][name], rtol=1e-9, atol=1e-9, msg=lambda m, name=name: f"{name}: {m}"
+        )

@@ -1,0 +1,44 @@
+"""What a population asks of the engine that trains it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+Gradients = dict[str, dict[str, Tensor]]  # stack -> parameter -> [R, ...]
+Values = dict[str, Tensor]
+Captured = dict[str, Values]
+
+
+class Engine(Protocol):
+    """Trains and evaluates all members of a population; minibatches come in the engine's own layout.
+
+    `generation` counts changes of the work to be done: a recording of a step is good for one generation.
+    """
+
+    kind: str
+    generation: int
+
+    def prepare(self, steps: int, version: int) -> None:
+        """Take over stages and blends for an epoch of this many steps; version: of the stacks."""
+        ...
+
+    def batches(self, x: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Minibatches of x [N, C, H, W] and y [N]."""
+        ...
+
+    def gradients(self, x: Tensor, y: Tensor, step: int | Tensor) -> tuple[Gradients, Tensor, Tensor]:
+        """One minibatch for all; step: of the epoch. Returns gradients, losses [M], correct [M]."""
+        ...
+
+    def finish(self, steps: int) -> None:
+        """The epoch's steps are done: blends have moved on, seeds that were not finite are marked."""
+        ...
+
+    def logits(self, x: Tensor, captured: Captured) -> Tensor:
+        """Logits of all members [M, K, N]; `captured` receives what `logits_without` starts from."""
+        ...
+
+    def logits_without(self, slot: str, members: Sequence[int], captured: Captured) -> Tensor:
+        """Logits of some members [len(members), K, N] with the seed in one slot left out."""
+        ...

@@ -1,0 +1,109 @@
+"""Blocks of layers for many networks, against torch's own layers one network at a time."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from esper.engine.block import BlockSpec, BlockTensors, block
+
+SPECS = {
+    "conv-norm-relu-pool": BlockSpec(3, norm=True, relu=True, pool=True),
+    "conv-relu-pool": BlockSpec(3, relu=True, pool=True),
+    "conv with bias": BlockSpec(1),
+    "depthwise-norm": BlockSpec(3, depthwise=True, norm=True),
+    "norm-relu": BlockSpec(norm=True, relu=True),
+    "pool": BlockSpec(pool=True),
+}
+ROWS = 3
+
+
+def reference(spec: BlockSpec, x, tensors: BlockTensors, training: bool):
+    outputs = []
+    for row in range(ROWS):
+        weight, bias, gamma, beta, mean, var = (None if t is None else t[row] for t in tensors)
+        h = (x[0] if x.shape[0] == 1 else x[row]).permute(3, 0, 1, 2)
+        if spec.kernel:
+            h = F.conv2d(h, weight, bias, padding=spec.kernel // 2, groups=h.shape[1] if spec.depthwise else 1)
+        if spec.norm:
+            h = F.batch_norm(h, mean, var, gamma, beta, training, spec.momentum, spec.eps)
+        h = F.relu(h) if spec.relu else h
+        h = F.max_pool2d(h, 2) if spec.pool else h
+        outputs.append(h.permute(1, 2, 3, 0))
+    return torch.stack(outputs)
+
+
+def make(spec: BlockSpec, channels: int, samples: int, shared: bool):
+    generator = torch.Generator().manual_seed(channels * 100 + samples)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    outs = channels if spec.depthwise or not spec.kernel else 7
+    x = draw(1 if shared else ROWS, channels, 6, 5, samples).requires_grad_()
+    weight = draw(ROWS, outs, 1 if spec.depthwise else channels, spec.kernel, spec.kernel) if spec.kernel else None
+    has_bias = spec.kernel == 1
+    tensors = BlockTensors(
+        weight=weight,
+        bias=draw(ROWS, outs) if has_bias else None,
+        gamma=draw(ROWS, outs) if spec.norm else None,
+        beta=draw(ROWS, outs) if spec.norm else None,
+        running_mean=draw(ROWS, outs) if spec.norm else None,
+        running_var=draw(ROWS, outs).abs() + 0.5 if spec.norm else None,
+    )
+    for tensor in tensors[:4]:
+        if tensor is not None:
+            tensor.requires_grad_()
+    return x, tensors
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("samples", [1, 21, 64])  # below, across and at whole vectors
+@pytest.mark.parametrize("channels", [1, 5, 8])
+@pytest.mark.parametrize("name", SPECS)
+def test_values_gradients_and_statistics_equal_torchs(name, channels, samples, training, kernels):
+    spec = SPECS[name]
+    shared = spec.kernel > 0 and channels == 5
+    x, tensors = make(spec, channels, samples, shared)
+    other = BlockTensors(*(None if t is None else t.detach().clone().requires_grad_(t.requires_grad) for t in tensors))
+    x_other = x.detach().clone().requires_grad_()
+    out, expected = block(spec, x, tensors, training), reference(spec, x_other, other, training)
+    close = {"rtol": 1e-9, "atol": 1e-9}
+    torch.testing.assert_close(out, expected, **close)
+    slope = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    wanted = [(x, x_other)] + [(a, b) for a, b in zip(tensors[:4], other[:4], strict=True) if a is not None]
+    ours = torch.autograd.grad(out, [a for a, _ in wanted], slope)
+    theirs = torch.autograd.grad(expected, [b for _, b in wanted], slope)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, **close)
+    if spec.norm:
+        torch.testing.assert_close(tensors.running_mean, other.running_mean, **close)
+        torch.testing.assert_close(tensors.running_var, other.running_var, **close)
+
+
+def test_a_network_that_is_not_finite_leaves_the_others_alone(kernels):
+    spec = SPECS["conv-norm-relu-pool"]
+    x, tensors = make(spec, 5, 21, shared=True)
+    clean = block(spec, x, tensors, True)
+    with torch.no_grad():
+        tensors.weight[1] = float("nan")
+    out = block(spec, x, tensors, True)
+    assert torch.equal(out[0], clean[0]) and torch.equal(out[2], clean[2])
+    grads = torch.autograd.grad(out.sum(), tensors[0])[0]
+    assert grads[0].isfinite().all() and grads[2].isfinite().all()
+
+
+def test_the_number_of_threads_does_not_change_a_bit(kernels):
+    if kernels == "torch":
+        pytest.skip("torch makes no such promise")
+    spec = SPECS["conv-norm-relu-pool"]
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            x, tensors = make(spec, 8, 64, shared=False)
+            out = block(spec, x, tensors, True)
+            results.append((out.detach(), torch.autograd.grad(out.sum(), tensors[0])[0]))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])

@@ -1,0 +1,231 @@
+"""The epoch loop: actions, counterfactuals, rollbacks, and exact resumption."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from esper.engine.fused import FusedEngine
+from esper.engine.governor import Governor, GovernorConfig
+from esper.engine.growth import Growth
+from esper.engine.optimizer import OptimizerConfig
+from esper.engine.population import Population
+from esper.errors import CheckpointError
+from esper.kasmina.slot import GateConfig, QualityGates
+from esper.leyline import WAIT, Action, Operation, SeedStage, TelemetryEventType
+from esper.tasks.task import Task
+from tests.engine.growing import data, model
+
+BLUEPRINTS = ("conv_light", "norm", "attention")
+EASY = GateConfig(min_training_improvement=-100.0, min_gradient_ratio=0.0, min_contribution=-100.0)
+
+
+def task() -> Task:
+    x, y, _ = data(count=90)
+    return Task("toy", "cnn", 5, (2, 9, 9), x[:50], y[:50], x[50:70], y[50:70], x[70:], y[70:])
+
+
+def growth(members: int = 2, twins: int = 1, kind: str = "fused", epochs: int = 12, **governor) -> Growth:
+    bodies = [model(e) for e in range(members)] + [model(e) for e in range(twins)]
+    return Growth(
+        Population(bodies, OptimizerConfig(learning_rate=0.02), kind),
+        task(),
+        QualityGates(EASY),
+        Governor(GovernorConfig(**governor)),
+        grown=members,
+        epochs=epochs,
+        batch_size=16,
+        blueprints=BLUEPRINTS,
+        seed=3,
+    )
+
+
+def plant(slot: str = "early", blueprint: str = "conv_light", blend: str = "linear") -> Action:
+    return Action(Operation.GERMINATE, slot, blueprint, blend, "test")
+
+
+def advance(slot: str = "early") -> Action:
+    return Action(Operation.ADVANCE, slot)
+
+
+def actions(grown: Growth, first: Action) -> list[Action]:
+    return [first] + [WAIT] * (len(grown.population) - 1)
+
+
+SCRIPT = [plant(), WAIT, advance(), plant("mid", blend="gated"), WAIT, advance("mid"), advance(), WAIT]
+
+
+def run(grown: Growth, script) -> list:
+    return [grown.step(actions(grown, action)) for action in script]
+
+
+def weights(grown: Growth) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in grown.state()[0].items() if not name.startswith("governor/")}
+
+
+@pytest.mark.parametrize("kind", ["fused", "sequential"])
+def test_a_seed_goes_through_its_whole_life(kind):
+    grown = growth(kind=kind)
+    history = run(grown, SCRIPT)
+    stages = [reports[0].slots["early"].stage.name for reports, _ in history]
+    assert stages[:3] == ["TRAINING", "TRAINING", "BLENDING"]
+    assert stages[-1] == "FOSSILIZED"
+    assert history[-1][0][0].parameter_count > history[0][0][2].parameter_count
+    entered = [
+        e.data["to"]
+        for _, events in history
+        for e in events
+        if e.event_type is TelemetryEventType.STAGE_CHANGED and e.slot_id == "early"
+    ]
+    assert entered == ["GERMINATED", "TRAINING", "BLENDING", "PROBATIONARY", "FOSSILIZED"]
+
+
+def test_twins_never_grow_and_start_like_their_members():
+    grown = growth(members=1, twins=1)
+    first = grown.reports()
+    assert first[0].val_loss == first[1].val_loss and first[1].is_twin
+    for _ in range(3):
+        reports, _ = grown.step([WAIT, plant()])  # what is asked for a twin is not done
+    assert reports[0].val_loss == reports[1].val_loss
+    assert reports[1].slots["early"].stage is SeedStage.DORMANT
+
+
+def test_contribution_is_the_score_with_the_seed_minus_without_it():
+    grown = growth()
+    run(grown, SCRIPT[:4])
+    report = grown.reports()[0]
+    seed = report.slots["early"]
+    assert seed.stage in (SeedStage.BLENDING, SeedStage.PROBATIONARY)
+    body = copy.deepcopy(grown.population.models[0]).eval()
+    body.slots["early"].bypass = True
+    with torch.no_grad():
+        logits = body(grown.task.val_x)
+    loss = torch.nn.functional.cross_entropy(logits, grown.task.val_y).item()
+    accuracy = 100.0 * (logits.argmax(1) == grown.task.val_y).double().mean().item()
+    assert seed.contribution_loss == pytest.approx(loss - report.val_loss, abs=1e-9)
+    assert seed.contribution == pytest.approx(report.val_accuracy - accuracy, abs=1e-4)
+
+
+def test_ablations_cost_what_they_must(monkeypatch):
+    """One suffix a slot with live seeds, of the members that carry one; none for dormant slots or training seeds."""
+    calls = []
+    plain = FusedEngine.logits_without
+    monkeypatch.setattr(
+        FusedEngine,
+        "logits_without",
+        lambda self, slot, members, captured: (
+            calls.append((slot, list(members))) or plain(self, slot, members, captured)
+        ),
+    )
+    grown = growth(members=3, twins=0)
+    grown.step([plant(), plant("mid"), WAIT])
+    assert calls == []
+    grown.step([advance(), advance("mid"), WAIT])
+    assert sorted(calls) == [("early", [0]), ("mid", [1])]
+    ran = []
+    steps = grown.population.engine.host.steps
+    first = steps[0]
+    monkeypatch.setattr(
+        grown.population.engine.host,
+        "steps",
+        (
+            first.__class__(
+                lambda *a: ran.append("prefix") or first.run(*a), first.inputs, first.output, None, first.drops
+            ),
+            *steps[1:],
+        ),
+    )
+    grown._validate([(0, "early"), (1, "mid")])
+    assert ran == ["prefix"]  # what lies before the slots runs once, for everyone
+
+
+def test_refused_actions_change_nothing_and_say_why():
+    grown = growth()
+    for action, expected in [
+        (plant("nowhere"), "no slot 'nowhere'"),
+        (plant(blueprint="mlp"), "blueprint 'mlp'"),
+        (advance(), "cannot advance"),
+        (Action(Operation.CULL, "early"), "cannot cull"),
+    ]:
+        _, events = grown.step(actions(grown, action))
+        assert [e.event_type for e in events] == [TelemetryEventType.ACTION_REFUSED]
+        assert expected in events[0].message
+    assert grown.growth_log == []
+
+
+def test_a_member_that_breaks_is_put_back_alone():
+    grown = growth(members=2, twins=0, snapshot_every_epochs=3, max_rollbacks=1)
+    for first in (plant(), WAIT, WAIT, WAIT):
+        grown.step([first, WAIT])  # the last takes a snapshot of epoch 3
+    kept = {n: t.clone() for n, t in grown.governor.snapshot.tensors.items()}
+    with torch.no_grad():
+        grown.population.stacks["host"].parameters["head.weight"][0] = float("inf")
+    reports, events = grown.step([WAIT, WAIT])
+    assert [e.event_type for e in events if e.member == 0][-1] is TelemetryEventType.GOVERNOR_ROLLBACK
+    assert reports[0].rolled_back and not reports[1].rolled_back and not math.isfinite(reports[0].train_loss)
+    now = grown.state()[0]
+    assert torch.equal(now["weights/host/head.weight"][0], kept["weights/host/head.weight"][0])
+    assert torch.equal(now["optimizer/host/momentum/head.weight"][0], kept["optimizer/host/momentum/head.weight"][0])
+    assert not torch.equal(now["weights/host/head.weight"][1], kept["weights/host/head.weight"][1])
+    with torch.no_grad():
+        grown.population.stacks["host"].parameters["head.weight"][0] = float("inf")
+    reports, events = grown.step([WAIT, WAIT])
+    assert reports[0].retired and TelemetryEventType.MEMBER_RETIRED in [e.event_type for e in events]
+    stuck = grown.state()[0]["weights/host/head.weight"][0].clone()
+    grown.step([plant("late"), WAIT])
+    assert torch.equal(grown.state()[0]["weights/host/head.weight"][0], stuck)
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5, 7])
+@pytest.mark.parametrize("kind", ["fused", "sequential"])
+def test_a_resumed_run_ends_bit_for_bit_where_it_would_have(kind, stop):
+    whole = growth(kind=kind)
+    run(whole, SCRIPT)
+    begun = growth(kind=kind)
+    run(begun, SCRIPT[:stop])
+    tensors, plain = begun.state()
+    resumed = growth(kind=kind)
+    resumed.load_state({n: t.clone() for n, t in tensors.items()}, copy.deepcopy(plain))
+    run(resumed, SCRIPT[stop:])
+    ours, theirs = weights(resumed), weights(whole)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert [r.val_loss for r in resumed.reports()] == [r.val_loss for r in whole.reports()]
+    assert resumed.growth_log == whole.growth_log
+
+
+def test_a_rollback_after_resuming_goes_to_the_same_snapshot():
+    ends = []
+    for is_resumed in (False, True):
+        grown = growth(members=2, twins=0, snapshot_every_epochs=4)
+        run(grown, SCRIPT[:3])
+        if is_resumed:
+            tensors, plain = grown.state()
+            grown = growth(members=2, twins=0, snapshot_every_epochs=4)
+            grown.load_state(tensors, plain)
+        with torch.no_grad():
+            grown.population.stacks["host"].parameters["head.bias"][0] = float("nan")
+        run(grown, SCRIPT[3:5])
+        ends.append(weights(grown))
+    assert ends[0].keys() == ends[1].keys() and all(torch.equal(ends[0][n], ends[1][n]) for n in ends[0])
+
+
+def test_a_checkpoint_of_another_architecture_is_refused_by_name():
+    tensors, plain = growth().state()
+    tensors["weights/host/head.weight"] = tensors["weights/host/head.weight"][:, :, :2]
+    with pytest.raises(CheckpointError, match=r"weights/host/head.weight: found \[3, 5, 2\]"):
+        growth().load_state(tensors, plain)
+
+
+def test_a_seed_that_is_not_finite_never_touches_the_host():
+    broken, clean = growth(members=1, twins=0), growth(members=1, twins=0)
+    broken.step([plant()])
+    clean.step([plant()])
+    with torch.no_grad():
+        broken.population.stacks["slots.early.conv_light"].parameters["body.2.weight"].fill_(float("nan"))
+    _, events = broken.step([WAIT])
+    clean.step([WAIT])
+    name = "weights/host/head.weight"
+    torch.testing.assert_close(broken.state()[0][name], clean.state()[0][name], rtol=0, atol=0)
+    assert any(e.event_type is TelemetryEventType.CULLED for e in events)

@@ -1,0 +1,107 @@
+"""Stacked optimizers against torch.optim, network by network."""
+
+import pytest
+import torch
+from torch import nn
+
+from esper.engine.optimizer import OptimizerConfig, StackedOptimizer
+from esper.engine.stacks import ModuleStack
+
+
+def layers(count: int) -> dict[int, nn.Module]:
+    torch.manual_seed(0)
+    return {member: nn.Linear(3, 2).double() for member in range(count)}
+
+
+def gradients(stack: ModuleStack, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    return {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in stack.parameters.items()}
+
+
+def reference(config: OptimizerConfig, module: nn.Module) -> torch.optim.Optimizer:
+    if config.name == "sgd":
+        return torch.optim.SGD(
+            module.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+    return torch.optim.AdamW(
+        module.parameters(),
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+    )
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_each_row_is_trained_as_torch_trains_it(name, clip_norm):
+    config = OptimizerConfig(name=name, learning_rate=0.05, weight_decay=0.1, clip_norm=clip_norm)
+    plain = layers(3)
+    stack = ModuleStack({member: nn.Linear(3, 2).double() for member in plain})
+    for member, module in plain.items():
+        stack.modules[member].load_state_dict(module.state_dict())
+    optimizers = {member: reference(config, module) for member, module in plain.items()}
+    stacked = StackedOptimizer(config, 3, torch.device("cpu"), torch.float64)
+    stacked.track("host", stack, set())
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(6):
+        grads = gradients(stack, generator)
+        stacked.step({"host": stack}, {"host": grads})
+        for member, module in plain.items():
+            for parameter_name, parameter in module.named_parameters():
+                parameter.grad = grads[parameter_name][member].clone()
+            if clip_norm is not None:
+                nn.utils.clip_grad_norm_(module.parameters(), clip_norm)
+            optimizers[member].step()
+    for member, module in plain.items():
+        for parameter_name, parameter in module.named_parameters():
+            torch.testing.assert_close(
+                stack.modules[member].get_parameter(parameter_name), parameter, rtol=1e-9, atol=1e-12
+            )
+
+
+def test_a_seed_born_later_counts_its_own_steps():
+    config = OptimizerConfig(name="adamw", learning_rate=0.05)
+    optimizer = StackedOptimizer(config, 2, torch.device("cpu"), torch.float64)
+    modules = layers(2)
+    stack = ModuleStack({0: modules[0]})
+    optimizer.track("seed", stack, {0})
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        optimizer.step({"seed": stack}, {"seed": gradients(stack, generator)})
+    kept = optimizer.rows["seed"].slots["exp_avg"]["weight"][0].clone()
+    grown = ModuleStack(modules)
+    optimizer.track("seed", grown, {1})
+    rows = optimizer.rows["seed"]
+    assert rows.steps.tolist() == [3, 0]
+    assert torch.equal(rows.slots["exp_avg"]["weight"][0], kept) and not rows.slots["exp_avg"]["weight"][1].any()
+    optimizer.step({"seed": grown}, {"seed": gradients(grown, generator)})
+    assert rows.steps.tolist() == [4, 1]
+
+
+def test_a_halted_member_stands_still_and_the_others_go_on():
+    optimizer = StackedOptimizer(OptimizerConfig(weight_decay=0.1), 2, torch.device("cpu"), torch.float64)
+    stack = ModuleStack(layers(2))
+    optimizer.track("host", stack, set())
+    generator = torch.Generator().manual_seed(0)
+    optimizer.step({"host": stack}, {"host": gradients(stack, generator)})
+    optimizer.halt(0)
+    before = stack.parameters["weight"].detach().clone()
+    grads = gradients(stack, generator)
+    grads["weight"][0] = float("nan")
+    optimizer.step({"host": stack}, {"host": grads})
+    assert torch.equal(stack.parameters["weight"][0], before[0])
+    assert not torch.equal(stack.parameters["weight"][1], before[1])
+
+
+def test_a_seed_that_is_not_finite_does_not_scale_its_hosts_gradients():
+    optimizer = StackedOptimizer(
+        OptimizerConfig(momentum=0.0, learning_rate=1.0, clip_norm=1.0), 1, torch.device("cpu"), torch.float64
+    )
+    stacks = {"host": ModuleStack(layers(1)), "seed": ModuleStack(layers(1))}
+    for name, stack in stacks.items():
+        optimizer.track(name, stack, set())
+    before = stacks["host"].parameters["weight"].detach().clone()
+    broken = {n: torch.full_like(p, float("nan")) for n, p in stacks["seed"].parameters.items()}
+    small = {n: torch.full_like(p, 0.1) for n, p in stacks["host"].parameters.items()}
+    optimizer.step(stacks, {"host": small, "seed": broken})
+    torch.testing.assert_close(stacks["host"].parameters["weight"].detach(), before - 0.1)

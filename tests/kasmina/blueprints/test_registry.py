@@ -1,0 +1,65 @@
+import pytest
+import torch
+from torch import nn
+
+from esper.errors import BlueprintError
+from esper.kasmina.blueprints.registry import REFERENCE_WIDTH, BlueprintRegistry
+
+CNN = ("norm", "attention", "conv_small", "bottleneck", "depthwise", "conv_light", "conv_enhance", "conv_heavy")
+
+
+@pytest.fixture
+def scratch(monkeypatch):
+    monkeypatch.setattr(BlueprintRegistry, "_specs", {name: dict(s) for name, s in BlueprintRegistry._specs.items()})
+
+
+def test_the_convolutional_blueprints_come_fewest_parameters_first():
+    specs = BlueprintRegistry.list_specs("cnn")
+    assert tuple(spec.name for spec in specs) == CNN
+    assert [spec.param_estimate for spec in specs] == sorted(spec.param_estimate for spec in specs)
+    assert all(spec.description and spec.topology == "cnn" for spec in specs)
+
+
+@pytest.mark.parametrize("name", CNN)
+def test_an_estimate_is_true_at_the_reference_width(name):
+    seed = BlueprintRegistry.create("cnn", name, REFERENCE_WIDTH)
+    count = sum(parameter.numel() for parameter in seed.parameters())
+    assert BlueprintRegistry.spec("cnn", name).param_estimate == pytest.approx(count, rel=0.1)
+
+
+@pytest.mark.parametrize("name", CNN)
+@pytest.mark.parametrize("width", [1, 3, 8])
+def test_a_seed_keeps_the_shape_at_any_width_and_can_be_traced(name, width):
+    seed = BlueprintRegistry.create("cnn", name, width)
+    features = torch.ones(2, width, 5, 7)
+    assert seed(features).shape == features.shape
+    traced = torch.fx.symbolic_trace(seed)
+    functions = {node.target.__name__ for node in traced.graph.nodes if node.op == "call_function"}
+    assert functions <= {"bound_residual", "mul", "add"}
+    assert torch.equal(traced(features), seed(features))
+
+
+def test_an_option_reaches_the_blueprint(features):
+    seed = BlueprintRegistry.create("cnn", "conv_small", 4, max_ratio=0.1)
+    nn.init.constant_(seed.body[-1].weight, 1e3)
+    x = features(channels=4)
+    change = (seed(x) - x).flatten(1).norm(dim=1)
+    torch.testing.assert_close(change, 0.1 * x.flatten(1).norm(dim=1), rtol=1e-3, atol=0)
+
+
+def test_an_unknown_name_lists_the_known_ones_and_the_nearest():
+    with pytest.raises(BlueprintError, match=r"'conv_lihgt'.*norm, .*conv_heavy; did you mean 'conv_light'\?"):
+        BlueprintRegistry.create("cnn", "conv_lihgt", 8)
+    with pytest.raises(BlueprintError, match=r"no topology 'cn'.*did you mean 'cnn'\?"):
+        BlueprintRegistry.list_specs("cn")
+
+
+def test_a_blueprint_of_ones_own_is_listed_and_built(scratch):
+    @BlueprintRegistry.register("mine", "cnn", param_estimate=1, description="of my own")
+    def build(dim: int, max_ratio: float = 1.0) -> nn.Module:
+        return nn.Identity()
+
+    assert BlueprintRegistry.list_specs("cnn")[0].name == "mine"
+    assert isinstance(BlueprintRegistry.create("cnn", "mine", 8), nn.Identity)
+    with pytest.raises(BlueprintError, match="'mine' is registered twice"):
+        BlueprintRegistry.register("mine", "cnn", param_estimate=1)(build)

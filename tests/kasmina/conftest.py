@@ -1,0 +1,73 @@
+"""Small bodies for tests, with every draw from a generator of its own."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from esper.kasmina import CNNHost, MorphogeneticModel, SeedSlot, SlotConfig
+from esper.leyline import SeedStage
+
+PATH = (SeedStage.GERMINATED, SeedStage.TRAINING, SeedStage.BLENDING, SeedStage.PROBATIONARY, SeedStage.FOSSILIZED)
+
+
+def named(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def features() -> Callable[..., Tensor]:
+    """Random features [B, C, H, W] that require a gradient."""
+
+    def make(channels: int = 8, batch: int = 4, size: int = 6, seed: int = 0) -> Tensor:
+        return torch.randn(batch, channels, size, size, generator=named(seed)).requires_grad_()
+
+    return make
+
+
+@pytest.fixture
+def make_slot() -> Callable[..., SeedSlot]:
+    """A slot whose seed has come to a stage; `perturb` moves every weight away from its initial value."""
+
+    def make(
+        blueprint: str = "conv_light",
+        blend: str = "linear",
+        stage: SeedStage = SeedStage.TRAINING,
+        channels: int = 8,
+        perturb: bool = False,
+        seed: int = 0,
+        config: SlotConfig | None = None,
+    ) -> SeedSlot:
+        slot = SeedSlot("mid", channels=channels, config=config)
+        slot.germinate(blueprint, "s", blend_algorithm_id=blend, generator=named(seed))
+        if perturb:
+            with torch.no_grad():
+                for parameter in slot.seed.parameters():
+                    parameter += 0.3 * torch.randn(parameter.shape, generator=named(seed))
+        for step in PATH[1 : PATH.index(stage) + 1]:
+            slot.state.transition(step)
+        if stage is SeedStage.BLENDING:
+            slot.step(slot.config.blending_steps // 2)
+        return slot
+
+    return make
+
+
+@pytest.fixture
+def make_model() -> Callable[..., MorphogeneticModel]:
+    """A small host with three slots; the same weights each time."""
+
+    def make(config: SlotConfig | None = None) -> MorphogeneticModel:
+        host = CNNHost(num_classes=5, in_channels=1, channels=[4, 8, 8], generator=named())
+        return MorphogeneticModel(host, slot_config=config)
+
+    return make
