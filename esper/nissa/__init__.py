@@ -1,0 +1,39 @@
+"""What is seen: the event hub, what it feeds (JSONL files, the terminal), diagnostics, and the report."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from esper.nissa.hub import EventHub
+from esper.nissa.jsonl import JsonlSink, cut_back, read_jsonl
+from esper.nissa.tracker import DiagnosticTracker
+
+if TYPE_CHECKING:
+    from esper.nissa.console import RunTitle, console_sink
+    from esper.nissa.report import write_report
+    from esper.nissa.summary import print_summary
+
+# Loaded when first asked for: rich, numpy and jinja2 come with them.
+_LAZY = {
+    "RunTitle": "esper.nissa.console",
+    "console_sink": "esper.nissa.console",
+    "print_summary": "esper.nissa.summary",
+    "write_report": "esper.nissa.report",
+}
+
+__all__ = [
+    "DiagnosticTracker",
+    "EventHub",
+    "JsonlSink",
+    "RunTitle",
+    "console_sink",
+    "cut_back",
+    "print_summary",
+    "read_jsonl",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

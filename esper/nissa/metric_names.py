@@ -1,0 +1,126 @@
+"""Every name under which something is logged: its unit and its meaning. Nothing is logged under another.
+
+`python -m esper.nissa.metric_names` prints the glossary, docs/metrics.md.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from esper.leyline import TelemetryEventType
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One name of metrics.jsonl. A metric that may be null says when."""
+
+    name: str
+    unit: str
+    meaning: str
+
+
+def _by_name(*metrics: Metric) -> dict[str, Metric]:
+    return {metric.name: metric for metric in metrics}
+
+
+EPOCH_METRICS = _by_name(
+    Metric("schema", "", "version of this record's layout, 1"),
+    Metric("epoch", "epochs", "epochs of training so far; 0 is the untrained host"),
+    Metric("wall_s", "s", "wall time of this epoch, everything included"),
+    Metric("train_s", "s", "of it: training steps"),
+    Metric("validation_s", "s", "of it: scoring the validation split"),
+    Metric("counterfactual_s", "s", "of it: scoring the validation split again without each live seed"),
+    Metric("samples_per_s", "1/s", "training samples of all members together, a second of training"),
+    Metric("host_epochs_per_s", "1/s", "members' passes over their training set, a second of wall time"),
+    Metric("members", "", "one entry a member, static twins included"),
+)
+
+MEMBER_METRICS = _by_name(
+    Metric("member", "", "the member's number in its population, from 0"),
+    Metric("is_twin", "", "true for a static twin: same first weights and data order, never grown"),
+    Metric("twin_of", "", "the member whose twin this is; null for a grown member"),
+    Metric("train_loss", "nats", "mean cross-entropy over this epoch's training steps; null at epoch 0"),
+    Metric("train_accuracy", "%", "accuracy over this epoch's training steps; null at epoch 0"),
+    Metric("val_loss", "nats", "mean cross-entropy on the validation split after the epoch; null if not finite"),
+    Metric("val_accuracy", "%", "accuracy on the validation split after the epoch"),
+    Metric("parameter_count", "parameters", "parameters of host and seeds now; a culled seed's no longer count"),
+    Metric("flops_per_sample", "FLOPs", "one forward pass of one sample through host and seeds as they are now"),
+    Metric("rolled_back", "", "true when the governor put the member back to an earlier snapshot in this epoch"),
+    Metric("retired", "", "true when the member was taken out of training for good"),
+    Metric("slots", "", "one entry a slot, by its name"),
+)
+
+SLOT_METRICS = _by_name(
+    Metric("stage", "", "stage of the slot's seed at the end of the epoch; DORMANT when there is none"),
+    Metric("stage_value", "", "the same as a number"),
+    Metric("seed", "", "the seed's name; empty when there is none"),
+    Metric("blueprint", "", "what the seed was built from"),
+    Metric("alpha", "0 to 1", "the seed's share in the slot's output"),
+    Metric("epochs_in_stage", "epochs", "epochs since the seed entered its stage"),
+    Metric("contribution", "points", "validation accuracy with the seed minus without it; null when not measured"),
+    Metric("contribution_loss", "nats", "validation loss without the seed minus with it; null when not measured"),
+    Metric("gradient_norm", "", "the seed's gradient norm, raw and unclamped (controllers see it clamped at 10)"),
+    Metric("gradient_norm_ratio", "", "the seed's gradient norm over the host's"),
+    Metric("improvement", "points", "validation accuracy gained since the seed entered its stage"),
+)
+
+EVENT_MEANINGS: dict[TelemetryEventType, str] = {
+    TelemetryEventType.GERMINATED: "a seed was planted; data: blueprint, blend, reason",
+    TelemetryEventType.STAGE_CHANGED: "a seed moved on; data: from, to, blueprint, blend, reason",
+    TelemetryEventType.FOSSILIZED: "a seed became a lasting part of its host",
+    TelemetryEventType.CULLED: "a seed was given up; data: reason",
+    TelemetryEventType.GATE_EVALUATED: (
+        "a quality gate was asked; data: gate, target, passed, score (0 to 1), checks_passed, checks_failed"
+    ),
+    TelemetryEventType.ACTION_REFUSED: "the controller asked for what the seed's stage forbids; nothing was changed",
+    TelemetryEventType.GOVERNOR_ROLLBACK: "a member went wrong and was put back; data: reason, to_epoch",
+    TelemetryEventType.MEMBER_RETIRED: "a member went wrong too often and trains no more; data: reason",
+    TelemetryEventType.CHECKPOINT_SAVED: "the run was saved and can be resumed from here",
+    TelemetryEventType.RUN_STARTED: "the run began",
+    TelemetryEventType.RUN_RESUMED: "the run went on from a checkpoint",
+    TelemetryEventType.RUN_FINISHED: "the run ended; its status is in run.json",
+}
+
+
+def unknown_names(record: Mapping[str, Any]) -> list[str]:
+    """Dotted names in one line of metrics.jsonl that this module does not know, each once ("members.slots.alfa")."""
+    unknown = _not_in(EPOCH_METRICS, record, "")
+    for member in record.get("members", ()):
+        unknown += _not_in(MEMBER_METRICS, member, "members.")
+        for slot in (member.get("slots") or {}).values():
+            unknown += _not_in(SLOT_METRICS, slot, "members.slots.")
+    return list(dict.fromkeys(unknown))
+
+
+def _not_in(known: Mapping[str, Metric], names: Iterable[str], prefix: str) -> list[str]:
+    return [prefix + name for name in names if name not in known]
+
+
+def glossary() -> str:
+    """docs/metrics.md."""
+    parts = [
+        "# Metrics\n",
+        "What a run writes down, name by name. This page is made by `python -m esper.nissa.metric_names`; a test keeps",
+        "it in step with the code. A number that is not finite is written as null.\n",
+        "## metrics.jsonl: one line an epoch\n",
+        *_table(EPOCH_METRICS),
+        "\n### Each of `members`\n",
+        *_table(MEMBER_METRICS),
+        "\n### Each of a member's `slots`\n",
+        *_table(SLOT_METRICS),
+        "\n## events.jsonl: one line an event\n",
+        "Every line holds `schema`, `type`, `epoch`, `member`, `slot`, `seed`, `message` (for people) and `data` (for",
+        "programs). What does not apply is null or empty.\n",
+        "| type | meaning |\n|---|---|",
+        *(f"| `{event_type.value}` | {meaning} |" for event_type, meaning in EVENT_MEANINGS.items()),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _table(metrics: Mapping[str, Metric]) -> list[str]:
+    rows = [f"| `{metric.name}` | {metric.unit} | {metric.meaning} |" for metric in metrics.values()]
+    return ["| name | unit | meaning |\n|---|---|---|", *rows]
+
+
+if __name__ == "__main__":
+    print(glossary(), end="")

@@ -1,0 +1,194 @@
+"""report.html: one file that shows a whole run, made from its run directory alone."""
+
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from esper.nissa import figures, seed_figures
+from esper.nissa.decisions import decisions, gate_totals
+from esper.nissa.history import RunHistory, read_run
+from esper.nissa.lives import seed_stories, segments
+from esper.nissa.outcomes import seed_groups
+from esper.nissa.palette import STAGE_LOOKS, THEME, stage_look
+from esper.nissa.statistics import Interval, mean_interval, paired_difference
+from esper.nissa.text import compact, duration, signed
+from esper.nissa.tracker import DiagnosticTracker, seeds_of_record
+
+REPORT_FILE = "report.html"
+
+
+def write_report(run_dir: Path | str) -> Path:
+    """Write report.html into a run directory, finished or not, and return its path.
+
+    Raises:
+        RunError: the folder holds nothing that a run writes.
+    """
+    run_dir = Path(run_dir)
+    page = render(read_run(run_dir))
+    path = run_dir / REPORT_FILE
+    partial = path.with_name(f".{REPORT_FILE}.{os.getpid()}")
+    try:
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def render(history: RunHistory) -> str:
+    """The page as text. Everything that comes from the run is escaped by the template."""
+    from jinja2 import Environment
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"compact": compact, "signed": signed}
+    template = environment.from_string(resources.files("esper.nissa").joinpath("report.html.j2").read_text("utf-8"))
+    lives = {(member, slot): segments(history, member, slot) for member in history.grown for slot in history.slots}
+    stories = seed_stories(history.events)
+    scores = final_scores(history)
+    sizes = history.series(history.grown, "parameter_count")  # [M, T]
+    last_rows = history.records[-1]["members"] if history.records else []
+    return template.render(
+        history=history,
+        run=history.run,
+        facts=_facts(history),
+        scores=scores,
+        lives=lives,
+        sizes=[float(sizes[:, 0].mean()), float(sizes[:, -1].mean())] if sizes.size else [0.0, 0.0],
+        last_accuracy={row["member"]: row.get("val_accuracy") for row in last_rows},
+        looks=STAGE_LOOKS,
+        stage_look=stage_look,
+        theme=THEME,
+        blueprints=seed_figures.blueprint_colours(lives),
+        pictures=_pictures(history, lives, scores),
+        troubles=_troubles(history),
+        stories=stories,
+        groups=seed_groups(stories, history.slots),
+        gates=gate_totals(history.events),
+        decisions=decisions(history.events),
+        diagnostics=_diagnostics(history),
+    )
+
+
+@dataclass(slots=True)
+class Scores:
+    """The accuracies that a run is judged by, member by member, and their intervals (percent and points)."""
+
+    what: str  # "test accuracy", or the last validation accuracy of a run that has not been tested
+    labels: list[str]
+    grown: list[float | None]
+    twin: list[float | None] | None
+    grown_mean: Interval
+    twin_mean: Interval | None
+    difference: Interval | None
+
+
+def final_scores(history: RunHistory) -> Scores | None:
+    """Test accuracies of the run's summary; without one, validation accuracies of the last epoch recorded."""
+    summary = history.run.get("summary") or {}
+    if summary.get("grown", {}).get("test_accuracy"):
+        what = "test accuracy"
+        grown = summary["grown"]["test_accuracy"]
+        twin = (summary.get("twin") or {}).get("test_accuracy") or None
+    elif history.records:
+        what = f"validation accuracy, epoch {history.epochs[-1]}"
+        last = {row["member"]: row.get("val_accuracy") for row in history.records[-1]["members"]}
+        grown = [last[member] for member in history.grown]
+        twin = [last.get(history.twins[member]) for member in history.grown if member in history.twins] or None
+    else:
+        return None
+    is_paired = twin is not None and len(twin) == len(grown)
+    return Scores(
+        what=what,
+        labels=[str(member) for member in history.grown] or [str(index) for index in range(len(grown))],
+        grown=grown,
+        twin=twin,
+        grown_mean=mean_interval(grown),
+        twin_mean=mean_interval(twin) if twin else None,
+        difference=paired_difference(grown, twin) if is_paired and twin is not None else None,
+    )
+
+
+def _pictures(history: RunHistory, lives: seed_figures.Lives, scores: Scores | None) -> dict[str, str]:
+    """SVG by name; a picture that would show nothing is not there."""
+    if len(history.records) < 2:  # the untrained host alone is a point, no curve
+        return {}
+    found = {"accuracy": figures.accuracy(history)}
+    if scores and (picture := _pairs(scores)):
+        found["pairs"] = picture
+    has_seeds = any(lives.values())
+    if history.twins:
+        found["difference"] = figures.difference(history, 530 if has_seeds else 1100)
+    if has_seeds:
+        found["occupancy"] = seed_figures.occupancy(history, lives, 530 if history.twins else 1100)
+        found["contribution"] = seed_figures.contribution(history, lives)
+        found["alpha"] = seed_figures.alpha(history, lives)
+    found["parameters"] = figures.size(history, "parameter_count", "parameters")
+    found["flops"] = figures.size(history, "flops_per_sample", "FLOPs a sample, forward")
+    found["throughput"] = figures.throughput(history)
+    found["time"] = figures.time_shares(history)
+    return found
+
+
+def _pairs(scores: Scores) -> str:
+    """The picture of members beside their twins, those left out for which something was not measured."""
+    twins = scores.twin if scores.difference and scores.twin else scores.grown
+    rows = [
+        (label, mine, other)
+        for label, mine, other in zip(scores.labels, scores.grown, twins, strict=False)
+        if mine is not None and other is not None
+    ]
+    if not rows:
+        return ""
+    labels, grown, twin = [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
+    return figures.pairs(labels, grown, twin if scores.difference else None, scores.what + ", %")
+
+
+def _facts(history: RunHistory) -> dict[str, str]:
+    """The line under the title."""
+    config = _config(history.config_text)
+    facts = {group: _option(config, group) for group in ("policy", "task", "host")}
+    twins = f" + {len(history.twins)} static twins" if history.twins else ""
+    facts["members"] = f"{len(history.grown)}{twins}" if history.grown else ""
+    last = int(history.epochs[-1]) if history.records else 0
+    facts["epochs"] = f"{last}" if last == history.max_epochs else f"{last} of {history.max_epochs}"
+    facts["seed"] = str(history.run.get("seed", ""))
+    facts["started"] = str(history.run.get("started_at") or "")[:16].replace("T", " ")
+    facts["took"] = _duration(history.run)
+    return {name: value for name, value in facts.items() if value}
+
+
+def _config(text: str) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _option(config: dict[str, Any], group: str) -> str:
+    value = config.get(group, "")
+    return str(value.get("name", "")) if isinstance(value, dict) else str(value)
+
+
+def _duration(run: dict[str, Any]) -> str:
+    """Time spent running, by run.json; a resumed run does not count the time between."""
+    seconds = run.get("wall_s") or (run.get("summary") or {}).get("wall_s")
+    return duration(seconds) if seconds else ""
+
+
+def _troubles(history: RunHistory) -> list[dict[str, Any]]:
+    """Rollbacks, retirements and refused actions."""
+    kinds = {"governor_rollback": "rolled back", "member_retired": "retired", "action_refused": "refused"}
+    return [event | {"kind": kinds[event["type"]]} for event in history.events if event.get("type") in kinds]
+
+
+def _diagnostics(history: RunHistory) -> list[str]:
+    tracker = DiagnosticTracker()
+    for record in history.records:
+        for telemetry, loss in seeds_of_record(record):
+            tracker.record(telemetry, loss)
+    return tracker.diagnostics()

@@ -1,0 +1,90 @@
+"""Means over members and how sure they are: Student's t, at 95% unless said otherwise."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from esper.errors import EsperError
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean of n values. `low` and `high` are None below two values: one value says nothing about its spread."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as written to the summary in run.json."""
+        return {"mean": self.mean, "low": self.low, "high": self.high, "n": self.n}
+
+    def text(self, decimals: int = 1, unit: str = "", signed: bool = False) -> str:
+        """For people: "78.4% [76.9, 79.9]", "78.4% (n=1, no interval)", or a dash for nothing measured."""
+        if self.mean is None:
+            return "-"
+        sign = "+" if signed else ""
+        mean = f"{self.mean:{sign}.{decimals}f}{unit}"
+        if self.low is None or self.high is None:
+            return f"{mean} (n={self.n}, no interval)"
+        return f"{mean} [{self.low:{sign}.{decimals}f}, {self.high:{sign}.{decimals}f}]"
+
+
+def mean_interval(values: Iterable[float | None], confidence: float = 0.95) -> Interval:
+    """Mean and t-interval of the values that were measured (None and NaN are left out and not counted in n)."""
+    measured = _measured(values)
+    measured = measured[np.isfinite(measured)]
+    if measured.size == 0:
+        return Interval(None, None, None, 0)
+    mean = float(measured.mean())
+    if measured.size == 1:
+        return Interval(mean, None, None, 1)
+    half = float(_t_quantile(measured.size - 1, confidence) * measured.std(ddof=1) / np.sqrt(measured.size))
+    return Interval(mean, mean - half, mean + half, int(measured.size))
+
+
+def paired_difference(
+    first: Sequence[float | None], second: Sequence[float | None], confidence: float = 0.95
+) -> Interval:
+    """Mean and t-interval of first[i] - second[i]; a pair with a value missing is left out.
+
+    Raises:
+        EsperError: the two have different lengths, so that they cannot be pairs.
+    """
+    if len(first) != len(second):
+        raise EsperError(
+            f"A paired difference takes two lists of the same length, got {len(first)} and {len(second)} values."
+        )
+    return mean_interval((_measured(first) - _measured(second)).tolist(), confidence)
+
+
+def mean_band(values: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, lower and upper bound over members, epoch by epoch.
+
+    Args:
+        values: [M, T]; NaN where nothing was measured.
+
+    Returns:
+        three [T] arrays; a bound is NaN where fewer than two members were measured, the mean where none was.
+    """
+    known = np.isfinite(values)
+    n = known.sum(axis=0)  # [T]
+    filled = np.where(known, values, 0.0)
+    mean = np.where(n > 0, filled.sum(axis=0) / np.maximum(n, 1), np.nan)
+    squares = (np.where(known, values - mean, 0.0) ** 2).sum(axis=0)
+    spread = np.sqrt(squares / np.maximum(n - 1, 1) / np.maximum(n, 1))
+    half = np.where(n > 1, _t_quantile(np.maximum(n - 1, 1), confidence) * spread, np.nan)
+    return mean, mean - half, mean + half
+
+
+def _measured(values: Iterable[float | None]) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in values], dtype=float)
+
+
+def _t_quantile(degrees_of_freedom: Any, confidence: float) -> Any:
+    from scipy.special import stdtrit  # scipy.stats would take a second to import for the same number
+
+    return stdtrit(degrees_of_freedom, 0.5 + confidence / 2)

@@ -1,0 +1,95 @@
+import json
+import math
+import resource
+from pathlib import Path
+
+import pytest
+
+from esper.leyline import TelemetryEvent, TelemetryEventType
+from esper.nissa import EventHub, JsonlSink, cut_back, read_jsonl
+
+
+def event(epoch: int) -> TelemetryEvent:
+    return TelemetryEvent(TelemetryEventType.CULLED, epoch, 1, "early", "s", "weil's nötig war")
+
+
+def test_a_line_is_in_the_file_when_the_call_returns(tmp_path: Path) -> None:
+    sink = JsonlSink(tmp_path)
+    sink.epoch({"epoch": 0, "val": 1.5})
+    sink.event(event(0))
+    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
+        {"epoch": 0, "val": 1.5}
+    ]
+    assert json.loads((tmp_path / "events.jsonl").read_text()) == event(0).to_dict()
+
+
+def test_a_new_sink_appends(tmp_path: Path) -> None:
+    for epoch in range(2):
+        sink = JsonlSink(tmp_path)
+        sink.epoch({"epoch": epoch})
+        sink.close("interrupted")
+    assert read_jsonl(tmp_path / "metrics.jsonl") == ([{"epoch": 0}, {"epoch": 1}], 0)
+
+
+def test_nan_never_gets_into_the_file(tmp_path: Path) -> None:
+    sink = JsonlSink(tmp_path)
+    with pytest.raises(ValueError, match="JSON"):
+        sink.epoch({"epoch": 0, "loss": math.nan})
+    EventHub([sink]).epoch({"epoch": 0, "loss": math.nan})
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch":0,"loss":null}\n'
+
+
+def test_a_full_disk_propagates_through_the_hub(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    hub = EventHub([JsonlSink(tmp_path)])
+    with pytest.raises(OSError, match="No space left"):
+        hub.epoch({"epoch": 0})
+    hub.close("failed")
+
+
+def test_a_line_cut_short_by_a_full_disk_is_taken_back(tmp_path: Path) -> None:
+    sink = JsonlSink(tmp_path)
+    sink.epoch({"epoch": 0})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # a disk with room for half of the next line
+    try:
+        with pytest.raises(OSError, match="too large"):
+            sink.epoch({"epoch": 1, "text": "x" * 200})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch":0}\n'
+    sink.epoch({"epoch": 1})
+    assert read_jsonl(tmp_path / "metrics.jsonl") == ([{"epoch": 0}, {"epoch": 1}], 0)
+
+
+def test_reading_skips_and_counts_what_is_no_record(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"epoch":0}\n[1]\n\n\xff\xfe\n{"epoch":1}\n{"epo')
+    assert read_jsonl(path) == ([{"epoch": 0}, {"epoch": 1}], 3)
+    assert read_jsonl(tmp_path / "absent.jsonl") == ([], 0)
+
+
+def test_cut_back_keeps_what_the_checkpoint_knows(tmp_path: Path) -> None:
+    sink = JsonlSink(tmp_path)
+    for epoch in range(5):
+        sink.event(event(epoch))
+        sink.event(event(epoch))
+        sink.epoch({"epoch": epoch})
+    sink.close("interrupted")
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 2, "torn')
+    cut_back(tmp_path, 2)
+    assert [r["epoch"] for r in read_jsonl(tmp_path / "metrics.jsonl")[0]] == [0, 1, 2]
+    assert [r["epoch"] for r in read_jsonl(tmp_path / "events.jsonl")[0]] == [0, 0, 1, 1, 2, 2]
+    sink = JsonlSink(tmp_path)
+    sink.epoch({"epoch": 3})
+    assert [r["epoch"] for r in read_jsonl(tmp_path / "metrics.jsonl")[0]] == [0, 1, 2, 3]
+
+
+def test_cut_back_drops_a_torn_last_line_of_an_epoch_to_keep(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"epoch":0}\n{"epoch":1}')
+    cut_back(tmp_path, 7)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch":0}\n'
+    assert not (tmp_path / "events.jsonl").exists()

@@ -1,0 +1,200 @@
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from esper.errors import RunError
+from esper.nissa import write_report
+from esper.nissa.history import read_run
+from esper.nissa.palette import STAGE_LOOKS, THEME
+from esper.nissa.report import final_scores
+
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and collects what a reader would see."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.words: list[str] = []
+        self.source = path.read_text()
+        self.feed(self.source)
+        self.close()
+        assert self.open == [], f"left open: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("href", "src", "xlink:href", "srcset")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+@pytest.fixture(scope="module")
+def full_page(tmp_path_factory: pytest.TempPathFactory, write_a_run: Callable[..., Path]) -> Page:
+    return Page(write_report(write_a_run(tmp_path_factory.mktemp("full") / "run")))
+
+
+def test_the_page_is_one_offline_file(full_page: Page) -> None:
+    assert all(link.startswith("#") for link in full_page.links), "nothing is fetched"
+    assert not re.search(r"@import|@font-face|url\((?!#)", full_page.source)
+    assert "script" not in full_page.tags
+    assert len(full_page.source) < 1_500_000
+
+
+def test_references_inside_the_page_resolve_and_are_unambiguous(full_page: Page) -> None:
+    wanted = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', full_page.source))
+    definitions: dict[str, set[str]] = {}
+    for name, body in re.findall(r'id="([^"]+)"([^<]*(?:<[^<]*)?)', full_page.source):
+        definitions.setdefault(name, set()).add(body)
+    assert wanted and {first or second for first, second in wanted} <= set(definitions)
+    assert all(len(bodies) == 1 for bodies in definitions.values())
+
+
+def test_the_page_shows_what_a_run_is_judged_by(full_page: Page) -> None:
+    text = full_page.text
+    for heading in (
+        "Accuracy",
+        "Lives of the seeds",
+        "What each seed was worth",
+        "Size",
+        "Planted, culled, fossilised, and why",
+        "Gate decisions",
+        "Worth a look",
+        "Speed",
+        "resolved config",
+    ):
+        assert heading in text
+    for fact in ("policy heuristic", "host cnn", "8 + 8 static twins", "2 min 31 s", "patience_epochs: 3", "2.13.0"):
+        assert fact in text
+    for curve in ("validation accuracy, %", "grown minus twin", "FLOPs a sample", "alpha", "contribution, points"):
+        assert curve in text
+    assert full_page.tags.count("svg") == 10
+
+
+def test_headline_numbers_are_those_of_the_summary(
+    full_page: Page, write_a_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    history = read_run(write_a_run(tmp_path / "run"))
+    scores = final_scores(history)
+    assert scores is not None and scores.what == "test accuracy" and scores.difference is not None
+    test = history.run["summary"]["grown"]["test_accuracy"]
+    assert scores.grown_mean.mean == pytest.approx(sum(test) / 8)
+    assert f"{scores.grown_mean.mean:.1f}" in full_page.text
+    assert f"95%: {scores.difference.low:+.1f} to {scores.difference.high:+.1f} (n = 8)" in full_page.text
+
+
+def test_every_stage_of_a_life_is_a_bar(full_page: Page, write_a_run: Callable[..., Path], tmp_path: Path) -> None:
+    titles = re.findall(r'class="bar"[^>]*title="([^,"]+), epoch', full_page.source)
+    assert {look.label for look in STAGE_LOOKS.values()} - {"dormant"} == set(titles)
+    lefts = [float(x) for x in re.findall(r'class="bar" style="left:([\d.]+)%', full_page.source)]
+    assert min(lefts) >= 0 and max(lefts) < 100
+    assert "rolled back at epoch 9: training loss is not finite" in full_page.source
+
+
+def test_both_themes_colour_page_and_pictures(full_page: Page) -> None:
+    assert "prefers-color-scheme: dark" in full_page.source
+    pictures = "".join(re.findall(r"<svg.*?</svg>", full_page.source, flags=re.S))
+    assert "var(--grown)" in pictures and "var(--ink)" in pictures
+    assert not any(light in pictures for light, _ in THEME.values()), "no colour of the light theme is left fixed"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"members": 1, "rollback": None},
+        {"twins": False, "members": 3},
+        {"members": 32, "epochs": 6},
+        {"members": 2, "epochs": 1, "rollback": None},
+        {"members": 1, "epochs": 200},
+        {"members": 2, "events": False},
+        {"members": 2, "slots": ("a", "b", "c", "d")},
+    ],
+    ids=["one member", "no twins", "many members", "one epoch", "long", "no events", "four slots"],
+)
+def test_other_shapes_of_runs(make_run: Callable[..., Path], options: dict[str, object]) -> None:
+    page = Page(write_report(make_run(**options)))
+    assert "svg" in page.tags and "nan" not in page.text.lower().split()
+    if options.get("twins") is False:
+        assert "paired difference" not in page.text
+    if options["members"] == 1:
+        assert "one pair, no interval" in page.text
+
+
+def test_a_failed_run_shows_how_far_it_came(make_run: Callable[..., Path]) -> None:
+    page = Page(write_report(make_run(status="failed", last_epoch=9, members=3)))
+    assert "No space left on device" in page.text
+    assert "validation accuracy, epoch 9" in page.text and "9 of 25" in page.text
+
+
+@pytest.mark.parametrize("last_epoch", [0, None], ids=["untrained", "nothing recorded"])
+def test_a_run_that_has_hardly_begun(make_run: Callable[..., Path], last_epoch: int | None) -> None:
+    run_dir = make_run(status="running", members=2, last_epoch=0)
+    if last_epoch is None:
+        (run_dir / "metrics.jsonl").unlink()
+        (run_dir / "events.jsonl").unlink()
+        (run_dir / "config.yaml").unlink()
+    page = Page(write_report(run_dir))
+    assert "nothing to draw" in page.text and "svg" not in page.tags
+
+
+def test_names_cannot_inject_markup(make_run: Callable[..., Path]) -> None:
+    evil = "<script>alert(1)</script>"
+    run_dir = make_run(
+        members=1, epochs=14, name=f"{evil} $x^2$", slots=(evil, "b&b"), slot_extra={"blueprint": f'"{evil}'}
+    )
+    config = run_dir / "config.yaml"
+    config.write_text(config.read_text() + f"\nnote: '</pre>{evil}'\n")
+    events = run_dir / "events.jsonl"
+    events.write_text(events.read_text().replace("G1 passed", f"'{evil}"))
+    page = Page(write_report(run_dir))
+    assert "script" not in page.tags
+    assert "alert(1)" in page.text and "$x^2$" in page.text
+
+
+def test_the_report_can_be_written_again(make_run: Callable[..., Path]) -> None:
+    run_dir = make_run(members=1, epochs=3, rollback=None)
+    first = write_report(run_dir).read_text()
+    assert write_report(run_dir).read_text() == first, "same files, same page"
+    assert [path.name for path in run_dir.glob("*report*")] == ["report.html"]
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not a run directory"):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_matplotlib_comes_late_and_without_pyplot(make_run: Callable[..., Path]) -> None:
+    code = f"""
+import sys
+import esper.nissa
+heavy = [name for name in ("torch", "matplotlib", "rich", "scipy", "numpy", "jinja2") if name in sys.modules]
+assert not heavy, heavy
+esper.nissa.write_report({str(make_run(members=1, epochs=3, rollback=None))!r})
+assert "matplotlib.pyplot" not in sys.modules and "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

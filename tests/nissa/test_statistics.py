@@ -1,0 +1,67 @@
+import math
+
+import numpy as np
+import pytest
+
+from esper.errors import EsperError
+from esper.nissa.statistics import mean_band, mean_interval, paired_difference
+
+
+def test_interval_of_three_values_by_hand() -> None:
+    # mean 2, sample deviation 1, t(2 degrees of freedom, 97.5%) = 4.302653: half width 4.302653 / sqrt(3)
+    interval = mean_interval([1.0, 2.0, 3.0])
+    assert interval.n == 3
+    assert interval.mean == pytest.approx(2.0)
+    assert interval.low == pytest.approx(2 - 2.484138, abs=1e-6)
+    assert interval.high == pytest.approx(2 + 2.484138, abs=1e-6)
+
+
+def test_interval_of_two_values_at_ninety_percent_by_hand() -> None:
+    # t(1, 95%) = 6.313752, deviation sqrt(2), half width 6.313752 * sqrt(2) / sqrt(2)
+    interval = mean_interval([10.0, 12.0], confidence=0.9)
+    assert interval.high == pytest.approx(11 + 6.313752, abs=1e-6)
+
+
+def test_paired_difference_is_that_of_the_pairs() -> None:
+    difference = paired_difference([3.0, 5.0, 9.0], [1.0, 2.0, 5.0])  # 2, 3, 4
+    assert difference.mean == pytest.approx(3.0)
+    assert difference.low == pytest.approx(3 - 2.484138, abs=1e-6)
+
+
+def test_pairing_removes_what_members_share() -> None:
+    assert paired_difference([60.0, 70.0, 80.0], [59.0, 69.0, 79.0]).high == pytest.approx(1.0)
+
+
+def test_one_value_has_no_interval() -> None:
+    interval = mean_interval([71.5])
+    assert interval.to_dict() == {"mean": 71.5, "low": None, "high": None, "n": 1}
+    assert interval.text(unit="%") == "71.5% (n=1, no interval)"
+
+
+def test_nothing_measured_has_no_mean() -> None:
+    assert mean_interval([None, math.nan]).to_dict() == {"mean": None, "low": None, "high": None, "n": 0}
+    assert mean_interval([]).text() == "-"
+
+
+def test_missing_values_leave_their_pair_out() -> None:
+    assert paired_difference([3.0, None, 9.0, 4.0], [1.0, 2.0, math.nan, 1.0]).to_dict()["n"] == 2
+
+
+def test_lists_that_are_no_pairs_are_refused() -> None:
+    with pytest.raises(EsperError, match="3 and 1"):
+        paired_difference([1.0, 2.0, 3.0], [1.0])
+
+
+def test_text_of_an_interval() -> None:
+    interval = mean_interval([1.0, 2.0, 3.0])
+    assert interval.text(unit="%") == "2.0% [-0.5, 4.5]"
+    assert interval.text(signed=True) == "+2.0 [-0.5, +4.5]"
+
+
+def test_band_is_the_interval_epoch_by_epoch() -> None:
+    values = np.array([[1.0, 5.0, np.nan, np.nan], [2.0, np.nan, np.nan, 3.0], [3.0, 7.0, np.nan, np.nan]])
+    mean, low, high = mean_band(values)
+    for epoch in range(4):
+        interval = mean_interval(values[:, epoch])
+        expected = [np.nan if x is None else x for x in (interval.mean, interval.low, interval.high)]
+        np.testing.assert_allclose([mean[epoch], low[epoch], high[epoch]], expected, rtol=1e-12)
