@@ -1,0 +1,40 @@
+"""What every policy's settings share: a name, and checks that name the key to mend."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from esper.errors import BlueprintError, ConfigError
+
+Catalogue = Sequence[tuple[str, int]]  # what may be planted in this host: (blueprint, parameters)
+BLENDS = ("linear", "sigmoid", "gated")
+
+
+@dataclass(kw_only=True)
+class PolicySettings:
+    """name: the policy these settings belong to."""
+
+    name: str = ""
+
+
+def check_within(key: str, value: float, low: float, high: float) -> None:
+    """Raise ConfigError unless low <= value <= high."""
+    if not low <= value <= high:
+        raise ConfigError(f"policy.{key}={value}: expected a value from {low:g} to {high:g}")
+
+
+def check_blend(key: str, value: str) -> None:
+    """Raise ConfigError unless the value names a blend algorithm."""
+    if value not in BLENDS:
+        raise ConfigError(f"policy.{key}={value}: expected one of {', '.join(BLENDS)}")
+
+
+def check_in_catalogue(key: str, blueprint: str, catalogue: Catalogue) -> None:
+    """Raise BlueprintError, with the nearest match, unless the catalogue has the blueprint."""
+    known = [name for name, _ in catalogue]
+    if blueprint not in known:
+        near = get_close_matches(blueprint, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise BlueprintError(
+            f"policy.{key}: {blueprint!r} cannot be planted in this host{hint}\n  known here: {', '.join(known)}"
+        )

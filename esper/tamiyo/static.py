@@ -1,0 +1,30 @@
+"""No growth: what the hosts reach on their own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from esper.leyline import WAIT, Action, EpochReport
+from esper.tamiyo.settings import PolicySettings
+
+
+@dataclass(kw_only=True)
+class StaticPolicyConfig(PolicySettings):
+    """Nothing to set."""
+
+    name: str = "static"
+
+
+class StaticController:
+    """Always waits."""
+
+    def act(self, reports: Sequence[EpochReport]) -> list[Action]:
+        """One wait a report."""
+        return [WAIT] * len(reports)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty: nothing is remembered."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""

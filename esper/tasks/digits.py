@@ -1,0 +1,69 @@
+"""Handwritten digits that come with scikit-learn: nothing is downloaded."""
+
+import torch
+from torch import Tensor
+
+from esper.errors import TaskError
+from esper.tasks.distortion import distort
+from esper.tasks.settings import DigitsSettings
+from esper.tasks.splits import stratified_splits
+from esper.tasks.task import Task, named_generator, register_task
+
+SOURCE_SIZE = 8
+FULL_INK = 16.0
+
+
+def load_digits() -> tuple[Tensor, Tensor]:
+    """Images [1797, 1, 8, 8] float32 from 0 (paper) to 1 (ink), labels [1797] int64."""
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        raise TaskError(f"task=digits needs scikit-learn ({error}); run: pip install scikit-learn") from error
+    bunch = datasets.load_digits()
+    images = torch.tensor(bunch.images, dtype=torch.float32).unsqueeze(1) / FULL_INK
+    return images, torch.tensor(bunch.target, dtype=torch.int64)
+
+
+@register_task("digits")
+def build_digits(settings: DigitsSettings, device: torch.device, dtype: torch.dtype, split_seed: int) -> Task:
+    """The digits as a task: upsampled and distorted anew each epoch, or plain 8x8 with `distortion=none`."""
+    images, labels = load_digits()
+    splits = stratified_splits(
+        labels, settings.val_fraction, settings.test_fraction, named_generator(split_seed, "digits/splits")
+    )
+    images, labels = images.to(device), labels.to(device)
+    train_x = images[splits.train]
+    strength = settings.strength()
+    if strength is None:
+        size, copies = SOURCE_SIZE, 1
+        spread, mean = torch.std_mean(train_x)
+        train_x = train_x.sub(mean).div(spread).to(dtype)
+
+        def evaluation(index: Tensor, stream: str) -> Tensor:
+            return images[index].sub(mean).div(spread).to(dtype)
+
+        augment = None
+    else:
+        size, copies = settings.image_size, settings.val_copies
+        sample = distort(train_x, strength, size, named_generator(split_seed, "digits/statistics"))
+        spread, mean = torch.std_mean(sample)
+
+        def augment(source: Tensor, generator: torch.Generator) -> Tensor:
+            return distort(source, strength, size, generator).sub_(mean).div_(spread).to(dtype)
+
+        def evaluation(index: Tensor, stream: str) -> Tensor:
+            return augment(images[index].repeat(copies, 1, 1, 1), named_generator(split_seed, stream))
+
+    return Task(
+        name="digits",
+        topology="cnn",
+        num_classes=10,
+        input_shape=(1, size, size),
+        train_x=train_x,
+        train_y=labels[splits.train],
+        val_x=evaluation(splits.val, "digits/validation"),
+        val_y=labels[splits.val].repeat(copies),
+        test_x=evaluation(splits.test, "digits/test"),
+        test_y=labels[splits.test].repeat(copies),
+        augment=augment,
+    )

@@ -1,0 +1,132 @@
+"""What a task can be told: plain dataclasses, free of torch, that check their own values."""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from esper.errors import ConfigError
+
+CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistortionStrength:
+    """How far an image may be moved: each value is drawn anew per image, evenly within these bounds.
+
+    rotation_degrees: at most so far either way. scale_range: smallest and largest magnification. shift_pixels: at most
+    so far along each axis, in pixels of the distorted image. noise_std: of the Gaussian noise, where the ink's full
+    strength is 1.
+    """
+
+    rotation_degrees: float
+    scale_range: tuple[float, float]
+    shift_pixels: float
+    noise_std: float
+
+
+PRESETS: dict[str, DistortionStrength] = {
+    "mild": DistortionStrength(rotation_degrees=15.0, scale_range=(0.9, 1.1), shift_pixels=1.0, noise_std=0.1),
+    "default": DistortionStrength(rotation_degrees=30.0, scale_range=(0.8, 1.2), shift_pixels=2.0, noise_std=0.15),
+}
+
+
+def _choice(key: str, value: str, allowed: list[str]) -> None:
+    if value not in allowed:
+        near = get_close_matches(value, allowed, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{key}={value!r}: expected one of {', '.join(allowed)}.{hint}")
+
+
+def _within(key: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{key}={value}: expected a value from {low:g} to {high:g}.")
+
+
+@dataclass(kw_only=True)
+class TaskSettings:
+    """What every task takes.
+
+    name: chooses the builder. split_seed: fixes which example falls into which split; None follows the run's seed.
+    """
+
+    name: str = ""
+    split_seed: int | None = 0
+
+
+@dataclass(kw_only=True)
+class DigitsSettings(TaskSettings):
+    """scikit-learn's 1,797 handwritten digits, 8x8 pixels, bundled with the library.
+
+    distortion: "none" leaves the 8x8 images as they are; "mild" and "default" upsample to `image_size` and distort
+    anew every epoch. The four fields from `rotation_degrees` on replace single values of the chosen strength.
+    val_copies: fixed distortions of each validation and test example (one where there is no distortion).
+    """
+
+    name: str = "digits"
+    distortion: str = "default"
+    image_size: int = 16
+    rotation_degrees: float | None = None
+    scale_range: list[float] | None = None
+    shift_pixels: float | None = None
+    noise_std: float | None = None
+    val_fraction: float = 0.2
+    test_fraction: float = 0.195  # leaves 1,088 for training: 17 whole batches of 64
+    val_copies: int = 4
+
+    def __post_init__(self) -> None:
+        _choice("task.distortion", self.distortion, [*PRESETS, "none"])
+        replaced = [key for key in DistortionStrength.__dataclass_fields__ if getattr(self, key) is not None]
+        if self.distortion == "none" and replaced:
+            raise ConfigError(f"task.{replaced[0]} has no effect with task.distortion=none; drop one of the two.")
+        _within("task.image_size", self.image_size, 8, 256)
+        _within("task.val_copies", self.val_copies, 1, 64)
+        _within("task.rotation_degrees", self.rotation_degrees or 0.0, 0.0, 180.0)
+        _within("task.shift_pixels", self.shift_pixels or 0.0, 0.0, self.image_size)
+        _within("task.noise_std", self.noise_std or 0.0, 0.0, 10.0)
+        if self.scale_range is not None and not (
+            len(self.scale_range) == 2 and 0.1 <= self.scale_range[0] <= self.scale_range[1] <= 10.0
+        ):
+            raise ConfigError(f"task.scale_range={self.scale_range}: expected [smallest,largest] from 0.1 to 10.")
+        _within("task.val_fraction", self.val_fraction, 0.01, 0.9)
+        _within("task.test_fraction", self.test_fraction, 0.01, 0.9)
+        if self.val_fraction + self.test_fraction > 0.95:
+            raise ConfigError(
+                f"task.val_fraction + task.test_fraction = {self.val_fraction + self.test_fraction:g}: "
+                "expected at most 0.95, so that something is left to train on."
+            )
+
+    def strength(self) -> DistortionStrength | None:
+        """The distortion asked for, or None for plain images."""
+        if self.distortion == "none":
+            return None
+        preset = PRESETS[self.distortion]
+        low, high = self.scale_range or preset.scale_range
+        return DistortionStrength(
+            rotation_degrees=preset.rotation_degrees if self.rotation_degrees is None else self.rotation_degrees,
+            scale_range=(low, high),
+            shift_pixels=preset.shift_pixels if self.shift_pixels is None else self.shift_pixels,
+            noise_std=preset.noise_std if self.noise_std is None else self.noise_std,
+        )
+
+
+@dataclass(kw_only=True)
+class Cifar10Settings(TaskSettings):
+    """CIFAR-10 (Krizhevsky 2009), the binary version: 50,000 + 10,000 colour images, 32x32 pixels.
+
+    distortion: "default" shifts by up to `shift_pixels` and mirrors anew every epoch, "none" does neither.
+    val_fraction: share of the 50,000 kept out of training; the 10,000 are the test split.
+    data_dir: where the archive is kept. url, md5: where it is fetched from at first use, and what it must be.
+    """
+
+    name: str = "cifar10"
+    distortion: str = "default"
+    shift_pixels: int = 4
+    val_fraction: float = 0.1
+    data_dir: str = "~/.cache/esper"
+    url: str = CIFAR10_URL
+    md5: str = CIFAR10_MD5
+
+    def __post_init__(self) -> None:
+        _choice("task.distortion", self.distortion, ["default", "none"])
+        _within("task.shift_pixels", self.shift_pixels, 0, 31)
+        _within("task.val_fraction", self.val_fraction, 0.01, 0.9)
