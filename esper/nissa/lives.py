@@ -8,8 +8,10 @@ from typing import Any
 from esper.leyline import SeedStage, is_failure_stage
 from esper.nissa.history import RunHistory
 
-# Into these a seed goes at the start of an epoch, when the controller acts; into all others at its end, by itself.
-_ENTERED_AT_START = frozenset({SeedStage.GERMINATED, SeedStage.BLENDING, SeedStage.FOSSILIZED, SeedStage.CULLED})
+# Into these a seed may go at the start of an epoch, when the controller acts; into all others at its end, by itself.
+_ENTERED_AT_START = frozenset(
+    {SeedStage.GERMINATED, SeedStage.TRAINING, SeedStage.BLENDING, SeedStage.FOSSILIZED, SeedStage.CULLED}
+)
 _EVENT_STAGES = {
     "germinated": SeedStage.GERMINATED,
     "fossilized": SeedStage.FOSSILIZED,

@@ -36,10 +36,19 @@ def two_threads():
 )
 def test_the_fastest_way_is_taken(monkeypatch, seconds, kind, threads):
     times = iter(seconds)  # fused on one thread and on two, then sequential
-    monkeypatch.setattr(choice, "_seconds", lambda step: next(times))
+    monkeypatch.setattr(choice, "_seconds", lambda step, enough_s: next(times))
     population, reason = choose()
     assert (population.engine.kind, torch.get_num_threads()) == (kind, threads)
     assert f"{kind}, {threads} threads: 1000.00 ms a step" in reason
+
+
+def test_a_hopeless_way_is_tried_once(monkeypatch):
+    clock = iter([0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 10.0, 15.0])
+    monkeypatch.setattr(choice.time, "perf_counter", lambda: next(clock))
+    tried = []
+    assert choice._seconds(lambda: tried.append("hopeful"), 4.0) == 1.0
+    assert choice._seconds(lambda: tried.append("hopeless"), 4.0) == 5.0
+    assert tried == ["hopeful"] * 4 + ["hopeless"]
 
 
 def test_threads_that_were_asked_for_stay():

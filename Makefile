@@ -1,0 +1,44 @@
+# `make run` and `make test` need nothing but Python 3.11 or newer: the environment is built at first use.
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo '  Arguments pass through: make run ARGS="seed=3 policy=random", make test ARGS="-k config -x"'
+	@echo '  Another interpreter:    make run PYTHON=python3.12 VENV=.venv312'
+
+run: $(READY) ## Grow a population on handwritten digits (ARGS: overrides, see --help)
+	@$(BIN)/python -m esper.run $(ARGS)
+
+test: $(READY) ## Run the tests (ARGS: pytest's arguments)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY) ## Lint, formatting, types and the import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY) ## Measure the engine against plain PyTorch loops (ARGS: --json FILE, ...)
+	@$(BIN)/python -m benchmarks.population $(ARGS)
+
+clean: ## Remove caches and build leftovers; keep runs, data and the environment
+	rm -rf build dist *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "esper needs Python 3.11 or newer: make PYTHON=python3.12")'
+	@echo "Setting up $(VENV) (a few minutes at first use)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) torch
+	@$(PIP) -e '.[dev]'
+	@touch $@

@@ -1,0 +1,157 @@
+"""From a configuration to the parts of a run: registries build by name, and nothing else chooses what code runs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from esper.config.host import HostSchema
+from esper.config.root import RunSchema
+from esper.engine import native
+from esper.engine.choice import choose_engine
+from esper.engine.governor import Governor, GovernorConfig
+from esper.engine.growth import Growth
+from esper.engine.optimizer import OptimizerConfig
+from esper.engine.population import Population
+from esper.errors import ConfigError
+from esper.kasmina import BlueprintRegistry, CNNHost, GateConfig, MorphogeneticModel, QualityGates, SlotConfig
+from esper.kasmina.host import Host
+from esper.leyline import Controller, TaskConfig
+from esper.tamiyo import build_controller
+from esper.tasks import Task, build_task
+from esper.tasks.task import named_generator
+
+DEFAULT_THREADS = torch.get_num_threads()
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a run is made of; `engine` goes into run.json, `twin_of` is twin -> the grown member it shadows."""
+
+    growth: Growth
+    controller: Controller
+    engine: dict[str, Any]
+    twin_of: dict[int, int]
+
+
+def build(config: RunSchema, engine: dict[str, Any] | None = None) -> Parts:
+    """Load the data, make the population and its controller.
+
+    engine: the choice of an earlier part of the same run, which is then kept. Raises EsperError where the parts do not
+    fit: slots the host lacks, blueprints of another topology, data that is missing, no CUDA device.
+    """
+    device = pick_device(engine["device"] if engine else config.engine.device)
+    precision = pick_precision(config.engine.precision, device)
+    dtype = torch.float64 if precision is torch.float64 else torch.float32
+    task = build_task(config.task, device, dtype, config.seed)
+    grown = config.engine.members
+    copies = 2 if config.engine.twins else 1
+    models = [build_model(config, task, member, device, dtype) for _ in range(copies) for member in range(grown)]
+    catalogue = plantable(config, models[0].host.topology)
+    population, chosen = build_population(config, task, models, precision, engine)
+    growth = Growth(
+        population,
+        task,
+        QualityGates(GateConfig(**asdict(config.gates))),
+        Governor(GovernorConfig(**asdict(config.engine.governor))),
+        grown=grown,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        blueprints=[name for name, _ in catalogue],
+        seed=config.seed,
+    )
+    controller = build_controller(config.policy, catalogue, slots_by_depth(models[0]), config.seed)
+    return Parts(growth, controller, chosen, twin_of={member: member - grown for member in range(grown, len(models))})
+
+
+def build_population(
+    config: RunSchema,
+    task: Task,
+    models: Sequence[MorphogeneticModel],
+    precision: torch.dtype,
+    engine: dict[str, Any] | None,
+) -> tuple[Population, dict[str, Any]]:
+    """The members on an engine, and what was chosen; a run under way keeps the choice it began with."""
+    wanted = engine or {"kind": config.engine.kind, "threads": config.engine.threads}
+    torch.set_num_threads(wanted["threads"] or DEFAULT_THREADS)
+    x = task.epoch_inputs(1, named_generator(config.seed, "measure"))[: config.batch_size]
+    y = task.train_y[: config.batch_size]
+    optimizer = OptimizerConfig(**asdict(config.optimizer))
+    population, reason = choose_engine(models, optimizer, x, y, precision, wanted["kind"], wanted["threads"])
+    return population, engine or {
+        "kind": population.engine.kind,
+        "kernels": "native" if population.device.type == "cpu" and native.load()[0] is not None else "torch",
+        "reason": reason,
+        "device": population.device.type,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def build_model(
+    config: RunSchema, task: Task, member: int, device: torch.device, dtype: torch.dtype
+) -> MorphogeneticModel:
+    """One member; two of the same number start from the same weights."""
+    generator = named_generator(config.seed, f"host/{member}")
+    steps = -(-len(task.train_y) // config.batch_size)
+    slots = config.slots
+    return MorphogeneticModel(
+        host=HOSTS[config.host.name](config.host, task, generator).to(dtype),
+        device=device,
+        slots=slots.names,
+        task_config=TaskConfig(task.topology, slots.blending_epochs * steps, task.num_classes, config.epochs),
+        slot_config=SlotConfig(
+            blending_steps=slots.blending_epochs * steps,
+            cull_steps=slots.cull_epochs * steps,
+            embargo_epochs=slots.embargo_epochs,
+            isolate_gradients=slots.isolate_gradients,
+            max_ratio=slots.max_ratio,
+        ),
+    )
+
+
+def plantable(config: RunSchema, topology: str) -> list[tuple[str, int]]:
+    """(blueprint, parameters) of what may be planted, smallest first; parameters as the registry states them.
+
+    Raises BlueprintError on a name that the topology does not have.
+    """
+    specs = BlueprintRegistry.list_specs(topology)
+    names = config.blueprint.names
+    wanted = specs if names is None else [BlueprintRegistry.spec(topology, name) for name in names]
+    return [(spec.name, spec.param_estimate) for spec in specs if spec in wanted]
+
+
+def slots_by_depth(model: MorphogeneticModel) -> list[str]:
+    """The slots' names in the order in which the data meets them."""
+    depth = list(model.host.injection_points)
+    return sorted(model.slots, key=lambda name: depth.index(model.slot_positions[name]))
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one. Raises ConfigError when CUDA is asked for and there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("engine.device=cuda: torch finds no CUDA device here; use engine.device=auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """Raises ConfigError for bf16 on a CPU, where it is several times slower than float32."""
+    if name == "bf16" and device.type == "cpu":
+        raise ConfigError("engine.precision=bf16: needs a CUDA device, and there is none; use engine.precision=float32")
+    return PRECISIONS[name]
+
+
+def _cnn(host: Any, task: Task, generator: torch.Generator) -> Host:
+    return CNNHost(
+        num_classes=task.num_classes,
+        n_blocks=len(host.channels),
+        in_channels=task.input_shape[0],
+        channels=host.channels,
+        generator=generator,
+    )
+
+
+HOSTS: dict[str, Callable[[HostSchema, Task, torch.Generator], Host]] = {"cnn": _cnn}

@@ -1,0 +1,102 @@
+"""From overrides, or from a run's config.yaml, to a checked configuration."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from esper.config.checks import did_you_mean, one_of, spelled
+from esper.config.explain import explain
+from esper.config.root import RunSchema
+from esper.config.store import VARIANTS, conf_dir, register
+from esper.errors import ConfigError
+
+ON_RESUME = ("telemetry.console", "telemetry.report")
+
+
+def compose(overrides: Sequence[str] = (), config_name: str = "config", config_dir: str | None = None) -> RunSchema:
+    """The configuration that `python -m esper.run` would use with these overrides.
+
+    `config_dir`: a further folder of groups and options. Raises ConfigError.
+    """
+    register()
+    extra = [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"] if config_dir else []
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            composed = hydra_compose(config_name, overrides=[*overrides, *extra])
+        return finish(composed)
+    except Exception as error:  # whatever Hydra raises on bad input (ValueErrors included) is bad input
+        raise ConfigError(explain(error, overrides)) from error
+
+
+def finish(composed: DictConfig) -> RunSchema:
+    """Resolve interpolations, make the dataclasses and run their checks. Raises ConfigError or OmegaConf's errors."""
+    config = cast(RunSchema, OmegaConf.to_object(composed))
+    _refuse_strays(config, composed, "")
+    for group, variants in VARIANTS.items():
+        chosen = getattr(config, group)
+        if type(chosen) is not variants.get(chosen.name):
+            raise ConfigError(f"{group}.name={chosen.name}: choose it by its option, as in {group}={chosen.name}")
+    return config
+
+
+def to_plain(config: RunSchema) -> dict[str, Any]:
+    """Plain values, as in config.yaml and in a checkpoint."""
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(config)))
+
+
+def from_plain(values: Any, where: str) -> RunSchema:
+    """Check values that were read from `where` as strictly as a command line. Raises ConfigError."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: expected the keys of a run's configuration")
+    try:
+        base = OmegaConf.structured(RunSchema)
+        for field in fields(RunSchema):
+            if is_dataclass(field.type):
+                base[field.name] = OmegaConf.structured(field.type)
+        for group, variants in VARIANTS.items():
+            chosen = values.get(group)
+            name = chosen.get("name") if isinstance(chosen, dict) else None
+            one_of(f"{group}.name", str(name), variants)
+            base[group] = OmegaConf.structured(variants[str(name)])
+        return finish(cast(DictConfig, OmegaConf.merge(base, values)))
+    except (ConfigError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{where}: {explain(error, ())}") from error
+
+
+def read_config(path: Path, overrides: Sequence[str] = ()) -> RunSchema:
+    """A run's config.yaml. Of its keys, only what a run shows may be overridden. Raises ConfigError."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
+        raise ConfigError(f"{path}: cannot be read as YAML ({reason})") from error
+    config = from_plain(values, str(path))
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if key not in ON_RESUME or not equals:
+            raise ConfigError(
+                f"{spelled(override)}: a resumed run keeps its configuration\n  with resume= go only: "
+                + ", ".join(f"{key}=..." for key in ON_RESUME)
+            )
+        group, _, name = key.partition(".")
+        values[group][name] = yaml.safe_load(value) if name == "report" else value
+        config = from_plain(values, override)
+    return config
+
+
+def _refuse_strays(schema: object, composed: Any, prefix: str) -> None:
+    """`+key=value` can add keys that no schema knows; nothing would ever read them."""
+    known = [field.name for field in fields(cast(Any, schema))]
+    for key in cast(Iterable[Any], composed):
+        if key not in known:
+            raise ConfigError(f"{prefix}{key}: there is no such key{did_you_mean(str(key), known, prefix)}")
+        value = getattr(schema, key)
+        if is_dataclass(value):
+            _refuse_strays(value, composed[key], f"{prefix}{key}.")

@@ -1,0 +1,45 @@
+"""Group `engine`: how many hosts train at once, on what, and what is done when one goes wrong."""
+
+from dataclasses import dataclass
+
+from esper.config.checks import in_range, one_of, require
+from esper.errors import ConfigError
+
+
+@dataclass(kw_only=True)
+class GovernorSchema:
+    """When a member counts as gone wrong, and how often it may be put back."""
+
+    snapshot_every_epochs: int
+    explode_factor: float
+    collapse_points: float
+    max_rollbacks: int
+
+    def __post_init__(self) -> None:
+        in_range("engine.governor.snapshot_every_epochs", self.snapshot_every_epochs, 1, 10_000)
+        require(self.explode_factor > 1, "engine.governor.explode_factor", self.explode_factor, "more than 1")
+        in_range("engine.governor.collapse_points", self.collapse_points, 1, 100)
+        in_range("engine.governor.max_rollbacks", self.max_rollbacks, 0, 1000)
+
+
+@dataclass(kw_only=True)
+class EngineSchema:
+    """The population and the machine it trains on."""
+
+    kind: str
+    members: int
+    twins: bool
+    device: str
+    threads: int | None
+    precision: str
+    governor: GovernorSchema
+
+    def __post_init__(self) -> None:
+        one_of("engine.kind", self.kind, ("auto", "fused", "sequential"))
+        in_range("engine.members", self.members, 1, 4096)
+        one_of("engine.device", self.device, ("auto", "cpu", "cuda"))
+        if self.threads is not None:
+            in_range("engine.threads", self.threads, 1, 1024)
+        one_of("engine.precision", self.precision, ("float32", "float64", "bf16"))
+        if self.precision == "bf16" and self.device == "cpu":
+            raise ConfigError("engine.precision=bf16: slower than float32 on a CPU; use engine.device=cuda or float32")

@@ -1,0 +1,151 @@
+"""What Hydra and OmegaConf say of bad input, in one or two lines: the key, the value, what is allowed."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from esper.config.checks import did_you_mean, spelled
+from esper.config.store import groups
+from esper.errors import ConfigError
+
+EXPECTED = {"Integer": "a whole number", "Float": "a number", "bool": "true or false", "String": "text"}
+HOW_TO = "expected key=value, such as seed=3 or host=cnn"
+
+
+def explain(error: Exception, overrides: Sequence[str]) -> str:
+    """The message for an exception raised while composing `overrides`; at most two lines."""
+    lines = _message(error, overrides).split("\n")
+    lines = [" ".join(lines[:-1]), lines[-1]] if len(lines) > 2 else lines  # a value held a line break
+    return "\n".join("".join(c if c.isprintable() else " " for c in line).rstrip() for line in lines)
+
+
+def _message(error: Exception, overrides: Sequence[str]) -> str:
+    chain = (error, error.__cause__, error.__context__)
+    cause = next((link for link in chain if isinstance(link, OmegaConfBaseException)), error)
+    if isinstance(error, ConfigError):
+        return str(error)
+    if isinstance(error, OverrideParseException):
+        return f"{spelled(error.override) or '(empty)'}: cannot be read; {HOW_TO}"
+    for override in overrides:
+        if override.startswith("~") and not override.startswith("~hydra"):
+            return f"{spelled(override)}: a run needs every group and key; set it to what you want instead"
+        if override.startswith("="):
+            return f"{spelled(override)}: cannot be read; {HOW_TO}"
+    if isinstance(error, MissingConfigException):
+        return _unknown_option(error)
+    in_file = re.match(r"In '(.+?)': \w+ raised while composing", str(error))
+    if in_file:
+        return f"{in_file[1]}.yaml: {_of_cause(cause, ()) or _other(cause, ())}"
+    return _of_cause(cause, overrides) or _other(error, overrides)
+
+
+def _of_cause(cause: BaseException, overrides: Sequence[str]) -> str:
+    match cause:
+        case ConfigAttributeError() | ConfigKeyError():
+            return _unknown_key(cause, overrides)
+        case ValidationError():
+            return _wrong_type(cause, overrides)
+        case MissingMandatoryValue():
+            key = re.search(r"full_key: (\S+)", str(cause)) or re.search(r"value: (\S+)", str(cause))
+            return f"{_typed(key[1] if key else '', overrides) or 'the configuration'}: a value is missing"
+        case InterpolationResolutionError():
+            return f"{_typed(cause.full_key, overrides)}: {_first_line(cause)}"
+    return ""
+
+
+def _unknown_option(error: MissingConfigException) -> str:
+    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    if not group:
+        return f"{option or 'config'}: there is no such configuration file"
+    options = list(error.options or ())
+    message = f"{group}={spelled(option)}: there is no such option{did_you_mean(option, options, f'{group}=')}"
+    return f"{message}\n  {group} may be: {', '.join(options)}" if options else message
+
+
+def _unknown_key(cause: OmegaConfBaseException, overrides: Sequence[str]) -> str:
+    full_key = str(cause.full_key or cause.key)
+    parent, _, key = full_key.rpartition(".")
+    parent_node = cause.parent_node if isinstance(cause.parent_node, DictConfig) else DictConfig({})
+    siblings = [str(name) for name in parent_node if name != "hydra"] if parent_node else []
+    elsewhere = [dotted for dotted in _dotted_keys(parent_node) if dotted.rpartition(".")[2] == key]
+    if elsewhere and not did_you_mean(key, siblings):
+        hint = f"; did you mean {elsewhere[0]}?"
+    else:
+        hint = did_you_mean(key, siblings, f"{parent}." if parent else "")
+    message = f"{_typed(full_key, overrides)}: there is no such key{hint}"
+    if parent:
+        return f"{message}\n  {parent} has: {', '.join(siblings) or 'no keys'}"
+    keys = [name for name in siblings if name not in groups()]
+    return f"{message}\n  groups: {', '.join(groups())}; keys: {', '.join(keys)}"
+
+
+def _dotted_keys(node: DictConfig) -> list[str]:
+    """Every key of the configuration that this node is part of; none of Hydra's own."""
+    root = node._get_root()
+
+    def walk(container: DictConfig, prefix: str) -> list[str]:
+        found: list[str] = []
+        for key in map(str, container.keys()):
+            value = container._get_node(key)
+            if not (prefix == "" and key == "hydra"):
+                found += walk(value, f"{prefix}{key}.") if isinstance(value, DictConfig) else [f"{prefix}{key}"]
+        return found
+
+    return walk(root, "") if isinstance(root, DictConfig) else []
+
+
+def _wrong_type(cause: OmegaConfBaseException, overrides: Sequence[str]) -> str:
+    key, text = str(cause.full_key or ""), _first_line(cause)
+    wanted = re.search(r"(?:could not be converted to|is not a valid) (\w+)", text)
+    if wanted:
+        expected = f"expected {EXPECTED.get(wanted[1], wanted[1])}"
+    elif "not Optional" in text or "Incompatible value 'None'" in text:
+        expected = "null is not allowed here"
+    elif "ListConfig" in text:
+        expected = "expected a list, such as [1,2]"
+    elif "is not a subclass of" in text:
+        expected = f"this is a group of keys; set one of them: {key or 'group'}.KEY=VALUE"
+    else:
+        expected = text
+    return f"{_typed(key, overrides)}: {expected}" if key else expected
+
+
+def _other(error: BaseException, overrides: Sequence[str]) -> str:
+    text = _first_line(error)
+    known = groups()
+    for override in overrides:
+        group = override.lstrip("+").partition("=")[0]
+        if ("group override must be" in text or "more than once in the final" in text) and group in known:
+            return f"{spelled(override)}: expected one option\n  {group} may be: {', '.join(known[group])}"
+        if override.startswith("+") and ("append to config" in text or "Multiple values" in text):
+            return f"{spelled(override)}: it is there already; write it without the +"
+    if "Ambiguous value" in text or "requires --multirun" in text:
+        sweep = re.search(r"'(.*)'", text)
+        return f"{sweep[1] if sweep else 'this'}: several values need -m (one run each), or brackets for a list"
+    return text if " " in text else f"{spelled(' '.join(overrides))}: cannot be composed ({text})"
+
+
+def _typed(key: Any, overrides: Sequence[str]) -> str:
+    """The override that set this key, as it was typed; the bare key if it came from a file."""
+    bare = re.sub(r"\[\d+\]$", "", str(key))
+    for override in reversed(overrides):
+        typed = override.lstrip("+").partition("=")[0]
+        if typed == bare or typed.startswith(f"{bare}."):
+            return spelled(override)
+    return str(key)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if len(lines[0]) <= 160 else f"{lines[0][:157]}...") if lines else type(error).__name__

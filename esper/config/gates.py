@@ -1,0 +1,27 @@
+"""Group `gates`: what a seed must show before each step of its life."""
+
+from dataclasses import dataclass
+
+from esper.config.checks import in_range
+
+
+@dataclass(kw_only=True)
+class GatesSchema:
+    """Thresholds of the gates; improvement and contribution in points of validation accuracy."""
+
+    min_training_improvement: float
+    min_training_epochs: int
+    max_isolation_violations: int
+    min_gradient_ratio: float
+    min_blending_alpha: float
+    min_probation_epochs: int
+    min_contribution: float
+
+    def __post_init__(self) -> None:
+        in_range("gates.min_training_improvement", self.min_training_improvement, -100, 100)
+        in_range("gates.min_training_epochs", self.min_training_epochs, 0, 10_000)
+        in_range("gates.max_isolation_violations", self.max_isolation_violations, 0, 1_000_000)
+        in_range("gates.min_gradient_ratio", self.min_gradient_ratio, 0)
+        in_range("gates.min_blending_alpha", self.min_blending_alpha, 0, 1)
+        in_range("gates.min_probation_epochs", self.min_probation_epochs, 0, 10_000)
+        in_range("gates.min_contribution", self.min_contribution, -100, 100)

@@ -1,0 +1,49 @@
+"""The whole configuration of a run."""
+
+import re
+from dataclasses import dataclass
+
+from esper.config.blueprint import BlueprintSchema
+from esper.config.checkpoint import CheckpointSchema
+from esper.config.checks import in_range, require
+from esper.config.engine import EngineSchema
+from esper.config.gates import GatesSchema
+from esper.config.host import HostSchema
+from esper.config.optimizer import OptimizerSchema
+from esper.config.policy import PolicySettings
+from esper.config.slots import SlotsSchema
+from esper.config.task import TaskSettings
+from esper.config.telemetry import TelemetrySchema
+from esper.errors import ConfigError
+
+
+@dataclass(kw_only=True)
+class RunSchema:
+    """Values live in conf/; a field without a value there is an error."""
+
+    name: str
+    seed: int
+    epochs: int
+    batch_size: int
+    resume: str | None
+    task: TaskSettings
+    host: HostSchema
+    slots: SlotsSchema
+    blueprint: BlueprintSchema
+    gates: GatesSchema
+    policy: PolicySettings
+    optimizer: OptimizerSchema
+    engine: EngineSchema
+    checkpoint: CheckpointSchema
+    telemetry: TelemetrySchema
+
+    def __post_init__(self) -> None:
+        plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name)
+        require(
+            plain is not None, "name", self.name, "letters, digits, dots, dashes and underscores (it names a folder)"
+        )
+        in_range("seed", self.seed, 0, 2**31 - 1)
+        in_range("epochs", self.epochs, 1, 1_000_000)
+        in_range("batch_size", self.batch_size, 1, 1_000_000)
+        if self.resume is not None:
+            raise ConfigError(f"resume={self.resume}: belongs on the command line: python -m esper.run resume=RUN_DIR")

@@ -1,0 +1,42 @@
+"""Which schema stands behind which option, and where the options lie."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from esper.config.host import CNNHostSchema
+from esper.config.policy import POLICIES
+from esper.config.root import RunSchema
+from esper.config.run_id import new_run_id
+from esper.config.task import TASKS
+
+# Groups whose options differ in their keys: group -> name -> schema. All other groups have one schema (see RunSchema).
+VARIANTS: dict[str, Mapping[str, type]] = {
+    "host": {"cnn": CNNHostSchema},
+    "policy": POLICIES,
+    "task": TASKS,
+}
+
+
+def conf_dir() -> Path:
+    """The folder of YAML files: inside an installed package, or at the root of a clone."""
+    package = Path(__file__).resolve().parents[1]
+    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+
+
+def groups() -> dict[str, list[str]]:
+    """Each config group and its options, in alphabetical order."""
+    folders = (folder for folder in conf_dir().iterdir() if folder.is_dir())
+    return {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in sorted(folders)}
+
+
+def register() -> None:
+    """Make the schemas and the run-id resolver known to Hydra; safe to call again."""
+    store = ConfigStore.instance()
+    store.store(group="schema", name="run", node=RunSchema)
+    for group, variants in VARIANTS.items():
+        for name, schema in variants.items():
+            store.store(group=f"schema/{group}", name=name, node=schema)
+    OmegaConf.register_new_resolver("esper_run_id", new_run_id, use_cache=True, replace=True)

@@ -1,0 +1,17 @@
+"""Group `telemetry`: what a run writes and shows while it goes."""
+
+from dataclasses import dataclass
+
+from esper.config.checks import one_of
+
+
+@dataclass(kw_only=True)
+class TelemetrySchema:
+    """Which outputs are open."""
+
+    jsonl: bool
+    console: str
+    report: bool
+
+    def __post_init__(self) -> None:
+        one_of("telemetry.console", self.console, ("auto", "live", "plain", "off"))

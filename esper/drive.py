@@ -1,0 +1,208 @@
+"""One run, from its folder to its report."""
+
+import math
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from esper.build import build
+from esper.checkpoint import CheckpointManager
+from esper.config.composing import read_config, to_plain
+from esper.config.root import RunSchema
+from esper.errors import EsperError
+from esper.leyline import EpochReport, Sink, TelemetryEvent, TelemetryEventType
+from esper.nissa import EventHub, JsonlSink, RunTitle, console_sink, cut_back, print_summary, write_report
+from esper.records import EpochTimes, count_seeds, epoch_record, summarize
+from esper.rundir import CONFIG_FILE, RunDirectory
+from esper.stopping import StopRequest
+
+FAILED = 1
+
+
+def start(config: RunSchema, path: Path, overrides: list[str]) -> int:
+    """A new run in this folder. Returns the exit code; raises EsperError on bad input."""
+    with RunDirectory.create(path, to_plain(config), overrides) as folder:
+        return _see_through(folder, config, is_new=True)
+
+
+def resume(path: Path, overrides: list[str]) -> int:
+    """Continue the run in this folder. Returns the exit code; raises EsperError on bad input."""
+    with RunDirectory.reopen(path) as folder:
+        config = read_config(path / CONFIG_FILE, overrides)
+        if folder.record["status"] == "finished":
+            print(f"{path}: this run has finished, after epoch {folder.record['epoch']}")
+            return 0
+        return _see_through(folder, config, is_new=False)
+
+
+def _see_through(folder: RunDirectory, config: RunSchema, is_new: bool) -> int:
+    """Bring the run to whatever end, and let run.json, the terminal and the exit code say which."""
+    with StopRequest() as stop:
+        try:
+            is_done = Run(folder, config, is_new).drive(stop)
+        except KeyboardInterrupt:
+            is_done = False
+        except (EsperError, OSError) as error:
+            reason = _spelled(error)
+            folder.fail(reason)
+            if not isinstance(error, OSError) and not isinstance(error.__cause__, OSError):
+                raise  # bad input, which the command line answers
+            print(f"error: {reason}\n  to continue: python -m esper.run resume={folder.path}", file=sys.stderr)
+            return FAILED
+        except Exception as error:
+            folder.fail(f"{type(error).__name__}: {error}")
+            traceback.print_exc()
+            return FAILED
+        if is_done:
+            return 0
+        folder.finish("interrupted")
+        print(f"interrupted after epoch {folder.record['epoch']} of {config.epochs}; to continue:")
+        print(f"  python -m esper.run resume={folder.path}")
+        return 128 + (stop.signal or signal.SIGINT)
+
+
+class Run:
+    """A run that is under way: its parts, and the loop that they serve."""
+
+    def __init__(self, folder: RunDirectory, config: RunSchema, is_new: bool) -> None:
+        self.folder = folder
+        self.config = config
+        self.checkpoints = CheckpointManager(folder.path)
+        checkpoint = self.checkpoints.load_latest_agent() if not is_new and self.checkpoints.exists() else None
+        parts = build(config, folder.record["engine"])
+        self.growth, self.controller, self.twin_of = parts.growth, parts.controller, parts.twin_of
+        self.seeds: dict[str, int] = {}
+        self.saved_epoch = -1
+        if checkpoint:
+            for unsound in checkpoint.skipped:
+                print(f"skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", file=sys.stderr)
+            self.growth.load_state(dict(checkpoint.tensors), checkpoint.state["growth"])
+            self.controller.load_state_dict(checkpoint.state["controller"])
+            self.seeds = checkpoint.state["seeds"]
+            self.saved_epoch = self.growth.epoch
+        cut_back(folder.path, self.growth.epoch if checkpoint else -1)
+        folder.start(engine=parts.engine, epoch=self.growth.epoch)
+        self.hub = EventHub(self._sinks())
+        self._tell(TelemetryEventType.RUN_RESUMED if checkpoint else TelemetryEventType.RUN_STARTED)
+
+    def drive(self, stop: StopRequest) -> bool:
+        """Grow until the last epoch or until asked to stop; whether it is done."""
+        status = "failed"
+        try:
+            reports = self._first_reports()
+            while not self.growth.done and not stop:
+                started = time.perf_counter()
+                reports, events = self.growth.step(self.controller.act(reports))
+                self._record(reports, events, time.perf_counter() - started)
+                if self.growth.epoch % self.config.checkpoint.every_epochs == 0:
+                    self._save(reports)
+            if self.saved_epoch != self.growth.epoch:
+                self._save(reports)
+            summary = self._summary(reports) if self.growth.done else None
+            status = "finished" if self.growth.done else "interrupted"
+            if summary:
+                self._tell(TelemetryEventType.RUN_FINISHED)
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            self.hub.close(status)
+        if summary is None:
+            return False
+        self._conclude(summary)
+        return True
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that decides what comes next, for a checkpoint."""
+        tensors, growth = self.growth.state()
+        return tensors, {"growth": growth, "controller": self.controller.state_dict(), "seeds": self.seeds}
+
+    # ---- the parts of an epoch
+
+    def _first_reports(self) -> Sequence[EpochReport]:
+        """Those to decide the next epoch by; the untrained hosts' are recorded as epoch 0."""
+        started = time.perf_counter()
+        reports = self.growth.reports()
+        if self.saved_epoch < 0:
+            self._record(reports, [], time.perf_counter() - started)
+        return reports
+
+    def _record(self, reports: Sequence[EpochReport], events: Sequence[TelemetryEvent], wall_s: float) -> None:
+        for event in events:
+            self.hub.event(event)
+        self.seeds = count_seeds(events, self.seeds)
+        seconds = self.growth.seconds
+        times = EpochTimes(
+            wall_s=wall_s,
+            train_s=seconds.get("train", 0.0),
+            validation_s=seconds.get("validation", 0.0),
+            counterfactual_s=seconds.get("counterfactual", 0.0),
+            samples=len(reports) * len(self.growth.task.train_y) if self.growth.epoch else 0,
+            members=len(reports),
+        )
+        self.hub.epoch(epoch_record(reports, times, self.twin_of))
+        self.folder.beat(self.growth.epoch)
+
+    def _save(self, reports: Sequence[EpochReport]) -> None:
+        keep = self.config.checkpoint
+        grown = [report for report in reports if not report.is_twin]
+        self.checkpoints.save_checkpoint(
+            self,
+            self.growth.epoch,
+            kind="population",
+            metrics={name: _mean([getattr(report, name) for report in grown]) for name in ("val_accuracy", "val_loss")},
+            config=to_plain(self.config),
+            growth_log=self.growth.growth_log,
+            metadata={"engine": self.folder.record["engine"]},
+        )
+        self.saved_epoch = self.growth.epoch
+        self.checkpoints.prune(keep_last=keep.keep_last, keep_best=keep.keep_best)
+        self._tell(TelemetryEventType.CHECKPOINT_SAVED)
+
+    def _summary(self, reports: Sequence[EpochReport]) -> dict[str, Any]:
+        tested = self.growth.test().accuracy.tolist()
+        self.folder.update()
+        return summarize(reports, tested, self.twin_of, self.seeds, self.folder.record["wall_s"])
+
+    def _conclude(self, summary: dict[str, Any]) -> None:
+        self.folder.finish("finished", summary=summary)
+        report = self._report() if self.config.telemetry.report else None
+        if self.config.telemetry.console != "off":
+            print_summary(summary, self.folder.path, report)
+
+    def _report(self) -> Path | None:
+        try:
+            return write_report(self.folder.path)
+        except Exception as error:  # a picture that cannot be drawn must not cost a finished run
+            print(f"no report: {type(error).__name__}: {error}; the run itself is whole", file=sys.stderr)
+            return None
+
+    def _tell(self, kind: TelemetryEventType) -> None:
+        self.hub.event(TelemetryEvent(kind, epoch=self.growth.epoch))
+
+    def _sinks(self) -> list[Sink]:
+        config = self.config
+        sinks: list[Sink] = [JsonlSink(self.folder.path)] if config.telemetry.jsonl else []
+        title = RunTitle(config.name, config.policy.name, config.host.name, config.epochs)
+        console = console_sink(title, config.telemetry.console)
+        return sinks if console is None else [*sinks, console]
+
+
+def _spelled(error: Exception) -> str:
+    """An OSError in words, anything else as it says."""
+    if not isinstance(error, OSError):
+        return str(error)
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror or error}; what was saved earlier is intact"
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    """The mean of the finite ones, if there are any."""
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else None

@@ -1,0 +1,117 @@
+"""What a run writes down: an epoch's record for metrics.jsonl, and the summary at the end."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from esper.leyline import EpochReport, SeedStateReport, TelemetryEvent, TelemetryEventType
+from esper.nissa.hub import finite
+from esper.nissa.statistics import paired_difference
+
+SCHEMA_VERSION = 1
+SEED_EVENTS = {
+    TelemetryEventType.GERMINATED: "planted",
+    TelemetryEventType.CULLED: "culled",
+    TelemetryEventType.FOSSILIZED: "fossilized",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EpochTimes:
+    """Wall time of one epoch in seconds, and how many training samples all members saw together."""
+
+    wall_s: float
+    train_s: float
+    validation_s: float
+    counterfactual_s: float
+    samples: int
+    members: int
+
+
+def epoch_record(reports: Sequence[EpochReport], times: EpochTimes, twin_of: Mapping[int, int]) -> dict[str, Any]:
+    """One line of metrics.jsonl. twin_of: member -> the grown member whose twin it is."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "epoch": reports[0].epoch,
+        "wall_s": times.wall_s,
+        "train_s": times.train_s,
+        "validation_s": times.validation_s,
+        "counterfactual_s": times.counterfactual_s,
+        "samples_per_s": times.samples / times.train_s if times.train_s else None,
+        "host_epochs_per_s": times.members / times.wall_s if times.samples and times.wall_s else None,
+        "members": [_member(report, twin_of.get(report.member)) for report in reports],
+    }
+
+
+def _member(report: EpochReport, twin_of: int | None) -> dict[str, Any]:
+    return {
+        "member": report.member,
+        "is_twin": report.is_twin,
+        "twin_of": twin_of,
+        "train_loss": report.train_loss,
+        "train_accuracy": report.train_accuracy,
+        "val_loss": report.val_loss,
+        "val_accuracy": report.val_accuracy,
+        "parameter_count": report.parameter_count,
+        "flops_per_sample": report.flops_per_sample,
+        "rolled_back": report.rolled_back,
+        "retired": report.retired,
+        "slots": {name: _slot(slot) for name, slot in report.slots.items()},
+    }
+
+
+def _slot(slot: SeedStateReport) -> dict[str, Any]:
+    return {
+        "stage": slot.stage.name,
+        "stage_value": slot.stage.value,
+        "seed": slot.seed_id,
+        "blueprint": slot.blueprint_id,
+        "alpha": slot.alpha,
+        "epochs_in_stage": slot.epochs_in_stage,
+        "contribution": slot.contribution,
+        "contribution_loss": slot.contribution_loss,
+        "gradient_norm": slot.gradient_norm,
+        "gradient_norm_ratio": slot.gradient_norm_ratio,
+        "improvement": slot.improvement,
+    }
+
+
+def count_seeds(events: Sequence[TelemetryEvent], counts: Mapping[str, int]) -> dict[str, int]:
+    """Seeds planted, culled and fossilised so far, with these events counted in."""
+    fresh = Counter(SEED_EVENTS[event.event_type] for event in events if event.event_type in SEED_EVENTS)
+    return {name: counts.get(name, 0) + fresh[name] for name in SEED_EVENTS.values()}
+
+
+def summarize(
+    reports: Sequence[EpochReport],
+    test_accuracy: Sequence[float],
+    twin_of: Mapping[int, int],
+    seeds: Mapping[str, int],
+    wall_s: float,
+) -> dict[str, Any]:
+    """The summary in run.json: grown members, their twins, and the paired difference with its 95% interval.
+
+    test_accuracy [M]: percent, in the order of `reports`.
+    """
+    grown = [index for index, report in enumerate(reports) if report.member not in twin_of]
+    place = {report.member: index for index, report in enumerate(reports)}
+    twin_at = {place[original]: place[twin] for twin, original in twin_of.items()}
+    summary: dict[str, Any] = {"grown": _group(reports, test_accuracy, grown), "twin": None, "difference": None}
+    if twin_at:
+        twins = [twin_at[index] for index in grown]
+        summary["twin"] = _group(reports, test_accuracy, twins)
+        summary["difference"] = {
+            key: paired_difference(summary["grown"][key], summary["twin"][key]).to_dict()
+            for key in ("test_accuracy", "val_accuracy")
+        }
+    return finite(summary | {"seeds": dict(seeds), "wall_s": wall_s})
+
+
+def _group(reports: Sequence[EpochReport], test_accuracy: Sequence[float], indices: Sequence[int]) -> dict[str, Any]:
+    return {
+        "test_accuracy": [test_accuracy[index] for index in indices],
+        "val_accuracy": [reports[index].val_accuracy for index in indices],
+        "parameters": [reports[index].parameter_count for index in indices],
+        "flops_per_sample": [reports[index].flops_per_sample for index in indices],
+    }

@@ -1,0 +1,141 @@
+"""A run's folder: one owner at a time, its configuration, and run.json that says how it is going."""
+
+import contextlib
+import json
+import os
+import platform
+import socket
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+import yaml
+
+from esper import __version__
+from esper.checkpoint import RunLock
+from esper.checkpoint.atomic import write_atomic
+from esper.errors import EsperError, RunError
+
+CONFIG_FILE = "config.yaml"
+RUN_FILE = "run.json"
+SCHEMA_VERSION = 1
+BEAT_S = 1.0
+# Padded to a whole block, run.json can be rewritten in place when the disk is full, to say that the run failed.
+BLOCK_BYTES = 4096
+
+
+class RunDirectory:
+    """One run's folder, locked for as long as it is open; use as a context manager.
+
+    `record` is what run.json holds.
+    """
+
+    def __init__(self, path: Path, record: dict[str, Any], lock: RunLock) -> None:
+        self.path = path
+        self.record = record
+        self._lock = lock
+        self._last_beat = time.monotonic()
+
+    @classmethod
+    def create(cls, path: Path, config: dict[str, Any], overrides: list[str]) -> "RunDirectory":
+        """Claim a folder that holds no run yet; the run is "queued" from here on. Raises RunError."""
+        with contextlib.ExitStack() as on_error:
+            lock = on_error.enter_context(RunLock(path))
+            if (path / RUN_FILE).exists():
+                raise RunError(f"{path} already holds a run\n  to continue it: python -m esper.run resume={path}")
+            text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+            write_atomic(path / CONFIG_FILE, f"# The whole configuration of this run, resolved.\n{text}".encode())
+            record = {
+                "schema": SCHEMA_VERSION,
+                "id": path.name,
+                "name": config["name"],
+                "status": "queued",
+                "seed": config["seed"],
+                "epoch": 0,
+                "max_epochs": config["epochs"],
+                "started_at": now(),
+                "finished_at": None,
+                "wall_s": 0.0,
+                "overrides": overrides,
+                "engine": None,
+                "error": None,
+                "summary": None,
+            }
+            folder = cls(path, record, lock)
+            folder.update(**_whereabouts())
+            on_error.pop_all()
+        return folder
+
+    @classmethod
+    def reopen(cls, path: Path) -> "RunDirectory":
+        """Take over a run that stopped. Raises RunError where there is none, or another process has it."""
+        missing = [name for name in (RUN_FILE, CONFIG_FILE) if not (path / name).is_file()]
+        if missing:
+            found = f"it has no {missing[0]}" if path.is_dir() else "there is no such folder"
+            raise RunError(f"resume={path}: {found}\n  expected the folder of a run, such as outputs/NAME/ID")
+        with contextlib.ExitStack() as on_error:
+            lock = on_error.enter_context(RunLock(path))
+            try:
+                record = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
+                if not isinstance(record, dict) or record.get("schema") != SCHEMA_VERSION:
+                    raise ValueError(f"expected an object of schema {SCHEMA_VERSION}")
+            except (OSError, ValueError, RecursionError) as error:
+                raise RunError(f"resume={path}: {RUN_FILE} cannot be read ({error})") from error
+            on_error.pop_all()
+        return cls(path, record, lock)
+
+    def start(self, **changes: Any) -> None:
+        """The run is under way in this process, for the first time or again."""
+        self.update(status="running", finished_at=None, error=None, **_whereabouts(), **changes)
+
+    def beat(self, epoch: int) -> None:
+        """Still alive, at this epoch; written at most once a second."""
+        self.record["epoch"] = epoch
+        if time.monotonic() - self._last_beat >= BEAT_S:
+            self.update()
+
+    def finish(self, status: str, **changes: Any) -> None:
+        """The run ended: "finished", "failed" or "interrupted"."""
+        self.update(status=status, finished_at=now(), **changes)
+
+    def fail(self, reason: str) -> None:
+        """The run failed. On a full disk this much is still tried, and no more."""
+        with contextlib.suppress(EsperError):
+            self.finish("failed", error=reason)
+
+    def update(self, **changes: Any) -> None:
+        """Write run.json anew with these fields changed. Raises CheckpointError where the disk is full."""
+        beat = time.monotonic()
+        wall_s = self.record["wall_s"] + beat - self._last_beat
+        self._last_beat = beat
+        self.record |= changes | {"heartbeat_at": now(), "wall_s": round(wall_s, 3)}
+        data = json.dumps(self.record, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        data += b" " * (-len(data) % BLOCK_BYTES)
+        try:
+            write_atomic(self.path / RUN_FILE, data)
+        except EsperError:
+            with contextlib.suppress(OSError), open(self.path / RUN_FILE, "r+b", buffering=0) as file:
+                file.write(data)
+            raise
+
+    def __enter__(self) -> "RunDirectory":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+
+def now() -> str:
+    """The present moment: ISO 8601, UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _whereabouts() -> dict[str, Any]:
+    """Who works on the run, and what its exact result depends on."""
+    versions = {"esper": __version__, "python": platform.python_version(), "torch": str(torch.__version__)}
+    return {"pid": os.getpid(), "host": socket.gethostname(), "versions": versions}

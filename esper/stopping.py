@@ -1,0 +1,38 @@
+"""Ctrl-C that lets the epoch end."""
+
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class StopRequest:
+    """While it is open, the first SIGINT or SIGTERM asks the run to stop, and the second stops it at once.
+
+    `signal` is the number of the signal that asked, or 0.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._before: dict[int, Any] = {}
+
+    def __bool__(self) -> bool:
+        return self.signal != 0
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():  # no other thread may set handlers
+            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self:
+            raise KeyboardInterrupt
+        self.signal = number
+        print("\nstopping after this epoch (once more: at once)", file=sys.stderr, flush=True)

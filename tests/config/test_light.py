@@ -1,0 +1,29 @@
+"""Asking for help, or mistyping, must not cost the start of torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys
+from esper.run import main
+code = main(sys.argv[1:])
+heavy = {"torch", "wandb", "matplotlib", "numpy", "sklearn", "scipy"} & set(sys.modules)
+sys.exit(99 if heavy else code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["--help"], 0), (["engine.membrs=3"], 2), (["-m", "seed=1,x"], 2), (["--cfg", "job"], 0)]
+)
+def test_no_heavy_library_is_loaded(arguments, code):
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, timeout=30)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("module", ["esper", "esper.config", "esper.config.composing", "esper.run"])
+def test_these_imports_are_light(module):
+    program = f"import {module}, sys; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], timeout=30).returncode == 0

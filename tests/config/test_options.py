@@ -1,0 +1,98 @@
+"""Every option that is shipped: it composes, sets every key, and says what each key means."""
+
+import re
+from dataclasses import asdict, fields, is_dataclass
+
+import pytest
+import yaml
+
+from esper.config.composing import compose
+from esper.config.help import help_text
+from esper.config.root import RunSchema
+from esper.config.store import VARIANTS, conf_dir, groups
+
+ROOT_KEYS = {"name", "seed", "epochs", "batch_size", "resume"}
+OPTIONS = [(group, option) for group, options in groups().items() for option in options]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes(group, option):
+    assert isinstance(compose([f"{group}={option}"]), RunSchema)
+
+
+def test_every_group_of_the_design_is_there():
+    assert set(groups()) == {"experiment", "debug"} | {field.name for field in fields(RunSchema)} - ROOT_KEYS
+    assert all(groups().values())
+
+
+@pytest.mark.parametrize("group", [group for group in groups() if group not in ("experiment", "debug")])
+def test_every_key_of_a_schema_is_explained_above_it(group):
+    text = "\n".join(path.read_text() for path in sorted((conf_dir() / group).glob("*.yaml")))
+    schemas = VARIANTS[group].values() if group in VARIANTS else [_schema_of(group)]
+    for schema in schemas:
+        for key in _keys(schema):
+            assert re.search(rf"^ *# .+\n *{key}:", text, re.MULTILINE), f"{group}: nothing explains {key}"
+
+
+def test_every_root_key_is_explained_above_it():
+    text = (conf_dir() / "config.yaml").read_text()
+    for field in fields(RunSchema):
+        if field.name in ROOT_KEYS:
+            assert re.search(rf"^# .+\n{field.name}:", text, re.MULTILINE), field.name
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_says_what_it_is(group, option):
+    lines = (conf_dir() / group / f"{option}.yaml").read_text().splitlines()
+    first = lines[1] if lines[0].startswith("# @package") else lines[0]
+    assert re.fullmatch(r"# [A-Z1-9].*\.", first)
+
+
+def test_help_lists_every_group_option_and_root_key():
+    text = help_text()
+    for group, options in groups().items():
+        line = next(line for line in text.splitlines() if line.startswith(f"  {group} "))
+        assert all(re.search(rf"\b{option}\b", line) for option in options)
+    for field in fields(RunSchema):
+        assert re.search(rf"^  {field.name}\b", text, re.MULTILINE), field.name
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_no_file_can_choose_what_code_runs():
+    assert not [path for path in conf_dir().rglob("*.yaml") if "_target_" in path.read_text()]
+
+
+def test_values_agree_with_the_defaults_of_the_rooms():
+    from esper.engine.governor import GovernorConfig
+    from esper.engine.optimizer import OptimizerConfig
+    from esper.kasmina.gates import GateConfig
+
+    composed = compose()
+    assert asdict(composed.gates) == asdict(GateConfig())
+    assert asdict(composed.optimizer) == asdict(OptimizerConfig()) | {"betas": [0.9, 0.999]}
+    assert asdict(composed.engine.governor) == asdict(GovernorConfig())
+    for group in ("task", "policy"):
+        for name, settings in VARIANTS[group].items():
+            assert getattr(compose([f"{group}={name}"]), group) == settings()
+
+
+def test_yaml_files_hold_no_key_twice():
+    class Strict(yaml.SafeLoader):
+        def construct_mapping(self, node, deep=False):
+            keys = [self.construct_object(key) for key, _ in node.value]
+            assert len(keys) == len(set(keys)), keys
+            return super().construct_mapping(node, deep)
+
+    for path in conf_dir().rglob("*.yaml"):
+        yaml.load(path.read_text(), Strict)
+
+
+def _schema_of(group):
+    return type(getattr(compose(), group))
+
+
+def _keys(schema):
+    for field in fields(schema):
+        yield field.name
+        if is_dataclass(field.type):
+            yield from _keys(field.type)

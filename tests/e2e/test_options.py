@@ -1,0 +1,58 @@
+"""Every option that is shipped runs for two epochs."""
+
+import hashlib
+import io
+import random
+import tarfile
+
+import pytest
+
+from esper.config.composing import compose
+from esper.config.store import groups
+from esper.drive import start
+from tests.e2e.conftest import record_of
+
+SHORT = ["debug=smoke", "epochs=2", "engine.members=1", "engine.threads=1", "telemetry.console=off"]
+OPTIONS = [(group, option) for group, options in groups().items() for option in options]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_two_epochs(group, option, tmp_path):
+    overrides = [*SHORT, f"{group}={option}"]
+    if option == "cifar10":
+        overrides += small_cifar10(tmp_path)
+    if (group, option) == ("telemetry", "none"):
+        overrides.remove("telemetry.console=off")
+    path = tmp_path / "run"
+    path.mkdir()
+    assert start(compose(overrides), path, overrides) == 0
+    record = record_of(path)
+    assert (record["status"], record["epoch"]) == ("finished", 2)
+    assert (path / "checkpoints" / "agent_epoch_2.safetensors").exists()
+    assert (path / "metrics.jsonl").exists() == (option != "none")
+
+
+def test_the_engines_agree_on_what_happens(tmp_path):
+    """One epoch alike: the fused program and the plain reference, through the whole front door."""
+    accuracies = {}
+    for kind in ("fused", "sequential"):
+        path = tmp_path / kind
+        path.mkdir()
+        overrides = [*SHORT, f"engine={kind}", "engine.precision=float64", "telemetry=none", "policy=scheduled"]
+        assert start(compose(overrides), path, overrides) == 0
+        accuracies[kind] = record_of(path)["summary"]["grown"]["val_accuracy"]
+    assert accuracies["fused"] == accuracies["sequential"]
+
+
+def small_cifar10(folder):
+    """An archive in the published format, with a few images."""
+    draw = random.Random(0)
+    archive = folder / "cifar-10-binary.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
+            content = b"".join(bytes([label]) + draw.randbytes(3072) for label in range(10) for _ in range(4))
+            info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    md5 = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
+    return [f"task.data_dir={folder}", f"task.md5={md5}"]
