@@ -1,6 +1,5 @@
 """One run, from its folder to its report."""
 
-import math
 import signal
 import sys
 import time
@@ -13,12 +12,13 @@ from torch import Tensor
 
 from esper.build import build
 from esper.checkpoint import CheckpointManager
+from esper.config.checks import in_short
 from esper.config.composing import read_config, to_plain
 from esper.config.root import RunSchema
 from esper.errors import EsperError
 from esper.leyline import EpochReport, Sink, TelemetryEvent, TelemetryEventType
 from esper.nissa import EventHub, JsonlSink, RunTitle, console_sink, cut_back, print_summary, write_report
-from esper.records import EpochTimes, count_seeds, epoch_record, summarize
+from esper.records import EpochTimes, checkpoint_metrics, count_seeds, epoch_record, summarize
 from esper.rundir import CONFIG_FILE, RunDirectory
 from esper.stopping import StopRequest
 
@@ -49,7 +49,7 @@ def _see_through(folder: RunDirectory, config: RunSchema, is_new: bool) -> int:
         except KeyboardInterrupt:
             is_done = False
         except (EsperError, OSError) as error:
-            reason = _spelled(error)
+            reason = in_short(_spelled(error))
             folder.fail(reason)
             if not isinstance(error, OSError) and not isinstance(error.__cause__, OSError):
                 raise  # bad input, which the command line answers
@@ -113,10 +113,9 @@ class Run:
             raise
         finally:
             self.hub.close(status)
-        if summary is None:
-            return False
-        self._conclude(summary)
-        return True
+        if summary:
+            self._conclude(summary)
+        return summary is not None
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that decides what comes next, for a checkpoint."""
@@ -130,7 +129,7 @@ class Run:
         started = time.perf_counter()
         reports = self.growth.reports()
         if self.saved_epoch < 0:
-            self._record(reports, [], time.perf_counter() - started)
+            self._record(reports, (), time.perf_counter() - started)
         return reports
 
     def _record(self, reports: Sequence[EpochReport], events: Sequence[TelemetryEvent], wall_s: float) -> None:
@@ -151,12 +150,11 @@ class Run:
 
     def _save(self, reports: Sequence[EpochReport]) -> None:
         keep = self.config.checkpoint
-        grown = [report for report in reports if not report.is_twin]
         self.checkpoints.save_checkpoint(
             self,
             self.growth.epoch,
             kind="population",
-            metrics={name: _mean([getattr(report, name) for report in grown]) for name in ("val_accuracy", "val_loss")},
+            metrics=checkpoint_metrics(reports),
             config=to_plain(self.config),
             growth_log=self.growth.growth_log,
             metadata={"engine": self.folder.record["engine"]},
@@ -200,9 +198,3 @@ def _spelled(error: Exception) -> str:
         return str(error)
     place = f"{error.filename}: " if error.filename else ""
     return f"{place}{error.strerror or error}; what was saved earlier is intact"
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    """The mean of the finite ones, if there are any."""
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else None

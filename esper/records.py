@@ -1,5 +1,6 @@
 """What a run writes down: an epoch's record for metrics.jsonl, and the summary at the end."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,16 @@ def count_seeds(events: Sequence[TelemetryEvent], counts: Mapping[str, int]) -> 
     """Seeds planted, culled and fossilised so far, with these events counted in."""
     fresh = Counter(SEED_EVENTS[event.event_type] for event in events if event.event_type in SEED_EVENTS)
     return {name: counts.get(name, 0) + fresh[name] for name in SEED_EVENTS.values()}
+
+
+def checkpoint_metrics(reports: Sequence[EpochReport]) -> dict[str, float | None]:
+    """What checkpoints are ranked by: means over grown members whose value is finite, None where there are none."""
+    metrics: dict[str, float | None] = {}
+    for name in ("val_accuracy", "val_loss"):
+        values = [getattr(report, name) for report in reports if not report.is_twin]
+        measured = [value for value in values if math.isfinite(value)]
+        metrics[name] = sum(measured) / len(measured) if measured else None
+    return metrics
 
 
 def summarize(

@@ -11,11 +11,12 @@ from typing import NoReturn
 
 from omegaconf import DictConfig
 
+from esper.config.checks import in_short
 from esper.config.composing import compose, finish
 from esper.config.explain import explain
 from esper.config.help import help_text
 from esper.config.store import conf_dir, register
-from esper.errors import ConfigError, EsperError
+from esper.errors import ConfigError, EsperError, RunError
 
 FAILED = 1
 BAD_INPUT = 2
@@ -23,7 +24,11 @@ INTERRUPTED = 130
 
 
 class JobFailed(Exception):
-    """A job of a sweep ended badly and has said so; the sweep goes on and reports it."""
+    """A run of a sweep ended badly and has said so; the sweep goes on."""
+
+
+class JobEnded(SystemExit):
+    """A run ended badly and has said so; nothing comes after it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def complain(error: EsperError) -> int:
     """Print what is wrong and return the exit code of bad input."""
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {in_short(str(error))}", file=sys.stderr)
     return BAD_INPUT
 
 
@@ -71,8 +76,10 @@ def _launch(arguments: list[str]) -> int:
             return int(failed.args[0])
         except (ConfigError, KeyboardInterrupt):
             raise
-        except SystemExit as exit_:
-            return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+        except JobEnded as ended:
+            return int(str(ended.code))
+        except SystemExit as left:  # of Hydra, which has printed what was asked for or what is wrong with it
+            return BAD_INPUT if left.code else 0
         except Exception as error:  # of Hydra: what goes wrong in a job never gets here
             raise ConfigError(explain(error, flags.overrides)) from error
     return 0
@@ -98,13 +105,18 @@ def _job(composed: DictConfig) -> None:
     if code and hydra.mode is RunMode.MULTIRUN and code < 128:
         raise JobFailed(code)
     if code:
-        raise SystemExit(code)
+        raise JobEnded(code)
 
 
-def _resume(path: str, others: list[str]) -> int:
+def _resume(name: str, others: list[str]) -> int:
+    folder = Path(name.strip("'\""))
+    missing = [file for file in ("run.json", "config.yaml") if not os.path.isfile(folder / file)]
+    if missing:
+        found = f"it has no {missing[0]}" if os.path.isdir(folder) else "there is no such folder"
+        raise RunError(f"resume={name}: {found}\n  expected the folder of a run, such as outputs/NAME/ID")
     from esper.drive import resume
 
-    return resume(Path(path.strip("'\"")), others)
+    return resume(folder, others)
 
 
 def _jobs(overrides: list[str], multirun: bool) -> Iterator[list[str]]:

@@ -72,10 +72,6 @@ class RunDirectory:
     @classmethod
     def reopen(cls, path: Path) -> "RunDirectory":
         """Take over a run that stopped. Raises RunError where there is none, or another process has it."""
-        missing = [name for name in (RUN_FILE, CONFIG_FILE) if not (path / name).is_file()]
-        if missing:
-            found = f"it has no {missing[0]}" if path.is_dir() else "there is no such folder"
-            raise RunError(f"resume={path}: {found}\n  expected the folder of a run, such as outputs/NAME/ID")
         with contextlib.ExitStack() as on_error:
             lock = on_error.enter_context(RunLock(path))
             try:

@@ -8,7 +8,7 @@ import pytest
 from esper.leyline import EpochReport, SeedStage, SeedStateReport, TelemetryEvent, TelemetryEventType
 from esper.nissa.hub import finite
 from esper.nissa.metric_names import EPOCH_METRICS, MEMBER_METRICS, SLOT_METRICS
-from esper.records import EpochTimes, count_seeds, epoch_record, summarize
+from esper.records import EpochTimes, checkpoint_metrics, count_seeds, epoch_record, summarize
 
 TWIN_OF = {2: 0, 3: 1}
 
@@ -92,3 +92,9 @@ def test_without_twins_there_is_no_difference():
     assert summary["twin"] is None
     assert summary["difference"] is None
     assert summary["grown"]["test_accuracy"] == [61.0, None]
+
+
+def test_checkpoints_are_ranked_by_the_grown_members_that_were_measured():
+    assert checkpoint_metrics(REPORTS) == {"val_accuracy": 65.0, "val_loss": pytest.approx(1.1)}
+    assert checkpoint_metrics([report(0, math.nan), report(1, 40.0), report(2, 99.0)])["val_accuracy"] == 40.0
+    assert checkpoint_metrics([report(0, math.inf)])["val_accuracy"] is None

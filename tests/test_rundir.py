@@ -52,17 +52,6 @@ def test_the_story_of_a_run_is_kept_through_a_resume(tmp_path):
     assert last["wall_s"] >= first["wall_s"]
 
 
-@pytest.mark.parametrize("missing", ["run.json", "config.yaml"])
-def test_a_folder_that_is_no_run_is_not_resumed(tmp_path, missing):
-    with RunDirectory.create(tmp_path, CONFIG, []):
-        pass
-    (tmp_path / missing).unlink()
-    with pytest.raises(RunError, match=f"it has no {missing}"):
-        RunDirectory.reopen(tmp_path)
-    with pytest.raises(RunError, match="no such folder"):
-        RunDirectory.reopen(tmp_path / "nowhere")
-
-
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"schema": 99}', b"\xff\xfe", b"[" * 5000])
 def test_a_damaged_record_is_named(tmp_path, content):
     with RunDirectory.create(tmp_path, CONFIG, []):

@@ -54,3 +54,10 @@ def spelled(value: Any) -> str:
     else:
         text = " ".join(str(value).split())
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def in_short(message: str) -> str:
+    """At most two lines of printable characters, whatever a value that is quoted in the message holds."""
+    lines = message.split("\n")
+    lines = [" ".join(lines[:-1]), lines[-1]] if len(lines) > 2 else lines
+    return "\n".join("".join(c if c.isprintable() else " " for c in line).rstrip() for line in lines)

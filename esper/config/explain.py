@@ -15,7 +15,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from esper.config.checks import did_you_mean, spelled
+from esper.config.checks import did_you_mean, in_short, spelled
 from esper.config.store import groups
 from esper.errors import ConfigError
 
@@ -25,9 +25,7 @@ HOW_TO = "expected key=value, such as seed=3 or host=cnn"
 
 def explain(error: Exception, overrides: Sequence[str]) -> str:
     """The message for an exception raised while composing `overrides`; at most two lines."""
-    lines = _message(error, overrides).split("\n")
-    lines = [" ".join(lines[:-1]), lines[-1]] if len(lines) > 2 else lines  # a value held a line break
-    return "\n".join("".join(c if c.isprintable() else " " for c in line).rstrip() for line in lines)
+    return in_short(_message(error, overrides))
 
 
 def _message(error: Exception, overrides: Sequence[str]) -> str:

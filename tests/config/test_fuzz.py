@@ -1,11 +1,15 @@
 """Whatever is typed, the front door answers with a configuration or with one or two lines."""
 
+import contextlib
+import io
+
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from esper.config.composing import compose, to_plain
 from esper.config.store import groups
 from esper.errors import ConfigError
+from esper.run import main
 
 PLAIN = to_plain(compose())
 KEYS = [*PLAIN, *(f"{group}.{key}" for group in PLAIN if isinstance(PLAIN[group], dict) for key in PLAIN[group])]
@@ -34,3 +38,23 @@ def test_any_override_is_taken_or_refused_in_short(typed):
         lines = str(error).splitlines()
         assert 1 <= len(lines) <= 2
         assert all(len(line) < 400 for line in lines)
+
+
+flags = st.sampled_from(
+    ["-m", "-c", "--resolve", "-cn", "-cd", "--info", "-p", "--run", "--experimental-rerun", "-x", "--"]
+)
+arguments = overrides | flags | st.text(max_size=6).map("resume={}".format)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(arguments, max_size=3))
+@example(["-p", "nowhere"])
+@example(["hydra.verbose={}"])
+@example(["hydra.mode=MULTIRUN"])
+def test_any_command_line_is_taken_or_refused_in_short(typed):
+    shown, answer = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(answer):
+        code = main([*typed, "--cfg", "job"])  # composes and prints; nothing runs
+    assert code in (0, 2)
+    assert len(answer.getvalue().splitlines()) <= 2
+    assert "Traceback" not in answer.getvalue()

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -27,3 +28,12 @@ def test_no_heavy_library_is_loaded(arguments, code):
 def test_these_imports_are_light(module):
     program = f"import {module}, sys; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], timeout=30).returncode == 0
+
+
+def test_help_answers_within_a_second():
+    def seconds():
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "esper.run", "--help"], capture_output=True, check=True, timeout=30)
+        return time.perf_counter() - started
+
+    assert any(seconds() < 1.0 for _ in range(5))  # whatever else the machine is doing

@@ -1,5 +1,7 @@
 """The command line as a user drives it: in a process of its own, in an empty folder."""
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -10,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from esper.run import main
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 60
@@ -47,9 +51,17 @@ class CommandLine:
         return process
 
     def run(self, *arguments, **options):
+        """To its end, in a process of its own."""
         process = self.start(*arguments, **options)
         out, err = process.communicate(timeout=TIMEOUT_S)
         return Finished(process.returncode, out, err)
+
+    def run_here(self, *arguments):
+        """The same in this process, which has torch loaded already."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.chdir(self.folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main(arguments)
+        return Finished(code, out.getvalue(), err.getvalue())
 
     def kill_at(self, epoch, delay_s, run_dir, *arguments):
         """SIGKILL once the run has recorded this epoch and a moment has passed."""

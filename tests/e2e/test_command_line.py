@@ -29,7 +29,7 @@ def test_a_run_leaves_what_it_promises(esper):
 
 def test_a_sweep_puts_each_run_where_it_was_told_to(esper):
     sweep = esper.folder / "mine"
-    done = esper.run("-m", *TINY, "seed=1,2", "telemetry=none", f"hydra.sweep.dir={sweep}")
+    done = esper.run_here("-m", *TINY, "seed=1,2", "telemetry=none", f"hydra.sweep.dir={sweep}")
     assert done.code == 0, done.err
     assert [record_of(sweep / job)["seed"] for job in ("0", "1")] == [1, 2]
     assert not (esper.folder / "outputs").exists()
@@ -37,7 +37,7 @@ def test_a_sweep_puts_each_run_where_it_was_told_to(esper):
 
 def test_a_sweep_goes_on_after_a_failed_run_and_says_so(esper):
     # The first job's host has no such position: known only once it is built.
-    done = esper.run("-m", *TINY, "slots.names=[nowhere],[early]", "telemetry=none", "hydra.sweep.dir=sweep")
+    done = esper.run_here("-m", *TINY, "slots.names=[nowhere],[early]", "telemetry=none", "hydra.sweep.dir=sweep")
     assert done.code == 2
     assert "nowhere" in done.err
     statuses = [record_of(esper.folder / "sweep" / job)["status"] for job in ("0", "1")]
@@ -46,9 +46,9 @@ def test_a_sweep_goes_on_after_a_failed_run_and_says_so(esper):
 
 def test_a_run_goes_where_it_was_told_to_and_never_over_another(esper):
     mine = esper.folder / "mine"
-    assert esper.run(*TINY, "telemetry=none", f"hydra.run.dir={mine}").code == 0
+    assert esper.run_here(*TINY, "telemetry=none", f"hydra.run.dir={mine}").code == 0
     before = (mine / "run.json").read_bytes()
-    again = esper.run(*TINY, "telemetry=none", f"hydra.run.dir={mine}")
+    again = esper.run_here(*TINY, "telemetry=none", f"hydra.run.dir={mine}")
     assert again.code == 2
     assert "already holds a run" in again.err
     assert (mine / "run.json").read_bytes() == before
@@ -65,11 +65,12 @@ def test_a_run_goes_where_it_was_told_to_and_never_over_another(esper):
         (["--experimental-rerun", "x.pickle"], "resume="),
         (["resume=nowhere"], "no such folder"),
         (["resume=."], "it has no run.json"),
+        (["-m", "resume=."], "it has no run.json"),
         (["hydra.run.dir=${nowhere}"], "nowhere"),
     ],
 )
 def test_bad_input_is_answered_in_short_and_leaves_nothing_behind(esper, arguments, wanted):
-    done = esper.run(*arguments)
+    done = esper.run_here(*arguments)
     assert done.code == 2
     assert wanted in done.err
     assert len(done.err.splitlines()) <= 2
@@ -86,7 +87,7 @@ def test_bad_input_is_answered_in_short_and_leaves_nothing_behind(esper, argumen
     ],
 )
 def test_parts_that_do_not_fit_are_answered_in_short(esper, arguments, wanted):
-    done = esper.run("debug=smoke", *arguments)
+    done = esper.run_here("debug=smoke", *arguments)
     assert done.code == 2
     assert wanted in done.err
     assert len(done.err.splitlines()) <= 2
@@ -105,7 +106,7 @@ def test_ctrl_c_finishes_the_epoch_and_says_how_to_resume(esper):
     record = record_of(run_dir)
     assert record["status"] == "interrupted"
     assert (run_dir / "checkpoints" / f"agent_epoch_{record['epoch']}.json").exists()
-    refused = esper.run(f"resume={run_dir}", "seed=3")
+    refused = esper.run_here(f"resume={run_dir}", "seed=3")
     assert refused.code == 2
     assert "keeps its configuration" in refused.err
 
@@ -128,7 +129,7 @@ def test_a_run_in_use_is_not_resumed(esper):
     run_dir = esper.folder / "run"
     process = esper.start("policy=static", "engine.members=2", "epochs=5000", f"hydra.run.dir={run_dir}")
     esper.wait_for(1, run_dir, process)
-    refused = esper.run(f"resume={run_dir}")
+    refused = esper.run_here(f"resume={run_dir}")
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 143

@@ -12,7 +12,7 @@ from esper.config.store import groups
 from esper.drive import start
 from tests.e2e.conftest import record_of
 
-SHORT = ["debug=smoke", "epochs=2", "engine.members=1", "engine.threads=1", "telemetry.console=off"]
+SHORT = ["debug=smoke", "epochs=2", "engine.members=1", "engine.threads=1", "telemetry.report=false"]
 OPTIONS = [(group, option) for group, options in groups().items() for option in options]
 
 
@@ -21,8 +21,8 @@ def test_two_epochs(group, option, tmp_path):
     overrides = [*SHORT, f"{group}={option}"]
     if option == "cifar10":
         overrides += small_cifar10(tmp_path)
-    if (group, option) == ("telemetry", "none"):
-        overrides.remove("telemetry.console=off")
+    if group == "telemetry":
+        overrides.remove("telemetry.report=false")
     path = tmp_path / "run"
     path.mkdir()
     assert start(compose(overrides), path, overrides) == 0
@@ -30,6 +30,7 @@ def test_two_epochs(group, option, tmp_path):
     assert (record["status"], record["epoch"]) == ("finished", 2)
     assert (path / "checkpoints" / "agent_epoch_2.safetensors").exists()
     assert (path / "metrics.jsonl").exists() == (option != "none")
+    assert (path / "report.html").exists() == (option == "local")
 
 
 def test_the_engines_agree_on_what_happens(tmp_path):

@@ -1,0 +1,87 @@
+"""From a configuration to the parts of a run."""
+
+import pytest
+import torch
+
+from esper.build import build, build_model, pick_device, plantable, slots_by_depth
+from esper.config import compose
+from esper.errors import BlueprintError, ConfigError
+from esper.leyline import Operation
+from esper.tasks import build_task
+
+TINY = ["engine.members=2", "engine.threads=1", "engine=fused", "task.distortion=none", "seed=4"]
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_twins_start_from_the_weights_of_their_members():
+    parts = build(compose(TINY))
+    first, second, first_twin, second_twin = (
+        dict(model.named_parameters()) for model in parts.growth.population.models
+    )
+    assert parts.twin_of == {2: 0, 3: 1}
+    assert all(first[name].equal(first_twin[name]) for name in first)
+    assert all(second[name].equal(second_twin[name]) for name in second)
+    assert not first["host.head.weight"].equal(second["host.head.weight"])
+    assert [report.is_twin for report in parts.growth.reports()] == [False, False, True, True]
+
+
+def test_a_member_does_not_depend_on_how_many_there_are():
+    few, many = (build(compose([*TINY, f"engine.members={count}"])) for count in (1, 3))
+    few, many = (dict(parts.growth.population.models[0].named_parameters()) for parts in (few, many))
+    assert all(few[name].equal(many[name]) for name in few)
+
+
+def test_a_resumed_run_keeps_its_engine():
+    kept = {"kind": "sequential", "kernels": "torch", "reason": "measured", "device": "cpu", "threads": 2}
+    parts = build(compose(TINY), kept)
+    assert parts.engine == kept
+    assert parts.growth.population.engine.kind == "sequential"
+    assert torch.get_num_threads() == 2
+
+
+def test_phases_given_in_epochs_are_counted_in_training_steps():
+    config = compose([*TINY, "batch_size=64", "slots.blending_epochs=3", "slots.cull_epochs=2", "epochs=7"])
+    task = build_task(config.task)
+    model = build_model(config, task, 0, torch.device("cpu"), torch.float32)
+    steps = -(-len(task.train_y) // 64)
+    settings = model.slots["early"].config
+    assert (settings.blending_steps, settings.cull_steps) == (3 * steps, 2 * steps)
+    assert model.task_config.max_epochs == 7
+
+
+def test_slots_are_named_to_the_controller_by_depth():
+    config = compose([*TINY, "slots.names=[late,early,block2]"])
+    model = build_model(config, build_task(config.task), 0, torch.device("cpu"), torch.float32)
+    assert slots_by_depth(model) == ["early", "block2", "late"]
+
+
+def test_what_may_be_planted_is_what_was_named_smallest_first():
+    everything = plantable(compose(), "cnn")
+    sizes = [parameters for _, parameters in everything]
+    assert sizes == sorted(sizes)
+    some = plantable(compose(["blueprint.names=[conv_heavy,norm]"]), "cnn")
+    assert [name for name, _ in some] == ["norm", "conv_heavy"]
+    assert set(some) < set(everything)
+    with pytest.raises(BlueprintError, match=r"conv_lihgt.*conv_light"):
+        plantable(compose(["blueprint.names=[conv_lihgt]"]), "cnn")
+
+
+def test_the_controller_plants_only_what_is_allowed():
+    parts = build(compose([*TINY, "blueprint.names=[norm]", "policy.first_plant_epoch=1"]))
+    actions = parts.controller.act(parts.growth.reports())
+    assert {action.blueprint for action in actions if action.operation is Operation.GERMINATE} == {"norm"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_cuda_device_the_cpu_is_chosen_and_cuda_refused():
+    assert pick_device("auto").type == "cpu"
+    with pytest.raises(ConfigError, match=r"engine\.device=cuda"):
+        pick_device("cuda")
+    with pytest.raises(ConfigError, match=r"engine\.precision=bf16"):
+        build(compose([*TINY, "engine.precision=bf16"]))
