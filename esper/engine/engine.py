@@ -24,7 +24,7 @@ class Engine(Protocol):
         ...
 
     def batches(self, x: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Minibatches of x [N, C, H, W] and y [N]."""
+        """Minibatches of inputs x [N, ...] and targets y [N, ...]."""
         ...
 
     def gradients(self, x: Tensor, y: Tensor, step: int | Tensor) -> tuple[Gradients, Tensor, Tensor]:
@@ -35,10 +35,14 @@ class Engine(Protocol):
         """The epoch's steps are done: blends have moved on, seeds that were not finite are marked."""
         ...
 
+    def losses(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy of each row [M] in nats, and how many targets it hits [M]."""
+        ...
+
     def logits(self, x: Tensor, captured: Captured) -> Tensor:
-        """Logits of all members [M, K, N]; `captured` receives what `logits_without` starts from."""
+        """Logits of all members, one row each; `captured` receives what `logits_without` starts from."""
         ...
 
     def logits_without(self, slot: str, members: Sequence[int], captured: Captured) -> Tensor:
-        """Logits of some members [len(members), K, N] with the seed in one slot left out."""
+        """Logits of some members, one row each, with the seed in one slot left out."""
         ...

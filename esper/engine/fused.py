@@ -9,10 +9,12 @@ from torch import Tensor
 
 from esper.engine.engine import Captured, Gradients
 from esper.engine.groups import Group, make_group, signature, trained_stacks
-from esper.engine.losses import member_losses
-from esper.engine.program import Program
+from esper.engine.lanes import LaneLayout
+from esper.engine.program import Layout, Program
 from esper.engine.seed_ops import blend, isolate
 from esper.engine.stacks import HOST, ModuleStack
+from esper.engine.tokens import TokenLayout
+from esper.errors import EngineError
 from esper.kasmina.host import MorphogeneticModel
 from esper.kasmina.slot import SeedSlot
 
@@ -32,7 +34,8 @@ class FusedEngine:
         self.models = models
         self.stacks = stacks
         self.precision = precision
-        self.host = Program(models[0].host)
+        self.layout = make_layout(models[0].host.topology)
+        self.host = Program(models[0].host, self.layout)
         self.programs: dict[str, Program] = {}
         self.groups: dict[str, list[Group]] = {}
         self.signature: tuple[object, ...] = ()
@@ -64,7 +67,7 @@ class FusedEngine:
             if not name.startswith(f"slots.{slot}.") or name.endswith(".gate"):
                 continue
             if name not in self.programs:
-                self.programs[name] = Program(stack.modules[0])
+                self.programs[name] = Program(stack.modules[0], self.layout)
             gate = self.stacks.get(f"slots.{slot}.gate")
             carriers = [members[member] for member in stack.members]
             group = make_group(name, stack, self.programs[name], carriers, gate, len(self.models), self.steps, like)
@@ -81,22 +84,24 @@ class FusedEngine:
     # ---- training
 
     def batches(self, x: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """See `Engine.batches`; x comes as [C, H, W, N]."""
-        lanes = x.permute(1, 2, 3, 0).contiguous()
-        for xb, yb in zip(lanes.split(size, -1), y.split(size), strict=True):
-            yield xb.contiguous(), yb
+        """See `Engine.batches`."""
+        return self.layout.batches(x, y, size)
+
+    def losses(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Engine.losses`."""
+        return self.layout.losses(logits, y)
 
     def gradients(self, x: Tensor, y: Tensor, step: int | Tensor) -> tuple[Gradients, Tensor, Tensor]:
         """See `Engine.gradients`."""
         leaves = {name: self.stacks[name].parameters for name in self.trained}
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision is torch.bfloat16):
             logits = self.host.run(
-                {self.host.input: x.unsqueeze(0)},
+                {self.host.input: x},
                 self.stacks[HOST].tensors(),
                 True,
                 lambda slot, h: self._train_slot(slot, h, step),
             )
-        losses, correct = member_losses(logits, y)
+        losses, correct = self.losses(logits, y)
         flat = [parameter for named in leaves.values() for parameter in named.values()]
         # A stack may hold rows that take no part just now.
         grads = iter(torch.autograd.grad(losses.sum(), flat, allow_unused=True, materialize_grads=True))
@@ -118,8 +123,20 @@ class FusedEngine:
     ) -> tuple[Tensor, Tensor]:
         seed = group.program.run({group.program.input: features}, tensors, training)
         if group.gate is not None:
-            alpha = _gated(alpha, features, group, group.gate)
+            alpha = self._gated(alpha, features, group, group.gate)
         return blend(x, seed.to(x.dtype), alpha, group.through)
+
+    def _gated(self, ramp: Tensor, features: Tensor, group: Group, gate_stack: ModuleStack) -> Tensor:
+        """The rule of `esper.kasmina.blending.BlendGate` in the gated rows, the ramp elsewhere; [k, ...]."""
+        weight, bias = (
+            gate_stack.parameters[name].index_select(0, group.gate_picks) for name in ("linear.weight", "linear.bias")
+        )
+        gate = self.layout.gate(features.index_select(0, group.gate_rows), weight, bias)
+        ramp = ramp.view(-1, *(1,) * (features.dim() - 1))
+        p = ramp.index_select(0, group.gate_rows)
+        gated = p + 2 * p * (1 - p) * (gate - 0.5)
+        whole = ramp.expand(-1, *gated.shape[1:])
+        return whole.index_copy(0, group.gate_rows, gated.to(ramp.dtype))
 
     def finish(self, steps: int) -> None:
         """See `Engine.finish`; waits for the device."""
@@ -143,7 +160,7 @@ class FusedEngine:
             group.update_alpha_now(self._slots_of(group))
         everyone = list(range(len(self.models)))
         return self.host.run(
-            {self.host.input: x.unsqueeze(0)},
+            {self.host.input: x},
             self.stacks[HOST].tensors(),
             False,
             lambda slot, h: self._evaluate_slot(slot, h, everyone),
@@ -186,17 +203,14 @@ class FusedEngine:
         return out
 
 
-def _gated(ramp: Tensor, features: Tensor, group: Group, gate_stack: ModuleStack) -> Tensor:
-    """Per-sample blend [k, N]: the rule of `esper.kasmina.blending.BlendGate` in the gated rows, the ramp elsewhere."""
-    weight, bias = (
-        gate_stack.parameters[name].index_select(0, group.gate_picks) for name in ("linear.weight", "linear.bias")
-    )
-    over = tuple(range(2, features.dim() - 1))
-    means = features.index_select(0, group.gate_rows).mean(over)  # [g, C, N]
-    gate = torch.sigmoid(torch.baddbmm(bias.unsqueeze(-1), weight, means)).squeeze(1)  # [g, N]
-    p = ramp.index_select(0, group.gate_rows).unsqueeze(-1)
-    gated = p + 2 * p * (1 - p) * (gate - 0.5)
-    return ramp.unsqueeze(-1).expand(-1, features.shape[-1]).index_copy(0, group.gate_rows, gated.to(ramp.dtype))
+LAYOUTS: dict[str, type[Layout]] = {"cnn": LaneLayout, "transformer": TokenLayout}
+
+
+def make_layout(topology: str) -> Layout:
+    """The layout for hosts of a topology. Raises EngineError where there is none."""
+    if topology not in LAYOUTS:
+        raise EngineError(f"topology {topology!r} has no fused layout; there is one for {', '.join(LAYOUTS)}")
+    return LAYOUTS[topology]()
 
 
 def _scatter(h: Tensor, groups: Sequence[Group], pieces: Sequence[Tensor]) -> Tensor:

@@ -1,13 +1,20 @@
-"""Cross-entropy and accuracy of every member at once."""
+"""Cross-entropy and hits of every member at once."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def member_losses(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def class_losses(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """logits [M, K, N], y [N] -> mean cross-entropy [M] in nats, and how many are right [M]."""
     members, _, samples = logits.shape
     labels = y.expand(members, samples)
     losses = F.cross_entropy(logits.float() if logits.dtype.itemsize < 4 else logits, labels, reduction="none")
-    correct = (logits.detach().argmax(1) == labels).sum(1)
-    return losses.mean(1), correct
+    return losses.mean(1), (logits.detach().argmax(1) == labels).sum(1)
+
+
+def token_losses(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """logits [M, B, T, K], y [B, T] -> mean cross-entropy [M] in nats, and how many are right [M]."""
+    members, classes = logits.shape[0], logits.shape[-1]
+    flat, labels = logits.reshape(-1, classes), y.reshape(-1).repeat(members)
+    losses = F.cross_entropy(flat.float() if flat.dtype.itemsize < 4 else flat, labels, reduction="none")
+    return losses.view(members, -1).mean(1), (flat.detach().argmax(1) == labels).view(members, -1).sum(1)

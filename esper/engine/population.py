@@ -10,14 +10,13 @@ from torch import Tensor
 from esper.engine.engine import Captured, Engine, Gradients
 from esper.engine.fused import FusedEngine
 from esper.engine.graphs import GraphedStep
-from esper.engine.losses import member_losses
 from esper.engine.optimizer import OptimizerConfig, StackedOptimizer
 from esper.engine.sequential import SequentialEngine
 from esper.engine.stacks import HOST, ModuleStack
 from esper.errors import EngineError
 from esper.kasmina.host import MorphogeneticModel
 
-EVALUATION_BATCH = 512
+EVALUATION_TARGETS = 512  # a chunk: activations stay in the cache, whatever the size of the split
 
 
 @dataclass(slots=True)
@@ -94,21 +93,20 @@ class Population:
     # ---- training
 
     def train_epoch(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Scores:
-        """One epoch for every member. x [N, C, H, W], y [N]; order [N]: the permutation all members share.
+        """One epoch for every member. Inputs x [N, ...], targets y [N, ...]; order [N]: all members share it.
 
         The last gradients stay in `last_gradients`.
         """
-        count = len(order)
-        steps = -(-count // batch_size)
+        steps = -(-len(order) // batch_size)
         loss = torch.zeros(len(self), dtype=self.dtype, device=self.device)
         correct = torch.zeros(len(self), dtype=torch.int64, device=self.device)
         self.engine.prepare(steps, self.version)
         for index, (xb, yb) in enumerate(self.engine.batches(x[order], y[order], batch_size)):
             batch_loss, batch_correct = self._replayed(xb, yb, index) if self.is_graphed else self._step(xb, yb, index)
-            loss += batch_loss * len(yb)
+            loss += batch_loss * yb.numel()
             correct += batch_correct
         self.engine.finish(steps)
-        return Scores(loss / count, 100.0 * correct / count)
+        return Scores(loss / y.numel(), 100.0 * correct / y.numel())
 
     @property
     def is_graphed(self) -> bool:
@@ -135,27 +133,27 @@ class Population:
     def evaluate(
         self, x: Tensor, y: Tensor, without: Sequence[tuple[int, str]] = ()
     ) -> tuple[Scores, dict[tuple[int, str], tuple[float, float]], float]:
-        """Scores of every member; x [N, C, H, W], y [N].
+        """Scores of every member; inputs x [N, ...], targets y [N, ...].
 
         without: (member, slot) pairs whose seed's worth is asked for. Returns the scores, for each pair (loss, accuracy
         in percent) of that member with that seed left out, and the seconds that the latter took. Each pair costs the
         host behind its slot, once: what comes before is shared.
         """
         slots: dict[str, list[int]] = {}
-        for member, slot in without:
+        for member, slot in sorted(without):
             slots.setdefault(slot, []).append(member)
         totals = self._zeros(len(self))
         ablated = {slot: self._zeros(len(members)) for slot, members in slots.items()}
         seconds = 0.0
         self.engine.prepare(1, self.version)
-        for xb, yb in self.engine.batches(x, y, EVALUATION_BATCH):
+        for xb, yb in self.engine.batches(x, y, max(1, EVALUATION_TARGETS * len(y) // y.numel())):
             captured: Captured = {}
-            _add(totals, self.engine.logits(xb, captured), yb)
+            self._add(totals, self.engine.logits(xb, captured), yb)
             started = time.perf_counter()
             for slot, members in slots.items():
-                _add(ablated[slot], self.engine.logits_without(slot, members, captured), yb)
+                self._add(ablated[slot], self.engine.logits_without(slot, members, captured), yb)
             seconds += time.perf_counter() - started
-        count = len(y)
+        count = y.numel()
         results: dict[tuple[int, str], tuple[float, float]] = {}
         for slot, members in slots.items():
             losses, hits = (total.tolist() for total in ablated[slot])
@@ -167,8 +165,7 @@ class Population:
         losses = torch.zeros(count, dtype=self.dtype, device=self.device)
         return losses, torch.zeros(count, dtype=torch.int64, device=self.device)
 
-
-def _add(total: tuple[Tensor, Tensor], logits: Tensor, y: Tensor) -> None:
-    loss, correct = member_losses(logits, y)
-    total[0].add_(loss * len(y))
-    total[1].add_(correct)
+    def _add(self, total: tuple[Tensor, Tensor], logits: Tensor, y: Tensor) -> None:
+        loss, correct = self.engine.losses(logits, y)
+        total[0].add_(loss * y.numel())
+        total[1].add_(correct)

@@ -39,6 +39,12 @@ def bound_residual(x: Tensor, delta: Tensor, max_ratio: float = 1.0) -> Tensor:
     return x + delta * torch.rsqrt(1 + delta.square().sum(over, keepdim=True) / limit)
 
 
+def bound_tokens(x: Tensor, delta: Tensor, max_ratio: float = 1.0) -> Tensor:
+    """The same for [R, B, T, C], token by token: a norm over several tokens would tell of the future."""
+    limit = max_ratio**2 * x.square().sum(-1, keepdim=True) + BOUND_EPS
+    return x + delta * torch.rsqrt(1 + delta.square().sum(-1, keepdim=True) / limit)
+
+
 class _NativeBound(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, delta: Tensor, max_ratio: float) -> Tensor:
@@ -63,11 +69,13 @@ class _NativeBound(torch.autograd.Function):
 def blend(host: Tensor, seed: Tensor, alpha: Tensor, through: Tensor) -> tuple[Tensor, Tensor]:
     """host + alpha (seed - host), and which rows' seeds are finite [R] (1 or 0); a row that is not keeps the host.
 
-    alpha [R] or, for gated blends, [R, N]; through [R] is 1 where the seed's gradient is the output's own (straight
-    through), however small alpha is.
+    alpha [R] or, for gated blends, of as many dimensions as the features; through [R] is 1 where the seed's gradient is
+    the output's own (straight through), however small alpha is.
     """
-    if native.applies(host):
-        return _NativeBlend.apply(host.contiguous(), seed.contiguous(), alpha.contiguous(), through)
+    per_lane = alpha.dim() == 1 or alpha.numel() == host.shape[0] * host.shape[-1]
+    if native.applies(host) and per_lane:
+        lanes = alpha if alpha.dim() == 1 else alpha.reshape(alpha.shape[0], -1)
+        return _NativeBlend.apply(host.contiguous(), seed.contiguous(), lanes.contiguous(), through)
     return _TorchBlend.apply(host, seed, alpha, through)
 
 
@@ -111,7 +119,7 @@ class _TorchBlend(torch.autograd.Function):
         grad_seed = torch.where(rows, grad * (lanes + _per_row(through.to(grad.dtype), grad)), 0.0)
         grad_alpha = None
         if ctx.needs_input_grad[2]:
-            grad_alpha = torch.where(rows, grad * (seed - host), 0.0).sum(tuple(range(1, grad.dim() - 1)))
+            grad_alpha = torch.where(rows, grad * (seed - host), 0.0).sum_to_size(lanes.shape).view_as(alpha)
         return grad_host, grad_seed, grad_alpha, None
 
 
@@ -133,7 +141,4 @@ def _per_row(values: Tensor, like: Tensor) -> Tensor:
 
 
 def _lanes(alpha: Tensor, like: Tensor) -> Tensor:
-    """alpha [R] or [R, N] against [R, ..., N]."""
-    if alpha.dim() == 1:
-        return _per_row(alpha, like)
-    return alpha.view(alpha.shape[0], *(1,) * (like.dim() - 2), alpha.shape[1])
+    return _per_row(alpha, like) if alpha.dim() == 1 else alpha

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from esper.engine.engine import Captured, Gradients
 from esper.engine.groups import trained_stacks
-from esper.engine.losses import member_losses
+from esper.engine.losses import class_losses
 from esper.engine.stacks import ModuleStack
 from esper.kasmina.host import MorphogeneticModel
 
@@ -15,7 +15,7 @@ INPUT = "input"
 
 
 class SequentialEngine:
-    """Fills gradient stacks like the fused engine's, one member at a time; minibatches are [N, C, H, W]."""
+    """Fills gradient stacks like the fused engine's, one member at a time; minibatches are plain ([B, ...])."""
 
     kind = "sequential"
     generation = 0
@@ -40,7 +40,7 @@ class SequentialEngine:
         losses, correct = [], []
         for model in self.models:
             model.train()
-            loss, right = member_losses(model(x).t().unsqueeze(0), y)
+            loss, right = self.losses(_row(model(x)), y)
             loss.sum().backward()
             for slot in model.slots.values():
                 slot.step()
@@ -51,11 +51,15 @@ class SequentialEngine:
     def finish(self, steps: int) -> None:
         """Nothing is left to do: the plain modules moved their blends on with every step."""
 
+    def losses(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Engine.losses`; logits [M, K, targets]."""
+        return class_losses(logits, y.flatten())
+
     @torch.no_grad()
     def logits(self, x: Tensor, captured: Captured) -> Tensor:
         """See `Engine.logits`."""
         captured[INPUT] = {INPUT: x}
-        return torch.stack([model.eval()(x).t() for model in self.models])
+        return torch.cat([_row(model.eval()(x)) for model in self.models])
 
     @torch.no_grad()
     def logits_without(self, slot: str, members: Sequence[int], captured: Captured) -> Tensor:
@@ -64,6 +68,11 @@ class SequentialEngine:
         for member in members:
             left_out = self.models[member].slots[slot]
             left_out.bypass = True
-            outputs.append(self.models[member].eval()(captured[INPUT][INPUT]).t())
+            outputs.append(_row(self.models[member].eval()(captured[INPUT][INPUT])))
             left_out.bypass = False
-        return torch.stack(outputs)
+        return torch.cat(outputs)
+
+
+def _row(logits: Tensor) -> Tensor:
+    """[B, K] or [B, T, K] -> [1, K, targets]."""
+    return logits.reshape(-1, logits.shape[-1]).t().unsqueeze(0)

@@ -49,10 +49,12 @@ def restore_snapshot(population: Population, snapshot: Snapshot, members: Iterab
     rows = {
         name: [(stack.row_of(e), snapshot.members[name].index(e)) for e in chosen if e in stack.members]
         for name, stack in population.stacks.items()
-        if name in snapshot.members
+        if any(e in stack.members for e in chosen)
     }
     for key, tensor in _tensors(population).items():
         stack = key.split("/")[1]
+        if stack not in rows:
+            continue  # planted since, by members that stay as they are
         if key not in snapshot.tensors:
             raise CheckpointError(f"tensor {key} is missing: the checkpoint is of another architecture or optimizer")
         source = snapshot.tensors[key]

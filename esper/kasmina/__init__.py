@@ -2,7 +2,7 @@
 
 from esper.kasmina.blueprints import BlueprintRegistry
 from esper.kasmina.gates import GateConfig, QualityGates
-from esper.kasmina.host import CNNHost, MorphogeneticModel
+from esper.kasmina.host import CNNHost, MorphogeneticModel, TransformerHost
 from esper.kasmina.slot import SeedSlot, SlotConfig
 from esper.kasmina.state import SeedState
 
@@ -15,4 +15,5 @@ __all__ = [
     "SeedSlot",
     "SeedState",
     "SlotConfig",
+    "TransformerHost",
 ]

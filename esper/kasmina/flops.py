@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from esper.kasmina.attention import CausalSelfAttention
+
 
 def _conv(layer: nn.Conv2d, inputs: Tensor, output: Tensor) -> int:
     taps = layer.in_channels // layer.groups * layer.kernel_size[0] * layer.kernel_size[1]
@@ -20,11 +22,20 @@ def _max_pool(layer: nn.MaxPool2d, inputs: Tensor, output: Tensor) -> int:
     return inputs.numel()
 
 
+def _attention(layer: CausalSelfAttention, inputs: Tensor, output: Tensor) -> int:
+    """The products between pairs of positions that may see each other; its linear layers are counted by themselves."""
+    length = inputs.shape[1]
+    return inputs.shape[0] * length * (length + 1) // 2 * (2 + 2) * inputs.shape[2]
+
+
 _COUNTERS: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], int]] = {
     nn.Conv2d: _conv,
     nn.Linear: _linear,
+    CausalSelfAttention: _attention,
     nn.BatchNorm2d: lambda layer, inputs, output: 2 * output.numel(),  # at inference: one scale and shift
+    nn.LayerNorm: lambda layer, inputs, output: 7 * output.numel(),  # two sums, centre, square, scale; scale and shift
     nn.ReLU: lambda layer, inputs, output: output.numel(),
+    nn.GELU: lambda layer, inputs, output: output.numel(),
     nn.Sigmoid: lambda layer, inputs, output: output.numel(),
     nn.MaxPool2d: _max_pool,
     nn.AdaptiveAvgPool2d: _max_pool,
@@ -32,7 +43,7 @@ _COUNTERS: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], int]] = {
 
 
 def count_flops(model: nn.Module, inputs: Tensor) -> int:
-    """FLOPs of the layers that one evaluation pass runs (sums and products between layers are left out).
+    """FLOPs of the layers that one evaluation pass runs (sums and products between layers, and look-ups, left out).
 
     Args: inputs [1, ...]. The model is left as it was, training flags included.
     """
@@ -40,10 +51,11 @@ def count_flops(model: nn.Module, inputs: Tensor) -> int:
 
     def count(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
-        total += _COUNTERS[type(layer)](layer, arguments[0], output)
+        total += next(count for kind, count in _COUNTERS.items() if isinstance(layer, kind))(layer, arguments[0], output)
 
+    counted = tuple(_COUNTERS)
     flags = {module: module.training for module in model.modules()}
-    hooks = [module.register_forward_hook(count) for module in flags if type(module) in _COUNTERS]
+    hooks = [module.register_forward_hook(count) for module in flags if isinstance(module, counted)]
     try:
         with torch.no_grad():
             model.eval()(inputs)

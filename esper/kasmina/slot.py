@@ -71,7 +71,7 @@ class SeedSlot(SlotLifecycle):
         return self.stage in _COMPUTING and not self.bypass and self.seed is not None
 
     def forward(self, host_features: Tensor) -> Tensor:
-        """The features that go on into the host. Args: host_features [B, C, H, W]. Returns: the same shape."""
+        """The features that go on into the host. Args: host_features [B, C, H, W] or [B, T, C]. Returns: the same."""
         seed, state = self.seed, self.state
         if seed is None or state is None or not self.computes:
             return host_features

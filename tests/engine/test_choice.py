@@ -6,6 +6,7 @@ from torch import nn
 
 from esper.engine import choice, native
 from esper.engine.choice import choose_engine
+from esper.engine.lanes import LaneLayout
 from esper.engine.optimizer import OptimizerConfig
 from esper.engine.program import Program
 from esper.errors import EngineError
@@ -84,7 +85,7 @@ class Branching(nn.Module):
 @pytest.mark.parametrize(("module", "named"), [(Odd(), "layer stretch"), (Branching(), "Branching.forward")])
 def test_what_cannot_be_fused_is_refused_by_name(module, named):
     with pytest.raises(EngineError, match=named):
-        Program(module)
+        Program(module, LaneLayout())
 
 
 def bodies_with_an_odd_layer():

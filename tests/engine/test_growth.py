@@ -177,6 +177,18 @@ def test_a_member_that_breaks_is_put_back_alone():
     assert torch.equal(grown.state()[0]["weights/host/head.weight"][0], stuck)
 
 
+def test_a_rollback_leaves_alone_what_others_planted_since_the_snapshot():
+    grown = growth(members=2, twins=0, snapshot_every_epochs=9)
+    grown.step([WAIT, WAIT])
+    grown.step([WAIT, plant("mid", "norm")])
+    with torch.no_grad():
+        grown.population.stacks["host"].parameters["head.bias"][0] = float("nan")
+    reports, _ = grown.step([plant("late"), WAIT])
+    assert reports[0].rolled_back and reports[0].slots["late"].stage is SeedStage.DORMANT
+    assert not reports[1].rolled_back and reports[1].slots["mid"].stage is SeedStage.TRAINING
+    grown.step([plant("late"), WAIT])  # and life goes on
+
+
 @pytest.mark.parametrize("stop", [1, 3, 5, 7])
 @pytest.mark.parametrize("kind", ["fused", "sequential"])
 def test_a_resumed_run_ends_bit_for_bit_where_it_would_have(kind, stop):

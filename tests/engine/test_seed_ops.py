@@ -44,12 +44,11 @@ def test_each_row_blends_by_its_own_alpha_and_a_broken_seed_is_cut_out(kernels):
 
 def test_alpha_per_sample_learns(kernels):
     host, seed, slope = tensors()
-    alpha = torch.rand(4, 21, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
+    alpha = torch.rand(4, 1, 1, 1, 21, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
     out, _ = seed_ops.blend(host, seed, alpha, torch.zeros(4, dtype=torch.float64))
-    lanes = alpha.view(4, 1, 1, 1, 21)
-    torch.testing.assert_close(out, host + lanes * (seed - host))
+    torch.testing.assert_close(out, host + alpha * (seed - host))
     (grad,) = torch.autograd.grad(out, alpha, slope)
-    torch.testing.assert_close(grad, (slope * (seed - host)).sum((1, 2, 3)))
+    torch.testing.assert_close(grad, (slope * (seed - host)).sum((1, 2, 3), keepdim=True))
 
 
 def test_gradient_goes_upstream_only_where_a_row_is_open_and_finite():

@@ -1,29 +1,11 @@
-"""Seeds for convolutional hosts, [B, C, H, W] -> [B, C, H, W].
-
-Each is x plus a bounded residual whose last layer starts at zero and has neither norm nor ReLU behind it: the seed is
-born as the identity, and its last layer has a gradient at the first step, every other one at the second.
-"""
+"""Seeds for convolutional hosts, [B, C, H, W] -> [B, C, H, W]."""
 
 from torch import Tensor, nn
 
-from esper.kasmina import blending
 from esper.kasmina.blueprints.registry import BlueprintRegistry
+from esper.kasmina.blueprints.residual import ResidualSeed, zeroed
 
 _MIN_HIDDEN_CHANNELS = 4
-
-
-class ResidualSeed(nn.Module):
-    """x + body(x), the second bounded to `max_ratio` times the norm of the first, sample by sample."""
-
-    def __init__(self, body: nn.Module, max_ratio: float) -> None:
-        super().__init__()
-        self.body = body
-        self.max_ratio = max_ratio
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Args: x [B, C, H, W]. Returns: [B, C, H, W]."""
-        # Called through its module, where it is marked as a leaf for torch.fx.
-        return blending.bound_residual(x, self.body(x), self.max_ratio)
 
 
 class SqueezeExcite(nn.Module):
@@ -35,7 +17,7 @@ class SqueezeExcite(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.squeeze = nn.Conv2d(channels, hidden, 1)
         self.activation = nn.Sigmoid()  # a ReLU over so few units may start, and stay, dead
-        self.excite = _zeroed(nn.Conv2d(hidden, channels, 1))
+        self.excite = zeroed(nn.Conv2d(hidden, channels, 1))
         self.weight = nn.Sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,12 +30,6 @@ def _hidden(channels: int) -> int:
     return max(channels // 4, _MIN_HIDDEN_CHANNELS)
 
 
-def _zeroed(layer: nn.Module) -> nn.Module:
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
-
-
 def _norm_relu_conv(channels_in: int, channels_out: int, kernel: int, groups: int = 1) -> list[nn.Module]:
     conv = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, groups=groups, bias=False)
     return [nn.BatchNorm2d(channels_in, momentum=0.1), nn.ReLU(), conv]
@@ -61,14 +37,14 @@ def _norm_relu_conv(channels_in: int, channels_out: int, kernel: int, groups: in
 
 def _residual(max_ratio: float, *layers: nn.Module) -> ResidualSeed:
     """The layers as a residual branch; the last one, a convolution, is set to zero."""
-    _zeroed(layers[-1])
+    zeroed(layers[-1])
     return ResidualSeed(nn.Sequential(*layers), max_ratio)
 
 
 @BlueprintRegistry.register("norm", "cnn", param_estimate=128, description="batch norm")
 def build_norm(dim: int, max_ratio: float = 1.0) -> nn.Module:
     """Batch norm of the features, with a scale and shift that start at zero."""
-    return ResidualSeed(_zeroed(nn.BatchNorm2d(dim, momentum=0.1)), max_ratio)
+    return ResidualSeed(zeroed(nn.BatchNorm2d(dim, momentum=0.1)), max_ratio)
 
 
 @BlueprintRegistry.register("attention", "cnn", param_estimate=2128, description="squeeze-excite channel attention")

@@ -9,7 +9,7 @@ from torch import nn
 
 from esper.errors import BlueprintError
 
-REFERENCE_WIDTH = 64  # channels at which every `param_estimate` is stated
+REFERENCE_WIDTH = 64  # C at which every `param_estimate` is stated
 BlueprintFactory = Callable[..., nn.Module]
 
 
@@ -61,7 +61,9 @@ class BlueprintRegistry:
         """One blueprint. Raises: BlueprintError, naming the known ones and the nearest, when there is none."""
         specs = {spec.name: spec for spec in cls.list_specs(topology)}
         if name not in specs:
-            raise BlueprintError(_unknown(f"{topology} blueprint", name, list(specs)))
+            elsewhere = [other for other, known in cls._specs.items() if name in known]
+            hint = f" ({name} is for {' and '.join(elsewhere)} hosts)" if elsewhere else ""
+            raise BlueprintError(_unknown(f"{topology} blueprint", name, list(specs)) + hint)
         return specs[name]
 
     @classmethod

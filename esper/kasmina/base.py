@@ -1,0 +1,25 @@
+"""What every host promises to the model that lets seeds grow in it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Host(nn.Module):
+    """What a model needs of a host: its topology, the width of each slot position, and a module at each.
+
+    `forward` calls `slots[key]` at each position unconditionally: the identity, or the slot that a model puts there.
+    """
+
+    topology: str
+    injection_points: dict[str, int]
+    slots: nn.ModuleDict
+
+    def example_input(self, shape: Sequence[int]) -> Tensor:
+        """One sample of zeros that `forward` takes, on the host's device. Args: shape: without the batch.
+
+        Returns: [1, *shape].
+        """
+        like = next(self.parameters())
+        return torch.zeros(1, *shape, dtype=like.dtype, device=like.device)
