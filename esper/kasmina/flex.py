@@ -1,6 +1,7 @@
 """Causal self-attention whose mask is a function: torch's flex attention."""
 
 import functools
+import warnings
 
 import torch
 from torch import Tensor, fx
@@ -9,6 +10,9 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from esper.kasmina.attention import CausalSelfAttention, attend, merge_heads, split_heads
 
 _MASKS_KEPT = 32
+
+# Whoever wants the one-kernel form compiles the whole model; a seed does not compile itself.
+warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
 
 
 class FlexCausalSelfAttention(CausalSelfAttention):
@@ -28,12 +32,19 @@ def attend_flexibly(qkv: Tensor, n_head: int) -> Tensor:
     if qkv.device.type == "cpu" and qkv.requires_grad:
         return attend(qkv, n_head)
     query, key, value = split_heads(qkv, n_head)
-    return merge_heads(flex_attention(query, key, value, block_mask=_causal_mask(qkv.shape[1], qkv.device)))
+    return merge_heads(flex_attention(query, key, value, block_mask=_mask_of(qkv)))
 
 
-@functools.lru_cache(_MASKS_KEPT)
+def _mask_of(qkv: Tensor) -> BlockMask:
+    make = _causal_mask if torch.compiler.is_compiling() else _kept_causal_mask  # a compiler cannot see through a cache
+    return make(qkv.shape[1], qkv.device)
+
+
 def _causal_mask(length: int, device: torch.device) -> BlockMask:
     return create_block_mask(_looks_back, B=None, H=None, Q_LEN=length, KV_LEN=length, device=str(device))
+
+
+_kept_causal_mask = functools.lru_cache(_MASKS_KEPT)(_causal_mask)
 
 
 def _looks_back(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:

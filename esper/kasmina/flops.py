@@ -51,7 +51,9 @@ def count_flops(model: nn.Module, inputs: Tensor) -> int:
 
     def count(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
-        total += next(count for kind, count in _COUNTERS.items() if isinstance(layer, kind))(layer, arguments[0], output)
+        total += next(count for kind, count in _COUNTERS.items() if isinstance(layer, kind))(
+            layer, arguments[0], output
+        )
 
     counted = tuple(_COUNTERS)
     flags = {module: module.training for module in model.modules()}

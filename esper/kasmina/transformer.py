@@ -13,6 +13,7 @@ from esper.kasmina.seeding import default_generator, weights_from
 
 _INIT_STD = 0.02
 _MLP_RATIO = 4
+_LAST_WEIGHTS = ("attention.proj.weight", "mlp.2.weight")
 
 
 class DecoderLayer(nn.Module):
@@ -64,9 +65,9 @@ class TransformerHost(Host):
             self.norm = nn.LayerNorm(n_embd)
             self.head = nn.Linear(n_embd, vocab_size)
             self.apply(_initialise)
-            for layer in self.layers:  # so that the features keep their size however many layers add to them
-                for last in (layer.attention.proj, layer.mlp[-1]):
-                    nn.init.normal_(last.weight, std=_INIT_STD / math.sqrt(2 * n_layer))
+            for name, weight in self.layers.named_parameters():
+                if name.endswith(_LAST_WEIGHTS):  # the features keep their size however many layers add to them
+                    nn.init.normal_(weight, std=_INIT_STD / math.sqrt(2 * n_layer))
         self.injection_points = {f"block{i}": n_embd for i in range(1, n_layer + 1)}
         self._slot_keys = tuple(self.injection_points)
         self.slots = nn.ModuleDict({key: nn.Identity() for key in self._slot_keys})

@@ -6,7 +6,7 @@ import torch
 
 from esper.engine.optimizer import OptimizerConfig
 from esper.engine.population import Population
-from esper.kasmina.host import CNNHost, MorphogeneticModel
+from esper.kasmina.host import CNNHost, MorphogeneticModel, TransformerHost
 from esper.kasmina.slot import SlotConfig
 from esper.leyline import SeedStage
 
@@ -29,6 +29,13 @@ def model(
     )
     config = SlotConfig(blending_steps=5, cull_steps=4)
     return MorphogeneticModel(host, slots=slots, slot_config=config).to(dtype)
+
+
+def language_model(seed: int, dtype: torch.dtype = torch.float64) -> MorphogeneticModel:
+    host = TransformerHost(
+        vocab_size=11, n_embd=8, n_head=2, n_layer=3, block_size=6, generator=torch.Generator().manual_seed(seed)
+    )
+    return MorphogeneticModel(host, slot_config=SlotConfig(blending_steps=5, cull_steps=4)).to(dtype)
 
 
 def plant(body: MorphogeneticModel, slot: str, blueprint: str, blend: str, stage: SeedStage, seed: int) -> None:
@@ -61,6 +68,12 @@ def data(count: int = 37, in_channels: int = 2, size: int = 9, classes: int = 5,
     x = torch.randn(count, in_channels, size, size, generator=generator, dtype=dtype)
     y = torch.randint(classes, (count,), generator=generator)
     return x, y, torch.randperm(count, generator=generator)
+
+
+def tokens(count: int = 21, length: int = 5, vocab_size: int = 11):
+    generator = torch.Generator().manual_seed(0)
+    windows = torch.randint(vocab_size, (count, length + 1), generator=generator)
+    return windows[:, :-1], windows[:, 1:], torch.randperm(count, generator=generator)
 
 
 def state(bodies) -> dict[str, torch.Tensor]:

@@ -6,31 +6,40 @@ import pytest
 import torch
 
 from esper.kasmina.blueprints.registry import BlueprintRegistry
-from tests.engine.growing import STAGES, data, model, plant, population, state
+from tests.engine.growing import STAGES, data, language_model, model, plant, population, state, tokens
 
-BLUEPRINTS = [spec.name for spec in BlueprintRegistry.list_specs("cnn")]
 BLENDS = ("linear", "sigmoid", "gated")
+SLOTS = ("early", "mid", "late")
+TOPOLOGIES = {"cnn": (model, data), "transformer": (language_model, tokens)}
+CASES = [
+    (topology, spec.name)
+    for topology in TOPOLOGIES
+    for spec in BlueprintRegistry.list_specs(topology)
+    if spec.name != "flex_attention"  # it cannot be trained on a CPU
+]
 
 
-def grown(blueprint: str) -> list:
-    """Each stage and blend once, at changing slots, beside members that carry nothing."""
+def grown(topology: str, blueprint: str) -> list:
+    """Each stage and blend once, at changing slots, some beside a seed of another kind, some beside none."""
+    make = TOPOLOGIES[topology][0]
+    others = [name for kind, name in CASES if kind == topology]
     bodies = []
     for index, (stage, blend) in enumerate(itertools.product(STAGES, BLENDS)):
-        body = model(index)
-        plant(body, ("early", "mid", "late")[index % 3], blueprint, blend, stage, index)
+        body = make(index)
+        plant(body, SLOTS[index % 3], blueprint, blend, stage, index)
         if index % 4 == 0:
-            plant(body, ("early", "mid", "late")[(index + 1) % 3], BLUEPRINTS[index % 8], blend, stage, index)
+            plant(body, SLOTS[(index + 1) % 3], others[index % len(others)], blend, stage, index)
         bodies.append(body)
-    return [*bodies, model(100), model(101)]
+    return [*bodies, make(100), make(101)]
 
 
-@pytest.mark.parametrize("blueprint", BLUEPRINTS)
-def test_an_epoch_fused_equals_an_epoch_one_by_one(blueprint, kernels):
+@pytest.mark.parametrize(("topology", "blueprint"), CASES)
+def test_an_epoch_fused_equals_an_epoch_one_by_one(topology, blueprint, kernels):
     settings = {"name": "sgd", "learning_rate": 0.05, "weight_decay": 0.01, "clip_norm": 1.0}
-    x, y, order = data()
+    x, y, order = TOPOLOGIES[topology][1]()
     results = {}
     for kind in ("fused", "sequential"):
-        bodies = grown(blueprint)
+        bodies = grown(topology, blueprint)
         trained = population(bodies, kind, **settings)
         scores = trained.train_epoch(x, y, order, batch_size=16)
         live = [(e, name) for e, body in enumerate(bodies) for name, slot in body.slots.items() if slot.alpha > 0]
