@@ -1,5 +1,6 @@
 """One run, from its folder to its report."""
 
+import math
 import signal
 import sys
 import time
@@ -164,7 +165,10 @@ class Run:
         self._tell(TelemetryEventType.CHECKPOINT_SAVED)
 
     def _summary(self, reports: Sequence[EpochReport]) -> dict[str, Any]:
-        tested = self.growth.test().accuracy.tolist()
+        scores = self.growth.test()
+        tested = {"test_accuracy": scores.accuracy.tolist()}
+        if self.growth.task.is_text:
+            tested["test_bits_per_byte"] = (scores.loss / math.log(2)).tolist()
         self.folder.update()
         return summarize(reports, tested, self.twin_of, self.seeds, self.folder.record["wall_s"])
 

@@ -96,32 +96,33 @@ def checkpoint_metrics(reports: Sequence[EpochReport]) -> dict[str, float | None
 
 def summarize(
     reports: Sequence[EpochReport],
-    test_accuracy: Sequence[float],
+    test: Mapping[str, Sequence[float]],
     twin_of: Mapping[int, int],
     seeds: Mapping[str, int],
     wall_s: float,
 ) -> dict[str, Any]:
     """The summary in run.json: grown members, their twins, and the paired difference with its 95% interval.
 
-    test_accuracy [M]: percent, in the order of `reports`.
+    test: what was measured on the test split, name -> [M] in the order of `reports`.
     """
     grown = [index for index, report in enumerate(reports) if report.member not in twin_of]
     place = {report.member: index for index, report in enumerate(reports)}
     twin_at = {place[original]: place[twin] for twin, original in twin_of.items()}
-    summary: dict[str, Any] = {"grown": _group(reports, test_accuracy, grown), "twin": None, "difference": None}
+    summary: dict[str, Any] = {"grown": _group(reports, test, grown), "twin": None, "difference": None}
     if twin_at:
         twins = [twin_at[index] for index in grown]
-        summary["twin"] = _group(reports, test_accuracy, twins)
+        summary["twin"] = _group(reports, test, twins)
         summary["difference"] = {
             key: paired_difference(summary["grown"][key], summary["twin"][key]).to_dict()
-            for key in ("test_accuracy", "val_accuracy")
+            for key in (*test, "val_accuracy")
         }
     return finite(summary | {"seeds": dict(seeds), "wall_s": wall_s})
 
 
-def _group(reports: Sequence[EpochReport], test_accuracy: Sequence[float], indices: Sequence[int]) -> dict[str, Any]:
-    return {
-        "test_accuracy": [test_accuracy[index] for index in indices],
+def _group(
+    reports: Sequence[EpochReport], test: Mapping[str, Sequence[float]], indices: Sequence[int]
+) -> dict[str, Any]:
+    return {name: [values[index] for index in indices] for name, values in test.items()} | {
         "val_accuracy": [reports[index].val_accuracy for index in indices],
         "parameters": [reports[index].parameter_count for index in indices],
         "flops_per_sample": [reports[index].flops_per_sample for index in indices],

@@ -75,10 +75,17 @@ def test_seeds_are_counted_on_top_of_what_was_counted():
 
 def test_the_summary_pairs_each_member_with_its_own_twin():
     # The twins stand in another order than their members: 3 is the twin of 0.
-    summary = summarize(REPORTS, [61.0, 75.0, 70.0, 59.0], {2: 1, 3: 0}, {"planted": 2}, 12.5)
+    summary = summarize(
+        REPORTS,
+        {"test_accuracy": [61.0, 75.0, 70.0, 59.0], "test_bits_per_byte": [2.0, 2.5, 2.1, 2.2]},
+        {2: 1, 3: 0},
+        {"planted": 2},
+        12.5,
+    )
     assert summary["grown"]["test_accuracy"] == [61.0, 75.0]
     assert summary["twin"]["test_accuracy"] == [59.0, 70.0]
     assert summary["grown"]["parameters"] == [1200, 1300]
+    assert summary["difference"]["test_bits_per_byte"]["mean"] == pytest.approx(0.05)
     difference = summary["difference"]["test_accuracy"]
     # Differences 2 and 5: mean 3.5, standard error 1.5, t(0.975, 1) = 12.7062.
     assert (difference["mean"], difference["n"]) == (3.5, 2)
@@ -88,7 +95,7 @@ def test_the_summary_pairs_each_member_with_its_own_twin():
 
 
 def test_without_twins_there_is_no_difference():
-    summary = summarize(REPORTS[:2], [61.0, math.nan], {}, {}, 1.0)
+    summary = summarize(REPORTS[:2], {"test_accuracy": [61.0, math.nan]}, {}, {}, 1.0)
     assert summary["twin"] is None
     assert summary["difference"] is None
     assert summary["grown"]["test_accuracy"] == [61.0, None]

@@ -67,11 +67,11 @@ class _Grafted(nn.Module):
         super().__init__()
         self.inner = inner
         self.name = name
-        self.__dict__["slots"] = slots  # of the host, which owns them: not a submodule here
+        self._slots = (slots,)  # of the host, which owns them: not a submodule here
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The submodule's output, grown."""
-        slot, out = self.slots[self.name], self.inner(*args, **kwargs)
+        slot, out = self._slots[0][self.name], self.inner(*args, **kwargs)
         return (slot(out[0]), *out[1:]) if isinstance(out, tuple) else slot(out)
 
 

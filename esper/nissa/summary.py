@@ -1,5 +1,6 @@
 """What a run prints when it has ended: grown against static twins, what became of the seeds, where the report is."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,21 @@ from esper.nissa.palette import STAGE_LOOKS
 from esper.nissa.statistics import mean_interval, paired_difference
 
 MOST_GROUPS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Score:
+    key: str
+    title: str
+    decimals: int = 1
+    unit: str = ""
+
+
+_SCORES = (
+    _Score("test_accuracy", "test accuracy", unit="%"),
+    _Score("test_bits_per_byte", "test bits/byte", decimals=3),
+    _Score("val_accuracy", "validation accuracy", unit="%"),
+)
 _STYLES = {
     "fossilised": STAGE_LOOKS[SeedStage.FOSSILIZED].colour,
     "growing": STAGE_LOOKS[SeedStage.TRAINING].colour,
@@ -57,21 +73,22 @@ def print_summary(
 def _scores(summary: dict[str, Any]) -> Table:
     grown, twin = summary["grown"], summary.get("twin")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("", "test accuracy", "validation accuracy", "parameters"):
+    shown = [score for score in _SCORES if score.key in grown or score.key.endswith("_accuracy")]
+    for name in ("", *(score.title for score in shown), "parameters"):
         table.add_column(name, no_wrap=True)
     for label, group, style in (("grown", grown, "bold"), ("static twin", twin, "")):
         if group:
-            accuracies = [mean_interval(group.get(f"{split}_accuracy", ())).text(unit="%") for split in ("test", "val")]
-            table.add_row(label, *accuracies, _sizes(group.get("parameters", [])), style=style)
+            values = [mean_interval(group.get(s.key, ())).text(decimals=s.decimals, unit=s.unit) for s in shown]
+            table.add_row(label, *values, _sizes(group.get("parameters", [])), style=style)
     if twin:
-        gains = [_gain(grown, twin, f"{split}_accuracy") for split in ("test", "val")]
+        gains = [_gain(grown, twin, score) for score in shown]
         table.add_row("difference", *gains, _growth(grown.get("parameters", []), twin.get("parameters", [])))
     return table
 
 
-def _gain(grown: dict[str, Any], twin: dict[str, Any], key: str) -> str:
-    mine, other = grown.get(key, []), twin.get(key, [])
-    return paired_difference(mine, other).text(signed=True) if len(mine) == len(other) else "-"
+def _gain(grown: dict[str, Any], twin: dict[str, Any], score: _Score) -> str:
+    mine, other = grown.get(score.key, []), twin.get(score.key, [])
+    return paired_difference(mine, other).text(decimals=score.decimals, signed=True) if len(mine) == len(other) else "-"
 
 
 def _sizes(parameters: list[int]) -> str:

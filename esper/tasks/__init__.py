@@ -1,14 +1,23 @@
-"""The data: tasks as tensors on the device, split three ways, distorted anew each epoch."""
+"""The data: tasks as tensors on the device, split three ways, drawn anew each epoch."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from esper.tasks.settings import Cifar10Settings, DigitsSettings, TaskSettings
+from esper.tasks.settings import Cifar10Settings, DigitsSettings, PysourceSettings, TaskSettings, TextSettings
 
 if TYPE_CHECKING:
     from esper.tasks.task import Task, build_task, register_task
 
-__all__ = ["Cifar10Settings", "DigitsSettings", "Task", "TaskSettings", "build_task", "register_task"]
+__all__ = [
+    "Cifar10Settings",
+    "DigitsSettings",
+    "PysourceSettings",
+    "Task",
+    "TaskSettings",
+    "TextSettings",
+    "build_task",
+    "register_task",
+]
 
 _LAZY = ("Task", "build_task", "register_task")
 
@@ -16,6 +25,6 @@ _LAZY = ("Task", "build_task", "register_task")
 def __getattr__(name: str) -> Any:  # settings are read where torch must not be loaded
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    for builders in ("digits", "cifar10"):
+    for builders in ("digits", "cifar10", "pysource", "text"):
         import_module(f"esper.tasks.{builders}")
     return getattr(import_module("esper.tasks.task"), name)

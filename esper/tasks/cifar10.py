@@ -136,26 +136,28 @@ def build_cifar10(settings: Cifar10Settings, device: torch.device, dtype: torch.
     """CIFAR-10 as a task: training images shifted and mirrored anew each epoch, evaluation images as published."""
     (images, labels), (test_images, test_labels) = read_archive(fetch_archive(settings))
     splits = stratified_splits(labels, settings.val_fraction, 0.0, named_generator(split_seed, "cifar10/splits"))
-    train_x = images[splits.train]
+    train_x, train_y = images[splits.train], labels[splits.train].to(device)
     mean, spread = (value.to(device, dtype) for value in _channel_statistics(train_x))
 
     def standardise(source: Tensor) -> Tensor:
         return source.to(device, dtype).sub_(mean).div_(spread)
 
-    def augment(source: Tensor, generator: torch.Generator) -> Tensor:
-        return standardise(shift_and_mirror(source, settings.shift_pixels, generator))
-
     distorted = settings.distortion != "none"
+    train_x = train_x.to(device) if distorted else standardise(train_x)
+
+    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return standardise(shift_and_mirror(train_x, settings.shift_pixels, generator)), train_y
+
     return Task(
         name="cifar10",
         topology="cnn",
         num_classes=NUM_CLASSES,
         input_shape=IMAGE_SHAPE,
-        train_x=train_x.to(device) if distorted else standardise(train_x),
-        train_y=labels[splits.train].to(device),
+        train_x=train_x,
+        train_y=train_y,
         val_x=standardise(images[splits.val]),
         val_y=labels[splits.val].to(device),
         test_x=standardise(test_images),
         test_y=test_labels.to(device),
-        augment=augment if distorted else None,
+        draw=draw if distorted else None,
     )

@@ -32,7 +32,7 @@ def build_digits(settings: DigitsSettings, device: torch.device, dtype: torch.dt
         labels, settings.val_fraction, settings.test_fraction, named_generator(split_seed, "digits/splits")
     )
     images, labels = images.to(device), labels.to(device)
-    train_x = images[splits.train]
+    train_x, train_y = images[splits.train], labels[splits.train]
     strength = settings.strength()
     if strength is None:
         size, copies = SOURCE_SIZE, 1
@@ -42,7 +42,7 @@ def build_digits(settings: DigitsSettings, device: torch.device, dtype: torch.dt
         def evaluation(index: Tensor, stream: str) -> Tensor:
             return images[index].sub(mean).div(spread).to(dtype)
 
-        augment = None
+        draw = None
     else:
         size, copies = settings.image_size, settings.val_copies
         sample = distort(train_x, strength, size, named_generator(split_seed, "digits/statistics"))
@@ -50,6 +50,9 @@ def build_digits(settings: DigitsSettings, device: torch.device, dtype: torch.dt
 
         def augment(source: Tensor, generator: torch.Generator) -> Tensor:
             return distort(source, strength, size, generator).sub_(mean).div_(spread).to(dtype)
+
+        def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+            return augment(train_x, generator), train_y
 
         def evaluation(index: Tensor, stream: str) -> Tensor:
             return augment(images[index].repeat(copies, 1, 1, 1), named_generator(split_seed, stream))
@@ -60,10 +63,10 @@ def build_digits(settings: DigitsSettings, device: torch.device, dtype: torch.dt
         num_classes=10,
         input_shape=(1, size, size),
         train_x=train_x,
-        train_y=labels[splits.train],
+        train_y=train_y,
         val_x=evaluation(splits.val, "digits/validation"),
         val_y=labels[splits.val].repeat(copies),
         test_x=evaluation(splits.test, "digits/test"),
         test_y=labels[splits.test].repeat(copies),
-        augment=augment,
+        draw=draw,
     )

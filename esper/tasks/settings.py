@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import ClassVar
 
 from esper.errors import ConfigError
 
@@ -39,7 +40,7 @@ def _choice(key: str, value: str, allowed: list[str]) -> None:
 
 def _within(key: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise ConfigError(f"{key}={value}: expected a value from {low:g} to {high:g}.")
+        raise ConfigError(f"{key}={value}: expected a value from {low:.10g} to {high:.10g}.")
 
 
 @dataclass(kw_only=True)
@@ -47,7 +48,10 @@ class TaskSettings:
     """What every task takes.
 
     name: chooses the builder. split_seed: fixes which example falls into which split; None follows the run's seed.
+    `topology` is the kind of host that the task asks for.
     """
+
+    topology: ClassVar[str] = "cnn"
 
     name: str = ""
     split_seed: int | None = 0
@@ -130,3 +134,44 @@ class Cifar10Settings(TaskSettings):
         _choice("task.distortion", self.distortion, ["default", "none"])
         _within("task.shift_pixels", self.shift_pixels, 0, 31)
         _within("task.val_fraction", self.val_fraction, 0.01, 0.9)
+
+
+@dataclass(kw_only=True)
+class BytesSettings(TaskSettings):
+    """What every task on text takes: a token is a byte, an example a window of bytes and the byte after each.
+
+    block_size: bytes in a window. epoch_windows: how many are drawn from the training text each epoch.
+    train_bytes, val_bytes, test_bytes: size of the splits.
+    """
+
+    topology: ClassVar[str] = "transformer"
+
+    block_size: int = 64
+    epoch_windows: int = 1024
+    train_bytes: int = 524_288
+    val_bytes: int = 32_768
+    test_bytes: int = 32_768
+
+    def __post_init__(self) -> None:
+        _within("task.block_size", self.block_size, 2, 65_536)
+        _within("task.epoch_windows", self.epoch_windows, 1, 10_000_000)
+        for key in ("train_bytes", "val_bytes", "test_bytes"):
+            _within(f"task.{key}", getattr(self, key), self.block_size + 1, 2**31)
+
+
+@dataclass(kw_only=True)
+class PysourceSettings(BytesSettings):
+    """The source files of Python's own standard library: on every machine, so nothing is downloaded."""
+
+    name: str = "pysource"
+
+
+@dataclass(kw_only=True)
+class TextSettings(BytesSettings):
+    """A file of one's own. One smaller than the splits together is divided in the same proportions.
+
+    path: the file, read as bytes. split_seed has nothing to decide: the splits follow each other in the file.
+    """
+
+    name: str = "text"
+    path: str | None = None

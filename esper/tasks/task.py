@@ -1,4 +1,4 @@
-"""A task: data on the device, split three ways, with its training images distorted anew each epoch."""
+"""A task: data on the device, split three ways, with its training examples drawn anew each epoch."""
 
 import hashlib
 from collections.abc import Callable
@@ -11,40 +11,46 @@ from torch import Tensor
 from esper.errors import ConfigError
 from esper.tasks.settings import TaskSettings
 
-Augment = Callable[[Tensor, torch.Generator], Tensor]
+Draw = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 
 
 @dataclass(slots=True)
 class Task:
-    """Images and labels of three disjoint splits, as tensors on one device.
+    """Inputs and labels of three disjoint splits, as tensors on one device.
 
-    Inputs are standardised with the training split's mean and spread; labels are int64. Validation drives decisions,
-    test is for the final figure alone. Where an evaluation split holds several distortions of each example they follow
-    each other as whole sets: [all examples, all examples, ...].
+    Validation drives decisions, test is for the final figure alone. Images ("cnn") are standardised with the training
+    split's mean and spread, [N, C, H, W] with labels [N] int64; where an evaluation split holds several distortions of
+    each example they follow each other as whole sets. Text ("transformer") is windows of tokens [N, T] int64 with the
+    token that follows each as its label [N, T].
 
-    Shapes: val_x [V, C, H, W], val_y [V], test_x [T, C, H, W], test_y [T]; train_x [N, ...] is what `epoch_inputs`
-    starts from, at the data's own size and range; train_y [N].
+    input_shape: of one example, (C, H, W) or (T,). train_x, train_y: the whole training split, images at their own size
+    and range. draw: makes an epoch's examples of it (None: it is taken as it is); epoch_size: how many of them (default:
+    as many as train_y).
     """
 
     name: str
     topology: str
     num_classes: int
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     train_x: Tensor
     train_y: Tensor
     val_x: Tensor
     val_y: Tensor
     test_x: Tensor
     test_y: Tensor
-    augment: Augment | None = None
+    draw: Draw | None = None
+    epoch_size: int = 0
 
-    def epoch_inputs(self, epoch: int, generator: torch.Generator) -> Tensor:
-        """This epoch's training inputs [N, C, H, W], in the order of `train_y`.
+    def __post_init__(self) -> None:
+        self.epoch_size = self.epoch_size or len(self.train_y)
 
-        They follow from the generator's state alone, whatever the epoch; without distortion it is the same tensor each
+    def epoch_data(self, epoch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """This epoch's `epoch_size` training examples: inputs and their labels.
+
+        They follow from the generator's state alone, whatever the epoch; without `draw` they are the same tensors each
         time, not to be written to.
         """
-        return self.train_x if self.augment is None else self.augment(self.train_x, generator)
+        return (self.train_x, self.train_y) if self.draw is None else self.draw(generator)
 
 
 Builder = Callable[[Any, torch.device, torch.dtype, int], Task]
@@ -64,7 +70,7 @@ def register_task(name: str) -> Callable[[Builder], Builder]:
 def build_task(
     settings: TaskSettings, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> Task:
-    """Load, split and standardise the data that the settings name.
+    """Load and split the data that the settings name.
 
     Args:
         seed: the run's seed; it decides the splits only where `settings.split_seed` is None.

@@ -1,0 +1,37 @@
+"""A corpus of the user's own, as bytes."""
+
+from pathlib import Path
+
+import torch
+
+from esper.errors import TaskError
+from esper.tasks.settings import TextSettings
+from esper.tasks.task import Task, register_task
+from esper.tasks.windows import build_bytes_task
+
+
+def read_splits(settings: TextSettings) -> tuple[bytes, bytes, bytes]:
+    """Training, validation and test text: three spans of the file, one after the other.
+
+    Raises:
+        TaskError: no file is named, or it cannot be read.
+    """
+    if settings.path is None:
+        raise TaskError("task=text needs a corpus: name a file with task.path=FILE.")
+    path = Path(settings.path).expanduser()
+    sizes = (settings.train_bytes, settings.val_bytes, settings.test_bytes)
+    try:
+        with path.open("rb") as file:
+            text = file.read(sum(sizes))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise TaskError(f"task.path={settings.path}: cannot be read ({reason}); name a file of text.") from error
+    val_size, test_size = (len(text) * size // sum(sizes) for size in sizes[1:])
+    train_size = len(text) - val_size - test_size
+    return text[:train_size], text[train_size : train_size + val_size], text[train_size + val_size :]
+
+
+@register_task("text")
+def build_text(settings: TextSettings, device: torch.device, dtype: torch.dtype, split_seed: int) -> Task:
+    """A file as a task: predict the next byte."""
+    return build_bytes_task(settings, read_splits(settings), device)
