@@ -76,8 +76,7 @@ def build_population(
     """The members on an engine, and what was chosen; a run under way keeps the choice it began with."""
     wanted = engine or {"kind": config.engine.kind, "threads": config.engine.threads}
     torch.set_num_threads(wanted["threads"] or DEFAULT_THREADS)
-    x = task.epoch_inputs(1, named_generator(config.seed, "measure"))[: config.batch_size]
-    y = task.train_y[: config.batch_size]
+    x, y = (part[: config.batch_size] for part in task.epoch_data(1, named_generator(config.seed, "measure")))
     optimizer = OptimizerConfig(**asdict(config.optimizer))
     population, reason = choose_engine(models, optimizer, x, y, precision, wanted["kind"], wanted["threads"])
     return population, engine or {
@@ -94,7 +93,7 @@ def build_model(
 ) -> MorphogeneticModel:
     """One member; two of the same number start from the same weights."""
     generator = named_generator(config.seed, f"host/{member}")
-    steps = -(-len(task.train_y) // config.batch_size)
+    steps = -(-task.epoch_size // config.batch_size)
     slots = config.slots
     return MorphogeneticModel(
         host=HOSTS[config.host.name](config.host, task, generator).to(dtype),

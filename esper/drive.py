@@ -143,7 +143,7 @@ class Run:
             train_s=seconds.get("train", 0.0),
             validation_s=seconds.get("validation", 0.0),
             counterfactual_s=seconds.get("counterfactual", 0.0),
-            samples=len(reports) * len(self.growth.task.train_y) if self.growth.epoch else 0,
+            samples=len(reports) * self.growth.task.epoch_size if self.growth.epoch else 0,
             members=len(reports),
         )
         self.hub.epoch(epoch_record(reports, times, self.twin_of))

@@ -62,7 +62,7 @@ class Growth:
         self.blueprints = tuple(blueprints)
         self.seed = seed
         self.epoch = 0
-        self.generators = {name: named_generator(seed, name) for name in ("order", "distortion")}
+        self.generators = {name: named_generator(seed, name) for name in ("order", "examples")}
         self.growth_log: list[dict[str, Any]] = []
         self.seconds: dict[str, float] = {}
         self._reports: list[EpochReport] = []
@@ -178,9 +178,9 @@ class Growth:
         return [gate_evaluated(state, result, target), *(stage_changed(state, reason) if result.passed else [])]
 
     def _train(self) -> Scores:
-        order = torch.randperm(len(self.task.train_y), generator=self.generators["order"])
-        x = self.task.epoch_inputs(self.epoch, self.generators["distortion"])
-        return self.population.train_epoch(x, self.task.train_y, order.to(x.device), self.batch_size)
+        order = torch.randperm(self.task.epoch_size, generator=self.generators["order"])
+        x, y = self.task.epoch_data(self.epoch, self.generators["examples"])
+        return self.population.train_epoch(x, y, order.to(x.device), self.batch_size)
 
     def _validate(self, live: Sequence[tuple[int, str]]) -> tuple[Scores, dict[tuple[int, str], tuple[float, float]]]:
         scores, without, seconds = self.population.evaluate(self.task.val_x, self.task.val_y, live)

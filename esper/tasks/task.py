@@ -44,6 +44,11 @@ class Task:
     def __post_init__(self) -> None:
         self.epoch_size = self.epoch_size or len(self.train_y)
 
+    @property
+    def is_text(self) -> bool:
+        """Whether labels are bytes of text, so that a loss can be told in bits per byte."""
+        return self.topology == "transformer"
+
     def epoch_data(self, epoch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """This epoch's `epoch_size` training examples: inputs and their labels.
 
