@@ -15,7 +15,15 @@ from esper.engine.growth import Growth
 from esper.engine.optimizer import OptimizerConfig
 from esper.engine.population import Population
 from esper.errors import ConfigError
-from esper.kasmina import BlueprintRegistry, CNNHost, GateConfig, MorphogeneticModel, QualityGates, SlotConfig
+from esper.kasmina import (
+    BlueprintRegistry,
+    CNNHost,
+    GateConfig,
+    MorphogeneticModel,
+    QualityGates,
+    SlotConfig,
+    TransformerHost,
+)
 from esper.kasmina.host import Host
 from esper.leyline import Controller, TaskConfig
 from esper.tamiyo import build_controller
@@ -153,4 +161,9 @@ def _cnn(host: Any, task: Task, generator: torch.Generator) -> Host:
     )
 
 
-HOSTS: dict[str, Callable[[HostSchema, Task, torch.Generator], Host]] = {"cnn": _cnn}
+def _transformer(host: Any, task: Task, generator: torch.Generator) -> Host:
+    (block_size,) = task.input_shape
+    return TransformerHost(task.num_classes, host.n_embd, host.n_head, host.n_layer, block_size, generator)
+
+
+HOSTS: dict[str, Callable[[HostSchema, Task, torch.Generator], Host]] = {"cnn": _cnn, "transformer": _transformer}

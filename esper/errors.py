@@ -31,3 +31,7 @@ class EngineError(EsperError):
 
 class RunError(EsperError):
     """A run directory cannot be used: another process owns it, or it is no run."""
+
+
+class LearnerError(EsperError, ValueError):
+    """Something that learns, or what it learns from, was given values it cannot use."""

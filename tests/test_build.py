@@ -11,6 +11,8 @@ from esper.tasks import build_task
 
 TINY = ["engine.members=2", "engine.threads=1", "engine=fused", "task.distortion=none", "seed=4"]
 
+TEXT = ["task=pysource", "host=transformer", "task.epoch_windows=70", "task.train_bytes=9000"]
+
 
 @pytest.fixture(autouse=True)
 def threads_as_before():
@@ -49,7 +51,7 @@ def test_phases_given_in_epochs_are_counted_in_training_steps():
     config = compose([*TINY, "batch_size=64", "slots.blending_epochs=3", "slots.cull_epochs=2", "epochs=7"])
     task = build_task(config.task)
     model = build_model(config, task, 0, torch.device("cpu"), torch.float32)
-    steps = -(-len(task.train_y) // 64)
+    steps = -(-task.epoch_size // 64)
     settings = model.slots["early"].config
     assert (settings.blending_steps, settings.cull_steps) == (3 * steps, 2 * steps)
     assert model.task_config.max_epochs == 7
@@ -76,6 +78,19 @@ def test_the_controller_plants_only_what_is_allowed():
     parts = build(compose([*TINY, "blueprint.names=[norm]", "policy.first_plant_epoch=1"]))
     actions = parts.controller.act(parts.growth.reports())
     assert {action.blueprint for action in actions if action.operation is Operation.GERMINATE} == {"norm"}
+
+
+def test_a_language_model_reads_as_far_back_as_its_task_says():
+    config = compose([*TEXT, "task.block_size=24", "host.n_layer=4", "batch_size=20"])
+    task = build_task(config.task)
+    model = build_model(config, task, 0, torch.device("cpu"), torch.float64)
+    tokens = task.val_x[:2]
+    assert model(tokens).shape == (2, 24, 256)
+    assert model(tokens).dtype == torch.float64
+    assert list(model.host.injection_points) == ["block1", "block2", "block3", "block4"]
+    assert model.slots["early"].config.blending_steps == 3 * 4  # 70 windows an epoch
+    with pytest.raises(ValueError, match="exceeds block_size=24"):
+        model(torch.zeros(1, 25, dtype=torch.int64))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -4,6 +4,7 @@ Knows tensors and plain values; whoever rebuilds an object from them hands in th
 """
 
 from esper.checkpoint.bundle import Checkpoint, Unsound, read_bundle, write_bundle
+from esper.checkpoint.convert import migrate_torch_checkpoint
 from esper.checkpoint.manager import Agent, CheckpointManager
 from esper.checkpoint.model import load_checkpoint, module_state, restore_module, save_checkpoint
 from esper.checkpoint.plain import fingerprint
@@ -18,6 +19,7 @@ __all__ = [
     "Unsound",
     "fingerprint",
     "load_checkpoint",
+    "migrate_torch_checkpoint",
     "module_state",
     "pack_generators",
     "read_bundle",

@@ -16,8 +16,8 @@ _NO_ROOM = {
 }
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, a kill or a power cut meets the old content or the new, never a part.
+def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file so that a reader, a kill or a power cut meets the old content or the new, never some of it.
 
     Missing folders are made. The file's mode follows the umask, as with any other file.
     Raises CheckpointError, with the OSError as its cause; the old content is then untouched.
@@ -27,7 +27,8 @@ def write_atomic(path: Path, data: bytes) -> None:
         _make_folder(path.parent)
         try:
             with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
-                file.write(data)
+                for part in parts:
+                    file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

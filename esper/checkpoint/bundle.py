@@ -7,11 +7,12 @@ import contextlib
 import hashlib
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import torch
 from torch import Tensor
@@ -93,14 +94,14 @@ def write_bundle(path: str | os.PathLike[str], checkpoint: Checkpoint) -> Path:
     full; what was there before is then untouched.
     """
     tensors_path, sidecar_path = bundle_paths(path)
-    data, aliases = encode_tensors(checkpoint.tensors)
-    sidecar = _encode_sidecar(checkpoint, data, aliases)
+    parts, aliases = encode_tensors(checkpoint.tensors)
+    sidecar = _encode_sidecar(checkpoint, parts, aliases)
     pending = pending_path(sidecar_path)
     if sidecar_path.exists():
         # New tensors beside the old sidecar would be no checkpoint at all: a reader then finds their sidecar here.
         _settle(tensors_path, sidecar_path)
         write_atomic(pending, sidecar)
-    write_atomic(tensors_path, data)
+    write_atomic(tensors_path, *parts)
     write_atomic(sidecar_path, sidecar)
     pending.unlink(missing_ok=True)
     return tensors_path
@@ -119,7 +120,7 @@ def read_bundle(
     """
     tensors_path, sidecar_path = bundle_paths(path)
     sidecar = read_sidecar(sidecar_path)
-    data = _read(tensors_path)
+    data = _read_buffer(tensors_path)
     if sidecar["tensors_sha256"] != hashlib.sha256(data).hexdigest():
         sidecar = _pending_sidecar(sidecar_path, data, otherwise=_altered(tensors_path, len(data), sidecar))
     tensors = decode_tensors(data, sidecar["aliases"], str(tensors_path))
@@ -158,7 +159,7 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     return sidecar
 
 
-def _encode_sidecar(checkpoint: Checkpoint, data: bytes, aliases: dict[str, str]) -> bytes:
+def _encode_sidecar(checkpoint: Checkpoint, parts: Sequence[bytes | memoryview], aliases: dict[str, str]) -> bytes:
     epoch = checkpoint.epoch
     if epoch is not None and (type(epoch) is not int or epoch < 0):
         raise CheckpointError(f"A checkpoint's epoch is an integer from 0 on, or None; got {epoch!r}.")
@@ -179,6 +180,9 @@ def _encode_sidecar(checkpoint: Checkpoint, data: bytes, aliases: dict[str, str]
     }
     for name, value in content.items():
         check_plain(value, name)
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
     content |= {
         "config_sha256": fingerprint(checkpoint.config),
         "versions": {
@@ -187,8 +191,8 @@ def _encode_sidecar(checkpoint: Checkpoint, data: bytes, aliases: dict[str, str]
             "safetensors": safetensors.__version__,
             "torch": str(torch.__version__),
         },
-        "tensors_bytes": len(data),
-        "tensors_sha256": hashlib.sha256(data).hexdigest(),
+        "tensors_bytes": sum(map(len, parts)),
+        "tensors_sha256": digest.hexdigest(),
     }
     content[_SELF_CHECK] = fingerprint(content)
     # One line a field: people can read it, and a megabyte of growth log is still encoded in milliseconds.
@@ -199,11 +203,11 @@ def _settle(tensors_path: Path, sidecar_path: Path) -> None:
     """Finish the work of a writer that was killed after its tensors were in place and before its sidecar was."""
     pending = pending_path(sidecar_path)
     with contextlib.suppress(CheckpointError, FileNotFoundError):
-        if read_sidecar(pending)["tensors_sha256"] == hashlib.sha256(_read(tensors_path)).hexdigest():
+        if read_sidecar(pending)["tensors_sha256"] == hashlib.sha256(_read_buffer(tensors_path)).hexdigest():
             os.replace(pending, sidecar_path)
 
 
-def _pending_sidecar(sidecar_path: Path, data: bytes, otherwise: CheckpointError) -> dict[str, Any]:
+def _pending_sidecar(sidecar_path: Path, data: memoryview, otherwise: CheckpointError) -> dict[str, Any]:
     try:
         sidecar = read_sidecar(pending_path(sidecar_path))
     except CheckpointError:
@@ -220,8 +224,19 @@ def _altered(path: Path, size: int, sidecar: dict[str, Any]) -> CheckpointError:
 
 
 def _read(path: Path) -> bytes:
+    return bytes(_read_buffer(path))
+
+
+def _read_buffer(path: Path) -> memoryview:
+    """The bytes of a file, in writable memory of their own."""
     try:
-        return path.read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            # NumPy asks for huge pages, without which the system spends longer on pages than on the copy.
+            buffer = np.empty(os.fstat(file.fileno()).st_size, np.uint8).data
+            filled = 0
+            while filled < len(buffer) and (count := file.readinto(buffer[filled:])):
+                filled += count
+        return buffer[:filled]
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path} is missing. A checkpoint is a .safetensors and a .json of the same name, in the same folder."

@@ -21,8 +21,11 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _COLLECTIONS = ("builtins.set", "builtins.frozenset", "collections.deque")
 _ATOMS = (type(None), bool, int, float, str, bytes)
 _PUSHES_ITS_ARGUMENT = frozenset(
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 "
-    "BYTEARRAY8 UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 FLOAT BINFLOAT".split()
+    (
+        *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+        *("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+        *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+    )
 )
 
 
@@ -71,21 +74,30 @@ def scan_file(path: Path) -> Scan:
     """Read the structure of a torch file. Raises CheckpointError where it is none, or is malformed."""
     known: dict[str, Global] = {}
     try:
-        with path.open("rb") as file:
-            is_zip = file.read(len(_ZIP_START)) == _ZIP_START
-            file.seek(0)
-            if is_zip:
-                layout, root = "zip", _Machine(known).run(io.BytesIO(_zip_record(path)))
-            else:
+        if is_zip(path):
+            layout, root = "zip", _Machine(known).run(io.BytesIO(_zip_record(path)))
+        else:
+            with path.open("rb") as file:
                 layout, root = _scan_sequence(file, known)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, TypeError, LookupError, OverflowError, RuntimeError) as error:
+    except (ValueError, TypeError, LookupError, OverflowError, MemoryError, RuntimeError) as error:
         unsafe = _mark_unsafe(known)
         named = f" What could be read names {', '.join(unsafe)}: do not load it." if unsafe else ""
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise CheckpointError(f"{path} is not a sound torch checkpoint: {reason}.{named}") from error
+        reason = "malformed pickle" if isinstance(error, LookupError) else " ".join(str(error).split()).split(". ")[0]
+        raise CheckpointError(f"{path} is not a sound torch checkpoint: {reason.rstrip('.')}.{named}") from error
     return Scan(layout, root, _mark_unsafe(known))
+
+
+def printable(text: str) -> str:
+    """The text without what a file could steer a terminal with, or that no terminal can show."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def is_zip(path: Path) -> bool:
+    """Whether torch takes the file for one of the zip layout: it looks at the first bytes only."""
+    with path.open("rb") as file:
+        return file.read(len(_ZIP_START)) == _ZIP_START
 
 
 def _scan_sequence(file: IO[bytes], known: dict[str, Global]) -> tuple[str, Any]:
@@ -98,7 +110,7 @@ def _scan_sequence(file: IO[bytes], known: dict[str, Global]) -> tuple[str, Any]
 
 def _zip_record(path: Path) -> bytes:
     reader = torch._C.PyTorchFileReader(str(path))  # torch.load's own: another might see another file in the same bytes
-    if reader.has_record("constants.pkl"):
+    if "constants.pkl" in reader.get_all_records():
         raise ValueError("it is a TorchScript archive; export the module's state_dict() with torch.save")
     return bytes(reader.get_record("data.pkl"))
 
@@ -106,16 +118,15 @@ def _zip_record(path: Path) -> bytes:
 def _mark_unsafe(known: dict[str, Global]) -> list[str]:
     """The names that torch.load(weights_only=True) refuses; marks the others as safe."""
     # torch tells what it allows only of a file, so it is handed one that holds nothing but the names.
-    spelled = [each for each in known.values() if not any(c.isspace() for c in each.name)]
-    listing = "\x80\x02" + "".join(f"c{each.module}\n{each.qualname}\n" for each in spelled) + "."
-    data = listing.encode("utf-8", "replace").replace(b"\xc2\x80", b"\x80", 1)
+    plain = [each for name, each in known.items() if name.isascii() and name.isprintable() and " " not in name]
+    data = b"\x80\x02" + "".join(f"c{each.module}\n{each.qualname}\n" for each in plain).encode() + b"."
     buffer = io.BytesIO()
     writer = torch._C.PyTorchFileWriter(buffer)
     writer.write_record("data.pkl", data, len(data))
     writer.write_end_of_file()
     buffer.seek(0)
     refused = set(torch.serialization.get_unsafe_globals_in_checkpoint(buffer))
-    for each in spelled:
+    for each in plain:
         each.is_safe = each.name not in refused
     return [name for name, each in known.items() if not each.is_safe]
 
@@ -208,7 +219,7 @@ class _Machine:
                 stack.append(self.make(what, args, is_call=False))
             case "NEWOBJ_EX":
                 named, args, what = stack.pop(), stack.pop(), stack.pop()
-                stack.append(self.make(what, (*args, *named.values()), is_call=False))
+                stack.append(self.make(what, (*args, *dict(named).values()), is_call=False))
             case "OBJ":
                 what, *given = self.pop_marked()
                 self.push(self.make(what, tuple(given), is_call=False))
@@ -221,7 +232,8 @@ class _Machine:
                 target.state = state
             case "PERSID" | "BINPERSID":
                 reference = argument if operation == "PERSID" else stack.pop()
-                stack.append(StandIn(Global("torch", "storage", is_safe=True), (), state=(reference,)))
+                is_class = isinstance(reference, tuple) and reference[:1] == ("module",) and len(reference) > 1
+                stack.append(reference[1] if is_class else StandIn(Global("torch", "storage", is_safe=True)))
             case _:
                 raise ValueError(f"its pickle uses {operation}, which torch never writes")
 
@@ -231,6 +243,7 @@ class _Machine:
             module, qualname = NAME_MAPPING[module, qualname]
         else:
             module = IMPORT_MAPPING.get(module, module)
+        module, qualname = printable(module), printable(qualname)
         return self.known.setdefault(f"{module}.{qualname}", Global(module, qualname))
 
     def make(self, what: Any, args: Any, is_call: bool = True) -> StandIn:

@@ -2,27 +2,21 @@
 
 from collections.abc import Mapping
 
-import safetensors.torch
+import numpy as np
 import torch
 from torch import Tensor
 
+from esper.checkpoint.layout import DTYPE_NAMES, RESERVED_NAME, Place, lay_out, places
 from esper.errors import CheckpointError
 
-_STORABLE = frozenset(
-    {
-        *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.bool),
-        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8),
-        *(torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz),
-    }
-)
-_RESERVED_NAME = "__metadata__"
 _SHOWN = 3
 
 
-def encode_tensors(tensors: Mapping[str, Tensor]) -> tuple[bytes, dict[str, str]]:
-    """The bytes of a safetensors file, and the aliases: name of a tied tensor → the name it is stored under.
+def encode_tensors(tensors: Mapping[str, Tensor]) -> tuple[list[bytes | memoryview], dict[str, str]]:
+    """A safetensors file in parts, and the aliases: name of a tied tensor → the name it is stored under.
 
-    Tensors of any shape, stride and device; stored contiguous. Two names of the very same view are stored once;
+    The parts are views of the tensors wherever these are contiguous and on the CPU: write them before the tensors
+    change. Tensors of any shape, stride and device; stored contiguous. Two names of the very same view are stored once;
     views that merely overlap are stored apart. Raises CheckpointError naming a tensor that cannot be stored.
     """
     # The resolved tensors are held until all are compared: an address that was freed could name another tensor.
@@ -41,17 +35,22 @@ def encode_tensors(tensors: Mapping[str, Tensor]) -> tuple[bytes, dict[str, str]
         stored[name] = view.clone(memory_format=torch.contiguous_format) if storage in seen_storages else view
         stored[name] = stored[name].contiguous().cpu()
         seen_storages.add(storage)
-    return safetensors.torch.save(stored), aliases
+    head, order = lay_out(stored)
+    return [head, *(stored[name].view(-1).view(torch.uint8).numpy().data for name in order)], aliases
 
 
-def decode_tensors(data: bytes, aliases: Mapping[str, str], where: str) -> dict[str, Tensor]:
+def decode_tensors(data: bytes | memoryview, aliases: Mapping[str, str], where: str) -> dict[str, Tensor]:
     """The tensors in these bytes, in memory of their own; an alias is the same tensor as the one it names.
 
+    A writable buffer becomes that memory: leave it to them.
     Raises CheckpointError where the bytes or the aliases are malformed.
     """
     try:
-        tensors = safetensors.torch.load(data)
-    except Exception as error:  # the parser answers malformed bytes with exceptions of many kinds
+        buffer = memoryview(data)
+        if buffer.readonly:
+            buffer = np.frombuffer(data, np.uint8).copy().data
+        tensors = {place.name: _tensor(buffer, place) for place in places(buffer)}
+    except Exception as error:  # malformed bytes are answered with exceptions of many kinds
         raise CheckpointError(f"{where} is no safetensors file: {error or type(error).__name__}.") from error
     for alias, name in aliases.items():
         if alias in tensors or name not in tensors:
@@ -76,20 +75,29 @@ def compare_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor],
 
 
 def _storable(name: str, tensor: Tensor) -> Tensor:
-    if not isinstance(name, str) or name == _RESERVED_NAME:
-        raise CheckpointError(f"A tensor cannot be named {name!r}: expected any text but {_RESERVED_NAME!r}.")
+    if not isinstance(name, str) or name == RESERVED_NAME:
+        raise CheckpointError(f"A tensor cannot be named {name!r}: expected any text but {RESERVED_NAME!r}.")
     if not isinstance(tensor, Tensor):
         raise CheckpointError(
             f"{name!r} is a {type(tensor).__name__}, expected a tensor; plain values go to the sidecar."
         )
     if tensor.is_meta or torch.nn.parameter.is_lazy(tensor):
         raise CheckpointError(f"The tensor {name!r} has no values yet. Run the network once before saving it.")
-    if tensor.layout != torch.strided or tensor.dtype not in _STORABLE:
+    if tensor.layout != torch.strided or tensor.dtype not in DTYPE_NAMES:
         raise CheckpointError(
             f"The tensor {name!r} ({tensor.layout}, {tensor.dtype}) cannot be stored: expected a dense tensor of a "
             "standard dtype. Convert it before saving."
         )
     return tensor.detach().resolve_conj().resolve_neg()
+
+
+def _tensor(buffer: memoryview, place: Place) -> Tensor:
+    if place.start == place.stop:
+        return torch.empty(place.shape, dtype=place.dtype)
+    raw = torch.frombuffer(buffer, dtype=torch.uint8, count=place.stop - place.start, offset=place.start)
+    if raw.data_ptr() % place.dtype.itemsize:  # a file of another writer
+        raw = raw.clone()
+    return raw.view(place.dtype).view(place.shape)
 
 
 def _describe(tensor: Tensor) -> str:

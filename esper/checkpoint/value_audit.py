@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from datetime import date, time
 from enum import Enum
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from esper.checkpoint.pickle_scan import Global, Key, StandIn, entries
+from esper.checkpoint.pickle_scan import Global, Key, StandIn, entries, printable
 
 _MAX_LEVELS = 20
 _MAX_INTEGER_BITS = 255 * 8 - 1  # longer ones take an opcode that the restricted unpickler lacks
@@ -123,7 +124,7 @@ def _loaded_class(what: Global) -> type | None:
     """The class of this name if its module is loaded already, by looking only: no import, no attribute hooks."""
     found: Any = sys.modules.get(what.module)
     for part in what.qualname.split("."):
-        found = vars(found).get(part) if hasattr(type(found), "__dict__") and hasattr(found, "__dict__") else None
+        found = vars(found).get(part) if isinstance(found, ModuleType | type) else None
     return found if isinstance(found, type) else None
 
 
@@ -159,7 +160,7 @@ def _inside(value: StandIn) -> Iterator[Child]:
 
 
 def _fields(named: dict[Any, Any]) -> Iterator[Child]:
-    return ((f".{name}", item) for name, item in named.items() if not _is_atom(item))
+    return ((f".{printable(str(name))}", item) for name, item in named.items() if not _is_atom(item))
 
 
 def _indexed(items: Any, form: str) -> Iterator[Child]:

@@ -8,7 +8,7 @@ from esper.config.checkpoint import CheckpointSchema
 from esper.config.checks import in_range, require
 from esper.config.engine import EngineSchema
 from esper.config.gates import GatesSchema
-from esper.config.host import HostSchema
+from esper.config.host import HOSTS, HostSchema
 from esper.config.optimizer import OptimizerSchema
 from esper.config.policy import PolicySettings
 from esper.config.slots import SlotsSchema
@@ -45,5 +45,11 @@ class RunSchema:
         in_range("seed", self.seed, 0, 2**31 - 1)
         in_range("epochs", self.epochs, 1, 1_000_000)
         in_range("batch_size", self.batch_size, 1, 1_000_000)
+        if self.host.topology != self.task.topology:
+            fitting = [f"host={name}" for name, host in HOSTS.items() if host.topology == self.task.topology]
+            raise ConfigError(
+                f"host={self.host.name}: task={self.task.name} asks for a {self.task.topology} host, and this is a "
+                f"{self.host.topology}; choose {' or '.join(fitting)}, or another task"
+            )
         if self.resume is not None:
             raise ConfigError(f"resume={self.resume}: belongs on the command line: python -m esper.run resume=RUN_DIR")

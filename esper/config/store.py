@@ -6,7 +6,7 @@ from pathlib import Path
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from esper.config.host import CNNHostSchema
+from esper.config.host import HOSTS
 from esper.config.policy import POLICIES
 from esper.config.root import RunSchema
 from esper.config.run_id import new_run_id
@@ -14,7 +14,7 @@ from esper.config.task import TASKS
 
 # Groups whose options differ in their keys: group -> name -> schema. All other groups have one schema (see RunSchema).
 VARIANTS: dict[str, Mapping[str, type]] = {
-    "host": {"cnn": CNNHostSchema},
+    "host": HOSTS,
     "policy": POLICIES,
     "task": TASKS,
 }

@@ -18,7 +18,7 @@ _SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__p
 
 
 def list_sources(root: Path) -> list[Path]:
-    """The .py files below a folder, relative to it, in alphabetical order; tests, tables and installed packages aside."""
+    """The .py files below a folder, relative to it, alphabetically; tests, tables, installed packages aside."""
     found = []
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if name not in _SKIPPED]

@@ -24,8 +24,8 @@ class Task:
     token that follows each as its label [N, T].
 
     input_shape: of one example, (C, H, W) or (T,). train_x, train_y: the whole training split, images at their own size
-    and range. draw: makes an epoch's examples of it (None: it is taken as it is); epoch_size: how many of them (default:
-    as many as train_y).
+    and range. draw: makes an epoch's examples of it (None: it is taken as it is); epoch_size: how many of them
+    (default: as many as train_y).
     """
 
     name: str

@@ -10,6 +10,7 @@ from esper.config.composing import compose
 from esper.config.help import help_text
 from esper.config.root import RunSchema
 from esper.config.store import VARIANTS, conf_dir, groups
+from tests.options import chosen
 
 ROOT_KEYS = {"name", "seed", "epochs", "batch_size", "resume"}
 OPTIONS = [(group, option) for group, options in groups().items() for option in options]
@@ -17,7 +18,7 @@ OPTIONS = [(group, option) for group, options in groups().items() for option in 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes(group, option):
-    assert isinstance(compose([f"{group}={option}"]), RunSchema)
+    assert isinstance(compose(chosen(group, option)), RunSchema)
 
 
 def test_every_group_of_the_design_is_there():
@@ -73,7 +74,7 @@ def test_values_agree_with_the_defaults_of_the_rooms():
     assert asdict(composed.engine.governor) == asdict(GovernorConfig())
     for group in ("task", "policy"):
         for name, settings in VARIANTS[group].items():
-            assert getattr(compose([f"{group}={name}"]), group) == settings()
+            assert getattr(compose(chosen(group, name)), group) == settings()
 
 
 def test_yaml_files_hold_no_key_twice():

@@ -11,6 +11,7 @@ from esper.config.composing import compose
 from esper.config.store import groups
 from esper.drive import start
 from tests.e2e.conftest import record_of
+from tests.options import chosen
 
 SHORT = ["debug=smoke", "epochs=2", "engine.members=1", "engine.threads=1", "telemetry.report=false"]
 OPTIONS = [(group, option) for group, options in groups().items() for option in options]
@@ -18,7 +19,11 @@ OPTIONS = [(group, option) for group, options in groups().items() for option in 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_two_epochs(group, option, tmp_path):
-    overrides = [*SHORT, f"{group}={option}"]
+    overrides = [*SHORT, *chosen(group, option)]
+    if option == "text":
+        overrides.append(f"task.path={__file__}")
+    if "host=transformer" in overrides or option == "language":
+        overrides += ["task.epoch_windows=32", "task.train_bytes=8000", "task.val_bytes=2000", "task.test_bytes=2000"]
     if option == "cifar10":
         overrides += small_cifar10(tmp_path)
     if group == "telemetry":

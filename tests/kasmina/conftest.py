@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from esper.kasmina import CNNHost, MorphogeneticModel, SeedSlot, SlotConfig
+from esper.kasmina import CNNHost, MorphogeneticModel, SeedSlot, SlotConfig, TransformerHost
+from esper.kasmina.host import Host
 from esper.leyline import SeedStage
 
 PATH = (SeedStage.GERMINATED, SeedStage.TRAINING, SeedStage.BLENDING, SeedStage.PROBATIONARY, SeedStage.FOSSILIZED)
@@ -26,10 +27,11 @@ def one_thread():
 
 @pytest.fixture
 def features() -> Callable[..., Tensor]:
-    """Random features [B, C, H, W] that require a gradient."""
+    """Random features that require a gradient: "cnn" [B, C, size, size], "transformer" [B, size, C]."""
 
-    def make(channels: int = 8, batch: int = 4, size: int = 6, seed: int = 0) -> Tensor:
-        return torch.randn(batch, channels, size, size, generator=named(seed)).requires_grad_()
+    def make(channels: int = 8, batch: int = 4, size: int = 6, seed: int = 0, topology: str = "cnn") -> Tensor:
+        shape = (batch, channels, size, size) if topology == "cnn" else (batch, size, channels)
+        return torch.randn(shape, generator=named(seed)).requires_grad_()
 
     return make
 
@@ -46,8 +48,9 @@ def make_slot() -> Callable[..., SeedSlot]:
         perturb: bool = False,
         seed: int = 0,
         config: SlotConfig | None = None,
+        topology: str = "cnn",
     ) -> SeedSlot:
-        slot = SeedSlot("mid", channels=channels, config=config)
+        slot = SeedSlot("mid", channels=channels, config=config, topology=topology)
         slot.germinate(blueprint, "s", blend_algorithm_id=blend, generator=named(seed))
         if perturb:
             with torch.no_grad():
@@ -64,10 +67,14 @@ def make_slot() -> Callable[..., SeedSlot]:
 
 @pytest.fixture
 def make_model() -> Callable[..., MorphogeneticModel]:
-    """A small host with three slots; the same weights each time."""
+    """A small host with three slots and five classes or tokens; the same weights each time."""
 
-    def make(config: SlotConfig | None = None) -> MorphogeneticModel:
-        host = CNNHost(num_classes=5, in_channels=1, channels=[4, 8, 8], generator=named())
+    def make(config: SlotConfig | None = None, topology: str = "cnn") -> MorphogeneticModel:
+        host: Host = (
+            CNNHost(num_classes=5, in_channels=1, channels=[4, 8, 8], generator=named())
+            if topology == "cnn"
+            else TransformerHost(vocab_size=5, n_embd=8, n_head=2, n_layer=3, block_size=6, generator=named())
+        )
         return MorphogeneticModel(host, slot_config=config)
 
     return make

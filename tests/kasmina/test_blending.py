@@ -37,10 +37,10 @@ def test_an_unknown_blend_names_the_known_ones():
         check_blend_algorithm("cubic")
 
 
-@pytest.mark.parametrize("shape", [(5, 4, 3, 3), (5, 7, 4)])
-def test_a_new_gate_gives_every_sample_the_ramps_alpha(shape):
+@pytest.mark.parametrize(("shape", "expected"), [((5, 4, 3, 3), (5, 1, 1, 1)), ((5, 7, 4), (5, 7, 1))])
+def test_a_new_gate_gives_every_sample_or_token_the_ramps_alpha(shape, expected):
     alpha = BlendGate(4)(torch.ones(shape), 0.3)
-    assert alpha.shape == (5, *(1,) * (len(shape) - 1))
+    assert alpha.shape == expected
     assert torch.allclose(alpha, torch.tensor(0.3))
 
 
@@ -68,6 +68,15 @@ def test_a_residual_stays_below_its_bound_sample_by_sample(scale, max_ratio):
     x[1] *= 10.0
     change = bound_residual(x, scale * delta, max_ratio) - x
     assert (change.flatten(1).norm(dim=1) <= max_ratio * x.flatten(1).norm(dim=1) * 1.0001).all()
+
+
+@given(st.floats(0.01, 1e6), st.floats(0.1, 3.0))
+def test_in_a_sequence_a_residual_stays_below_its_bound_token_by_token(scale, max_ratio):
+    x, delta = torch.ones(2, 5, 3), torch.ones(2, 5, 3)
+    x[:, 1] *= 10.0
+    whole = bound_residual(x, scale * delta, max_ratio)
+    assert ((whole - x).norm(dim=-1) <= max_ratio * x.norm(dim=-1) * 1.0001).all()
+    assert torch.equal(bound_residual(x[:, :2], scale * delta[:, :2], max_ratio), whole[:, :2])
 
 
 def test_a_small_residual_is_added_as_it_is():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from esper.errors import ConfigError
-from esper.kasmina.host import CNNHost, MorphogeneticModel, resolve_slots
+from esper.kasmina.host import CNNHost, MorphogeneticModel, TransformerHost, resolve_slots
 from esper.kasmina.slot import SeedSlot, SlotConfig
 from esper.leyline import SeedStage, TaskConfig
 
@@ -97,6 +97,8 @@ def test_two_names_on_one_position_and_unknown_names_are_errors_that_say_so():
 def test_a_task_of_another_topology_is_refused():
     with pytest.raises(ConfigError, match="'transformer' host and CNNHost is 'cnn'"):
         MorphogeneticModel(CNNHost(), task_config=TaskConfig(topology="transformer"))
+    with pytest.raises(ConfigError, match="'cnn' host and TransformerHost is 'transformer'"):
+        MorphogeneticModel(TransformerHost(5, 8, 2, 3, 6), task_config=TaskConfig(topology="cnn"))
 
 
 def test_a_model_holds_a_slot_for_every_name_and_knows_its_seeds():

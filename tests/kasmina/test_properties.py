@@ -13,13 +13,31 @@ from esper.kasmina import BlueprintRegistry, CNNHost, QualityGates, SeedSlot
 from esper.kasmina.blending import BLEND_ALGORITHMS
 from esper.leyline import SeedStage
 
-BLUEPRINTS = [spec.name for spec in BlueprintRegistry.list_specs("cnn")]
-EVERY = pytest.mark.parametrize(("blueprint", "blend"), list(product(BLUEPRINTS, BLEND_ALGORITHMS)))
+KINDS = [
+    (topology, spec.name) for topology in ("cnn", "transformer") for spec in BlueprintRegistry.list_specs(topology)
+]
+EVERY = pytest.mark.parametrize(
+    ("topology", "blueprint", "blend"), [(*kind, blend) for kind, blend in product(KINDS, BLEND_ALGORITHMS)]
+)
+EVERY_BLUEPRINT = pytest.mark.parametrize(("topology", "blueprint"), KINDS)
 LIVE = (SeedStage.TRAINING, SeedStage.BLENDING, SeedStage.PROBATIONARY, SeedStage.FOSSILIZED)
 
 
-def images(seed: int = 3) -> torch.Tensor:
-    return torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+def inputs(topology: str) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    if topology == "cnn":
+        return torch.randn(6, 1, 8, 8, generator=generator)
+    return torch.randint(5, (6, 6), generator=generator)
+
+
+def norms(x: torch.Tensor) -> torch.Tensor:
+    """Of each sample [B, C, H, W], or of each token [B, T, C]."""
+    return x.norm(dim=-1) if x.dim() == 3 else x.flatten(1).norm(dim=1)
+
+
+def mean(x: torch.Tensor) -> torch.Tensor:
+    """[B, C, H, W] or [B, T, C] -> [B, C]."""
+    return x.mean(1) if x.dim() == 3 else x.mean((2, 3))
 
 
 def perturb(module: nn.Module) -> None:
@@ -32,8 +50,8 @@ def perturb(module: nn.Module) -> None:
 def pass_through(model: nn.Module) -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
     """Logits, and the gradient of every parameter of the host itself."""
     model.zero_grad()
-    logits = model(images())
-    F.cross_entropy(logits, torch.arange(6) % 5).backward()
+    logits = model(inputs(model.host.topology)).flatten(0, -2)
+    F.cross_entropy(logits, torch.arange(len(logits)) % 5).backward()
     own = {name: p.grad for name, p in model.host.named_parameters() if not name.startswith("slots.")}
     return logits.detach(), {name: None if grad is None else grad.clone() for name, grad in own.items()}
 
@@ -51,20 +69,20 @@ def assert_untouched(model: nn.Module, bare: nn.Module) -> None:
 
 
 @EVERY
-def test_a_training_seed_leaves_the_hosts_values_and_gradients_exactly_alone(make_model, blueprint, blend):
-    model = make_model()
+def test_a_training_seed_leaves_the_hosts_values_and_gradients_exactly_alone(make_model, topology, blueprint, blend):
+    model = make_model(topology=topology)
     for name in model.slots:
         model.germinate_seed(blueprint, name, name, blend)
         model.slots[name].state.transition(SeedStage.TRAINING)
         perturb(model.slots[name].seed)
-    assert_untouched(model, make_model())
+    assert_untouched(model, make_model(topology=topology))
     assert all(parameter.grad.any() for slot in model.slots.values() for parameter in slot.seed.parameters())
 
 
 @EVERY
-def test_a_training_seeds_path_alone_sends_no_gradient_upstream(make_slot, features, blueprint, blend):
-    slot, host_features = make_slot(blueprint, blend, perturb=True), features()
-    cotangent = features(seed=9).detach()
+def test_a_training_seeds_path_alone_sends_no_gradient_upstream(make_slot, features, topology, blueprint, blend):
+    slot, host_features = make_slot(blueprint, blend, perturb=True, topology=topology), features(topology=topology)
+    cotangent = features(seed=9, topology=topology).detach()
     (gradient,) = torch.autograd.grad(slot(host_features), host_features, cotangent)
     assert torch.equal(gradient - cotangent, torch.zeros_like(gradient))
 
@@ -72,10 +90,10 @@ def test_a_training_seeds_path_alone_sends_no_gradient_upstream(make_slot, featu
 @EVERY
 @pytest.mark.parametrize("stage", LIVE[1:], ids=lambda stage: stage.name)
 def test_from_blending_on_the_gradient_reaches_the_host_through_both_paths(
-    make_slot, features, blueprint, blend, stage
+    make_slot, features, topology, blueprint, blend, stage
 ):
-    slot, host_features = make_slot(blueprint, blend, stage, perturb=True), features()
-    cotangent = features(seed=9).detach()
+    slot = make_slot(blueprint, blend, stage, perturb=True, topology=topology)
+    host_features, cotangent = features(topology=topology), features(seed=9, topology=topology).detach()
     alpha = slot.gate(host_features, 0.5) if stage is SeedStage.BLENDING and blend == "gated" else slot.alpha
     assert slot.alpha == pytest.approx(0.5 if stage is SeedStage.BLENDING else 1.0)
     plain = host_features + alpha * (slot.seed(host_features) - host_features)
@@ -84,9 +102,10 @@ def test_from_blending_on_the_gradient_reaches_the_host_through_both_paths(
     torch.testing.assert_close(gradient, expected)
 
 
-def test_a_fossil_blocks_nothing_that_lies_upstream_of_it(make_model):
-    model = make_model()
-    model.germinate_seed("conv_light", "s", "late")
+@pytest.mark.parametrize(("topology", "blueprint"), [("cnn", "conv_light"), ("transformer", "attention")])
+def test_a_fossil_blocks_nothing_that_lies_upstream_of_it(make_model, topology, blueprint):
+    model = make_model(topology=topology)
+    model.germinate_seed(blueprint, "s", "late")
     slot = model.slots["late"]
     for stage in (SeedStage.TRAINING, SeedStage.BLENDING, SeedStage.PROBATIONARY, SeedStage.FOSSILIZED):
         slot.state.transition(stage)
@@ -97,33 +116,33 @@ def test_a_fossil_blocks_nothing_that_lies_upstream_of_it(make_model):
 
 
 @EVERY
-def test_a_seed_cannot_grow_beyond_the_features_it_is_added_to(make_slot, features, blueprint, blend):
-    slot, host_features = make_slot(blueprint, blend), features().detach()
+def test_a_seed_cannot_grow_beyond_the_features_it_is_added_to(make_slot, features, topology, blueprint, blend):
+    slot, host_features = make_slot(blueprint, blend, topology=topology), features(topology=topology).detach()
     with torch.no_grad():
         for parameter in slot.seed.parameters():
             parameter += 1e4
-        change = (slot.seed(host_features) - host_features).flatten(1).norm(dim=1)
-    assert (change <= host_features.flatten(1).norm(dim=1) * 1.001).all()
+        change = norms(slot.seed(host_features) - host_features)
+    assert (change <= norms(host_features) * 1.001).all()
 
 
-BROKEN = [(name, float("nan")) for name in BLUEPRINTS] + [
-    (name, float("inf"))
-    for name in BLUEPRINTS
-    if name != "attention"  # its sigmoids are finite even then
+BROKEN = [(*kind, float("nan")) for kind in KINDS] + [
+    (*kind, float("inf"))
+    for kind in KINDS
+    if kind != ("cnn", "attention")  # its sigmoids are finite even then
 ]
 
 
-@pytest.mark.parametrize(("blueprint", "value"), BROKEN)
+@pytest.mark.parametrize(("topology", "blueprint", "value"), BROKEN)
 @pytest.mark.parametrize("stage", LIVE, ids=lambda stage: stage.name)
-def test_a_seed_that_is_not_finite_never_touches_the_host(make_model, blueprint, stage, value):
-    model = make_model()
+def test_a_seed_that_is_not_finite_never_touches_the_host(make_model, topology, blueprint, stage, value):
+    model = make_model(topology=topology)
     model.germinate_seed(blueprint, "s", "mid", "gated")
     slot = model.slots["mid"]
     slot.state.stage, slot.state.alpha = stage, 0.0 if stage is SeedStage.TRAINING else 0.5
     with torch.no_grad():
         for parameter in slot.seed.parameters():
             parameter.fill_(value)
-    assert_untouched(model, make_model())
+    assert_untouched(model, make_model(topology=topology))
     assert not slot.seed_is_finite
 
 
@@ -177,8 +196,8 @@ def test_a_seed_that_is_not_finite_is_culled_when_the_epoch_ends(make_slot, feat
 
 @EVERY
 @pytest.mark.parametrize("stage", LIVE, ids=lambda stage: stage.name)
-def test_a_new_seed_is_the_identity(make_slot, features, blueprint, blend, stage):
-    slot, host_features = make_slot(blueprint, blend, stage), features()
+def test_a_new_seed_is_the_identity(make_slot, features, topology, blueprint, blend, stage):
+    slot, host_features = make_slot(blueprint, blend, stage, topology=topology), features(topology=topology)
     for is_training in (True, False):
         slot.train(is_training)
         assert (slot(host_features) - host_features).abs().max() <= 1e-6
@@ -186,9 +205,9 @@ def test_a_new_seed_is_the_identity(make_slot, features, blueprint, blend, stage
 
 @EVERY
 @pytest.mark.parametrize("stage", LIVE, ids=lambda stage: stage.name)
-def test_every_parameter_has_a_gradient_within_two_steps(make_slot, features, blueprint, blend, stage):
+def test_every_parameter_has_a_gradient_within_two_steps(make_slot, features, topology, blueprint, blend, stage):
     for channels, seed in product((4, 8), range(3)):
-        slot = make_slot(blueprint, blend, stage, channels=channels, seed=seed)
+        slot = make_slot(blueprint, blend, stage, channels=channels, seed=seed, topology=topology)
         slot.prune()
         if stage is not SeedStage.BLENDING:
             slot.gate = None  # it has nothing to say yet
@@ -196,23 +215,25 @@ def test_every_parameter_has_a_gradient_within_two_steps(make_slot, features, bl
         moved = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in slot.named_parameters()}
         for step in range(2):
             optimizer.zero_grad()
-            output = slot(features(channels, seed=step).relu())
-            (output * features(channels, seed=7)).sum().backward()
+            output = slot(features(channels, seed=step, topology=topology).relu())
+            (output * features(channels, seed=7, topology=topology)).sum().backward()
             for name, parameter in slot.named_parameters():
                 moved[name] |= parameter.grad != 0.0
+                if name.endswith("qkv.bias"):
+                    moved[name][channels : 2 * channels] = True  # softmax does not see what all keys share
             optimizer.step()
         assert all(mask.all() for mask in moved.values()), [name for name, mask in moved.items() if not mask.all()]
 
 
 @EVERY
-def test_a_blending_seed_learns_a_toy_problem(make_slot, features, blueprint, blend):
-    slot = make_slot(blueprint, blend, SeedStage.BLENDING)
-    inputs = features(batch=16).relu().detach()
-    target = inputs.mean((2, 3)).detach() * torch.linspace(0.6, 1.4, 8)
+def test_a_blending_seed_learns_a_toy_problem(make_slot, features, topology, blueprint, blend):
+    slot = make_slot(blueprint, blend, SeedStage.BLENDING, topology=topology)
+    host_features = features(batch=16, topology=topology).relu().detach()
+    target = mean(host_features) * torch.linspace(0.6, 1.4, 8)
     optimizer = torch.optim.SGD(slot.parameters(), lr=0.5, momentum=0.9)
     losses = []
     for _ in range(40):
-        loss = F.mse_loss(slot(inputs).mean((2, 3)), target)
+        loss = F.mse_loss(mean(slot(host_features)), target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -220,12 +241,40 @@ def test_a_blending_seed_learns_a_toy_problem(make_slot, features, blueprint, bl
     assert losses[-1] < 0.7 * losses[0]
 
 
+# In a sequence, nothing sees what is to come.
+
+
+@pytest.mark.parametrize(
+    ("blueprint", "blend"),
+    list(product([name for topology, name in KINDS if topology == "transformer"], BLEND_ALGORITHMS)),
+)
+@pytest.mark.parametrize("stage", LIVE, ids=lambda stage: stage.name)
+def test_no_token_is_shown_those_after_it(make_slot, features, blueprint, blend, stage):
+    topology = "transformer"
+    slot, before = make_slot(blueprint, blend, stage, perturb=True, topology=topology), features(topology=topology)
+    if slot.gate is not None:
+        perturb(slot.gate)
+    after = before.detach().clone()
+    after[:, 4:] += features(seed=5, size=2, topology=topology).detach()
+    for is_training in (True, False):
+        slot.train(is_training)
+        torch.testing.assert_close(slot(after)[:, :4], slot(before)[:, :4], rtol=0, atol=1e-6)
+    (gradient,) = torch.autograd.grad(slot(before)[:, :4].square().sum(), before)
+    assert not gradient[:, 4:].any()
+    assert gradient[:, :4].all()
+    with torch.no_grad():  # where flex attention runs its own kernel
+        torch.testing.assert_close(slot(after)[:, :4], slot(before)[:, :4], rtol=0, atol=1e-6)
+        if stage is not SeedStage.TRAINING:
+            assert (slot(after)[:, 4:] != slot(before)[:, 4:]).any()
+
+
 # 3. The gate of a gated blend learns.
 
 
-@pytest.mark.parametrize("blueprint", BLUEPRINTS)
-def test_a_gate_learns_in_an_optimizer_made_right_after_planting(make_model, features, blueprint):
-    model = make_model()
+@EVERY_BLUEPRINT
+def test_a_gate_learns_in_an_optimizer_made_right_after_planting(make_model, features, topology, blueprint):
+    model = make_model(topology=topology)
+    perturb(model)
     model.germinate_seed(blueprint, "s", "mid", "gated")
     slot = model.slots["mid"]
     gate = copy.deepcopy(slot.gate.state_dict())
@@ -237,8 +286,8 @@ def test_a_gate_learns_in_an_optimizer_made_right_after_planting(make_model, fea
         pass_through(model)
         optimizer.step()
     assert all(not torch.equal(gate[name], value) for name, value in slot.gate.state_dict().items())
-    alpha = slot.gate(features(), 0.5)
-    assert alpha.unique().numel() == 4
+    alpha = slot.gate(features(topology=topology), 0.5)
+    assert alpha.unique().numel() == (4 if topology == "cnn" else 4 * 6)  # one a sample, one a token
     assert ((alpha > 0.25) & (alpha < 0.75)).all()
 
 
@@ -254,13 +303,23 @@ def other_topology(monkeypatch):
 
 def test_a_topologys_catalogue_holds_no_other_topologys_blueprints(other_topology):
     assert [spec.name for spec in BlueprintRegistry.list_specs("sequence")] == ["token_mix"]
-    assert [spec.name for spec in BlueprintRegistry.list_specs("cnn")] == BLUEPRINTS
+    for topology in ("cnn", "transformer"):
+        names = [(topology, spec.name) for spec in BlueprintRegistry.list_specs(topology)]
+        assert names == [kind for kind in KINDS if kind[0] == topology]
 
 
 def test_a_blueprint_of_another_topology_is_not_planted(other_topology, make_model):
     model = make_model()
     with pytest.raises(BlueprintError, match="no cnn blueprint 'token_mix'"):
         model.germinate_seed("token_mix", "s", "mid")
+    assert model.slots["mid"].state is None
+
+
+def test_an_image_blueprint_in_a_language_host_is_refused_with_what_would_fit(make_model):
+    model = make_model(topology="transformer")
+    wanted = r"no transformer blueprint 'conv_light': known are norm, .*; did you mean 'lora_large'\? \(.* cnn hosts\)"
+    with pytest.raises(BlueprintError, match=wanted):
+        model.germinate_seed("conv_light", "s", "mid")
     assert model.slots["mid"].state is None
 
 

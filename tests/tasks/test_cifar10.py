@@ -71,7 +71,8 @@ def test_builds_a_task_from_the_published_format(source):
 def test_training_images_are_shifted_and_mirrored_anew(source):
     task = build_task(source[2])
     generator = named_generator(0, "epochs")
-    first, second = task.epoch_inputs(1, generator), task.epoch_inputs(2, generator)
+    (first, labels), (second, _) = task.epoch_data(1, generator), task.epoch_data(2, generator)
+    assert labels is task.train_y
     assert first.shape == (80, 3, 32, 32) and first.dtype == torch.float32
     assert not torch.equal(first, second)
     assert first.isfinite().all()
@@ -81,8 +82,9 @@ def test_without_distortion_the_same_standardised_images_each_epoch(source):
     settings = source[2]
     settings.distortion = "none"
     task = build_task(settings)
-    first = task.epoch_inputs(1, named_generator(0, "epochs"))
-    assert first is task.epoch_inputs(2, named_generator(1, "epochs"))
+    first, labels = task.epoch_data(1, named_generator(0, "epochs"))
+    assert first is task.epoch_data(2, named_generator(1, "epochs"))[0]
+    assert labels is task.train_y
     assert torch.allclose(first.mean((0, 2, 3)), torch.zeros(3), atol=1e-4)
     assert torch.allclose(first.std((0, 2, 3)), torch.ones(3), atol=1e-3)
 

@@ -26,7 +26,7 @@ def test_default_task_is_16x16_distorted_and_leaves_whole_batches(task):
 
 
 def test_inputs_are_standardised(task):
-    for images in (task.epoch_inputs(1, stream()), task.val_x, task.test_x):
+    for images in (task.epoch_data(1, stream())[0], task.val_x, task.test_x):
         assert images.dtype == torch.float32
         assert images.mean().item() == pytest.approx(0.0, abs=0.05)
         assert images.std().item() == pytest.approx(1.0, abs=0.05)
@@ -48,15 +48,16 @@ def test_copies_repeat_the_whole_set_each_distorted_its_own_way(task):
     assert same < other  # still the same digit
 
 
-def test_epoch_inputs_follow_from_the_generator_state_alone(task):
+def test_epoch_data_follow_from_the_generator_state_alone(task):
     generator = stream(3)
-    task.epoch_inputs(1, generator)
+    task.epoch_data(1, generator)
     state = generator.get_state()
-    second = task.epoch_inputs(2, generator)
+    second, labels = task.epoch_data(2, generator)
+    assert labels is task.train_y
     resumed = torch.Generator()
     resumed.set_state(state)
-    assert torch.equal(second, task.epoch_inputs(7, resumed))
-    assert not torch.equal(second, task.epoch_inputs(7, resumed))
+    assert torch.equal(second, task.epoch_data(7, resumed)[0])
+    assert not torch.equal(second, task.epoch_data(7, resumed)[0])
 
 
 def test_evaluation_images_depend_on_the_split_seed_and_not_on_the_run(task):
@@ -76,8 +77,9 @@ def test_split_seed_none_follows_the_run():
 def test_plain_digits_stay_8x8_and_undistorted():
     plain = build_task(DigitsSettings(distortion="none"))
     assert plain.input_shape == (1, 8, 8) and plain.val_x.shape == (359, 1, 8, 8)
-    first = plain.epoch_inputs(1, stream())
-    assert first is plain.epoch_inputs(2, stream())
+    first, labels = plain.epoch_data(1, stream())
+    assert first is plain.epoch_data(2, stream())[0]
+    assert labels is plain.train_y and plain.epoch_size == len(labels)
     assert first.shape == (1088, 1, 8, 8) and first.std().item() == pytest.approx(1.0, abs=0.01)
     assert len(first.unique()) == 17  # the ink's 17 levels, moved and stretched
 
@@ -86,7 +88,7 @@ def test_double_precision_holds_the_same_data(task):
     double = build_task(DigitsSettings(), dtype=torch.float64)
     assert double.val_x.dtype == torch.float64
     assert torch.equal(double.val_x, task.val_x.double())
-    assert torch.equal(double.epoch_inputs(1, stream()), task.epoch_inputs(1, stream()).double())
+    assert torch.equal(double.epoch_data(1, stream())[0], task.epoch_data(1, stream())[0].double())
 
 
 def test_labels_belong_to_the_images():
@@ -106,11 +108,11 @@ def test_an_epoch_s_images_take_milliseconds(task):
     times = []
     for epoch in range(10):
         start = time.perf_counter()
-        task.epoch_inputs(epoch, generator)
+        task.epoch_data(epoch, generator)
         times.append(time.perf_counter() - start)
     assert min(times) < 0.02
 
 
 def test_unknown_task_name_lists_what_there_is():
-    with pytest.raises(ConfigError, match="cifar10, digits"):
+    with pytest.raises(ConfigError, match="cifar10, digits, pysource, text"):
         build_task(DigitsSettings(name="digitz"))

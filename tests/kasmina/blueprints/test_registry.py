@@ -6,6 +6,10 @@ from esper.errors import BlueprintError
 from esper.kasmina.blueprints.registry import REFERENCE_WIDTH, BlueprintRegistry
 
 CNN = ("norm", "attention", "conv_small", "bottleneck", "depthwise", "conv_light", "conv_enhance", "conv_heavy")
+TRANSFORMER = ("norm", "lora", "lora_large", "mlp_small", "attention", "flex_attention", "mlp")
+EVERY = pytest.mark.parametrize(
+    ("topology", "name"), [("cnn", name) for name in CNN] + [("transformer", name) for name in TRANSFORMER]
+)
 
 
 @pytest.fixture
@@ -13,29 +17,30 @@ def scratch(monkeypatch):
     monkeypatch.setattr(BlueprintRegistry, "_specs", {name: dict(s) for name, s in BlueprintRegistry._specs.items()})
 
 
-def test_the_convolutional_blueprints_come_fewest_parameters_first():
-    specs = BlueprintRegistry.list_specs("cnn")
-    assert tuple(spec.name for spec in specs) == CNN
+@pytest.mark.parametrize(("topology", "names"), [("cnn", CNN), ("transformer", TRANSFORMER)])
+def test_a_topologys_blueprints_come_fewest_parameters_first(topology, names):
+    specs = BlueprintRegistry.list_specs(topology)
+    assert tuple(spec.name for spec in specs) == names
     assert [spec.param_estimate for spec in specs] == sorted(spec.param_estimate for spec in specs)
-    assert all(spec.description and spec.topology == "cnn" for spec in specs)
+    assert all(spec.description and spec.topology == topology for spec in specs)
 
 
-@pytest.mark.parametrize("name", CNN)
-def test_an_estimate_is_true_at_the_reference_width(name):
-    seed = BlueprintRegistry.create("cnn", name, REFERENCE_WIDTH)
+@EVERY
+def test_an_estimate_is_true_at_the_reference_width(topology, name):
+    seed = BlueprintRegistry.create(topology, name, REFERENCE_WIDTH)
     count = sum(parameter.numel() for parameter in seed.parameters())
-    assert BlueprintRegistry.spec("cnn", name).param_estimate == pytest.approx(count, rel=0.1)
+    assert BlueprintRegistry.spec(topology, name).param_estimate == pytest.approx(count, rel=0.1)
 
 
-@pytest.mark.parametrize("name", CNN)
-@pytest.mark.parametrize("width", [1, 3, 8])
-def test_a_seed_keeps_the_shape_at_any_width_and_can_be_traced(name, width):
-    seed = BlueprintRegistry.create("cnn", name, width)
-    features = torch.ones(2, width, 5, 7)
+@EVERY
+@pytest.mark.parametrize("width", [1, 3, 8, 40])
+def test_a_seed_keeps_the_shape_at_any_width_and_can_be_traced(topology, name, width):
+    seed = BlueprintRegistry.create(topology, name, width)
+    features = torch.ones(2, width, 5, 7) if topology == "cnn" else torch.ones(2, 9, width)
     assert seed(features).shape == features.shape
     traced = torch.fx.symbolic_trace(seed)
     functions = {node.target.__name__ for node in traced.graph.nodes if node.op == "call_function"}
-    assert functions <= {"bound_residual", "mul", "add"}
+    assert functions <= {"bound_residual", "mul", "add", "attend", "attend_flexibly"}
     assert torch.equal(traced(features), seed(features))
 
 

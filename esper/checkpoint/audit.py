@@ -1,0 +1,112 @@
+"""What keeps a torch file from being loaded with weights_only=True. Nothing that the file asks for is run."""
+
+import os
+import platform
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from esper.checkpoint.pickle_scan import Global, Scan, StandIn, entries, printable, scan_file
+from esper.checkpoint.value_audit import audit_value
+
+__all__ = ["audit_checkpoint", "audit_value", "format_audit", "get_environment_info", "iterative_audit"]
+
+SUCCESS = "SUCCESS - checkpoint is already compatible!"
+FAILED = "FAILED: "
+_OPTIMIZER = "optim"
+
+
+def get_environment_info() -> dict[str, str]:
+    """The versions that decide what loads: pytorch, cuda, python, platform."""
+    return {
+        "pytorch": str(torch.__version__),
+        "cuda": f"{torch.version.cuda or 'not built in'} (available: {torch.cuda.is_available()})",
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def audit_checkpoint(path: str | os.PathLike[str], include_optimizer: bool = True) -> dict[str, Any]:
+    """Audit a torch file of the zip or the legacy layout, without running anything in it.
+
+    Returns plain values: `path`; `layout` ("zip", "legacy", or "pickle" for one that torch did not write);
+    `environment`; `compatible`; `weights_only`, the result in words, and `error`; `unsafe_globals`; `issues` and
+    `optimizer_issues`, lines of `audit_value`; `structure`, what is at each key of the top level.
+    Raises CheckpointError where the file is no torch file, or malformed.
+    """
+    source = Path(path)
+    scan = scan_file(source)
+    error = _load_error(source, scan)
+    pairs = entries(scan.root)
+    top = {"root": scan.root} if pairs is None else {_shown(key): value for key, value in pairs}
+    issues = audit_value(scan.root)
+    optimizer = tuple(f"root[{key!r}]" for key in top if _OPTIMIZER in key.lower())
+    return {
+        "path": str(source),
+        "layout": scan.layout,
+        "environment": get_environment_info(),
+        "compatible": error is None,
+        "weights_only": SUCCESS if error is None else FAILED + error,
+        "error": error,
+        "unsafe_globals": scan.unsafe,
+        "issues": [line for line in issues if not line.startswith(optimizer)],
+        "optimizer_issues": [line for line in issues if line.startswith(optimizer) and include_optimizer],
+        "structure": {key: _describe(value) for key, value in top.items()},
+    }
+
+
+def iterative_audit(path: str | os.PathLike[str]) -> list[str]:
+    """All globals that torch.load(weights_only=True) refuses, not just the first, in the order of appearance.
+
+    Raises CheckpointError where the file is no torch file, or malformed.
+    """
+    return scan_file(Path(path)).unsafe
+
+
+def format_audit(audit: dict[str, Any]) -> str:
+    """An audit as people read it, a section a topic."""
+    environment = [f"{name}: {value}" for name, value in audit["environment"].items()]
+    structure = [f"{key}: {what}" for key, what in audit["structure"].items()]
+    sections = {
+        "Environment": environment,
+        "weights_only=True": [audit["weights_only"]],
+        "Contents": audit["issues"] or ["nothing to convert"],
+        "Optimizer": audit["optimizer_issues"] or ["nothing to convert"],
+        "Top-level structure": structure or ["empty"],
+    }
+    parts = [f"{title}\n" + "\n".join(f"  {line}" for line in lines) for title, lines in sections.items()]
+    return "\n\n".join([f"Audit of {audit['path']} ({audit['layout']} layout)", *parts])
+
+
+def _load_error(path: Path, scan: Scan) -> str | None:
+    """What torch.load(weights_only=True) says against the file, without its advice; None when it loads."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.load(path, map_location="cpu", weights_only=True, mmap=scan.layout == "zip")
+    except Exception as error:  # of many kinds, whatever the file holds
+        text = str(error) or type(error).__name__
+        said = text.rpartition("WeightsUnpickler error: ")[2].strip().split("\n")[0].partition(" Please ")[0]
+        return f"{type(error).__name__}: {printable(said)}"
+    return None
+
+
+def _shown(key: Any) -> str:
+    return printable(str(key)) if isinstance(key, str | int | float) else _describe(key)
+
+
+def _describe(value: Any) -> str:
+    """What a value is, in a few words, from the outside."""
+    if (pairs := entries(value)) is not None:
+        name = value.what.qualname if isinstance(value, StandIn) else "dict"
+        return f"{name} of {len(list(pairs))}"
+    if isinstance(value, Global):
+        return value.name
+    if isinstance(value, StandIn):
+        is_tensor = value.what.module == "torch._utils" and value.what.qualname.startswith("_rebuild")
+        return "Tensor" if is_tensor else value.what.name
+    if isinstance(value, list | tuple):
+        return f"{type(value).__name__} of {len(value)}"
+    return "None" if value is None else type(value).__name__

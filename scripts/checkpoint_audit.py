@@ -1,0 +1,11 @@
+"""`esper audit` as a script: what keeps a torch file from loading with weights_only=True."""
+
+import sys
+
+from esper.checkpoint.audit import audit_checkpoint, audit_value, get_environment_info, iterative_audit
+from esper.cli import audit_main
+
+__all__ = ["audit_checkpoint", "audit_value", "get_environment_info", "iterative_audit"]
+
+if __name__ == "__main__":
+    sys.exit(audit_main())
