@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from esper.checkpoint.pickle_scan import Global, Scan, StandIn, entries, printable, scan_file
+from esper.checkpoint.pickle_machine import Global, StandIn, printable
+from esper.checkpoint.pickle_scan import Scan, entries, scan_file
 from esper.checkpoint.value_audit import audit_value
 
 __all__ = ["audit_checkpoint", "audit_value", "format_audit", "get_environment_info", "iterative_audit"]
@@ -80,6 +81,13 @@ def format_audit(audit: dict[str, Any]) -> str:
     return "\n\n".join([f"Audit of {audit['path']} ({audit['layout']} layout)", *parts])
 
 
+def load_refusal(error: Exception) -> str:
+    """What torch.load says against a file, in one line and without its advice to load it all the same."""
+    text = str(error) or type(error).__name__
+    said = text.rpartition("WeightsUnpickler error: ")[2].strip().split("\n")[0].partition(" Please ")[0]
+    return f"{type(error).__name__}: {printable(said)}"
+
+
 def _load_error(path: Path, scan: Scan) -> str | None:
     """What torch.load(weights_only=True) says against the file, without its advice; None when it loads."""
     try:
@@ -87,9 +95,7 @@ def _load_error(path: Path, scan: Scan) -> str | None:
             warnings.simplefilter("ignore")
             torch.load(path, map_location="cpu", weights_only=True, mmap=scan.layout == "zip")
     except Exception as error:  # of many kinds, whatever the file holds
-        text = str(error) or type(error).__name__
-        said = text.rpartition("WeightsUnpickler error: ")[2].strip().split("\n")[0].partition(" Please ")[0]
-        return f"{type(error).__name__}: {printable(said)}"
+        return load_refusal(error)
     return None
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.checkpoint.atomic import write_atomic
+from esper.checkpoint.audit import load_refusal
 from esper.checkpoint.bundle import Checkpoint, bundle_paths, write_bundle
 from esper.checkpoint.model import restore_module
 from esper.checkpoint.pickle_scan import is_zip, scan_file
@@ -140,8 +141,7 @@ def _load(path: Path, trust: bool) -> Any:
         # Mapped, a large file costs no memory; the layout before zip files cannot be.
         return torch.load(path, map_location="cpu", weights_only=not trust, mmap=is_zip(path))
     except Exception as error:  # whatever the file's own code raises, too
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise CheckpointError(f"{path} cannot be loaded: {reason}") from error
+        raise CheckpointError(f"{path} cannot be loaded: {load_refusal(error)}") from error
 
 
 def _split(payload: Any) -> tuple[Mapping[str, Any], Mapping[Any, Any]]:
@@ -195,7 +195,7 @@ class _Plain:
                 return [self.convert(item, f"{path}.{index}", depth + 1) for index, item in enumerate(value)]
             case set() | frozenset():
                 items = [self.convert(item, f"{path}.{index}", depth + 1) for index, item in enumerate(value)]
-                return sorted(items, key=lambda item: (type(item).__name__, str(item)))
+                return sorted(items, key=_order)
             case dict():
                 plain = {_key(key, path): self.convert(item, f"{path}.{key}", depth + 1) for key, item in value.items()}
                 if len(plain) < len(value):
@@ -209,6 +209,10 @@ class _Plain:
                 raise CheckpointError(
                     f"{path} is a {_kind(value)}, which is neither a plain value nor a tensor to keep."
                 )
+
+
+def _order(plain: Any) -> tuple[str, float, str]:
+    return type(plain).__name__, plain if isinstance(plain, int | float) else 0.0, str(plain)
 
 
 def _key(key: Any, path: str = "the file") -> str:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper.checkpoint.pickle_scan import Global, Key, StandIn, entries, printable
+from esper.checkpoint.pickle_machine import Global, Key, StandIn, printable
+from esper.checkpoint.pickle_scan import entries
 
 _MAX_LEVELS = 20
 _MAX_INTEGER_BITS = 255 * 8 - 1  # longer ones take an opcode that the restricted unpickler lacks

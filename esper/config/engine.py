@@ -19,7 +19,7 @@ class GovernorSchema:
         in_range("engine.governor.snapshot_every_epochs", self.snapshot_every_epochs, 1, 10_000)
         require(self.explode_factor > 1, "engine.governor.explode_factor", self.explode_factor, "more than 1")
         in_range("engine.governor.collapse_points", self.collapse_points, 1, 100)
-        in_range("engine.governor.max_rollbacks", self.max_rollbacks, 0, 1000)
+        in_range("engine.governor.max_rollbacks", self.max_rollbacks, 1, 1000)
 
 
 @dataclass(kw_only=True)

@@ -1,7 +1,7 @@
 """Training every member in one pass: host and seeds as programs over stacked weights."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -23,16 +23,21 @@ class FusedEngine:
     """Runs all members of a population as one program.
 
     stacks: the population's stacks by name, "host" and "slots.<slot>.<blueprint>" and "slots.<slot>.gate"; the mapping
-    is read anew after every change of topology.
+    is read anew after every change of topology. halted: members that train no further.
     """
 
     kind = "fused"
 
     def __init__(
-        self, models: Sequence[MorphogeneticModel], stacks: Mapping[str, ModuleStack], precision: torch.dtype
+        self,
+        models: Sequence[MorphogeneticModel],
+        stacks: Mapping[str, ModuleStack],
+        halted: Set[int],
+        precision: torch.dtype,
     ) -> None:
         self.models = models
         self.stacks = stacks
+        self.halted = halted
         self.precision = precision
         self.layout = make_layout(models[0].host.topology)
         self.host = Program(models[0].host, self.layout)
@@ -122,9 +127,13 @@ class FusedEngine:
         self, group: Group, x: Tensor, features: Tensor, alpha: Tensor, tensors: Mapping[str, Tensor], training: bool
     ) -> tuple[Tensor, Tensor]:
         seed = group.program.run({group.program.input: features}, tensors, training)
-        if group.gate is not None:
-            alpha = self._gated(alpha, features, group, group.gate)
-        return blend(x, seed.to(x.dtype), alpha, group.through)
+        if group.gate is None:
+            return blend(x, seed.to(x.dtype), alpha, group.through)
+        alpha = self._gated(alpha, features, group, group.gate)
+        is_sound = alpha.detach().isfinite().flatten(1).all(1)  # a gate that broke blends nothing
+        alpha = torch.where(is_sound.view(-1, *(1,) * (alpha.dim() - 1)), alpha, 0.0)
+        out, ok = blend(x, seed.to(x.dtype), alpha, group.through)
+        return out, ok * is_sound
 
     def _gated(self, ramp: Tensor, features: Tensor, group: Group, gate_stack: ModuleStack) -> Tensor:
         """The rule of `esper.kasmina.blending.BlendGate` in the gated rows, the ramp elsewhere; [k, ...]."""
@@ -144,8 +153,8 @@ class FusedEngine:
             for name, buffer in stack.buffers.items():
                 if name.endswith("num_batches_tracked"):
                     buffer += steps
-        for model in self.models:
-            for slot in model.slots.values():
+        for member, model in enumerate(self.models):
+            for slot in model.slots.values() if member not in self.halted else ():
                 slot.step(steps)
         for group in self._all_groups():
             for slot, is_finite in zip(self._slots_of(group), group.ok.tolist(), strict=True):

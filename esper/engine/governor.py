@@ -27,7 +27,7 @@ class _Watch:
 
 @dataclass(slots=True)
 class Governor:
-    """A rollback is no free undo: the epoch is spent, and a member that needs more than `max_rollbacks` is retired."""
+    """A rollback is no free undo: the epoch is spent, and at `max_rollbacks` of them a member is retired."""
 
     config: GovernorConfig = field(default_factory=GovernorConfig)
     snapshot: Snapshot | None = None
@@ -61,7 +61,7 @@ class Governor:
         assert self.snapshot is not None
         restore_snapshot(population, self.snapshot, [member])
         self.watches[member].rollbacks += 1
-        return self.watches[member].rollbacks > self.config.max_rollbacks
+        return self.watches[member].rollbacks >= self.config.max_rollbacks
 
     def state(self) -> dict[str, object]:
         """Plain values; the snapshot is kept apart."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from esper.engine.program import Program
-from esper.engine.stacks import ModuleStack
+from esper.engine.stacks import HOST, ModuleStack
 from esper.kasmina.host import MorphogeneticModel
 from esper.kasmina.slot import SeedSlot
 from esper.leyline import SeedStage
@@ -39,7 +39,8 @@ class Group:
 
     def update(self, slots: Sequence[SeedSlot], steps: int) -> None:
         """Write this epoch's values in place (a captured graph reads the same memory again)."""
-        self.alpha[: steps + 1].copy_(torch.tensor([[slot.alpha_at(t) for slot in slots] for t in range(steps + 1)]))
+        table = [[slot.alpha_at(step) for slot in slots] for step in range(steps + 1)]
+        self.alpha[: steps + 1].copy_(torch.tensor(table, dtype=self.alpha.dtype))
         trains = [slot.stage is SeedStage.TRAINING for slot in slots]
         closed = [slot.stage is SeedStage.TRAINING and slot.isolate_gradients for slot in slots]
         self.through.copy_(torch.tensor(trains))
@@ -64,7 +65,7 @@ class Group:
 
     def update_alpha_now(self, slots: Sequence[SeedSlot]) -> None:
         """Take over the present blend of each seed."""
-        self.alpha_now.copy_(torch.tensor([slot.alpha for slot in slots]))
+        self.alpha_now.copy_(torch.tensor([slot.alpha for slot in slots], dtype=self.alpha.dtype))
 
 
 def signature(slots: dict[str, list[SeedSlot]]) -> tuple[object, ...]:
@@ -122,3 +123,19 @@ def trained_stacks(stacks: Mapping[str, ModuleStack], models: Sequence[Morphogen
     """Names of the stacks that a training step has gradients for: all but gates that gate nothing just now."""
     gated = {f"slots.{name}.gate" for model in models for name, slot in model.slots.items() if _is_gated(slot)}
     return [name for name in stacks if not name.endswith(".gate") or name in gated]
+
+
+def row_roles(
+    stacks: Mapping[str, ModuleStack], models: Sequence[MorphogeneticModel]
+) -> tuple[dict[str, list[bool]], dict[str, list[bool]]]:
+    """Per stack of seeds or gates: which rows take no part in training now, and which are seeds in isolation."""
+    idle, isolated = {}, {}
+    for name, stack in stacks.items():
+        if name == HOST:
+            continue
+        slots = [models[member].slots[name.split(".")[1]] for member in stack.members]
+        if name.endswith(".gate"):
+            idle[name] = [not _is_gated(slot) for slot in slots]
+        else:
+            isolated[name] = [not _is_open(slot) for slot in slots]
+    return idle, isolated

@@ -1,6 +1,5 @@
 """The loop's other half: takes a controller's actions, trains an epoch, and reports what came of it."""
 
-import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -13,7 +12,15 @@ from esper.checkpoint import pack_generators, unpack_generators
 from esper.engine.governor import Governor
 from esper.engine.gradients import row_statistics
 from esper.engine.population import Population, Scores
-from esper.engine.snapshot import Snapshot, restore_snapshot, take_snapshot
+from esper.engine.reporting import (
+    join_snapshot,
+    plain_report,
+    report_from_plain,
+    slot_report,
+    split_snapshot,
+)
+from esper.engine.snapshot import restore_snapshot, take_snapshot
+from esper.engine.stacks import HOST
 from esper.errors import EsperError
 from esper.kasmina.events import gate_evaluated, stage_changed
 from esper.kasmina.slot import QualityGates, SeedSlot
@@ -22,7 +29,6 @@ from esper.leyline import (
     EpochReport,
     Operation,
     SeedStage,
-    SeedStateReport,
     TelemetryEvent,
     TelemetryEventType,
 )
@@ -76,7 +82,8 @@ class Growth:
         """The last epoch's reports; before the first one, those of the untrained hosts."""
         if not self._reports:
             scores = self._timed("validation", lambda: self._validate([])[0])
-            self._reports = [self._report(e, scores, scores, None) for e in range(len(self.population))]
+            unknown = Scores(torch.full_like(scores.loss, math.nan), torch.full_like(scores.accuracy, math.nan))
+            self._reports = [self._report(e, unknown, scores, {}) for e in range(len(self.population))]
             self.governor.start([report.val_loss for report in self._reports])
         return self._reports
 
@@ -99,23 +106,31 @@ class Growth:
             if slot.stage in MEASURED
         ]
         validated, without = self._timed("validation", lambda: self._validate(live))
-        self._record_gradients()
-        reports = []
+        gradients = self._gradients()
+        is_retired: dict[int, bool] = {}  # of members that are put back this epoch
         for member, model in enumerate(self.population.models):
             loss, accuracy = float(validated.loss[member]), float(validated.accuracy[member])
-            for name, slot in model.slots.items():
-                if (member, name) in without and slot.state is not None:
-                    slot.state.metrics.counterfactual_contribution = accuracy - without[member, name][1]
-                events += self._stamp(slot.end_epoch(accuracy, self.gates), member)
-            complaint = self.governor.complaint(member, float(trained.loss[member]), loss, accuracy)
             retired = self._reports[member].retired
+            complaint = self.governor.complaint(member, float(trained.loss[member]), loss, accuracy)
             if complaint is not None and not retired:
-                retired, happened = self._roll_back(member, complaint)
+                is_retired[member], happened = self._roll_back(member, complaint)
                 events += happened
-            report = self._report(member, trained, validated, without)
-            report.rolled_back, report.retired = complaint is not None, retired
-            reports.append(report)
+            elif not retired:
+                for name, slot in model.slots.items():
+                    if (member, name) in without and slot.state is not None:
+                        slot.state.metrics.counterfactual_contribution = accuracy - without[member, name][1]
+                    events += self._stamp(slot.end_epoch(accuracy, self.gates), member)
+                    if slot.state is not None and (member, name) in gradients:
+                        slot.state.sync_telemetry(*gradients[member, name], self.epoch, self.epochs)
         self.population.sync_topology()
+        # A member that was put back is reported as what it is now.
+        restored = self._validate([])[0] if is_retired else validated
+        reports = []
+        for member, before in enumerate(self._reports):
+            is_back = member in is_retired
+            report = self._report(member, trained, restored if is_back else validated, {} if is_back else without)
+            report.rolled_back, report.retired = is_back, is_retired.get(member, before.retired)
+            reports.append(report)
         self._reports = reports
         return reports, events
 
@@ -197,42 +212,38 @@ class Growth:
             self.seconds[part] -= self.seconds.get("counterfactual", 0.0)
         return result
 
-    def _record_gradients(self) -> None:
-        """The last step's gradients of every seed, beside those of its host."""
-        host: Tensor | None = None
+    def _gradients(self) -> dict[tuple[int, str], tuple[float, float, bool, bool]]:
+        """(member, slot) -> mean norm, health, vanishing, exploding of the seed's last gradients.
+
+        Their size beside the host's, and whether they are finite, goes into the seed's state at once: gates ask for it.
+        """
+        found: dict[tuple[int, str], tuple[float, float, bool, bool]] = {}
+        host = row_statistics(self.population.last_gradients[HOST].values()).total_norm
         for name, gradients in self.population.last_gradients.items():
-            if name.endswith(".gate"):
-                continue
-            statistics = row_statistics(gradients.values())
-            if host is None:  # the host's stack is always the first
-                host = statistics.total_norm
+            if name == HOST or name.endswith(".gate"):
                 continue
             stack, slot = self.population.stacks[name], name.split(".")[1]
+            statistics = row_statistics(gradients.values())
             ratios = statistics.total_norm / (host[stack.members] + 1e-12)
-            rows = zip(
-                stack.members,
-                ratios.tolist(),
-                statistics.mean_norm.tolist(),
-                statistics.health.tolist(),
-                statistics.has_vanishing.tolist(),
-                statistics.has_exploding.tolist(),
-                strict=True,
-            )
-            for member, ratio, norm, health, vanishing, exploding in rows:
+            columns = (statistics.mean_norm, statistics.health, statistics.has_vanishing, statistics.has_exploding)
+            for member, ratio, *figures in zip(stack.members, *(c.tolist() for c in (ratios, *columns)), strict=True):
                 state = self.population.models[member].slots[slot].state
                 assert state is not None
+                norm, health, vanishing, exploding = figures
                 state.is_healthy &= math.isfinite(norm)
                 state.metrics.seed_gradient_norm_ratio = ratio if math.isfinite(ratio) else 0.0
-                norm = norm if math.isfinite(norm) else 0.0
-                state.sync_telemetry(norm, health, vanishing, exploding, self.epoch, self.epochs)
+                found[member, slot] = (norm if math.isfinite(norm) else 0.0, health, vanishing, exploding)
+        return found
 
     def _roll_back(self, member: int, complaint: str) -> tuple[bool, list[TelemetryEvent]]:
         retired = self.governor.roll_back(member, self.population)
+        undone = self.governor.snapshot_epoch
+        self.growth_log = [e for e in self.growth_log if e["member"] != member or e["epoch"] <= undone]
         kinds = [TelemetryEventType.GOVERNOR_ROLLBACK]
         if retired:
             self.population.halt(member)
             kinds.append(TelemetryEventType.MEMBER_RETIRED)
-        data = {"reason": complaint, "to_epoch": self.governor.snapshot_epoch}
+        data = {"reason": complaint, "to_epoch": undone}
         return retired, self._stamp(
             [TelemetryEvent(kind, message=complaint, data=dict(data)) for kind in kinds], member
         )
@@ -264,7 +275,7 @@ class Growth:
             parameter_count=model.parameter_count(),
             flops_per_sample=model.flops_per_sample(self.task.input_shape),
             slots={
-                name: _slot_report(slot, loss, accuracy, (without or {}).get((member, name)))
+                name: slot_report(slot, loss, accuracy, without.get((member, name)))
                 for name, slot in model.slots.items()
             },
             rollbacks=self.governor.watches[member].rollbacks if self.governor.watches else 0,
@@ -275,83 +286,29 @@ class Growth:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that a resumed run needs, as tensors and plain values."""
-        tensors, plain = _split("", take_snapshot(self.population))
+        tensors, plain = split_snapshot("", take_snapshot(self.population))
         governor_snapshot = None
         if self.governor.snapshot is not None:
-            kept, governor_snapshot = _split("governor/", self.governor.snapshot)
+            kept, governor_snapshot = split_snapshot("governor/", self.governor.snapshot)
             tensors |= kept
         return tensors | pack_generators(self.generators), {
             "epoch": self.epoch,
             "population": plain,
             "governor": self.governor.state() | {"snapshot": governor_snapshot},
             "growth_log": self.growth_log,
-            "reports": [_plain_report(report) for report in self.reports()],
+            "reports": [plain_report(report) for report in self.reports()],
         }
 
     def load_state(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
         """Continue exactly where `state` was taken. Raises CheckpointError where it does not fit."""
-        restore_snapshot(self.population, _join("", tensors, plain["population"]))
+        restore_snapshot(self.population, join_snapshot("", tensors, plain["population"]))
         governor = plain["governor"]
         kept = governor["snapshot"]
-        self.governor.load_state(governor, None if kept is None else _join("governor/", tensors, kept))
+        self.governor.load_state(governor, None if kept is None else join_snapshot("governor/", tensors, kept))
         unpack_generators(self.generators, tensors)
         self.epoch = plain["epoch"]
         self.growth_log = list(plain["growth_log"])
-        self._reports = [_report_from_plain(report) for report in plain["reports"]]
+        self._reports = [report_from_plain(report) for report in plain["reports"]]
         for report in self._reports:
             if report.retired:
                 self.population.halt(report.member)
-
-
-def _slot_report(slot: SeedSlot, loss: float, accuracy: float, without: tuple[float, float] | None) -> SeedStateReport:
-    state = slot.state
-    if state is None:
-        return SeedStateReport(slot.slot_id)
-    return SeedStateReport(
-        slot_id=slot.slot_id,
-        stage=state.stage,
-        seed_id=state.seed_id,
-        blueprint_id=state.blueprint_id,
-        blend_algorithm_id=state.blend_algorithm_id,
-        alpha=state.alpha,
-        epochs_in_stage=state.metrics.epochs_in_current_stage,
-        epochs_total=state.metrics.epochs_total,
-        improvement=state.metrics.improvement_since_stage_start,
-        contribution=None if without is None else accuracy - without[1],
-        contribution_loss=None if without is None else without[0] - loss,
-        gradient_norm=state.telemetry.gradient_norm,
-        gradient_health=state.telemetry.gradient_health,
-        gradient_norm_ratio=state.metrics.seed_gradient_norm_ratio,
-        parameter_count=state.metrics.parameter_count,
-        is_healthy=state.is_healthy,
-    )
-
-
-def _split(prefix: str, snapshot: Snapshot) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors = {prefix + name: tensor for name, tensor in snapshot.tensors.items()}
-    return tensors, {"members": snapshot.members, "seeds": snapshot.seeds}
-
-
-def _join(prefix: str, tensors: dict[str, Tensor], plain: dict[str, Any]) -> Snapshot:
-    kinds = (f"{prefix}weights/", f"{prefix}optimizer/")
-    chosen = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(kinds)}
-    return Snapshot(chosen, plain["members"], plain["seeds"])
-
-
-def _plain_report(report: EpochReport) -> dict[str, Any]:
-    plain = dataclasses.asdict(report)
-    for name in ("train_loss", "val_loss"):  # JSON knows no NaN
-        plain[name] = plain[name] if math.isfinite(plain[name]) else None
-    for slot in plain["slots"].values():
-        slot["stage"] = int(slot["stage"])
-    return plain
-
-
-def _report_from_plain(plain: dict[str, Any]) -> EpochReport:
-    report = EpochReport(**plain)
-    report.train_loss = math.nan if report.train_loss is None else report.train_loss
-    report.val_loss = math.nan if report.val_loss is None else report.val_loss
-    report.slots = {
-        name: SeedStateReport(**slot | {"stage": SeedStage(slot["stage"])}) for name, slot in plain["slots"].items()
-    }
-    return report

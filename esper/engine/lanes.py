@@ -97,11 +97,14 @@ def _block(chain: list[fx.Node], modules: Modules) -> Run:
                 facts |= _convolution_facts(name, module)
                 names |= {"weight": f"{name}.weight"} | ({} if module.bias is None else {"bias": f"{name}.bias"})
             case nn.BatchNorm2d():
+                if not (module.affine and module.track_running_stats and module.momentum is not None):
+                    raise EngineError(f"layer {name}: only affine batch norm with running statistics and a momentum")
                 facts |= {"norm": True, "eps": module.eps, "momentum": module.momentum}
                 names |= {"gamma": f"{name}.weight", "beta": f"{name}.bias"}
                 names |= {statistic: f"{name}.{statistic}" for statistic in ("running_mean", "running_var")}
             case nn.MaxPool2d():
-                if (module.kernel_size, module.stride, module.padding, module.ceil_mode) != (2, 2, 0, False):
+                pooling = (module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
+                if pooling != (2, 2, 0, 1, False):
                     raise EngineError(f"layer {name}: only 2x2 max pooling can be fused")
                 facts["pool"] = True
             case _:

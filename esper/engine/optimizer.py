@@ -4,7 +4,7 @@ Learning rate, weight decay and step count are a row's own: seeds are born at di
 have different values. A row whose learning rate is 0 stands still.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +15,10 @@ from esper.engine.stacks import ModuleStack
 
 @dataclass(slots=True, kw_only=True)
 class OptimizerConfig:
-    """SGD reads momentum, AdamW betas and eps. clip_norm: largest gradient norm of a member, seeds included."""
+    """SGD reads momentum, AdamW betas and eps.
+
+    clip_norm: largest gradient norm of a member together with its seeds; a seed in isolation is clipped by itself.
+    """
 
     name: str = "sgd"
     learning_rate: float = 0.05
@@ -34,6 +37,8 @@ class _Rows:
     learning_rate: Tensor  # [R]
     weight_decay: Tensor  # [R]
     steps: Tensor  # [R]
+    counted: Tensor  # [R], 1 where a step counts: 0 in rows that take no part, or stand still
+    clip_group: Tensor  # [R], rows of one group are clipped together
     slots: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
@@ -71,6 +76,8 @@ class StackedOptimizer:
             learning_rate=self.member_learning_rate[index],
             weight_decay=self.member_weight_decay[index],
             steps=torch.zeros(len(stack.members), dtype=self.member_learning_rate.dtype, device=device),
+            counted=torch.ones(len(stack.members), dtype=self.member_learning_rate.dtype, device=device),
+            clip_group=index.clone(),
             slots={slot: {n: torch.zeros_like(p) for n, p in stack.parameters.items()} for slot in slots},
         )
         for row, member in enumerate(stack.members):
@@ -96,6 +103,21 @@ class StackedOptimizer:
                 rows.learning_rate[rows.members.index(member)] = 0.0
         self._plans.clear()
 
+    def begin_epoch(self, idle: Mapping[str, Sequence[bool]], isolated: Mapping[str, Sequence[bool]]) -> None:
+        """Say which rows take no part in this epoch, and which are seeds in isolation; written in place."""
+        group = len(self.member_learning_rate)
+        for name, rows in self.rows.items():
+            standing = rows.learning_rate == 0
+            away = torch.tensor(idle.get(name, [False] * len(rows.members)), device=standing.device)
+            rows.counted.copy_(~(standing | away))
+            alone = isolated.get(name, [False] * len(rows.members))
+            own = [
+                group + row if by_itself else member
+                for row, (member, by_itself) in enumerate(zip(rows.members, alone, strict=True))
+            ]
+            rows.clip_group.copy_(torch.tensor(own))
+            group += len(rows.members)
+
     @torch.no_grad()
     def step(self, stacks: Mapping[str, ModuleStack], gradients: Mapping[str, Mapping[str, Tensor]]) -> None:
         """One step of every stack that has gradients: stack -> parameter -> [R, ...]."""
@@ -116,7 +138,7 @@ class StackedOptimizer:
         for name, named in gradients.items():
             held = self.rows[name]
             plan.counts.append(held.steps)
-            plan.counted.append((held.learning_rate > 0).to(held.steps.dtype))
+            plan.counted.append(held.counted)
             plan.decays_any |= bool(held.weight_decay.any())
             plan.halted_any |= not bool(held.learning_rate.all())
             for parameter, grad in named.items():
@@ -154,8 +176,9 @@ class StackedOptimizer:
         torch._foreach_addcmul_(plan.parameters, torch._foreach_div(first, spread), rates, value=-1)
 
     def _clipped(self, gradients: Mapping[str, Mapping[str, Tensor]], limit: float) -> dict[str, dict[str, Tensor]]:
-        square = torch.zeros_like(self.member_learning_rate)
-        indices = {n: torch.tensor(self.rows[n].members, device=square.device) for n in gradients}
+        groups = len(self.member_learning_rate) + sum(len(rows.members) for rows in self.rows.values())
+        square = self.member_learning_rate.new_zeros(groups)
+        indices = {name: self.rows[name].clip_group for name in gradients}
         for name, named in gradients.items():
             rows = torch.stack([g.flatten(1).square().sum(1) for g in named.values()]).sum(0)
             # A seed that is not finite is cut out of the host; it must not scale the host's gradients either.

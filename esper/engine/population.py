@@ -10,6 +10,7 @@ from torch import Tensor
 from esper.engine.engine import Captured, Engine, Gradients
 from esper.engine.fused import FusedEngine
 from esper.engine.graphs import GraphedStep
+from esper.engine.groups import row_roles
 from esper.engine.optimizer import OptimizerConfig, StackedOptimizer
 from esper.engine.sequential import SequentialEngine
 from esper.engine.stacks import HOST, ModuleStack
@@ -49,6 +50,7 @@ class Population:
         self.optimizer = StackedOptimizer(optimizer, len(self.models), self.device, self.dtype)
         self.optimizer.track(HOST, self.stacks[HOST], set())
         self.version = 0
+        self.halted: set[int] = set()
         self.engine = self.make_engine(kind, precision)
         self.last_gradients: Gradients = {}
         self._graph: GraphedStep | None = None
@@ -57,9 +59,9 @@ class Population:
     def make_engine(self, kind: str, precision: torch.dtype = torch.float32) -> Engine:
         """An engine over these members' weights. Raises EngineError where it does not exist or cannot serve them."""
         if kind == "fused":
-            return FusedEngine(self.models, self.stacks, precision)
+            return FusedEngine(self.models, self.stacks, self.halted, precision)
         if kind == "sequential":
-            return SequentialEngine(self.models, self.stacks)
+            return SequentialEngine(self.models, self.stacks, self.halted, precision)
         raise EngineError(f"engine kind {kind!r}: must be fused or sequential")
 
     def __len__(self) -> int:
@@ -89,6 +91,10 @@ class Population:
             newborn = {member for member, module in modules.items() if known.get(member) is not module}
             self.optimizer.track(name, self.stacks[name], newborn)
             self.version += 1
+        # In one order, whatever the order of planting: sums over stacks must not depend on a run's history.
+        ordered = {name: self.stacks[name] for name in (HOST, *sorted(wanted))}
+        self.stacks.clear()
+        self.stacks.update(ordered)
 
     # ---- training
 
@@ -100,13 +106,27 @@ class Population:
         steps = -(-len(order) // batch_size)
         loss = torch.zeros(len(self), dtype=self.dtype, device=self.device)
         correct = torch.zeros(len(self), dtype=torch.int64, device=self.device)
+        kept = self._halted_buffers()
         self.engine.prepare(steps, self.version)
+        self.optimizer.begin_epoch(*row_roles(self.stacks, self.models))
         for index, (xb, yb) in enumerate(self.engine.batches(x[order], y[order], batch_size)):
             batch_loss, batch_correct = self._replayed(xb, yb, index) if self.is_graphed else self._step(xb, yb, index)
             loss += batch_loss * yb.numel()
             correct += batch_correct
         self.engine.finish(steps)
+        for row, before in kept:
+            row.copy_(before)
         return Scores(loss / y.numel(), 100.0 * correct / y.numel())
+
+    def _halted_buffers(self) -> list[tuple[Tensor, Tensor]]:
+        """Running statistics of members that stand still, and copies: passing through would move them."""
+        return [
+            (buffer[stack.row_of(member)], buffer[stack.row_of(member)].clone())
+            for stack in self.stacks.values()
+            for member in self.halted
+            if member in stack.members
+            for buffer in stack.buffers.values()
+        ]
 
     @property
     def is_graphed(self) -> bool:
@@ -124,7 +144,8 @@ class Population:
         return loss, correct
 
     def halt(self, member: int) -> None:
-        """Train a member no further; its weights stay as they are."""
+        """Train a member no further: its weights, statistics and blends stay as they are."""
+        self.halted.add(member)
         self.optimizer.halt(member)
         self._graph = None
 
@@ -136,8 +157,8 @@ class Population:
         """Scores of every member; inputs x [N, ...], targets y [N, ...].
 
         without: (member, slot) pairs whose seed's worth is asked for. Returns the scores, for each pair (loss, accuracy
-        in percent) of that member with that seed left out, and the seconds that the latter took. Each pair costs the
-        host behind its slot, once: what comes before is shared.
+        in percent) of that member with that seed left out, and the seconds that the latter took. Fused, each pair costs
+        the host behind its slot, once; one by one, it costs the member's whole pass.
         """
         slots: dict[str, list[int]] = {}
         for member, slot in sorted(without):
@@ -149,10 +170,10 @@ class Population:
         for xb, yb in self.engine.batches(x, y, max(1, EVALUATION_TARGETS * len(y) // y.numel())):
             captured: Captured = {}
             self._add(totals, self.engine.logits(xb, captured), yb)
-            started = time.perf_counter()
+            started = self._now_s()
             for slot, members in slots.items():
                 self._add(ablated[slot], self.engine.logits_without(slot, members, captured), yb)
-            seconds += time.perf_counter() - started
+            seconds += self._now_s() - started
         count = y.numel()
         results: dict[tuple[int, str], tuple[float, float]] = {}
         for slot, members in slots.items():
@@ -160,6 +181,11 @@ class Population:
             for member, loss, correct in zip(members, losses, hits, strict=True):
                 results[member, slot] = (loss / count, 100.0 * correct / count)
         return Scores(totals[0] / count, 100.0 * totals[1] / count), results, seconds
+
+    def _now_s(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
     def _zeros(self, count: int) -> tuple[Tensor, Tensor]:
         losses = torch.zeros(count, dtype=self.dtype, device=self.device)

@@ -72,7 +72,8 @@ def blend(host: Tensor, seed: Tensor, alpha: Tensor, through: Tensor) -> tuple[T
     alpha [R] or, for gated blends, of as many dimensions as the features; through [R] is 1 where the seed's gradient is
     the output's own (straight through), however small alpha is.
     """
-    per_lane = alpha.dim() == 1 or alpha.numel() == host.shape[0] * host.shape[-1]
+    lane_shape = (host.shape[0], *(1,) * (host.dim() - 2), host.shape[-1])
+    per_lane = alpha.dim() == 1 or alpha.shape == lane_shape
     if native.applies(host) and per_lane:
         lanes = alpha if alpha.dim() == 1 else alpha.reshape(alpha.shape[0], -1)
         return _NativeBlend.apply(host.contiguous(), seed.contiguous(), lanes.contiguous(), through)

@@ -1,6 +1,6 @@
 """Training members one after another with their plain modules: the reference, and the choice where fusing loses."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 import torch
 from torch import Tensor
@@ -20,9 +20,17 @@ class SequentialEngine:
     kind = "sequential"
     generation = 0
 
-    def __init__(self, models: Sequence[MorphogeneticModel], stacks: Mapping[str, ModuleStack]) -> None:
+    def __init__(
+        self,
+        models: Sequence[MorphogeneticModel],
+        stacks: Mapping[str, ModuleStack],
+        halted: Set[int],
+        precision: torch.dtype,
+    ) -> None:
         self.models = models
         self.stacks = stacks
+        self.halted = halted
+        self.precision = precision
         self.trained: list[str] = []
 
     def prepare(self, steps: int, version: int) -> None:
@@ -38,11 +46,13 @@ class SequentialEngine:
         gradients = {name: self.stacks[name].gradients() for name in self.trained}
         torch._foreach_zero_([grad for named in gradients.values() for grad in named.values()])
         losses, correct = [], []
-        for model in self.models:
+        for member, model in enumerate(self.models):
             model.train()
-            loss, right = self.losses(_row(model(x)), y)
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision is torch.bfloat16):
+                logits = _row(model(x))
+            loss, right = self.losses(logits, y)
             loss.sum().backward()
-            for slot in model.slots.values():
+            for slot in model.slots.values() if member not in self.halted else ():
                 slot.step()
             losses.append(loss.detach())
             correct.append(right)

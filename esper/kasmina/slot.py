@@ -86,7 +86,8 @@ class SeedSlot(SlotLifecycle):
             update = blend_update(features, seed_features, alpha if gate is None else gate(features, alpha))
         # Only the update is cut: the host's own path keeps its exact values and gradients.
         update, is_finite = keep_finite(update)
-        self.seed_is_finite = is_finite & self.seed_is_finite
+        if self.training:  # evaluation judges nothing
+            self.seed_is_finite = is_finite & self.seed_is_finite
         return host_features + update
 
     def germinate(

@@ -355,6 +355,15 @@ def test_damage_anywhere_is_a_checkpoint_error(tmp_path: Path) -> None:
             assert "g.pt is not a sound torch checkpoint" in str(error)
 
 
+def test_endless_nesting_crashes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "f.pt"
+    path.write_bytes(b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".")
+    assert "recursion past 20 levels" in audit_checkpoint(path)["issues"][0]
+    path.write_bytes(b"\x80\x02})" + b"\x85" * 1_000_000 + b"K\x01s.")  # a tuple that cannot be hashed, as a key
+    with pytest.raises(CheckpointError, match="nests tuples deeper than 1000 levels"):
+        audit_checkpoint(path)
+
+
 def test_names_in_a_file_cannot_steer_the_terminal(tmp_path: Path) -> None:
     (tmp_path / "f.pt").write_bytes(
         b"\x80\x02}X\x05\x00\x00\x00\x1b[2Jkc\x1b[2J\nThing\n)\x81}X\x05\x00\x00\x00\x1b[2Jfcx\ny\nsbs."

@@ -105,3 +105,21 @@ def test_a_seed_that_is_not_finite_does_not_scale_its_hosts_gradients():
     small = {n: torch.full_like(p, 0.1) for n, p in stacks["host"].parameters.items()}
     optimizer.step(stacks, {"host": small, "seed": broken})
     torch.testing.assert_close(stacks["host"].parameters["weight"].detach(), before - 0.1)
+
+
+def test_a_seed_in_isolation_is_clipped_by_itself_and_an_idle_row_counts_no_step():
+    optimizer = StackedOptimizer(
+        OptimizerConfig(momentum=0.0, learning_rate=1.0, clip_norm=1.0), 2, torch.device("cpu"), torch.float64
+    )
+    stacks = {"host": ModuleStack(layers(2)), "slots.a.seed": ModuleStack(layers(2))}
+    for name, stack in stacks.items():
+        optimizer.track(name, stack, set())
+    optimizer.begin_epoch({"slots.a.seed": [False, True]}, {"slots.a.seed": [True, False]})
+    before = stacks["host"].parameters["bias"].detach().clone()
+    huge = {n: torch.full_like(p, 100.0) for n, p in stacks["slots.a.seed"].parameters.items()}
+    small = {n: torch.full_like(p, 0.1) for n, p in stacks["host"].parameters.items()}
+    optimizer.step(stacks, {"host": small, "slots.a.seed": huge})
+    moved = before - stacks["host"].parameters["bias"].detach()
+    torch.testing.assert_close(moved[0], torch.full((2,), 0.1, dtype=torch.float64))  # beside a seed in isolation
+    assert (moved[1] < 0.001).all()  # clipped together with an open seed
+    assert optimizer.rows["slots.a.seed"].steps.tolist() == [1, 0]

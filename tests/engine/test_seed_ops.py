@@ -56,3 +56,11 @@ def test_gradient_goes_upstream_only_where_a_row_is_open_and_finite():
     slope[3, 0, 0, 0, 0] = float("nan")
     (grad,) = torch.autograd.grad(seed_ops.isolate(x, torch.tensor([0.0, 1.0, 0.0, 1.0])), x, slope)
     assert not grad[0].any() and torch.equal(grad[1], slope[1]) and not grad[2].any() and not grad[3].any()
+
+
+def test_a_blend_token_by_token_is_never_taken_for_one_by_channel():
+    generator = torch.Generator().manual_seed(0)
+    host, seed = (torch.randn(2, 2, 3, 6, generator=generator, dtype=torch.float64) for _ in range(2))  # B T = C
+    alpha = torch.rand(2, 2, 3, 1, generator=generator, dtype=torch.float64)
+    out, _ = seed_ops.blend(host, seed, alpha, torch.zeros(2, dtype=torch.float64))
+    torch.testing.assert_close(out, host + alpha * (seed - host))

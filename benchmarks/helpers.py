@@ -1,0 +1,230 @@
+"""The helpers of learning and keeping against the plain way: gradient statistics, prioritised replay, checkpoints.
+
+    python -m benchmarks.helpers [--json FILE] [--only gradients] [--rounds 15]
+
+All ways of a case take turns, round by round, in one process on one thread; a figure is the median of its rounds, and a
+ratio the median of the rounds' ratios. Replay is measured beside TorchRL and tianshou: `pip install -e '.[bench]'`.
+"""
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks.peers import ALPHA, BETA, Transitions, tianshou_step, torchrl_step
+from esper.checkpoint import Checkpoint, read_bundle, write_bundle
+from esper.checkpoint.bundle import bundle_paths
+from esper.engine.gradients import row_statistics
+from esper.simic.gradient_collector import SeedGradientCollector
+from esper.simic.prioritized_buffer import PrioritizedReplayBuffer
+
+MEMBERS, PARAMETERS = 32, 30
+SMALL_TENSORS = 1000
+CAPACITY, BATCH, STATE_SIZE = 1_000_000, 256, 27
+STEPS_PER_ROUND = 50
+CHECKPOINT_TENSORS = 120  # of a mebibyte each
+
+Ways = dict[str, Callable[[], object]]
+Times = dict[str, list[float]]
+
+
+def gradient_loop(gradients: list[Tensor]) -> tuple[float, float, bool, bool]:
+    """The same statistics of one network, a parameter at a time."""
+    squares, vanishing, exploding = 0.0, 0, 0
+    for gradient in gradients:
+        norm = gradient.norm().item()
+        squares += norm * norm
+        vanishing += norm < 1e-7
+        exploding += norm > 100.0
+    count = len(gradients)
+    health = 1 - 0.5 * vanishing / count - 0.8 * exploding / count
+    return squares**0.5 / count, min(max(health, 0.0), 1.0), vanishing > 0, exploding > 0
+
+
+def gradient_cases() -> dict[str, Ways]:
+    """Statistics of 32 members from stacks; of one seed with many small parameters from a list."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(8, 8, 3, 3), (8,), (8,), (16, 8), (16,)]
+    stacks = [torch.randn(MEMBERS, *shapes[i % 5], generator=generator) for i in range(PARAMETERS)]
+    members = [[stack[member] for stack in stacks] for member in range(MEMBERS)]
+    parameters = [torch.zeros(shapes[i % 5], requires_grad=True) for i in range(SMALL_TENSORS)]
+    for parameter in parameters:
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    collector = SeedGradientCollector()
+
+    def from_stacks() -> list[list[float]]:
+        found = row_statistics(stacks)
+        return [t.tolist() for t in (found.mean_norm, found.health, found.has_vanishing, found.has_exploding)]
+
+    return {
+        f"gradients: {MEMBERS} members x {PARAMETERS} parameters": {
+            "a parameter at a time": lambda: [gradient_loop(gradients) for gradients in members],
+            "from the stacks": from_stacks,
+        },
+        f"gradients: a list of {SMALL_TENSORS} small tensors": {
+            "a parameter at a time": lambda: gradient_loop([p.grad for p in parameters if p.grad is not None]),
+            "collector": lambda: collector.collect(parameters),
+        },
+    }
+
+
+def transitions() -> Transitions:
+    """A full buffer's worth."""
+    rng = np.random.default_rng(0)
+    return {
+        "states": rng.random((CAPACITY, STATE_SIZE), dtype=np.float32),
+        "actions": rng.integers(7, size=CAPACITY),
+        "rewards": rng.random(CAPACITY, dtype=np.float32),
+        "next_states": rng.random((CAPACITY, STATE_SIZE), dtype=np.float32),
+        "dones": rng.random(CAPACITY) < 0.04,
+        "priorities": rng.random(CAPACITY),
+    }
+
+
+def replay_case() -> Ways:
+    """Sample and update, several times a call."""
+    data = transitions()
+    new = np.random.default_rng(1).random(BATCH)
+    buffer = PrioritizedReplayBuffer(CAPACITY, ALPHA, BETA)
+    buffer.extend(*data.values())
+
+    def esper_step() -> None:
+        _, indices, _ = buffer.sample(BATCH)
+        buffer.update_priorities(indices, new)
+
+    steps = {"esper": esper_step}
+    for library, build in (("tianshou", tianshou_step), ("torchrl", torchrl_step)):
+        try:
+            steps[f"{library} {importlib.metadata.version(library)}"] = build(data, BATCH, new)
+        except ImportError as error:
+            print(f"{library} is left out ({error}): pip install -e '.[bench]'")
+    return {name: lambda step=step: [step() for _ in range(STEPS_PER_ROUND)] for name, step in steps.items()}
+
+
+def write_raw(paths: tuple[Path, Path], contents: list[bytes]) -> None:
+    """The files of a checkpoint with its number of fsyncs, and nothing else."""
+    for path, content in zip(paths, contents, strict=True):
+        with open(path, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+
+def checkpoint_case(folder: Path) -> Ways:
+    """Saving and loading, each beside the plain way, and the hash that both include."""
+    generator = torch.Generator().manual_seed(0)
+    state = {f"layer{i}.weight": torch.randn(256, 1024, generator=generator) for i in range(CHECKPOINT_TENSORS)}
+    checkpoint = Checkpoint(tensors=state)
+    write_bundle(folder / "kept", checkpoint)
+    torch.save(state, folder / "kept.pt")
+    contents = [path.read_bytes() for path in bundle_paths(folder / "kept")]
+    saved, raw = bundle_paths(folder / "saved"), (folder / "raw.1", folder / "raw.2")
+
+    def afresh(paths: tuple[Path, Path], write: Callable[[], object]) -> Callable[[], object]:
+        def run() -> None:
+            write()
+            for path in paths:
+                path.unlink()
+
+        return run
+
+    return {
+        "raw write": afresh(raw, lambda: write_raw(raw, contents)),
+        "save": afresh(saved, lambda: write_bundle(folder / "saved", checkpoint)),
+        "torch.load": lambda: torch.load(folder / "kept.pt"),
+        "load": lambda: read_bundle(folder / "kept"),
+        "sha256": lambda: hashlib.sha256(contents[0]).digest(),
+    }
+
+
+def take_turns(ways: Ways, rounds: int) -> Times:
+    """Seconds of each way in each round; the first two rounds warm up."""
+    times: Times = {name: [] for name in ways}
+    for turn in range(rounds + 2):
+        for name, work in ways.items():
+            started = time.perf_counter()
+            kept = work()
+            if turn > 1:
+                times[name].append(time.perf_counter() - started)
+            del kept  # freeing is not counted
+    return times
+
+
+def less_hash(times: Times) -> Times:
+    """Save and load without the hash of the same round, which is shown apart."""
+    apart = {
+        f"{name} without hash": [whole - hashed for whole, hashed in zip(times[name], times["sha256"], strict=True)]
+        for name in ("save", "load")
+    }
+    order = ("raw write", "save without hash", "save", "torch.load", "load without hash", "load", "sha256")
+    return {name: (times | apart)[name] for name in order}
+
+
+def rows_of(case: str, times: Times, baselines: dict[str, str], calls: int = 1) -> list[dict[str, object]]:
+    """One row a way; "times" is how often it fits into its baseline's time."""
+    rows = []
+    for name, taken in times.items():
+        row: dict[str, object] = {"case": case, "way": name, "us": round(1e6 * statistics.median(taken) / calls, 1)}
+        if baseline := baselines.get(name):
+            row["baseline"] = baseline
+            row["times"] = round(statistics.median(b / t for b, t in zip(times[baseline], taken, strict=True)), 2)
+        rows.append(row)
+    return rows
+
+
+def show(rows: list[dict[str, object]]) -> None:
+    """One case as a table."""
+    table = Table(title=str(rows[0]["case"]), title_justify="left")
+    for column in ("way", "us", "times as fast", "as"):
+        table.add_column(column, justify="left" if column in ("way", "as") else "right")
+    for row in rows:
+        table.add_row(row["way"], f"{row['us']:,.0f}", str(row.get("times", "")), str(row.get("baseline", "")))
+    Console(width=100).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--only", choices=("gradients", "replay", "checkpoint"))
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    measured: list[list[dict[str, object]]] = []
+    if options.only in (None, "gradients"):
+        for case, ways in gradient_cases().items():
+            plain, ours = ways
+            measured.append(rows_of(case, take_turns(ways, options.rounds), {ours: plain}))
+    if options.only in (None, "replay"):
+        times = take_turns(replay_case(), options.rounds)
+        case = f"prioritised replay: sample and update, capacity {CAPACITY:,}, batch {BATCH}"
+        measured.append(rows_of(case, times, {name: "esper" for name in times if name != "esper"}, STEPS_PER_ROUND))
+    if options.only in (None, "checkpoint"):
+        with tempfile.TemporaryDirectory(dir=".") as folder:
+            times = less_hash(take_turns(checkpoint_case(Path(folder)), options.rounds))
+        baselines = {name: "raw write" for name in times if "save" in name}
+        baselines |= {name: "torch.load" for name in times if name.startswith("load")}
+        size = CHECKPOINT_TENSORS * 2**20 / 1e6
+        measured.append(rows_of(f"checkpoint of {size:.0f} MB", times, baselines))
+    for rows in measured:
+        show(rows)
+    if options.json:
+        options.json.write_text(json.dumps([row for rows in measured for row in rows], indent=1))
+
+
+if __name__ == "__main__":
+    main()

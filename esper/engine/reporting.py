@@ -1,0 +1,73 @@
+"""What is reported of a member at the end of an epoch, and how reports and snapshots become plain values."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from esper.engine.snapshot import Snapshot
+from esper.kasmina.slot import SeedSlot
+from esper.leyline import EpochReport, SeedStage, SeedStateReport
+
+Ablation = tuple[float, float]  # loss and accuracy (percent) with a seed left out
+
+
+def slot_report(slot: SeedSlot, loss: float, accuracy: float, without: Ablation | None) -> SeedStateReport:
+    """One slot of a member whose validation gave this loss and accuracy (percent)."""
+    state = slot.state
+    if state is None:
+        return SeedStateReport(slot.slot_id)
+    worth_loss = math.nan if without is None else without[0] - loss
+    return SeedStateReport(
+        slot_id=slot.slot_id,
+        stage=state.stage,
+        seed_id=state.seed_id,
+        blueprint_id=state.blueprint_id,
+        blend_algorithm_id=state.blend_algorithm_id,
+        alpha=state.alpha,
+        epochs_in_stage=state.metrics.epochs_in_current_stage,
+        epochs_total=state.metrics.epochs_total,
+        improvement=state.metrics.improvement_since_stage_start,
+        contribution=None if without is None else accuracy - without[1],
+        contribution_loss=worth_loss if math.isfinite(worth_loss) else None,
+        gradient_norm=state.telemetry.gradient_norm,
+        gradient_health=state.telemetry.gradient_health,
+        gradient_norm_ratio=state.metrics.seed_gradient_norm_ratio,
+        parameter_count=state.metrics.parameter_count,
+        is_healthy=state.is_healthy,
+    )
+
+
+def plain_report(report: EpochReport) -> dict[str, Any]:
+    """JSON values; a figure that is not finite becomes None."""
+    plain: dict[str, Any] = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in dataclasses.asdict(report).items()
+    }
+    for slot in plain["slots"].values():
+        slot["stage"] = int(slot["stage"])
+    return plain
+
+
+def report_from_plain(plain: Mapping[str, Any]) -> EpochReport:
+    """The report that `plain_report` described; None becomes NaN."""
+    known: dict[str, Any] = {name: math.nan if value is None else value for name, value in plain.items()}
+    known["slots"] = {
+        name: SeedStateReport(**slot | {"stage": SeedStage(slot["stage"])}) for name, slot in plain["slots"].items()
+    }
+    return EpochReport(**known)
+
+
+def split_snapshot(prefix: str, snapshot: Snapshot) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A snapshot as tensors under a prefix, and plain values."""
+    tensors = {prefix + name: tensor for name, tensor in snapshot.tensors.items()}
+    return tensors, {"members": snapshot.members, "seeds": snapshot.seeds}
+
+
+def join_snapshot(prefix: str, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> Snapshot:
+    """The snapshot that `split_snapshot` took apart."""
+    kinds = (f"{prefix}weights/", f"{prefix}optimizer/")
+    chosen = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(kinds)}
+    return Snapshot(chosen, plain["members"], plain["seeds"])
