@@ -1,5 +1,6 @@
 """Prioritised replay buffers of other libraries, filled and driven alike (`pip install -e '.[bench]'`)."""
 
+import importlib.metadata
 import importlib.util
 import os
 import subprocess
@@ -69,23 +70,26 @@ def torchrl_step(data: Transitions, batch_size: int, priorities: NDArray) -> Cal
 
 def _load_torchrl_extension() -> None:
     """TorchRL's wheels are compiled for one version of torch each; for another, compile the sources they carry."""
-    name = "torchrl._torchrl"
-    package = Path(next(iter(importlib.util.find_spec("torchrl").submodule_search_locations)))
+    found = importlib.util.find_spec("torchrl")
+    if found is None:
+        raise ImportError("No module named 'torchrl'")
+    package = Path(found.origin).parent
     try:
-        importlib.util.module_from_spec(importlib.util.find_spec(name))
-        return
-    except ImportError:
-        pass
-    sys.modules.pop("torchrl", None)
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "esper"
+        return _load(next(package.glob("_torchrl*.so")))
+    except (ImportError, StopIteration):
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "esper"
     library = cache / f"torchrl-{importlib.metadata.version('torchrl')}-torch-{torch.__version__}.so"
     if not library.exists():
         print("Compiling TorchRL's segment trees for this torch (a minute or two, once)", file=sys.stderr)
         _compile(package, library)
-    spec = importlib.util.spec_from_file_location(name, library)
+    _load(library)
+
+
+def _load(library: Path) -> None:
+    spec = importlib.util.spec_from_file_location("torchrl._torchrl", library)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    sys.modules[name] = module
+    sys.modules[spec.name] = module
 
 
 def _compile(package: Path, library: Path) -> None:

@@ -1,5 +1,6 @@
 """From a configuration to the parts of a run: registries build by name, and nothing else chooses what code runs."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -58,7 +59,8 @@ def build(config: RunSchema, engine: dict[str, Any] | None = None) -> Parts:
     copies = 2 if config.engine.twins else 1
     models = [build_model(config, task, member, device, dtype) for _ in range(copies) for member in range(grown)]
     catalogue = plantable(config, models[0].host.topology)
-    population, chosen = build_population(config, task, models, precision, engine)
+    names = [name for name, _ in catalogue]
+    population, chosen = build_population(config, task, models, precision, names, engine)
     growth = Growth(
         population,
         task,
@@ -67,7 +69,7 @@ def build(config: RunSchema, engine: dict[str, Any] | None = None) -> Parts:
         grown=grown,
         epochs=config.epochs,
         batch_size=config.batch_size,
-        blueprints=[name for name, _ in catalogue],
+        blueprints=names,
         seed=config.seed,
     )
     controller = build_controller(config.policy, catalogue, slots_by_depth(models[0]), config.seed)
@@ -79,6 +81,7 @@ def build_population(
     task: Task,
     models: Sequence[MorphogeneticModel],
     precision: torch.dtype,
+    blueprints: Sequence[str],
     engine: dict[str, Any] | None,
 ) -> tuple[Population, dict[str, Any]]:
     """The members on an engine, and what was chosen; a run under way keeps the choice it began with."""
@@ -86,10 +89,18 @@ def build_population(
     torch.set_num_threads(wanted["threads"] or DEFAULT_THREADS)
     x, y = (part[: config.batch_size] for part in task.epoch_data(1, named_generator(config.seed, "measure")))
     optimizer = OptimizerConfig(**asdict(config.optimizer))
-    population, reason = choose_engine(models, optimizer, x, y, precision, wanted["kind"], wanted["threads"])
+    population, reason = choose_engine(
+        models, optimizer, x, y, precision, wanted["kind"], wanted["threads"], blueprints
+    )
+    library, why_not = native.load()
+    kernels = "native" if population.device.type == "cpu" and library is not None else "torch"
+    if population.device.type == "cpu" and library is None:
+        print(f"slower than it could be: {why_not}", file=sys.stderr)
+    if engine and engine["kernels"] != kernels:
+        print(f"this run began on {engine['kernels']} kernels: it goes on, but not bit for bit", file=sys.stderr)
     return population, engine or {
         "kind": population.engine.kind,
-        "kernels": "native" if population.device.type == "cpu" and native.load()[0] is not None else "torch",
+        "kernels": kernels,
         "reason": reason,
         "device": population.device.type,
         "threads": torch.get_num_threads(),
@@ -123,6 +134,9 @@ def plantable(config: RunSchema, topology: str) -> list[tuple[str, int]]:
 
     Raises BlueprintError on a name that the topology does not have.
     """
+    for name in [*getattr(config.policy, "preferred_blueprints", ()), *getattr(config.policy, "blueprints", ())]:
+        if not BlueprintRegistry.has(name):  # one of another topology is merely passed over
+            BlueprintRegistry.spec(topology, name)
     specs = BlueprintRegistry.list_specs(topology)
     names = config.blueprint.names
     wanted = specs if names is None else [BlueprintRegistry.spec(topology, name) for name in names]

@@ -100,3 +100,10 @@ def test_without_a_cuda_device_the_cpu_is_chosen_and_cuda_refused():
         pick_device("cuda")
     with pytest.raises(ConfigError, match=r"engine\.precision=bf16"):
         build(compose([*TINY, "engine.precision=bf16"]))
+
+
+@pytest.mark.parametrize("override", ["policy.preferred_blueprints=[conv_lite]", "policy.blueprints=[conv_lite]"])
+def test_a_policy_that_wants_a_blueprint_nobody_has_is_refused(override):
+    policy = "heuristic" if "preferred" in override else "scheduled"
+    with pytest.raises(BlueprintError, match=r"conv_lite.*did you mean 'conv_light'"):
+        plantable(compose([f"policy={policy}", override]), "cnn")

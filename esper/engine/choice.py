@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from esper.engine.optimizer import OptimizerConfig
+from esper.engine.fused import make_layout
 from esper.engine.population import Population
+from esper.engine.program import Program
 from esper.engine.stacks import HOST
 from esper.errors import EngineError
+from esper.kasmina.blueprints import BlueprintRegistry
 from esper.kasmina.host import MorphogeneticModel
 
 REPEATS = 4
@@ -26,26 +29,42 @@ def choose_engine(
     precision: torch.dtype = torch.float32,
     kind: str = "auto",
     threads: int | None = None,
+    blueprints: Sequence[str] = (),
 ) -> tuple[Population, str]:
-    """The population on the faster engine, and why. x [N, C, H, W], y [N]: one minibatch, trained on for time alone.
+    """The population on the faster engine, and why. Inputs x, targets y: one minibatch, trained on for time alone.
 
     kind: "fused" or "sequential" is taken as it is, "auto" is measured. threads: None is measured too, and torch is set
-    to the better of one and what it had. Raises EngineError if "fused" is asked for and a layer forbids it.
+    to the better of one and what it had. blueprints: that may be planted. Raises EngineError if "fused" is asked for
+    and a layer of host or blueprints forbids it.
     """
     try:
         population = Population(models, optimizer, "sequential" if kind == "sequential" else "fused", precision)
+        if kind != "sequential":
+            _check_blueprints(models[0], blueprints)
     except EngineError as error:
         if kind == "fused":
             raise EngineError(f"engine.kind=fused: {error}; use engine.kind=sequential") from error
-        return Population(models, optimizer, "sequential"), str(error)
+        return Population(models, optimizer, "sequential", precision), str(error)
     kinds = ("fused", "sequential") if kind == "auto" else (kind,)
-    times = _measure(population, kinds, _thread_counts(threads, population.device), x, y)
+    counts = _thread_counts(threads, population.device)
+    if len(kinds) * len(counts) == 1:
+        torch.set_num_threads(counts[0])
+        return population, "as configured"
+    times = _measure(population, kinds, counts, x, y, precision)
     best_kind, best_threads = min(times, key=times.__getitem__)
     torch.set_num_threads(best_threads)
     reason = "; ".join(f"{k}, {t} threads: {1e3 * s:.2f} ms a step" for (k, t), s in times.items())
     if population.engine.kind != best_kind:
         population.engine = population.make_engine(best_kind, precision)
     return population, reason
+
+
+def _check_blueprints(model: MorphogeneticModel, blueprints: Sequence[str]) -> None:
+    """Raises EngineError where a seed could not be fused: better now than in the middle of a run."""
+    layout = make_layout(model.host.topology)
+    for name in blueprints:
+        for channels in set(model.host.injection_points.values()):
+            Program(BlueprintRegistry.create(model.host.topology, name, channels), layout)
 
 
 def _thread_counts(threads: int | None, device: torch.device) -> list[int]:
@@ -55,14 +74,19 @@ def _thread_counts(threads: int | None, device: torch.device) -> list[int]:
 
 
 def _measure(
-    population: Population, kinds: Sequence[str], thread_counts: Sequence[int], x: Tensor, y: Tensor
+    population: Population,
+    kinds: Sequence[str],
+    thread_counts: Sequence[int],
+    x: Tensor,
+    y: Tensor,
+    precision: torch.dtype,
 ) -> dict[tuple[str, int], float]:
     """Seconds a step of each way to train; the population is left as it was."""
     host = population.stacks[HOST].buffers
     before = {name: buffer.clone() for name, buffer in host.items()}
     times: dict[tuple[str, int], float] = {}
     for kind in kinds:
-        engine = population.engine if population.engine.kind == kind else population.make_engine(kind)
+        engine = population.engine if population.engine.kind == kind else population.make_engine(kind, precision)
         engine.prepare(1, population.version)
         ((xb, yb),) = engine.batches(x, y, len(y))
         for threads in thread_counts:

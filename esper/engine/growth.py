@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from esper.engine.governor import Governor
 from esper.engine.gradients import row_statistics
 from esper.engine.population import Population, Scores
 from esper.engine.reporting import (
+    Ablation,
     join_snapshot,
     plain_report,
     report_from_plain,
@@ -258,7 +259,7 @@ class Growth:
         member: int,
         trained: Scores,
         validated: Scores,
-        without: dict[tuple[int, str], tuple[float, float]] | None,
+        without: Mapping[tuple[int, str], Ablation],
     ) -> EpochReport:
         model = self.population.models[member]
         before = self._reports[member] if self._reports else None

@@ -1,5 +1,6 @@
 """The language-model host."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ from esper.kasmina.attention import CausalSelfAttention, TokenEmbedding
 from esper.kasmina.base import Host
 from esper.kasmina.seeding import default_generator, weights_from
 
-_INIT_STD = 0.02
+_INIT_SCALE = 0.5  # GPT-2's 0.02 at width 768, at every width: small decoders learn far faster so
 _MLP_RATIO = 4
 _LAST_WEIGHTS = ("attention.proj.weight", "mlp.2.weight")
 
@@ -64,10 +65,11 @@ class TransformerHost(Host):
             self.layers = nn.ModuleList(DecoderLayer(n_embd, n_head) for _ in range(n_layer))
             self.norm = nn.LayerNorm(n_embd)
             self.head = nn.Linear(n_embd, vocab_size)
-            self.apply(_initialise)
+            std = _INIT_SCALE / math.sqrt(n_embd)
+            self.apply(functools.partial(_initialise, std=std))
             for name, weight in self.layers.named_parameters():
                 if name.endswith(_LAST_WEIGHTS):  # the features keep their size however many layers add to them
-                    nn.init.normal_(weight, std=_INIT_STD / math.sqrt(2 * n_layer))
+                    nn.init.normal_(weight, std=std / math.sqrt(2 * n_layer))
         self.injection_points = {f"block{i}": n_embd for i in range(1, n_layer + 1)}
         self._slot_keys = tuple(self.injection_points)
         self.slots = nn.ModuleDict({key: nn.Identity() for key in self._slot_keys})
@@ -87,8 +89,8 @@ class TransformerHost(Host):
         return torch.zeros(1, *shape, dtype=torch.int64, device=self.head.weight.device)
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialise(module: nn.Module, std: float) -> None:
     if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=_INIT_STD)
+        nn.init.normal_(module.weight, std=std)
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)

@@ -39,6 +39,12 @@ _STYLES = {
 }
 
 
+def file_console() -> Console:
+    """Standard output; a file or a pipe has no width, and nothing written there is cut."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=160)
+
+
 def print_summary(
     summary: dict[str, Any],
     run_dir: Path | str,
@@ -54,15 +60,17 @@ def print_summary(
         report: path of the report, when one was written.
         console: where to; standard output when None.
     """
-    console = console or Console(highlight=False)
+    console = console or file_console()
     history = read_run(run_dir)
     stories = seed_stories(history.events)
     console.print()
     console.print(_scores(summary))
     console.print(Text(_footnote(summary), style="dim"))
+    console.print()
     if stories:
-        console.print()
         _print_seeds(console, stories, history.slots)
+    else:
+        console.print(Text("no seed was planted"))
     console.print()
     # As text, unwrapped: a path with a bracket is no markup, and a broken one cannot be clicked.
     console.print(Text(f"run     {run_dir}"), soft_wrap=True)

@@ -70,19 +70,19 @@ class PrioritizedReplayBuffer:
         fields = {name: _array(value) for name, value in zip(_FIELDS, given, strict=True)}
         exponentiated = self._exponentiate(priorities)
         count = len(exponentiated)
-        if self._ring is None:
-            self._ring = np.zeros(self.capacity, _record(fields))
+        ring = np.zeros(self.capacity, _record(fields)) if self._ring is None else self._ring
         for name, values in fields.items():
-            if values.shape != (count, *self._ring.dtype[name].shape):
+            if values.shape != (count, *ring.dtype[name].shape):
                 raise LearnerError(
                     f"{name} has shape {list(values.shape[1:])} for each of {len(values)} transitions; expected "
-                    f"{list(self._ring.dtype[name].shape)} for each of {count}, as in the first one."
+                    f"{list(ring.dtype[name].shape)} for each of {count}, as in the first one."
                 )
         if count > self.capacity:
             raise LearnerError(f"{count} transitions at once do not fit: expected at most capacity={self.capacity}.")
         indices = (self._position + np.arange(count)) % self.capacity
         for name, values in fields.items():
-            self._ring[name][indices] = values
+            ring[name][indices] = values
+        self._ring = ring
         self._tree.update(indices, exponentiated)
         self._position = (self._position + count) % self.capacity
         self._size = min(self._size + count, self.capacity)

@@ -19,7 +19,7 @@ CASES = [
     ("engine.twins=maybe", ["engine.twins=maybe", "true or false"]),
     ("engine.kind=seqential", ["engine.kind=seqential", "did you mean sequential?", "auto, fused"]),
     ("engine.governor=3", ["engine.governor=3", "engine.governor.KEY=VALUE"]),
-    ("engine.governor.max_rollbacks=-1", ["engine.governor.max_rollbacks=-1", "0 to"]),
+    ("engine.governor.max_rollbacks=-1", ["engine.governor.max_rollbacks=-1", "1 to"]),
     ("optimizer.learning_rate=nan", ["optimizer.learning_rate=nan", "above 0"]),
     ("optimizer.learning_rate=fast", ["optimizer.learning_rate=fast", "a number"]),
     ("optimizer.betas=[0.9]", ["optimizer.betas=[0.9]", "two numbers"]),

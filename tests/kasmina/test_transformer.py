@@ -100,7 +100,7 @@ def test_weights_follow_the_generator_and_leave_the_global_stream_alone():
 
 def test_an_untrained_decoder_gives_all_tokens_about_even_odds(host, tokens):
     logits = host(tokens).flatten(0, 1)
-    assert F.cross_entropy(logits, tokens.flatten()).item() == pytest.approx(torch.tensor(11.0).log().item(), abs=0.1)
+    assert F.cross_entropy(logits, tokens.flatten()).item() == pytest.approx(torch.tensor(11.0).log().item(), abs=0.3)
 
 
 def test_a_decoder_learns_a_rule_of_two_tokens():

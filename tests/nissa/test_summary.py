@@ -47,7 +47,8 @@ def test_one_member_gets_no_interval(make_run: Callable[..., Path]) -> None:
 
 def test_a_run_that_grew_nothing_beside_nothing(make_run: Callable[..., Path]) -> None:
     text = printed(make_run(members=2, twins=False, events=False))
-    assert "grown" in text and "twin" not in text and "difference" not in text and "planted" not in text
+    assert "grown" in text and "twin" not in text and "difference" not in text
+    assert "no seed was planted" in text
 
 
 def test_brackets_in_a_path_are_no_markup(tmp_path: Path, make_run: Callable[..., Path]) -> None:

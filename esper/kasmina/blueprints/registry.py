@@ -57,6 +57,11 @@ class BlueprintRegistry:
         return sorted(cls._specs[topology].values(), key=lambda spec: (spec.param_estimate, spec.name))
 
     @classmethod
+    def has(cls, name: str) -> bool:
+        """Whether any topology has a blueprint of this name."""
+        return any(name in known for known in cls._specs.values())
+
+    @classmethod
     def spec(cls, topology: str, name: str) -> BlueprintSpec:
         """One blueprint. Raises: BlueprintError, naming the known ones and the nearest, when there is none."""
         specs = {spec.name: spec for spec in cls.list_specs(topology)}

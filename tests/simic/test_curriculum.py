@@ -1,0 +1,109 @@
+import json
+import math
+
+import pytest
+
+from esper.simic.curriculum import BlueprintCurriculum, BlueprintStats
+
+
+@pytest.fixture
+def curriculum() -> BlueprintCurriculum:
+    return BlueprintCurriculum(["heavy", "light", "medium"], [4000, 1000, 2000])
+
+
+def test_ucb_by_hand(curriculum: BlueprintCurriculum) -> None:
+    for reward in (1.0, 2.0):
+        curriculum.record_outcome("light", success=True, reward=reward)
+    curriculum.record_outcome("heavy", success=False, reward=-0.5)
+    curriculum.record_outcome("medium", success=True, reward=0.5)
+    scores = curriculum.get_ucb_scores()
+    assert scores["light"] == pytest.approx(1.5 + 2.0 * math.sqrt(math.log(5) / 2) - 0.1 * 0.25)
+    assert scores["heavy"] == pytest.approx(-0.5 + 2.0 * math.sqrt(math.log(5)) - 0.1)
+    assert scores["medium"] == pytest.approx(0.5 + 2.0 * math.sqrt(math.log(5)) - 0.1 * 0.5)
+    assert curriculum.select_blueprint() == "light"
+
+
+def test_the_weights_are_the_callers() -> None:
+    curriculum = BlueprintCurriculum(["a", "b"], [1, 2], exploration_weight=0.5, complexity_penalty=3.0)
+    for name in "ab":
+        curriculum.record_outcome(name, success=True, reward=1.0)
+    expected = 1.0 + 0.5 * math.sqrt(math.log(3))
+    assert curriculum.get_ucb_scores() == pytest.approx({"a": expected - 1.5, "b": expected - 3.0})
+
+
+def test_the_untried_come_first_and_of_them_the_simple(curriculum: BlueprintCurriculum) -> None:
+    order = []
+    for _ in range(3):
+        order.append(curriculum.select_blueprint())
+        assert all(map(math.isfinite, curriculum.get_ucb_scores().values()))
+        curriculum.record_outcome(order[-1], success=True, reward=50.0)
+    assert order == ["light", "medium", "heavy"]
+
+
+@pytest.mark.parametrize("reward", [-100.0, 0.0, 100.0])
+def test_an_untried_blueprint_beats_any_tried_one(curriculum: BlueprintCurriculum, reward: float) -> None:
+    for name in ("light", "medium"):
+        for _ in range(20):
+            curriculum.record_outcome(name, success=False, reward=reward)
+    assert curriculum.select_blueprint() == "heavy"
+
+
+def test_the_better_arm_is_found() -> None:
+    curriculum = BlueprintCurriculum(["good", "bad"], [2, 1])
+    for _ in range(300):
+        name = curriculum.select_blueprint()
+        curriculum.record_outcome(name, success=name == "good", reward=1.0 if name == "good" else 0.0)
+    good, bad = curriculum.get_stats("good"), curriculum.get_stats("bad")
+    assert good["trials"] > 3 * bad["trials"] > 0
+    assert good == {"trials": good["trials"], "successes": good["trials"], "mean_reward": 1.0}
+    assert bad["successes"] == 0
+
+
+def test_stats(curriculum: BlueprintCurriculum) -> None:
+    assert curriculum.get_stats("light") == {"trials": 0, "successes": 0, "mean_reward": 0.0}
+    curriculum.record_outcome("light", success=True, reward=1.0)
+    curriculum.record_outcome("light", success=False, reward=-4.0)
+    assert curriculum.get_stats("light") == {"trials": 2, "successes": 1, "mean_reward": -1.5}
+    assert BlueprintStats(trials=4, successes=1, total_reward=2.0).mean_reward == 0.5
+
+
+def test_its_state_goes_through_json(curriculum: BlueprintCurriculum) -> None:
+    for name, reward in (("light", 0.1), ("light", 0.2), ("heavy", -1.0)):
+        curriculum.record_outcome(name, success=reward > 0, reward=reward)
+    state = json.loads(json.dumps(curriculum.state_dict()))
+    other = BlueprintCurriculum(["heavy", "light", "medium"], [4000, 1000, 2000])
+    other.load_state_dict(state)
+    assert other.get_ucb_scores() == curriculum.get_ucb_scores()
+    other.record_outcome("light", success=True, reward=1.0)
+    assert state == curriculum.state_dict() != other.state_dict()
+    with pytest.raises(ValueError, match=r"expected .*heavy.*light.*medium"):
+        other.load_state_dict({"light": state["light"]})
+
+
+@pytest.mark.parametrize(
+    ("blueprints", "complexity", "message"),
+    [
+        (["a", "b"], [1], "2 blueprints and 1 complexities"),
+        ([], [], "at least one name"),
+        (["a", "a"], [1, 2], "each name once"),
+        (["a"], [-1], "finite numbers from 0 on"),
+        (["a"], [math.nan], "finite numbers from 0 on"),
+    ],
+)
+def test_lists_that_do_not_fit(blueprints, complexity, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        BlueprintCurriculum(blueprints=blueprints, complexity=complexity)
+
+
+def test_unknown_names_and_bad_rewards(curriculum: BlueprintCurriculum) -> None:
+    with pytest.raises(ValueError, match="'wide': the curriculum has heavy, light, medium"):
+        curriculum.record_outcome("wide", success=True, reward=1.0)
+    with pytest.raises(ValueError, match="'wide'"):
+        curriculum.get_stats("wide")
+    with pytest.raises(ValueError, match="'light' is nan"):
+        curriculum.record_outcome("light", success=True, reward=math.nan)
+    assert curriculum.get_stats("light")["trials"] == 0
+
+
+def test_equal_complexities_of_zero() -> None:
+    assert BlueprintCurriculum(["a", "b"], [0, 0]).select_blueprint() == "a"
