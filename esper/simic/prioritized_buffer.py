@@ -43,7 +43,7 @@ class PrioritizedReplayBuffer:
         self._tree = SumTree(capacity)
         self._priorities = self._tree.leaves  # [capacity], with the exponent applied
         self._ring: NDArray[Any] | None = None  # one record a transition: a draw then touches one place in memory
-        self._position = self._size = 0
+        self._added = self._size = 0
 
     def __len__(self) -> int:
         return self._size
@@ -79,12 +79,12 @@ class PrioritizedReplayBuffer:
                 )
         if count > self.capacity:
             raise LearnerError(f"{count} transitions at once do not fit: expected at most capacity={self.capacity}.")
-        indices = (self._position + np.arange(count)) % self.capacity
+        indices = (self._added + np.arange(count)) % self.capacity
         for name, values in fields.items():
             ring[name][indices] = values
         self._ring = ring
         self._tree.update(indices, exponentiated)
-        self._position = (self._position + count) % self.capacity
+        self._added += count
         self._size = min(self._size + count, self.capacity)
 
     def sample(self, batch_size: int) -> tuple[dict[str, Tensor], NDArray[np.int64], Tensor]:

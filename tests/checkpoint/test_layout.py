@@ -45,7 +45,9 @@ def test_a_head_that_is_not_padded_is_read_all_the_same() -> None:
     header = json.dumps({"w": {"dtype": "F64", "shape": [2], "data_offsets": [0, 16]}}).encode()
     header += b" " * (1 - len(header) % 2)  # an odd length: no number is aligned
     data = len(header).to_bytes(8, "little") + header + torch.tensor([1.5, -2.0]).double().numpy().tobytes()
-    assert decode_tensors(data, {}, "file")["w"].tolist() == [1.5, -2.0]
+    tensor = decode_tensors(data, {}, "file")["w"]
+    assert tensor.tolist() == [1.5, -2.0]
+    assert tensor.data_ptr() % 8 == 0
 
 
 def w(dtype: object = "F32", shape: object = (2,), offsets: object = (0, 8)) -> dict[str, object]:
