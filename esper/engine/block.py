@@ -73,12 +73,13 @@ class _NativeBlock(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
         x, kept, mean, invstd, *parameters = ctx.saved_tensors
+        grad_out = grad_out.contiguous()  # by name: only the address goes to the kernel
         named = BlockTensors(*parameters)
         out_channels = x.shape[1] if named.weight is None else named.weight.shape[1]
         grad_x = x.new_empty(ctx.rows, *x.shape[1:]) if ctx.needs_input_grad[2] else None
         grads = [None if p is None else torch.empty_like(p) for p in parameters]
         args = _arguments(ctx.spec, ctx.training, x, ctx.rows, out_channels)
-        native.point(args, x=x, y=kept, mean=mean, invstd=invstd, grad_out=grad_out.contiguous(), grad_x=grad_x)
+        native.point(args, x=x, y=kept, mean=mean, invstd=invstd, grad_out=grad_out, grad_x=grad_x)
         native.point(args, **named._asdict())
         native.point(args, grad_weight=grads[0], grad_bias=grads[1], grad_gamma=grads[2], grad_beta=grads[3])
         native.call("block_backward", args, x.dtype)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from esper.engine.optimizer import OptimizerConfig
 from esper.engine.fused import make_layout
+from esper.engine.optimizer import OptimizerConfig
 from esper.engine.population import Population
 from esper.engine.program import Program
 from esper.engine.stacks import HOST
@@ -50,13 +50,15 @@ def choose_engine(
     if len(kinds) * len(counts) == 1:
         torch.set_num_threads(counts[0])
         return population, "as configured"
-    times = _measure(population, kinds, counts, x, y, precision)
+    times: dict[tuple[str, int], float] = {}
+    for tried in kinds:
+        population = Population(models, optimizer, tried, precision)
+        times |= _measure(population, counts, x, y, HOPELESS * min(times.values(), default=math.inf))
     best_kind, best_threads = min(times, key=times.__getitem__)
     torch.set_num_threads(best_threads)
-    reason = "; ".join(f"{k}, {t} threads: {1e3 * s:.2f} ms a step" for (k, t), s in times.items())
     if population.engine.kind != best_kind:
-        population.engine = population.make_engine(best_kind, precision)
-    return population, reason
+        population = Population(models, optimizer, best_kind, precision)
+    return population, "; ".join(f"{k}, {t} threads: {1e3 * s:.2f} ms a step" for (k, t), s in times.items())
 
 
 def _check_blueprints(model: MorphogeneticModel, blueprints: Sequence[str]) -> None:
@@ -74,25 +76,19 @@ def _thread_counts(threads: int | None, device: torch.device) -> list[int]:
 
 
 def _measure(
-    population: Population,
-    kinds: Sequence[str],
-    thread_counts: Sequence[int],
-    x: Tensor,
-    y: Tensor,
-    precision: torch.dtype,
+    population: Population, thread_counts: Sequence[int], x: Tensor, y: Tensor, enough_s: float
 ) -> dict[tuple[str, int], float]:
-    """Seconds a step of each way to train; the population is left as it was."""
-    host = population.stacks[HOST].buffers
+    """Seconds a step on each number of threads; the members are left as they were."""
+    engine, host = population.engine, population.stacks[HOST].buffers
     before = {name: buffer.clone() for name, buffer in host.items()}
+    engine.prepare(1, population.version)
+    ((xb, yb),) = engine.batches(x, y, len(y))
     times: dict[tuple[str, int], float] = {}
-    for kind in kinds:
-        engine = population.engine if population.engine.kind == kind else population.make_engine(kind, precision)
-        engine.prepare(1, population.version)
-        ((xb, yb),) = engine.batches(x, y, len(y))
-        for threads in thread_counts:
-            torch.set_num_threads(threads)
-            enough_s = HOPELESS * min(times.values(), default=math.inf)
-            times[kind, threads] = _seconds(functools.partial(engine.gradients, xb, yb, 0), enough_s)
+    for threads in thread_counts:
+        torch.set_num_threads(threads)
+        seconds = _seconds(functools.partial(engine.gradients, xb, yb, 0), enough_s)
+        times[engine.kind, threads] = seconds
+        enough_s = min(enough_s, HOPELESS * seconds)
     for name, buffer in before.items():
         host[name].copy_(buffer)
     return times

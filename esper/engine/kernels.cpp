@@ -137,63 +137,60 @@ template <class T> void pack(const T* w, T* packed, int64_t outc, int64_t in, in
   }
 }
 
-// Dot products of OB runs with IB runs over `rows` stretches of `length`; accumulators stay in registers.
+// Weight gradients of OB output and IB input channels: dot products of shifted rows. Row by row, so that all taps of the
+// kernel find the same few rows in the first-level cache; U vectors at a time where OB * IB alone leaves the adders idle.
 template <class T, int OB, int IB, int U>
-inline void dots(const T* g, int64_t g_channel, const T* x, int64_t x_channel, int64_t pitch, int64_t stretches,
-                 int64_t length, T* result, int64_t result_o, int64_t result_i) {
+void weight_tile(const T* g, const T* x, T* gw, int64_t gw_o, int64_t gw_i, int64_t h, int64_t wd, int64_t n, int k) {
   constexpr int lanes = kLanes<T>;
-  Vec<T> acc[U][OB][IB] = {};
-  T rest[OB][IB] = {};
-  for (int64_t r = 0; r < stretches; ++r, g += pitch, x += pitch) {
-    int64_t l = 0;
-    for (; l + U * lanes <= length; l += U * lanes)
-      for (int u = 0; u < U; ++u) {
-        Vec<T> xv[IB];
-        for (int i = 0; i < IB; ++i) xv[i] = load<Vec<T>>(x + i * x_channel + l + u * lanes);
-        for (int o = 0; o < OB; ++o) {
-          const Vec<T> gv = load<Vec<T>>(g + o * g_channel + l + u * lanes);
-          for (int i = 0; i < IB; ++i) acc[u][o][i] += gv * xv[i];
-        }
+  const int64_t plane = h * wd * n, pitch = wd * n;
+  const int p = k / 2;
+  Vec<T> sums[9][OB][IB] = {};
+  T rests[9][OB][IB] = {};
+  for (int64_t row = 0; row < h; ++row)
+    for (int ky = std::max<int64_t>(0, p - row); ky < std::min<int64_t>(k, h + p - row); ++ky)
+      for (int kx = 0; kx < k; ++kx) {
+        const int64_t x0 = std::max(0, p - kx), length = (std::min<int64_t>(wd, wd + p - kx) - x0) * n;
+        const T* gp = g + row * pitch + x0 * n;
+        const T* xp = x + (row + ky - p) * pitch + (x0 + kx - p) * n;
+        Vec<T> acc[U][OB][IB] = {};
+        int64_t l = 0;
+        for (; l + U * lanes <= length; l += U * lanes)
+          for (int u = 0; u < U; ++u) {
+            Vec<T> xv[IB];
+            for (int i = 0; i < IB; ++i) xv[i] = load<Vec<T>>(xp + i * plane + l + u * lanes);
+            for (int o = 0; o < OB; ++o) {
+              const Vec<T> gv = load<Vec<T>>(gp + o * plane + l + u * lanes);
+              for (int i = 0; i < IB; ++i) acc[u][o][i] += gv * xv[i];
+            }
+          }
+        const int tap = ky * k + kx;
+        for (int u = 0; u < U; ++u)
+          for (int o = 0; o < OB; ++o)
+            for (int i = 0; i < IB; ++i) sums[tap][o][i] += acc[u][o][i];
+        for (; l < length; ++l)
+          for (int o = 0; o < OB; ++o)
+            for (int i = 0; i < IB; ++i) rests[tap][o][i] += gp[o * plane + l] * xp[i * plane + l];
       }
-    for (; l < length; ++l)
-      for (int o = 0; o < OB; ++o)
-        for (int i = 0; i < IB; ++i) rest[o][i] += g[o * g_channel + l] * x[i * x_channel + l];
-  }
   for (int o = 0; o < OB; ++o)
-    for (int i = 0; i < IB; ++i) {
-      Vec<T> total = acc[0][o][i];
-      for (int u = 1; u < U; ++u) total += acc[u][o][i];
-      result[o * result_o + i * result_i] = lane_sum<T>(total) + rest[o][i];
-    }
+    for (int i = 0; i < IB; ++i)
+      for (int tap = 0; tap < k * k; ++tap)
+        gw[o * gw_o + i * gw_i + tap] = lane_sum<T>(sums[tap][o][i]) + rests[tap][o][i];
 }
 
 template <class T>
 void conv_grad_weight(const T* g, const T* x, T* gw, int64_t outc, int64_t in, int64_t h, int64_t wd, int64_t n, int k) {
-  const int64_t plane = h * wd * n, pitch = wd * n;
-  const int p = k / 2, taps = k * k;
-  for (int ky = 0; ky < k; ++ky)
-    for (int kx = 0; kx < k; ++kx) {
-      const int64_t y0 = std::max(0, p - ky), y1 = std::min<int64_t>(h, h + p - ky);
-      const int64_t x0 = std::max(0, p - kx), x1 = std::min<int64_t>(wd, wd + p - kx);
-      const T* gp = g + y0 * pitch + x0 * n;
-      const T* xp = x + (y0 + ky - p) * pitch + (x0 + kx - p) * n;
-      T* out = gw + ky * k + kx;
-      const int64_t stretches = std::max<int64_t>(0, y1 - y0), length = std::max<int64_t>(0, x1 - x0) * n;
-      int64_t o = 0;
-      for (; o + 4 <= outc; o += 4) {
-        int64_t i = 0;
-        for (; i + 4 <= in; i += 4)
-          dots<T, 4, 4, 1>(gp + o * plane, plane, xp + i * plane, plane, pitch, stretches, length,
-                           out + (o * in + i) * taps, in * taps, taps);
-        for (; i < in; ++i)
-          dots<T, 4, 1, 4>(gp + o * plane, plane, xp + i * plane, plane, pitch, stretches, length,
-                           out + (o * in + i) * taps, in * taps, taps);
-      }
-      for (; o < outc; ++o)
-        for (int64_t i = 0; i < in; ++i)
-          dots<T, 1, 1, 8>(gp + o * plane, plane, xp + i * plane, plane, pitch, stretches, length,
-                           out + (o * in + i) * taps, in * taps, taps);
-    }
+  const int64_t plane = h * wd * n, taps = k * k;
+  int64_t o = 0;
+  for (; o + 4 <= outc; o += 4) {
+    int64_t i = 0;
+    for (; i + 4 <= in; i += 4)
+      weight_tile<T, 4, 4, 1>(g + o * plane, x + i * plane, gw + (o * in + i) * taps, in * taps, taps, h, wd, n, k);
+    for (; i < in; ++i)
+      weight_tile<T, 4, 1, 4>(g + o * plane, x + i * plane, gw + (o * in + i) * taps, in * taps, taps, h, wd, n, k);
+  }
+  for (; o < outc; ++o)
+    for (int64_t i = 0; i < in; ++i)
+      weight_tile<T, 1, 1, 8>(g + o * plane, x + i * plane, gw + (o * in + i) * taps, in * taps, taps, h, wd, n, k);
 }
 
 template <class T> void conv_row(const Block& b, const T* x, const T* w, const T* bias, T* y, std::vector<T>& packed) {

@@ -31,8 +31,9 @@ class Scores:
 class Population:
     """Members with one host architecture, each with its own weights and growth.
 
-    Args: models: the members, all on one device and of one dtype; optimizer; kind: "fused" or "sequential" (see
-    `esper.engine.choice` for the measurement that decides); precision: float32, float64, or bfloat16 (CUDA autocast).
+    Args: models: the members, all on one device and of one dtype; their weights move into this population's stacks.
+    optimizer; kind: "fused" or "sequential" (see `esper.engine.choice` for the measurement that decides); precision:
+    float32, float64, or bfloat16 (CUDA autocast). Raises EngineError where a layer forbids the kind.
     """
 
     def __init__(
@@ -44,20 +45,21 @@ class Population:
     ) -> None:
         self.models = list(models)
         slots = [f"slots.{position}" for position in self.models[0].slot_positions.values()]
-        self.stacks = {HOST: ModuleStack({e: model.host for e, model in enumerate(self.models)}, skip=slots)}
+        self.is_channels_last = kind == "sequential"  # torch's own convolutions are fastest so
+        hosts = {e: model.host for e, model in enumerate(self.models)}
+        self.stacks = {HOST: ModuleStack(hosts, slots, self.is_channels_last)}
         like = next(iter(self.stacks[HOST].parameters.values()))
         self.device, self.dtype = like.device, like.dtype
         self.optimizer = StackedOptimizer(optimizer, len(self.models), self.device, self.dtype)
         self.optimizer.track(HOST, self.stacks[HOST], set())
         self.version = 0
         self.halted: set[int] = set()
-        self.engine = self.make_engine(kind, precision)
+        self.engine = self._make_engine(kind, precision)
         self.last_gradients: Gradients = {}
         self._graph: GraphedStep | None = None
         self.sync_topology()
 
-    def make_engine(self, kind: str, precision: torch.dtype = torch.float32) -> Engine:
-        """An engine over these members' weights. Raises EngineError where it does not exist or cannot serve them."""
+    def _make_engine(self, kind: str, precision: torch.dtype) -> Engine:
         if kind == "fused":
             return FusedEngine(self.models, self.stacks, self.halted, precision)
         if kind == "sequential":
@@ -87,7 +89,7 @@ class Population:
             known = {} if old is None else dict(zip(old.members, old.modules, strict=True))
             if known == modules:
                 continue
-            self.stacks[name] = ModuleStack(modules)
+            self.stacks[name] = ModuleStack(modules, is_channels_last=self.is_channels_last)
             newborn = {member for member, module in modules.items() if known.get(member) is not module}
             self.optimizer.track(name, self.stacks[name], newborn)
             self.version += 1

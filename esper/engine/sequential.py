@@ -39,6 +39,8 @@ class SequentialEngine:
 
     def batches(self, x: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Engine.batches`."""
+        if x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
         yield from zip(x.split(size), y.split(size), strict=True)
 
     def gradients(self, x: Tensor, y: Tensor, step: int | Tensor) -> tuple[Gradients, Tensor, Tensor]:

@@ -16,11 +16,13 @@ class ModuleStack:
     """Same-shaped modules of some members.
 
     Attributes: members: ascending member indices, one a row; parameters (leaves) and buffers by their name in the
-    module, [R, ...], contiguous.
+    module, [R, ...].
     """
 
-    def __init__(self, modules: Mapping[int, nn.Module], skip: Sequence[str] = ()) -> None:
-        """skip: prefixes of names that belong to other stacks."""
+    def __init__(
+        self, modules: Mapping[int, nn.Module], skip: Sequence[str] = (), is_channels_last: bool = False
+    ) -> None:
+        """skip: prefixes of names that belong to other stacks. is_channels_last: how each row's convolutions lie."""
         self.members = sorted(modules)
         self.modules = [modules[member] for member in self.members]
         prefixes = tuple(f"{prefix}." for prefix in skip)
@@ -30,8 +32,8 @@ class ModuleStack:
             return [{name: t for name, t in pairs if not name.startswith(prefixes)} for pairs in listed]
 
         with torch.no_grad():
-            self.parameters = _stack(named("parameters"))
-            self.buffers = _stack(named("buffers"))
+            self.parameters = _stack(named("parameters"), is_channels_last)
+            self.buffers = _stack(named("buffers"), is_channels_last)
         for parameter in self.parameters.values():
             parameter.requires_grad_()
         self._gradients: dict[str, Tensor] = {}
@@ -64,5 +66,13 @@ class ModuleStack:
         return self.members.index(member)
 
 
-def _stack(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack([row[name].contiguous() for row in rows]) for name in rows[0]}
+def _stack(rows: list[dict[str, Tensor]], is_channels_last: bool) -> dict[str, Tensor]:
+    stacks = {name: torch.stack([row[name].contiguous() for row in rows]) for name in rows[0]}
+    if not is_channels_last:
+        return stacks
+    return {
+        name: stack.flatten(0, 1).contiguous(memory_format=torch.channels_last).view(stack.shape)
+        if stack.dim() == 5
+        else stack
+        for name, stack in stacks.items()
+    }

@@ -4,24 +4,33 @@ import pytest
 import torch
 
 from esper.leyline import SeedStage
-from tests.engine.growing import data, model, plant, population, state
+from tests.engine.growing import data, language_model, model, plant, population, state, tokens
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
-def bodies(device: str) -> list:
-    grown = [model(seed) for seed in range(4)]
-    plant(grown[0], "early", "conv_light", "linear", SeedStage.BLENDING, 0)
-    plant(grown[1], "mid", "attention", "gated", SeedStage.BLENDING, 1)
-    plant(grown[2], "late", "depthwise", "sigmoid", SeedStage.TRAINING, 2)
+CASES = {
+    "cnn": (model, data, ("conv_light", "attention", "depthwise")),
+    "transformer": (language_model, tokens, ("mlp", "attention", "lora")),
+}
+
+
+def bodies(topology: str, device: str) -> list:
+    make, _, blueprints = CASES[topology]
+    grown = [make(seed) for seed in range(4)]
+    plant(grown[0], "early", blueprints[0], "linear", SeedStage.BLENDING, 0)
+    plant(grown[1], "mid", blueprints[1], "gated", SeedStage.BLENDING, 1)
+    plant(grown[2], "late", blueprints[2], "sigmoid", SeedStage.TRAINING, 2)
     return [body.to(device) for body in grown]
 
 
-def test_graphs_over_many_epochs_equal_the_plain_modules_on_the_cpu():
-    x, y, order = data(count=80)
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+@pytest.mark.parametrize("topology", CASES)
+def test_graphs_over_many_epochs_equal_the_plain_modules_on_the_cpu(topology, clip_norm):
+    x, y, order = CASES[topology][1](count=80)
     results = []
     for device, kind in (("cuda", "fused"), ("cpu", "sequential")):
-        trained = population(bodies(device), kind, learning_rate=0.01)
+        trained = population(bodies(topology, device), kind, learning_rate=0.01, clip_norm=clip_norm)
         for _ in range(4):  # capture happens in the first epoch, replay from then on
             scores = trained.train_epoch(x.to(device), y.to(device), order.to(device), batch_size=16)
         assert kind == "sequential" or trained._graph.graphs
