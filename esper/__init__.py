@@ -1,17 +1,19 @@
 """Esper grows neural networks while they train."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from esper.kasmina.graft import grow
+    from esper.load import load_member
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "grow"]
+__all__ = ["__version__", "grow", "load_member"]
+
+_LAZY = {"grow": "esper.kasmina.graft", "load_member": "esper.load"}
 
 
 def __getattr__(name: str) -> Any:  # `import esper` stays light
-    if name == "grow":
-        from esper.kasmina.graft import grow
-
-        return grow
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

@@ -1,0 +1,30 @@
+"""A grown network, out of the run that grew it."""
+
+import copy
+import json
+from pathlib import Path
+
+from esper.build import build
+from esper.checkpoint import CheckpointManager
+from esper.config.composing import read_config
+from esper.errors import RunError
+from esper.kasmina import MorphogeneticModel
+from esper.rundir import CONFIG_FILE, RUN_FILE
+
+
+def load_member(run_dir: str | Path, member: int = 0, epoch: int | None = None) -> MorphogeneticModel:
+    """One member of a run, ready to predict.
+
+    Args: run_dir: the run's folder; member: grown members first, then their twins; epoch: of a checkpoint (None: the
+    newest sound one). Raises: RunError or CheckpointError where there is no such run, member or checkpoint.
+    """
+    path = Path(run_dir)
+    if not (path / CONFIG_FILE).is_file():
+        raise RunError(f"{path}: it has no {CONFIG_FILE}; expected the folder of a run, such as outputs/NAME/ID")
+    manager = CheckpointManager(path)
+    checkpoint = manager.load_latest_agent() if epoch is None else manager.load_agent(epoch)
+    growth = build(read_config(path / CONFIG_FILE, []), json.loads((path / RUN_FILE).read_text())["engine"]).growth
+    if not 0 <= member < len(growth.population):
+        raise RunError(f"{path}: there is no member {member}; it has 0 to {len(growth.population) - 1}")
+    growth.load_state(dict(checkpoint.tensors), checkpoint.state["growth"])
+    return copy.deepcopy(growth.population.models[member]).eval()
