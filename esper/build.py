@@ -3,9 +3,11 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
+from torch import nn
 
 from esper.config.host import HostSchema
 from esper.config.root import RunSchema
@@ -25,7 +27,9 @@ from esper.kasmina import (
     SlotConfig,
     TransformerHost,
 )
+from esper.kasmina.graft import GraftedHost
 from esper.kasmina.host import Host
+from esper.kasmina.seeding import weights_from
 from esper.leyline import Controller, TaskConfig
 from esper.tamiyo import build_controller
 from esper.tasks import Task, build_task
@@ -114,11 +118,12 @@ def build_model(
     generator = named_generator(config.seed, f"host/{member}")
     steps = -(-task.epoch_size // config.batch_size)
     slots = config.slots
+    host = HOSTS[config.host.name](config.host, task, generator).to(dtype)
     return MorphogeneticModel(
-        host=HOSTS[config.host.name](config.host, task, generator).to(dtype),
+        host=host,
         device=device,
         slots=slots.names,
-        task_config=TaskConfig(task.topology, slots.blending_epochs * steps, task.num_classes, config.epochs),
+        task_config=TaskConfig(host.topology, slots.blending_epochs * steps, task.num_classes, config.epochs),
         slot_config=SlotConfig(
             blending_steps=slots.blending_epochs * steps,
             cull_steps=slots.cull_epochs * steps,
@@ -180,4 +185,23 @@ def _transformer(host: Any, task: Task, generator: torch.Generator) -> Host:
     return TransformerHost(task.num_classes, host.n_embd, host.n_head, host.n_layer, block_size, generator)
 
 
-HOSTS: dict[str, Callable[[HostSchema, Task, torch.Generator], Host]] = {"cnn": _cnn, "transformer": _transformer}
+def _custom(host: Any, task: Task, generator: torch.Generator) -> Host:
+    module_name, _, function_name = host.factory.partition(":")
+    try:
+        factory = getattr(import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"host.factory={host.factory}: {error}; it is looked up from where the run starts") from error
+    with weights_from(generator):
+        network = factory(input_shape=task.input_shape, num_classes=task.num_classes)
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"host.factory={host.factory}: expected an nn.Module, and it gave {type(network).__name__}")
+    example = task.val_x[:1].cpu()
+    network = network.to(example.dtype) if example.is_floating_point() else network
+    return GraftedHost(network, {path.replace(".", "_"): path for path in host.positions}, example)
+
+
+HOSTS: dict[str, Callable[[HostSchema, Task, torch.Generator], Host]] = {
+    "cnn": _cnn,
+    "custom": _custom,
+    "transformer": _transformer,
+}

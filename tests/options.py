@@ -1,8 +1,12 @@
 """Options that need another one beside them."""
 
+from tests.networks import CHOSEN
+
 PARTNERS = {"transformer": ["task=pysource"], "pysource": ["host=transformer"], "text": ["host=transformer"]}
 
 
 def chosen(group: str, option: str) -> list[str]:
     """Overrides that choose this option, and what it cannot be without."""
+    if option == "custom":
+        return [*CHOSEN, "slots=early_late"]
     return [*PARTNERS.get(option, []), f"{group}={option}"]

@@ -8,6 +8,7 @@ from esper.config import compose
 from esper.errors import BlueprintError, ConfigError
 from esper.leyline import Operation
 from esper.tasks import build_task
+from tests.networks import CHOSEN
 
 TINY = ["engine.members=2", "engine.threads=1", "engine=fused", "task.distortion=none", "seed=4"]
 
@@ -107,3 +108,26 @@ def test_a_policy_that_wants_a_blueprint_nobody_has_is_refused(override):
     policy = "heuristic" if "preferred" in override else "scheduled"
     with pytest.raises(BlueprintError, match=r"conv_lite.*did you mean 'conv_light'"):
         plantable(compose([f"policy={policy}", override]), "cnn")
+
+
+def test_a_network_of_ones_own_grows_like_any_other():
+    parts = build(compose([*TINY, *CHOSEN, "slots=early_late", "blueprint=light", "engine.precision=float64"]))
+    assert parts.growth.population.engine.kind == "fused"
+    model = parts.growth.population.models[0]
+    assert model.slot_positions == {"early": "1", "late": "2"} and model.host.topology == "cnn"
+    weights = [m.host.module[0].weight for m in parts.growth.population.models]  # two grown, then their twins
+    assert torch.equal(weights[0], weights[2]) and not torch.equal(weights[0], weights[1])
+
+
+@pytest.mark.parametrize(
+    ("factory", "reason"),
+    [
+        ("tests.networks:missing", "has no attribute 'missing'"),
+        ("no.such.module:f", "No module named"),
+        ("tests.networks:nothing", "expected an nn.Module, and it gave NoneType"),
+        ("tests.networks", "package.module:function"),
+    ],
+)
+def test_a_factory_that_builds_no_network_is_refused(factory, reason):
+    with pytest.raises(ConfigError, match=reason):
+        build(compose([*TINY, *CHOSEN, f"host.factory={factory}", "slots=early_late"]))

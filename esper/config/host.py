@@ -1,14 +1,15 @@
 """Group `host`: the network that grows."""
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from esper.config.checks import in_range, require
+from esper.config.checks import distinct, in_range, require
 
 
 @dataclass(kw_only=True)
 class HostSchema:
-    """What every host has; `topology` is the kind of task it takes."""
+    """What every host has; `topology` is the kind of task it takes, empty where that is not known beforehand."""
 
     topology: ClassVar[str]
 
@@ -51,4 +52,25 @@ class TransformerHostSchema(HostSchema):
         require(fits, "host.n_head", self.n_head, f"a divisor of host.n_embd, {self.n_embd}")
 
 
-HOSTS: dict[str, type[HostSchema]] = {"cnn": CNNHostSchema, "transformer": TransformerHostSchema}
+@dataclass(kw_only=True)
+class CustomHostSchema(HostSchema):
+    """A network of the user's own; what kind of seeds it takes shows when it is tried."""
+
+    topology: ClassVar[str] = ""
+
+    factory: str
+    positions: list[str]
+
+    def __post_init__(self) -> None:
+        require(self.name == "custom", "host.name", self.name, "custom (the option host=... chooses the host)")
+        named = re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", self.factory) is not None
+        require(named, "host.factory", self.factory, "package.module:function")
+        require(bool(self.positions), "host.positions", self.positions, "at least one, such as [layer1,layer2]")
+        distinct("host.positions", self.positions)
+
+
+HOSTS: dict[str, type[HostSchema]] = {
+    "cnn": CNNHostSchema,
+    "custom": CustomHostSchema,
+    "transformer": TransformerHostSchema,
+}

@@ -45,7 +45,7 @@ class RunSchema:
         in_range("seed", self.seed, 0, 2**31 - 1)
         in_range("epochs", self.epochs, 1, 1_000_000)
         in_range("batch_size", self.batch_size, 1, 1_000_000)
-        if self.host.topology != self.task.topology:
+        if self.host.topology not in ("", self.task.topology):
             fitting = [f"host={name}" for name, host in HOSTS.items() if host.topology == self.task.topology]
             raise ConfigError(
                 f"host={self.host.name}: task={self.task.name} asks for a {self.task.topology} host, and this is a "
