@@ -1,6 +1,7 @@
 """One run, from its folder to its report."""
 
 import math
+import os
 import signal
 import sys
 import time
@@ -175,8 +176,13 @@ class Run:
     def _conclude(self, summary: dict[str, Any]) -> None:
         self.folder.finish("finished", summary=summary)
         report = self._report() if self.config.telemetry.report else None
-        if self.config.telemetry.console != "off":
+        if self.config.telemetry.console == "off":
+            return
+        try:
             print_summary(summary, self.folder.path, report)
+            sys.stdout.flush()
+        except (BrokenPipeError, SystemExit):  # nobody reads any more, where rich would end the process
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def _report(self) -> Path | None:
         try:

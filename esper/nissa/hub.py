@@ -61,6 +61,8 @@ class EventHub:
         self._sinks.remove(sink)
         with contextlib.suppress(Exception):  # a live view has to give the terminal back even when it is broken
             sink.close("failed")
+        if isinstance(error, BrokenPipeError):
+            return  # whoever read the output has gone, as `| head` does
         log.warning("%s failed (%s) and gets nothing from here on; the run goes on.", _name(sink), _reason(error))
 
 

@@ -135,3 +135,11 @@ def test_a_run_in_use_is_not_resumed(esper):
     assert process.returncode == 143
     assert refused.code == 2
     assert f"process {process.pid}" in refused.err
+
+
+def test_a_reader_that_goes_away_costs_nothing(esper):
+    process = esper.start("debug=smoke", "epochs=30", "hydra.run.dir=run")
+    process.stdout.readline()
+    process.stdout.close()
+    errors = process.stderr.read()
+    assert (process.wait(timeout=60), errors) == (0, "")
