@@ -139,7 +139,7 @@ def plantable(config: RunSchema, topology: str) -> list[tuple[str, int]]:
 
     Raises BlueprintError on a name that the topology does not have.
     """
-    for name in [*getattr(config.policy, "preferred_blueprints", ()), *getattr(config.policy, "blueprints", ())]:
+    for name in getattr(config.policy, "preferred_blueprints", ()):
         if not BlueprintRegistry.has(name):  # one of another topology is merely passed over
             BlueprintRegistry.spec(topology, name)
     specs = BlueprintRegistry.list_specs(topology)

@@ -139,8 +139,9 @@ def test_a_full_disk_fails_the_run_and_leaves_what_was_saved(esper):
     arguments = (*tiny, "checkpoint=often", "telemetry.report=false", "engine.threads=1")
     done = esper.run(*arguments, "hydra.run.dir=run", preexec_fn=small_files)
     assert done.code == 1
-    assert len(done.err.splitlines()) <= 2
-    assert "resume=run" in done.err
+    said = done.err.partition("Exception ignored")[0]  # coverage, where it measures, meets the limit too
+    assert len(said.splitlines()) <= 2
+    assert "resume=run" in said
     record = record_of(run_dir)
     assert record["status"] == "failed"
     assert record["error"]
