@@ -16,6 +16,7 @@ from esper.engine.stacks import HOST
 from esper.errors import EngineError
 from esper.kasmina.blueprints import BlueprintRegistry
 from esper.kasmina.host import MorphogeneticModel
+from esper.kasmina.seeding import weights_from
 
 REPEATS = 4
 HOPELESS = 4.0  # times the fastest way so far
@@ -64,9 +65,10 @@ def choose_engine(
 def _check_blueprints(model: MorphogeneticModel, blueprints: Sequence[str]) -> None:
     """Raises EngineError where a seed could not be fused: better now than in the middle of a run."""
     layout = make_layout(model.host.topology)
-    for name in blueprints:
-        for channels in set(model.host.injection_points.values()):
-            Program(BlueprintRegistry.create(model.host.topology, name, channels), layout)
+    with weights_from(torch.Generator()):  # the weights do not matter, and torch's global stream must not move
+        for name in blueprints:
+            for channels in set(model.host.injection_points.values()):
+                Program(BlueprintRegistry.create(model.host.topology, name, channels), layout)
 
 
 def _thread_counts(threads: int | None, device: torch.device) -> list[int]:

@@ -47,7 +47,7 @@ def test_other_folders_are_free(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     with RunLock(tmp_path / "a"), RunLock(tmp_path / "b"):
-        pass
+        assert all((tmp_path / name / "run.lock").read_text() for name in "ab")
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -114,3 +114,10 @@ def test_without_a_compiler_torch_does_the_work(monkeypatch, tmp_path, compiler,
         assert choose("fused")[0].engine.kind == "fused"
     finally:
         native.load.cache_clear()
+
+
+def test_choosing_leaves_torchs_global_stream_alone():
+    x, y, _ = data()
+    before = torch.get_rng_state()
+    choose_engine([model(0), model(1)], OptimizerConfig(), x, y, kind="fused", threads=1, blueprints=["conv_heavy"])
+    assert torch.equal(torch.get_rng_state(), before)
