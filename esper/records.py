@@ -10,7 +10,7 @@ from esper.leyline import EpochReport, SeedStateReport, TelemetryEvent, Telemetr
 from esper.nissa.hub import finite
 from esper.nissa.statistics import paired_difference
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SEED_EVENTS = {
     TelemetryEventType.GERMINATED: "planted",
     TelemetryEventType.CULLED: "culled",
@@ -58,8 +58,16 @@ def _member(report: EpochReport, twin_of: int | None) -> dict[str, Any]:
         "flops_per_sample": report.flops_per_sample,
         "rolled_back": report.rolled_back,
         "retired": report.retired,
+        "action": _action(report),
         "slots": {name: _slot(slot) for name, slot in report.slots.items()},
     }
+
+
+def _action(report: EpochReport) -> dict[str, Any]:
+    """What was asked for before the epoch, and whether it was done."""
+    asked = report.action
+    plain = {"operation": asked.operation.name, "slot": asked.slot, "blueprint": asked.blueprint, "blend": asked.blend}
+    return plain | {"is_refused": report.is_refused}
 
 
 def _slot(slot: SeedStateReport) -> dict[str, Any]:
@@ -70,9 +78,13 @@ def _slot(slot: SeedStateReport) -> dict[str, Any]:
         "blueprint": slot.blueprint_id,
         "alpha": slot.alpha,
         "epochs_in_stage": slot.epochs_in_stage,
+        "epochs_total": slot.epochs_total,
         "contribution": slot.contribution,
         "contribution_loss": slot.contribution_loss,
         "gradient_norm": slot.gradient_norm,
+        "gradient_health": slot.gradient_health,
+        "has_vanishing": slot.has_vanishing,
+        "has_exploding": slot.has_exploding,
         "gradient_norm_ratio": slot.gradient_norm_ratio,
         "improvement": slot.improvement,
     }

@@ -23,9 +23,11 @@ from esper.engine.reporting import (
 from esper.engine.snapshot import restore_snapshot, take_snapshot
 from esper.engine.stacks import HOST
 from esper.errors import EsperError
-from esper.kasmina.events import gate_evaluated, stage_changed
+from esper.kasmina.events import gate_evaluated, is_refusal, stage_changed
 from esper.kasmina.slot import QualityGates, SeedSlot
 from esper.leyline import (
+    ADVANCES,
+    WAIT,
     Action,
     EpochReport,
     Operation,
@@ -95,9 +97,13 @@ class Growth:
         self.seconds = {}
         events: list[TelemetryEvent] = []
         self.governor.before_epoch(self.epoch, self.population)
-        for member, action in enumerate(actions):
-            if member < self.grown and not self._reports[member].retired:
-                events += self._stamp(self._act(member, action), member)
+        asked = [
+            action if member < self.grown and not self._reports[member].retired else WAIT
+            for member, action in enumerate(actions)
+        ]
+        for member, action in enumerate(asked):
+            events += self._stamp(self._act(member, action), member)
+        refused = {event.member for event in events if is_refusal(event)}
         self.population.sync_topology()
         trained = self._timed("train", self._train)
         live = [
@@ -131,6 +137,7 @@ class Growth:
             is_back = member in is_retired
             report = self._report(member, trained, restored if is_back else validated, {} if is_back else without)
             report.rolled_back, report.retired = is_back, is_retired.get(member, before.retired)
+            report.action, report.is_refused = asked[member], member in refused
             reports.append(report)
         self._reports = reports
         return reports, events
@@ -188,9 +195,9 @@ class Growth:
         return stage_changed(state, action.reason) + slot.begin_training(self.gates)
 
     def _advance(self, slot: SeedSlot, reason: str) -> list[TelemetryEvent]:
-        target = SeedStage.BLENDING if slot.stage is SeedStage.TRAINING else SeedStage.FOSSILIZED
+        target = ADVANCES.get(slot.stage)
         result, state = slot.advance(self.gates), slot.state
-        assert state is not None
+        assert state is not None and target is not None
         return [gate_evaluated(state, result, target), *(stage_changed(state, reason) if result.passed else [])]
 
     def _train(self) -> Scores:
@@ -276,7 +283,7 @@ class Growth:
             parameter_count=model.parameter_count(),
             flops_per_sample=model.flops_per_sample(self.task.input_shape),
             slots={
-                name: slot_report(slot, loss, accuracy, without.get((member, name)))
+                name: slot_report(slot, self.gates, loss, accuracy, without.get((member, name)))
                 for name, slot in model.slots.items()
             },
             rollbacks=self.governor.watches[member].rollbacks if self.governor.watches else 0,

@@ -8,13 +8,15 @@ from typing import Any
 from torch import Tensor
 
 from esper.engine.snapshot import Snapshot
-from esper.kasmina.slot import SeedSlot
-from esper.leyline import EpochReport, SeedStage, SeedStateReport
+from esper.kasmina.slot import QualityGates, SeedSlot
+from esper.leyline import ADVANCES, Action, EpochReport, Operation, SeedStage, SeedStateReport
 
 Ablation = tuple[float, float]  # loss and accuracy (percent) with a seed left out
 
 
-def slot_report(slot: SeedSlot, loss: float, accuracy: float, without: Ablation | None) -> SeedStateReport:
+def slot_report(
+    slot: SeedSlot, gates: QualityGates, loss: float, accuracy: float, without: Ablation | None
+) -> SeedStateReport:
     """One slot of a member whose validation gave this loss and accuracy (percent)."""
     state = slot.state
     if state is None:
@@ -34,9 +36,12 @@ def slot_report(slot: SeedSlot, loss: float, accuracy: float, without: Ablation 
         contribution_loss=worth_loss if math.isfinite(worth_loss) else None,
         gradient_norm=state.telemetry.gradient_norm,
         gradient_health=state.telemetry.gradient_health,
+        has_vanishing=state.telemetry.has_vanishing,
+        has_exploding=state.telemetry.has_exploding,
         gradient_norm_ratio=state.metrics.seed_gradient_norm_ratio,
         parameter_count=state.metrics.parameter_count,
         is_healthy=state.is_healthy,
+        can_advance=state.stage in ADVANCES and gates.check_gate(state, ADVANCES[state.stage]).passed,
     )
 
 
@@ -48,6 +53,7 @@ def plain_report(report: EpochReport) -> dict[str, Any]:
     }
     for slot in plain["slots"].values():
         slot["stage"] = int(slot["stage"])
+    plain["action"]["operation"] = int(report.action.operation)
     return plain
 
 
@@ -57,6 +63,7 @@ def report_from_plain(plain: Mapping[str, Any]) -> EpochReport:
     known["slots"] = {
         name: SeedStateReport(**slot | {"stage": SeedStage(slot["stage"])}) for name, slot in plain["slots"].items()
     }
+    known["action"] = Action(**plain["action"] | {"operation": Operation(plain["action"]["operation"])})
     return EpochReport(**known)
 
 

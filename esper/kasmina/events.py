@@ -28,6 +28,11 @@ def gate_evaluated(state: SeedState, result: GateResult, target: SeedStage) -> T
     )
 
 
+def is_refusal(event: TelemetryEvent) -> bool:
+    """Whether the event says that what was asked for was not done: it could not be, or a gate stayed shut."""
+    return event.event_type is TelemetryEventType.ACTION_REFUSED or event.data.get("passed") is False
+
+
 def stage_changed(state: SeedState, reason: str) -> list[TelemetryEvent]:
     """The seed entered its present stage; the landmarks (planted, fossil, culled) have an event of their own too."""
     data = {

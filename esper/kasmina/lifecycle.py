@@ -9,10 +9,7 @@ from esper.kasmina.blending import AlphaSchedule
 from esper.kasmina.events import gate_evaluated, stage_changed
 from esper.kasmina.gates import QualityGates
 from esper.kasmina.state import SeedState
-from esper.leyline import GateResult, SeedStage, TelemetryEvent
-
-_CULLABLE = (SeedStage.GERMINATED, SeedStage.TRAINING, SeedStage.BLENDING, SeedStage.PROBATIONARY)
-_NEXT_BY_CONTROLLER = {SeedStage.TRAINING: SeedStage.BLENDING, SeedStage.PROBATIONARY: SeedStage.FOSSILIZED}
+from esper.leyline import ADVANCES, CULLABLE, GateResult, SeedStage, TelemetryEvent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +117,7 @@ class SlotLifecycle(nn.Module):
 
         Returns: the gate's verdict; on a pass the step is done. Raises: LifecycleError in any other stage.
         """
-        state, target = self.state, _NEXT_BY_CONTROLLER.get(self.stage)
+        state, target = self.state, ADVANCES.get(self.stage)
         if state is None or target is None:
             raise LifecycleError(
                 f"slot {self.slot_id!r} cannot advance from {self.stage.name}: "
@@ -137,8 +134,8 @@ class SlotLifecycle(nn.Module):
         Raises: LifecycleError when there is no seed, or it is past culling (a fossil is part of the host).
         """
         state = self.state
-        if state is None or state.stage not in _CULLABLE:
-            allowed = ", ".join(stage.name for stage in _CULLABLE)
+        if state is None or state.stage not in CULLABLE:
+            allowed = ", ".join(stage.name for stage in sorted(CULLABLE))
             raise LifecycleError(f"slot {self.slot_id!r} cannot cull in {self.stage.name}: a seed may be in {allowed}")
         events = self._enter(state, SeedStage.CULLED, reason)
         state.start_ramp(self.config.cull_steps)
@@ -159,7 +156,7 @@ class SlotLifecycle(nn.Module):
         state.is_healthy &= is_finite
         if not is_finite and state.stage is not SeedStage.FOSSILIZED:
             state.alpha = 0.0  # its output is cut out already: there is nothing to ramp down
-        if not state.is_healthy and state.stage in _CULLABLE:
+        if not state.is_healthy and state.stage in CULLABLE:
             return self.cull("unhealthy" if is_finite else "output not finite")
         epochs = state.metrics.epochs_in_current_stage
         match state.stage:

@@ -2,9 +2,12 @@
 
 from esper.leyline.actions import WAIT, Action, Operation, SimicAction
 from esper.leyline.gates import GateLevel, GateResult
+from esper.leyline.layout import LEVELS, ActionLayout
 from esper.leyline.protocols import Controller, Sink
 from esper.leyline.reports import EpochReport, SeedMetrics, SeedStateReport
 from esper.leyline.stages import (
+    ADVANCES,
+    CULLABLE,
     VALID_TRANSITIONS,
     SeedStage,
     is_active_stage,
@@ -22,10 +25,14 @@ from esper.leyline.telemetry import (
 )
 
 __all__ = [
+    "ADVANCES",
+    "CULLABLE",
     "DEFAULT_BUDGETS",
+    "LEVELS",
     "VALID_TRANSITIONS",
     "WAIT",
     "Action",
+    "ActionLayout",
     "Controller",
     "EpochReport",
     "GateLevel",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from esper.leyline.actions import WAIT, Action
 from esper.leyline.stages import SeedStage
 
 
@@ -57,14 +58,20 @@ class SeedStateReport:
     contribution_loss: float | None = None  # validation loss without the seed minus with it
     gradient_norm: float = 0.0
     gradient_health: float = 1.0
+    has_vanishing: bool = False
+    has_exploding: bool = False
     gradient_norm_ratio: float = 0.0
     parameter_count: int = 0
     is_healthy: bool = True
+    can_advance: bool = False  # the gates would let it into the stage that a controller can ask for
 
 
 @dataclass(slots=True)
 class EpochReport:
-    """One member at the end of an epoch. Accuracies in percent; losses in nats; FLOPs of one forward pass a sample."""
+    """One member at the end of an epoch. Accuracies in percent; losses in nats; FLOPs of one forward pass a sample.
+
+    action: what the controller asked for before the epoch; is_refused: it was not done.
+    """
 
     member: int
     epoch: int
@@ -81,3 +88,5 @@ class EpochReport:
     rollbacks: int = 0
     retired: bool = False
     is_twin: bool = False
+    action: Action = WAIT
+    is_refused: bool = False

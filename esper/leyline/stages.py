@@ -32,6 +32,11 @@ VALID_TRANSITIONS: dict[SeedStage, tuple[SeedStage, ...]] = {
 }
 
 
+# The steps that wait for a controller's word, and the stages that a seed can be culled from.
+ADVANCES = {SeedStage.TRAINING: SeedStage.BLENDING, SeedStage.PROBATIONARY: SeedStage.FOSSILIZED}
+CULLABLE = frozenset(stage for stage, targets in VALID_TRANSITIONS.items() if SeedStage.CULLED in targets)
+
+
 def is_valid_transition(from_stage: SeedStage, to_stage: SeedStage) -> bool:
     """Whether a seed may go from the one stage straight to the other."""
     return to_stage in VALID_TRANSITIONS.get(from_stage, ())
@@ -44,12 +49,7 @@ def is_terminal_stage(stage: SeedStage) -> bool:
 
 def is_active_stage(stage: SeedStage) -> bool:
     """Whether a seed in this stage computes, or is about to, and is not yet part of the host."""
-    return stage in (
-        SeedStage.GERMINATED,
-        SeedStage.TRAINING,
-        SeedStage.BLENDING,
-        SeedStage.PROBATIONARY,
-    )
+    return stage in CULLABLE
 
 
 def is_failure_stage(stage: SeedStage) -> bool:

@@ -24,7 +24,7 @@ def _by_name(*metrics: Metric) -> dict[str, Metric]:
 
 
 EPOCH_METRICS = _by_name(
-    Metric("schema", "", "version of this record's layout, 1"),
+    Metric("schema", "", "version of this record's layout, 2"),
     Metric("epoch", "epochs", "epochs of training so far; 0 is the untrained host"),
     Metric("wall_s", "s", "wall time of this epoch, everything included"),
     Metric("train_s", "s", "of it: training steps"),
@@ -47,6 +47,7 @@ MEMBER_METRICS = _by_name(
     Metric("flops_per_sample", "FLOPs", "one forward pass of one sample through host and seeds as they are now"),
     Metric("rolled_back", "", "true when the governor put the member back to an earlier snapshot in this epoch"),
     Metric("retired", "", "true when the member was taken out of training for good"),
+    Metric("action", "", "what the controller asked for before the epoch, and whether it was refused"),
     Metric("slots", "", "one entry a slot, by its name"),
 )
 
@@ -57,9 +58,13 @@ SLOT_METRICS = _by_name(
     Metric("blueprint", "", "what the seed was built from"),
     Metric("alpha", "0 to 1", "the seed's share in the slot's output"),
     Metric("epochs_in_stage", "epochs", "epochs since the seed entered its stage"),
+    Metric("epochs_total", "epochs", "epochs since the seed was planted"),
     Metric("contribution", "points", "validation accuracy with the seed minus without it; null when not measured"),
     Metric("contribution_loss", "nats", "validation loss without the seed minus with it; null when not measured"),
     Metric("gradient_norm", "", "the seed's gradient norm, raw and unclamped (controllers see it clamped at 10)"),
+    Metric("gradient_health", "0 to 1", "1 when none of the seed's gradients vanish or explode"),
+    Metric("has_vanishing", "", "true when some of the seed's gradients vanish"),
+    Metric("has_exploding", "", "true when some of the seed's gradients explode"),
     Metric("gradient_norm_ratio", "", "the seed's gradient norm over the host's"),
     Metric("improvement", "points", "validation accuracy gained since the seed entered its stage"),
 )

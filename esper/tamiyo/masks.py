@@ -2,14 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 
-from esper.leyline import WAIT, Action, EpochReport, Operation, SeedStage
-
-ADVANCEABLE = frozenset({SeedStage.TRAINING, SeedStage.PROBATIONARY})
-CULLABLE = frozenset({SeedStage.GERMINATED, SeedStage.TRAINING, SeedStage.BLENDING, SeedStage.PROBATIONARY})
+from esper.leyline import ADVANCES, CULLABLE, WAIT, Action, EpochReport, Operation, SeedStage
 
 
 def legal_actions(report: EpochReport, blueprints: Sequence[str], blends: Iterable[str]) -> list[Action]:
-    """Every action that the member's stages allow, waiting first; gates may still refuse an advance.
+    """Every action that would be done if it were asked for, waiting first.
 
     A twin is never grown and a retired member stays as it is: for them only waiting is left.
 
@@ -24,7 +21,7 @@ def legal_actions(report: EpochReport, blueprints: Sequence[str], blends: Iterab
     for slot, seed in report.slots.items():
         if seed.stage is SeedStage.DORMANT:
             legal += [Action(Operation.GERMINATE, slot, name, blend) for name in blueprints for blend in blends]
-        if seed.stage in ADVANCEABLE:
+        if seed.stage in ADVANCES and seed.can_advance:
             legal.append(Action(Operation.ADVANCE, slot))
         if seed.stage in CULLABLE:
             legal.append(Action(Operation.CULL, slot))

@@ -13,7 +13,9 @@ def seed(stage=SeedStage.DORMANT, **values):
     """One slot's report; a live one is healthy, learns, and carries conv_light."""
     planted = stage is not SeedStage.DORMANT
     ids = {"seed_id": "seed-1", "blueprint_id": "conv_light"} if planted else {}
-    return SeedStateReport(**{"slot_id": "", "stage": stage, "gradient_norm": 1.0, **ids, **values})
+    return SeedStateReport(
+        **{"slot_id": "", "stage": stage, "gradient_norm": 1.0, "can_advance": True, **ids, **values}
+    )
 
 
 def report(epoch=1, member=0, max_epochs=25, accuracy=50.0, loss=1.0, **values):
