@@ -38,6 +38,10 @@ class Sink(Protocol):
         """One epoch's record, as written to metrics.jsonl."""
         ...
 
+    def update(self, record: dict[str, Any]) -> None:
+        """One update of a policy that learns, as written to learning.jsonl."""
+        ...
+
     def event(self, event: TelemetryEvent) -> None:
         """One event."""
         ...

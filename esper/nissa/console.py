@@ -1,4 +1,4 @@
-"""What a run shows while it goes: a live view on a terminal, else one line an epoch."""
+"""What a run shows while it goes: a live view on a terminal, else one line an epoch or update."""
 
 import sys
 from collections import Counter
@@ -11,16 +11,27 @@ from esper.nissa.statistics import mean_interval, paired_difference
 from esper.nissa.text import clock, signed
 
 LOUD_EVENTS = (TelemetryEventType.GOVERNOR_ROLLBACK, TelemetryEventType.MEMBER_RETIRED, TelemetryEventType.RUN_RESUMED)
+# What an update shows of itself, in this order.
+LEARNING_PARTS = {
+    "episodes": "{:,} episodes",
+    "return_mean": "return {:+.3f}",
+    "validation_return": "validation {:+.3f}",
+    "entropy": "entropy {:.2f}",
+    "approx_kl": "kl {:.4f}",
+    "value_loss": "value loss {:.4f}",
+    "policy_loss": "policy loss {:+.4f}",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class RunTitle:
-    """What stands over everything a run shows."""
+    """What stands over everything a run shows, and how long it goes on: updates of the policy, then epochs."""
 
     name: str
     policy: str
     host: str
     max_epochs: int
+    max_updates: int = 0
 
     def __str__(self) -> str:
         return f"{self.name} · policy {self.policy} · host {self.host}"
@@ -43,17 +54,17 @@ def console_sink(title: RunTitle, mode: str = "auto", stream: TextIO | None = No
 
 
 class PlainConsole:
-    """One line an epoch, and one for each rollback; for logs and pipes."""
+    """One line an epoch or update, and one for each rollback; for logs and pipes."""
 
     def __init__(self, title: RunTitle, stream: TextIO) -> None:
         self._title = title
         self._stream = stream
-        self._clock = EpochClock(title.max_epochs)
+        self._clock = Clock()
         self._say(str(title))
 
     def epoch(self, record: dict[str, Any]) -> None:
         """Print the epoch."""
-        self._clock.tick(record)
+        self._clock.tick(record, record["epoch"], self._title.max_epochs)
         width = len(str(self._title.max_epochs))
         parts = [f"epoch {record['epoch']:>{width}}/{self._title.max_epochs}", *accuracy_parts(record)]
         parts.append(f"{mean_of(record, 'parameter_count'):,.0f} parameters")
@@ -61,6 +72,15 @@ class PlainConsole:
             parts.append("seeds: " + ", ".join(f"{count} {label}" for label, count in stages.items()))
         if record.get("samples_per_s"):
             parts.append(f"{record['samples_per_s']:,.0f} samples/s")
+        if (left := self._clock.left_s) is not None:
+            parts.append(f"{clock(left)} left")
+        self._say("  ".join(parts))
+
+    def update(self, record: dict[str, Any]) -> None:
+        """Print the update."""
+        self._clock.tick(record, record["update"], self._title.max_updates)
+        width = len(str(self._title.max_updates))
+        parts = [f"update {record['update']:>{width}}/{self._title.max_updates}", *learning_parts(record)]
         if (left := self._clock.left_s) is not None:
             parts.append(f"{clock(left)} left")
         self._say("  ".join(parts))
@@ -78,22 +98,32 @@ class PlainConsole:
         print(line, file=self._stream, flush=True)
 
 
-class EpochClock:
-    """Wall time spent and, from the latest epochs, wall time left (seconds)."""
+class Clock:
+    """Wall time spent and, from the latest epochs or updates, wall time left until the last of them (seconds)."""
 
-    def __init__(self, max_epochs: int) -> None:
-        self._max_epochs = max_epochs
+    def __init__(self) -> None:
         self._recent: list[float] = []
         self.spent_s = 0.0
         self.left_s: float | None = None
 
-    def tick(self, record: dict[str, Any]) -> None:
-        """Count one epoch."""
+    def tick(self, record: dict[str, Any], done: int, total: int) -> None:
+        """Count one epoch or update, the `done`-th of `total`."""
         wall_s = record.get("wall_s") or 0.0
         self.spent_s += wall_s
-        if record["epoch"] > 0:  # the untrained host is scored only: its time says nothing of the others'
+        if done == 0:  # the untrained host is scored only: its time says nothing of the others', nor do the updates'
+            self._recent, self.left_s = [], None
+        else:
             self._recent = [*self._recent[-4:], wall_s]
-            self.left_s = sum(self._recent) / len(self._recent) * max(0, self._max_epochs - record["epoch"])
+            self.left_s = sum(self._recent) / len(self._recent) * max(0, total - done)
+
+
+def learning_parts(record: dict[str, Any]) -> list[str]:
+    """What an update of the policy came to, as far as it was measured."""
+    parts = []
+    for key, text in LEARNING_PARTS.items():
+        if record.get(key) is not None:
+            parts.append(text.format(record[key]))
+    return parts
 
 
 def accuracy_parts(record: dict[str, Any]) -> list[str]:

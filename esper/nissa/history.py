@@ -1,4 +1,4 @@
-"""A run directory read back: config, run.json and both JSONL files, as arrays and lists."""
+"""A run directory read back: config, run.json and the JSONL files, as arrays and lists."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from esper.errors import RunError
-from esper.nissa.jsonl import EVENTS_FILE, METRICS_FILE, read_jsonl
+from esper.nissa.jsonl import EVENTS_FILE, LEARNING_FILE, METRICS_FILE, read_jsonl
 
 
 @dataclass
@@ -22,6 +22,7 @@ class RunHistory:
     config_text: str
     records: list[dict[str, Any]]
     events: list[dict[str, Any]]
+    updates: list[dict[str, Any]]
     unreadable_lines: int = 0
 
     @cached_property
@@ -72,6 +73,10 @@ class RunHistory:
         """One metric of the whole population over time, NaN where null. [T]"""
         return self._array([record.get(key) for record in self.records])
 
+    def update_series(self, key: str) -> np.ndarray:
+        """One metric of the policy over its updates, NaN where null or not there. [U]"""
+        return self._array([record.get(key) for record in self.updates])
+
     @cached_property
     def _rows(self) -> list[dict[int, dict[str, Any]]]:
         return [{member["member"]: member for member in record["members"]} for record in self.records]
@@ -96,8 +101,9 @@ def read_run(run_dir: Path | str) -> RunHistory:
     run_dir = Path(run_dir)
     records, torn_records = read_jsonl(run_dir / METRICS_FILE)
     events, torn_events = read_jsonl(run_dir / EVENTS_FILE)
+    updates, torn_updates = read_jsonl(run_dir / LEARNING_FILE)
     run = _read_json(run_dir / "run.json")
-    if not run and not records:
+    if not run and not records and not updates:
         raise RunError(
             f"{run_dir} is not a run directory: it holds neither run.json nor {METRICS_FILE}. "
             "Give the folder that a run printed at its end, outputs/<name>/<id>."
@@ -110,7 +116,8 @@ def read_run(run_dir: Path | str) -> RunHistory:
         config_text=config.read_text(encoding="utf-8", errors="replace") if config.exists() else "",
         records=[by_epoch[epoch] for epoch in sorted(by_epoch)],
         events=events,
-        unreadable_lines=torn_records + torn_events,
+        updates=sorted((record for record in updates if "update" in record), key=lambda record: record["update"]),
+        unreadable_lines=torn_records + torn_events + torn_updates,
     )
 
 

@@ -28,6 +28,11 @@ class EventHub:
         record = finite(record)
         self._tell(lambda sink: sink.epoch(record))
 
+    def update(self, record: dict[str, Any]) -> None:
+        """One update of the policy, made finite like an epoch's record."""
+        record = finite(record)
+        self._tell(lambda sink: sink.update(record))
+
     def event(self, event: TelemetryEvent) -> None:
         """One event; its data is made finite like a record."""
         event = replace(event, data=finite(event.data))

@@ -1,4 +1,4 @@
-"""The files a run is known by: metrics.jsonl and events.jsonl, one strict JSON object a line."""
+"""The files a run is known by: metrics.jsonl, events.jsonl and learning.jsonl, one strict JSON object a line."""
 
 import contextlib
 import json
@@ -10,10 +10,13 @@ from esper.leyline import TelemetryEvent
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS_FILE = "events.jsonl"
+LEARNING_FILE = "learning.jsonl"
 
 
 class JsonlSink:
-    """Appends to metrics.jsonl and events.jsonl in a run directory; every line is in the system's hands on return.
+    """Appends to a run directory's files; every line is in the system's hands on return.
+
+    learning.jsonl comes with the first update: a run whose policy does not learn has none.
 
     Raises:
         OSError: the line could not be written (a full disk); the files still end with their last whole line.
@@ -23,22 +26,30 @@ class JsonlSink:
     essential = True
 
     def __init__(self, run_dir: Path | str) -> None:
-        run_dir = Path(run_dir)
-        self._metrics = _LineFile(run_dir / METRICS_FILE)
-        self._events = _LineFile(run_dir / EVENTS_FILE)
+        self._run_dir = Path(run_dir)
+        self._metrics = _LineFile(self._run_dir / METRICS_FILE)
+        self._events = _LineFile(self._run_dir / EVENTS_FILE)
+        self._learning: _LineFile | None = None
 
     def epoch(self, record: dict[str, Any]) -> None:
         """Append one epoch."""
         self._metrics.append(record)
+
+    def update(self, record: dict[str, Any]) -> None:
+        """Append one update of the policy."""
+        if self._learning is None:
+            self._learning = _LineFile(self._run_dir / LEARNING_FILE)
+        self._learning.append(record)
 
     def event(self, event: TelemetryEvent) -> None:
         """Append one event."""
         self._events.append(event.to_dict())
 
     def close(self, status: str) -> None:
-        """Close both files."""
-        self._metrics.close()
-        self._events.close()
+        """Close the files."""
+        for file in (self._metrics, self._events, self._learning):
+            if file is not None:
+                file.close()
 
 
 class _LineFile:
@@ -87,27 +98,31 @@ def read_jsonl(path: Path | str) -> tuple[list[dict[str, Any]], int]:
     return records, unreadable
 
 
-def cut_back(run_dir: Path | str, epoch: int) -> None:
-    """Drop all that both files say about epochs after this one, and anything from the first unreadable line on.
+def cut_back(run_dir: Path | str, epoch: int, update: int = 0) -> None:
+    """Drop all that the files say of epochs and updates after these, and anything from the first unreadable line on.
 
     For resuming: what follows the checkpoint will be lived through, and written, again.
     """
-    for name in (METRICS_FILE, EVENTS_FILE):
+    for name, key, last in (
+        (METRICS_FILE, "epoch", epoch),
+        (EVENTS_FILE, "epoch", epoch),
+        (LEARNING_FILE, "update", update),
+    ):
         path = Path(run_dir) / name
         if not path.exists():
             continue
         keep = 0
         with open(path, "rb") as lines:
             for line in lines:
-                if not line.endswith(b"\n") or not _is_up_to(line, epoch):
+                if not line.endswith(b"\n") or not _is_up_to(line, key, last):
                     break
                 keep += len(line)
         os.truncate(path, keep)
 
 
-def _is_up_to(line: bytes, epoch: int) -> bool:
+def _is_up_to(line: bytes, key: str, last: int) -> bool:
     try:
         record = json.loads(line)
     except ValueError:
         return False
-    return isinstance(record, dict) and isinstance(record.get("epoch"), int) and record["epoch"] <= epoch
+    return isinstance(record, dict) and isinstance(record.get(key), int) and record[key] <= last

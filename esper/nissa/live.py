@@ -6,17 +6,18 @@ from typing import Any, TextIO
 from rich.console import Console, Group
 from rich.live import Live
 from rich.padding import Padding
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
 from esper.leyline import TelemetryEvent, TelemetryEventType
 from esper.nissa.console import (
-    EpochClock,
+    Clock,
     RunTitle,
     accuracy_parts,
     event_text,
+    learning_parts,
     mean_of,
     paired,
     split,
@@ -46,12 +47,13 @@ class LiveConsole:
     def __init__(self, title: RunTitle, stream: TextIO, console: Console | None = None) -> None:
         self._console = console or Console(file=stream)
         self._title = title
-        self._clock = EpochClock(title.max_epochs)
+        self._clock = Clock()
         self._record: dict[str, Any] | None = None
+        self._update: dict[str, Any] | None = None
         self._events: deque[str] = deque(maxlen=5)
         self._tracker = DiagnosticTracker()
         self._progress = Progress(
-            TextColumn("epoch"),
+            TextColumn("{task.description}"),
             BarColumn(bar_width=None, complete_style="#2aa198", finished_style="#2aa198"),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -59,19 +61,33 @@ class LiveConsole:
             console=self._console,
             expand=True,
         )
-        self._task = self._progress.add_task("epoch", total=title.max_epochs, left="")
+        if title.max_updates:
+            self._updates = self._progress.add_task("update", total=title.max_updates, left="")
+        self._task = self._progress.add_task("epoch", total=title.max_epochs, left="", start=not title.max_updates)
         # Once a second is enough to see that it lives, and costs the training next to nothing.
         self._live = Live(self._view(), console=self._console, refresh_per_second=1, transient=False)
         self._live.start()
 
     def epoch(self, record: dict[str, Any]) -> None:
         """Show the epoch."""
+        if self._title.max_updates and record["epoch"] == 0:
+            self._progress.stop_task(self._updates)
+            self._progress.start_task(self._task)
         self._record = record
-        self._clock.tick(record)
+        self._clock.tick(record, record["epoch"], self._title.max_epochs)
         for telemetry, loss in seeds_of_record(record):
             self._tracker.record(telemetry, loss)
+        self._advance(self._task, record["epoch"])
+
+    def update(self, record: dict[str, Any]) -> None:
+        """Show the update of the policy."""
+        self._update = record
+        self._clock.tick(record, record["update"], self._title.max_updates)
+        self._advance(self._updates, record["update"])
+
+    def _advance(self, task: TaskID, done: int) -> None:
         left = self._clock.left_s
-        self._progress.update(self._task, completed=record["epoch"], left="" if left is None else f"{clock(left)} left")
+        self._progress.update(task, completed=done, left="" if left is None else f"{clock(left)} left")
         self._live.update(self._view(), refresh=True)
 
     def event(self, event: TelemetryEvent) -> None:
@@ -91,6 +107,8 @@ class LiveConsole:
             ("esper ", "bold #2aa198"), (str(self._title), "bold"), no_wrap=True, overflow="ellipsis"
         )
         parts: list[Any] = [heading, self._progress]
+        if self._update is not None:
+            parts.append(Text("  ".join(learning_parts(self._update)), no_wrap=True, overflow="ellipsis"))
         if self._record is not None:
             parts.append(_headline(self._record))
             grown, _ = split(self._record)

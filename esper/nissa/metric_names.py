@@ -69,6 +69,34 @@ SLOT_METRICS = _by_name(
     Metric("improvement", "points", "validation accuracy gained since the seed entered its stage"),
 )
 
+LEARNING_METRICS = _by_name(
+    Metric("schema", "", "version of this record's layout, 1"),
+    Metric("update", "updates", "updates of the policy so far"),
+    Metric("wall_s", "s", "wall time of this update, everything included"),
+    Metric("collect_s", "s", "of it: episodes, hosts' training included"),
+    Metric("update_s", "s", "of it: the learner's own work"),
+    Metric("validation_s", "s", "of it: validation episodes"),
+    Metric("episodes", "episodes", "episodes seen so far"),
+    Metric("steps", "decisions", "decisions seen so far, one a member an epoch"),
+    Metric("episodes_finished", "episodes", "that ended in this update"),
+    Metric("return_mean", "", "their mean undiscounted return; null when none ended"),
+    Metric("return_std", "", "their standard deviation"),
+    Metric("length_mean", "decisions", "their mean length"),
+    Metric("validation_return", "", "mean return of validation episodes, most probable actions; null when not due"),
+    Metric("best_validation_return", "", "best of them so far"),
+    Metric("policy_loss", "", "what the policy's step minimises"),
+    Metric("value_loss", "", "mean squared error of the predicted returns"),
+    Metric("entropy", "nats", "of the policy, over decisions with a choice"),
+    Metric("approx_kl", "nats", "divergence of the new policy from the acting one"),
+    Metric("clip_fraction", "0 to 1", "share of decisions whose ratio was clipped"),
+    Metric("explained_variance", "to 1", "share of the returns' variance that the values explain"),
+    Metric("gradient_norm", "", "before clipping, mean over steps"),
+    Metric("learning_rate", "", "of this update"),
+    Metric("entropy_coefficient", "", "weight of the entropy bonus in this update"),
+    Metric("forced_share", "0 to 1", "share of decisions with a single legal action; they carry no policy loss"),
+    Metric("epochs_run", "", "passes over the rollout before the divergence stopped them"),
+)
+
 EVENT_MEANINGS: dict[TelemetryEventType, str] = {
     TelemetryEventType.GERMINATED: "a seed was planted; data: blueprint, blend, reason",
     TelemetryEventType.STAGE_CHANGED: "a seed moved on; data: from, to, blueprint, blend, reason",
@@ -113,6 +141,8 @@ def glossary() -> str:
         *_table(MEMBER_METRICS),
         "\n### Each of a member's `slots`\n",
         *_table(SLOT_METRICS),
+        "\n## learning.jsonl: one line an update of a policy that learns\n",
+        *_table(LEARNING_METRICS),
         "\n## events.jsonl: one line an event\n",
         "Every line holds `schema`, `type`, `epoch`, `member`, `slot`, `seed`, `message` (for people) and `data` (for",
         "programs). What does not apply is null or empty.\n",

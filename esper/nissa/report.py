@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from esper.nissa import figures, seed_figures
+from esper.nissa import figures, learning_figures, seed_figures
 from esper.nissa.decisions import decisions, gate_totals
 from esper.nissa.history import RunHistory, read_run
 from esper.nissa.lives import seed_stories, segments
@@ -114,11 +114,13 @@ def final_scores(history: RunHistory) -> Scores | None:
 
 def _pictures(history: RunHistory, lives: seed_figures.Lives, scores: Scores | None) -> dict[str, str]:
     """SVG by name; a picture that would show nothing is not there."""
+    found: dict[str, str] = {}
+    if len(history.updates) > 1:
+        found |= {"returns": learning_figures.returns(history), "learner": learning_figures.diagnostics(history)}
     if len(history.records) < 2:  # the untrained host alone is a point, no curve
-        return {}
-    found = {"accuracy": figures.accuracy(history)}
-    if scores and (picture := _pairs(scores)):
-        found["pairs"] = picture
+        return {name: picture for name, picture in found.items() if picture}
+    found["accuracy"] = figures.accuracy(history)
+    found["pairs"] = _pairs(scores) if scores else ""
     has_seeds = any(lives.values())
     if history.twins:
         found["difference"] = figures.difference(history, 530 if has_seeds else 1100)
@@ -126,11 +128,12 @@ def _pictures(history: RunHistory, lives: seed_figures.Lives, scores: Scores | N
         found["occupancy"] = seed_figures.occupancy(history, lives, 530 if history.twins else 1100)
         found["contribution"] = seed_figures.contribution(history, lives)
         found["alpha"] = seed_figures.alpha(history, lives)
+    found["choices"] = learning_figures.choices(history)
     found["parameters"] = figures.size(history, "parameter_count", "parameters")
     found["flops"] = figures.size(history, "flops_per_sample", "FLOPs a sample, forward")
     found["throughput"] = figures.throughput(history)
     found["time"] = figures.time_shares(history)
-    return found
+    return {name: picture for name, picture in found.items() if picture}
 
 
 def _pairs(scores: Scores) -> str:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from esper.leyline import Sink, TelemetryEvent, TelemetryEventType
 from esper.nissa import RunTitle, console_sink
-from esper.nissa.console import EpochClock, PlainConsole
+from esper.nissa.console import Clock, PlainConsole
 from esper.nissa.live import LiveConsole
 
 TITLE = RunTitle("digits", "heuristic", "cnn", max_epochs=25)
@@ -123,10 +123,10 @@ def test_live_passes_diagnoses_on() -> None:
 
 
 def test_time_left_comes_from_the_latest_epochs() -> None:
-    clock = EpochClock(max_epochs=20)
-    clock.tick({"epoch": 0, "wall_s": 100.0})
+    clock = Clock()
+    clock.tick({"wall_s": 100.0}, 0, 20)
     assert clock.left_s is None
     for epoch, wall_s in enumerate([50.0, 2.0, 2.0, 2.0, 2.0, 2.0], start=1):
-        clock.tick({"epoch": epoch, "wall_s": wall_s})
+        clock.tick({"wall_s": wall_s}, epoch, 20)
     assert clock.left_s == pytest.approx(2.0 * 14)
     assert clock.spent_s == pytest.approx(160.0)

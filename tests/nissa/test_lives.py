@@ -16,7 +16,7 @@ def history(stages: list[tuple[str, int]], events: list[dict[str, Any]], rolled_
         slot = {"stage": stage, "seed": seed, "blueprint": "norm" if seed else "", "epochs_in_stage": epochs_in_stage}
         row = {"member": 0, "twin_of": None, "rolled_back": epoch == rolled_back, "slots": {"mid": slot}}
         records.append({"epoch": epoch, "members": [row]})
-    return RunHistory(Path("run"), {}, "", records, events)
+    return RunHistory(Path("run"), {}, "", records, events, [])
 
 
 def move(epoch: int, to: str, seed: str = "s1", reason: str = "", member: int = 0) -> dict[str, Any]:
