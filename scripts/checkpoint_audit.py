@@ -1,9 +1,12 @@
 """`esper audit` as a script: what keeps a torch file from loading with weights_only=True."""
 
 import sys
+from pathlib import Path
 
-from esper.checkpoint.audit import audit_checkpoint, audit_value, get_environment_info, iterative_audit
-from esper.cli import audit_main
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # from a checkout that is not installed, too
+
+from esper.checkpoint.audit import audit_checkpoint, audit_value, get_environment_info, iterative_audit  # noqa: E402
+from esper.cli import audit_main  # noqa: E402
 
 __all__ = ["audit_checkpoint", "audit_value", "get_environment_info", "iterative_audit"]
 

@@ -17,6 +17,7 @@ __all__ = ["audit_checkpoint", "audit_value", "format_audit", "get_environment_i
 SUCCESS = "SUCCESS - checkpoint is already compatible!"
 FAILED = "FAILED: "
 _OPTIMIZER = "optim"
+_SPELLED = {"pytorch": "PyTorch", "cuda": "CUDA", "python": "Python"}
 
 
 def get_environment_info() -> dict[str, str]:
@@ -68,7 +69,7 @@ def iterative_audit(path: str | os.PathLike[str]) -> list[str]:
 
 def format_audit(audit: dict[str, Any]) -> str:
     """An audit as people read it, a section a topic."""
-    environment = [f"{name}: {value}" for name, value in audit["environment"].items()]
+    environment = [f"{_SPELLED.get(name, name)}: {value}" for name, value in audit["environment"].items()]
     structure = [f"{key}: {what}" for key, what in audit["structure"].items()]
     sections = {
         "Environment": environment,

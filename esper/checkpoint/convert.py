@@ -48,7 +48,7 @@ def migrate_torch_checkpoint(
     Raises CheckpointError naming what cannot be represented; nothing is written then.
     """
     source = Path(torch_path)
-    payload = _load(source, trust)
+    payload = read_torch(source, trust=trust)
     try:
         state, others = _split(payload)
         tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
@@ -126,9 +126,11 @@ def write_torch(payload: Any, path: str | os.PathLike[str], *, must_be_plain: bo
     return Path(path)
 
 
-def _load(path: Path, trust: bool) -> Any:
+def read_torch(path: str | os.PathLike[str], *, trust: bool = False) -> Any:
+    """What a torch file holds, on the CPU; `trust` lets the file run whatever it holds. Raises CheckpointError."""
+    path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path} cannot be converted: there is no such file.")
+        raise CheckpointError(f"{path} cannot be read: there is no such file.")
     if path.suffix == ".safetensors":
         raise CheckpointError(f"{path} is a safetensors file already: read it with esper.checkpoint.load_checkpoint.")
     unsafe = [] if trust else scan_file(path).unsafe

@@ -19,11 +19,21 @@ def attend(qkv: Tensor, n_head: int) -> Tensor:
 
 @fx.wrap
 def positions(tokens: Tensor, block_size: int) -> Tensor:
-    """0 .. T - 1 for tokens [B, T]. Raises: ValueError when T exceeds block_size."""
+    """0 .. T - 1 for tokens [B, T]. Raises: ValueError when T exceeds block_size, compiled or not."""
     length = tokens.shape[1]
-    if length > block_size:
-        raise ValueError(f"a sequence of {length} tokens exceeds block_size={block_size}: cut it or make a longer host")
-    return torch.arange(length, device=tokens.device)
+    return torch.arange(length, device=tokens.device) if length <= block_size else _refuse(tokens, block_size)
+
+
+# A compiled graph cannot raise an error of its own: it calls an operator that does.
+@torch.library.custom_op("esper::refuse_length", mutates_args=())
+def _refuse(tokens: Tensor, block_size: int) -> Tensor:
+    length = tokens.shape[1]
+    raise ValueError(f"a sequence of {length} tokens exceeds block_size={block_size}: cut it or make a longer host")
+
+
+@_refuse.register_fake
+def _(tokens: Tensor, block_size: int) -> Tensor:
+    return tokens.new_empty(tokens.shape[1])
 
 
 def split_heads(qkv: Tensor, n_head: int) -> tuple[Tensor, ...]:

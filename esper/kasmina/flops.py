@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.kasmina.attention import CausalSelfAttention
+from esper.kasmina.probe import evaluating
 
 
 def _conv(layer: nn.Conv2d, inputs: Tensor, output: Tensor) -> int:
@@ -56,14 +57,11 @@ def count_flops(model: nn.Module, inputs: Tensor) -> int:
         )
 
     counted = tuple(_COUNTERS)
-    flags = {module: module.training for module in model.modules()}
-    hooks = [module.register_forward_hook(count) for module in flags if isinstance(module, counted)]
+    hooks = [module.register_forward_hook(count) for module in model.modules() if isinstance(module, counted)]
     try:
-        with torch.no_grad():
-            model.eval()(inputs)
+        with torch.no_grad(), evaluating(model):
+            model(inputs)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, is_training in flags.items():
-            module.training = is_training
     return total

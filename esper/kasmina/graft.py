@@ -11,6 +11,7 @@ from esper.errors import ConfigError
 from esper.kasmina.base import Host
 from esper.kasmina.host import MorphogeneticModel
 from esper.kasmina.lifecycle import SlotConfig
+from esper.kasmina.probe import evaluating
 from esper.leyline import TaskConfig
 
 _TOPOLOGIES = {4: ("cnn", 1), 3: ("transformer", -1)}  # dimensions of the features -> topology, channel dimension
@@ -125,17 +126,14 @@ def _probe(module: nn.Module, positions: Mapping[str, str], example: Tensor) -> 
             found[path] = output
 
         hooks.append(submodule.register_forward_hook(note))
-    was_training = {part: part.training for part in module.modules()}
     try:
-        with torch.no_grad():
-            module.eval()(example)  # running statistics must not learn from the example
+        with torch.no_grad(), evaluating(module):
+            module(example)
     except (RuntimeError, ValueError, TypeError) as error:
         raise ConfigError(f"the network fails on the example {list(example.shape)}: {error}") from error
     finally:
         for hook in hooks:
             hook.remove()
-        for part, flag in was_training.items():
-            part.training = flag
     for name, path in positions.items():
         if path not in found:
             raise ConfigError(f"slots.{name}={path}: the network's forward pass never calls it")

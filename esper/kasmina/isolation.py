@@ -63,6 +63,17 @@ def keep_finite(update: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(is_finite, update, 0.0), is_finite
 
 
+def reaches_upstream(slot: nn.Module, features: Tensor) -> bool:
+    """Whether gradient comes to the slot's input on more ways than the host's own, which passes it on as it is.
+
+    Args: slot: in evaluation mode; features [B, ...], B > 1: to try it on.
+    """
+    given, flowing = features.detach().requires_grad_(), features.flip(0)
+    with torch.enable_grad():
+        (arriving,) = torch.autograd.grad(slot(given), given, flowing)
+    return not torch.equal(arriving, flowing)
+
+
 class GradientIsolationMonitor:
     """Checks, after a backward pass through the seed's path alone, that no gradient reached the host."""
 

@@ -90,6 +90,10 @@ class SlotLifecycle(nn.Module):
         if self.state is not None:
             self.state.step(n)
 
+    def leaks(self) -> bool:
+        """Whether gradient reaches what is upstream of the slot through the seed."""
+        raise NotImplementedError
+
     def start_blending(self, total_steps: int) -> None:
         """Begin to blend, over `total_steps` training steps; no gate is asked.
 
@@ -151,7 +155,7 @@ class SlotLifecycle(nn.Module):
         if state is None:
             return []
         state.metrics.record_accuracy(val_accuracy)
-        state.metrics.isolation_violations += state.stage is SeedStage.TRAINING and not self.isolate_gradients
+        state.metrics.isolation_violations += state.stage is SeedStage.TRAINING and self.leaks()
         is_finite, self.seed_is_finite = bool(self.seed_is_finite), True
         state.is_healthy &= is_finite
         if not is_finite and state.stage is not SeedStage.FOSSILIZED:

@@ -1,5 +1,8 @@
 """Trying a seed on features of its slot's shape before it is planted."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -19,16 +22,25 @@ def shape_probe(topology: str, channels: int) -> Tensor:
     return torch.randn(shapes[topology], generator=torch.Generator().manual_seed(_PROBE_SEED))
 
 
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Inside, the module is in evaluation mode (its statistics learn nothing); then every flag is as it was."""
+    flags = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, flag in flags.items():
+            part.training = flag
+
+
 @torch.no_grad()
 def check_fit(seed: nn.Module, probe: Tensor, what: str) -> None:
     """Raises: BlueprintError, beginning with `what`, when the seed fails on the probe or changes its shape."""
-    was_training = seed.training
-    seed.eval()  # running statistics must not learn from the probe
     try:
-        output = seed(probe)
+        with evaluating(seed):
+            output = seed(probe)
     except (RuntimeError, ValueError, TypeError) as error:
         raise BlueprintError(f"{what} does not take features {tuple(probe.shape)}: {error}") from error
-    finally:
-        seed.train(was_training)
     if output.shape != probe.shape:
         raise BlueprintError(f"{what} turns {tuple(probe.shape)} into {tuple(output.shape)}: a seed keeps the shape")

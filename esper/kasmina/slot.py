@@ -10,9 +10,9 @@ from esper.errors import LifecycleError
 from esper.kasmina.blending import BlendGate, check_blend_algorithm
 from esper.kasmina.blueprints import BlueprintRegistry
 from esper.kasmina.gates import GateConfig, QualityGates
-from esper.kasmina.isolation import blend_update, guard_gradient, keep_finite, ste_update
+from esper.kasmina.isolation import blend_update, guard_gradient, keep_finite, reaches_upstream, ste_update
 from esper.kasmina.lifecycle import SlotConfig, SlotLifecycle
-from esper.kasmina.probe import check_fit, shape_probe
+from esper.kasmina.probe import check_fit, evaluating, shape_probe
 from esper.kasmina.seeding import default_generator, weights_from
 from esper.kasmina.state import SeedState
 from esper.leyline import SeedMetrics, SeedStage
@@ -59,6 +59,7 @@ class SeedSlot(SlotLifecycle):
 
     @device.setter
     def device(self, device: torch.device | str) -> None:
+        self._like = torch.empty(0, dtype=self._like.dtype, device=device)  # made, as "meta" tensors cannot be moved
         self.to(device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -89,6 +90,13 @@ class SeedSlot(SlotLifecycle):
         if self.training:  # evaluation judges nothing
             self.seed_is_finite = is_finite & self.seed_is_finite
         return host_features + update
+
+    def leaks(self) -> bool:
+        """Whether gradient passes through the seed to what is upstream; measured, unless its input is detached."""
+        if self.isolate_gradients or not self.computes:
+            return False
+        with evaluating(self):
+            return reaches_upstream(self, self._get_shape_probe(self.topology))
 
     def germinate(
         self,

@@ -18,6 +18,11 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+def _numbers(values: dict[str, Any]) -> dict[str, Any]:
+    """The same, where figures that came from NumPy or torch are numbers."""
+    return {name: value.item() if hasattr(value, "item") else value for name, value in values.items()}
+
+
 def _history() -> deque[tuple[SeedStage, datetime]]:
     return deque(maxlen=_HISTORY_LENGTH)
 
@@ -138,13 +143,13 @@ class SeedState:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only (enum to int, datetime to ISO 8601, deque to list); `from_dict` gives an equal state."""
-        plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        plain = _numbers({entry.name: getattr(self, entry.name) for entry in fields(self)})
         plain["stage"] = int(self.stage)
         plain["previous_stage"] = int(self.previous_stage)
         plain["stage_entered_at"] = self.stage_entered_at.isoformat()
         plain["stage_history"] = [[int(stage), entered_at.isoformat()] for stage, entered_at in self.stage_history]
-        plain["metrics"] = asdict(self.metrics)
-        plain["telemetry"] = asdict(self.telemetry) | {"captured_at": self.telemetry.captured_at.isoformat()}
+        plain["metrics"] = _numbers(asdict(self.metrics))
+        plain["telemetry"] = _numbers(asdict(self.telemetry)) | {"captured_at": self.telemetry.captured_at.isoformat()}
         return plain
 
     @classmethod

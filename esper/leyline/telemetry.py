@@ -10,7 +10,7 @@ EVENT_SCHEMA_VERSION = 1
 
 
 def _finite(value: float, fallback: float = 0.0) -> float:
-    return value if math.isfinite(value) else fallback
+    return float(value) if math.isfinite(value) else fallback
 
 
 @dataclass(slots=True)
