@@ -8,10 +8,10 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench clean
+.PHONY: help run test check bench evidence clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  Arguments pass through: make run ARGS="seed=3 policy=random", make test ARGS="-k config -x"'
 	@echo '  Another interpreter:    make run PYTHON=python3.12 VENV=.venv312'
@@ -30,6 +30,9 @@ check: $(READY) ## Lint, formatting, types and the import contract
 
 bench: $(READY) ## Measure the engine against plain PyTorch loops (ARGS: --json FILE, ...)
 	@$(BIN)/python -m benchmarks.population $(ARGS)
+
+evidence: $(READY) ## Learn policies, judge them on held-out hosts, write docs/evidence.md (over an hour, resumable)
+	@$(BIN)/python -m benchmarks.evidence $(ARGS)
 
 clean: ## Remove caches and build leftovers; keep runs, data and the environment
 	rm -rf build dist *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,37 +1,27 @@
 """From a configuration to the parts of a run: registries build by name, and nothing else chooses what code runs."""
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from importlib import import_module
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
 
-from esper.config.host import HostSchema
 from esper.config.root import RunSchema
 from esper.engine import native
 from esper.engine.choice import choose_engine
+from esper.engine.environment import GrowthVectorEnv, Reward
 from esper.engine.governor import Governor, GovernorConfig
 from esper.engine.growth import Growth
 from esper.engine.optimizer import OptimizerConfig
 from esper.engine.population import Population
 from esper.errors import ConfigError
-from esper.kasmina import (
-    BlueprintRegistry,
-    CNNHost,
-    GateConfig,
-    MorphogeneticModel,
-    QualityGates,
-    SlotConfig,
-    TransformerHost,
-)
-from esper.kasmina.graft import GraftedHost
-from esper.kasmina.host import Host
-from esper.kasmina.seeding import weights_from
-from esper.leyline import Controller, TaskConfig
-from esper.tamiyo import build_controller
+from esper.hosts import build_host, build_model
+from esper.kasmina import BlueprintRegistry, GateConfig, MorphogeneticModel, QualityGates
+from esper.leyline import ActionLayout
+from esper.simic.rewards import build_reward
+from esper.tamiyo.observation import ObservationEncoder, action_masks
+from esper.tamiyo.settings import BLENDS
 from esper.tasks import Task, build_task
 from esper.tasks.task import named_generator
 
@@ -40,27 +30,58 @@ PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What a run is made of; `engine` goes into run.json, `twin_of` is twin -> the grown member it shadows."""
+class Grown:
+    """What grows. slots: by depth; catalogue: (blueprint, parameters) of what may be planted; engine: the choice that
+    was made, for run.json; twin_of: twin -> the grown member it shadows."""
 
     growth: Growth
-    controller: Controller
+    slots: list[str]
+    catalogue: list[tuple[str, int]]
     engine: dict[str, Any]
     twin_of: dict[int, int]
 
+    def layout(self, blends: Sequence[str] = BLENDS) -> ActionLayout:
+        """Every action that a controller can ask of a member."""
+        return ActionLayout(tuple(self.slots), tuple(name for name, _ in self.catalogue), tuple(blends))
 
-def build(config: RunSchema, engine: dict[str, Any] | None = None) -> Parts:
-    """Load the data, make the population and its controller.
+    def encoder(self) -> ObservationEncoder:
+        """A new one, for these slots and blueprints."""
+        return ObservationEncoder(self.slots, self.catalogue)
 
-    engine: the choice of an earlier part of the same run, which is then kept. Raises EsperError where the parts do not
-    fit: slots the host lacks, blueprints of another topology, data that is missing, no CUDA device.
+
+def build_environment(
+    config: RunSchema,
+    engine: dict[str, Any] | None = None,
+    task: Task | None = None,
+    layout: ActionLayout | None = None,
+    reward: Reward | None = None,
+) -> tuple[GrowthVectorEnv, dict[str, Any]]:
+    """The environment of a configuration's members, without twins, and the choice of its engine; see `build_growth`.
+
+    task: data that is loaded already. layout, reward: in place of every action, and of the configuration's reward.
+    """
+    grown = build_growth(replace(config, engine=replace(config.engine, twins=False)), engine, task)
+    return GrowthVectorEnv(
+        grown.growth,
+        layout or grown.layout(),
+        grown.encoder(),
+        action_masks,
+        reward or build_reward(config.reward),
+    ), grown.engine
+
+
+def build_growth(config: RunSchema, engine: dict[str, Any] | None = None, task: Task | None = None) -> Grown:
+    """Load the data and make the population: grown members, then their twins.
+
+    engine: the choice of an earlier part of the same run, which is then kept. task: data that is loaded already. Raises
+    EsperError where the parts do not fit: slots the host lacks, blueprints of another topology, data that is missing,
+    no CUDA device.
     """
     device = pick_device(engine["device"] if engine else config.engine.device)
     precision = pick_precision(config.engine.precision, device)
     dtype = torch.float64 if precision is torch.float64 else torch.float32
-    task = build_task(config.task, device, dtype, config.seed)
-    grown = config.engine.members
-    copies = 2 if config.engine.twins else 1
+    task = task or build_task(config.task, device, dtype, config.seed)
+    grown, copies = config.engine.members, 2 if config.engine.twins else 1
     models = [build_model(config, task, member, device, dtype) for _ in range(copies) for member in range(grown)]
     catalogue = plantable(config, models[0].host.topology)
     names = [name for name, _ in catalogue]
@@ -75,9 +96,11 @@ def build(config: RunSchema, engine: dict[str, Any] | None = None) -> Parts:
         batch_size=config.batch_size,
         blueprints=names,
         seed=config.seed,
+        fresh_host=lambda seed: build_host(config, task, seed, 0, dtype),
+        decay_share=config.optimizer.decay_share,
     )
-    controller = build_controller(config.policy, catalogue, slots_by_depth(models[0]), config.seed)
-    return Parts(growth, controller, chosen, twin_of={member: member - grown for member in range(grown, len(models))})
+    twin_of = {member: member - grown for member in range(grown, len(models))}
+    return Grown(growth, slots_by_depth(models[0]), catalogue, chosen, twin_of)
 
 
 def build_population(
@@ -92,7 +115,9 @@ def build_population(
     wanted = engine or {"kind": config.engine.kind, "threads": config.engine.threads}
     torch.set_num_threads(wanted["threads"] or DEFAULT_THREADS)
     x, y = (part[: config.batch_size] for part in task.epoch_data(1, named_generator(config.seed, "measure")))
-    optimizer = OptimizerConfig(**asdict(config.optimizer))
+    settings = asdict(config.optimizer)
+    del settings["decay_share"]  # the course of a run is growth's
+    optimizer = OptimizerConfig(**settings)
     population, reason = choose_engine(
         models, optimizer, x, y, precision, wanted["kind"], wanted["threads"], blueprints
     )
@@ -109,29 +134,6 @@ def build_population(
         "device": population.device.type,
         "threads": torch.get_num_threads(),
     }
-
-
-def build_model(
-    config: RunSchema, task: Task, member: int, device: torch.device, dtype: torch.dtype
-) -> MorphogeneticModel:
-    """One member; two of the same number start from the same weights."""
-    generator = named_generator(config.seed, f"host/{member}")
-    steps = -(-task.epoch_size // config.batch_size)
-    slots = config.slots
-    host = HOSTS[config.host.name](config.host, task, generator).to(dtype)
-    return MorphogeneticModel(
-        host=host,
-        device=device,
-        slots=slots.names,
-        task_config=TaskConfig(host.topology, slots.blending_epochs * steps, task.num_classes, config.epochs),
-        slot_config=SlotConfig(
-            blending_steps=slots.blending_epochs * steps,
-            cull_steps=slots.cull_epochs * steps,
-            embargo_epochs=slots.embargo_epochs,
-            isolate_gradients=slots.isolate_gradients,
-            max_ratio=slots.max_ratio,
-        ),
-    )
 
 
 def plantable(config: RunSchema, topology: str) -> list[tuple[str, int]]:
@@ -168,40 +170,3 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "bf16" and device.type == "cpu":
         raise ConfigError("engine.precision=bf16: needs a CUDA device, and there is none; use engine.precision=float32")
     return PRECISIONS[name]
-
-
-def _cnn(host: Any, task: Task, generator: torch.Generator) -> Host:
-    return CNNHost(
-        num_classes=task.num_classes,
-        n_blocks=len(host.channels),
-        in_channels=task.input_shape[0],
-        channels=host.channels,
-        generator=generator,
-    )
-
-
-def _transformer(host: Any, task: Task, generator: torch.Generator) -> Host:
-    (block_size,) = task.input_shape
-    return TransformerHost(task.num_classes, host.n_embd, host.n_head, host.n_layer, block_size, generator)
-
-
-def _custom(host: Any, task: Task, generator: torch.Generator) -> Host:
-    module_name, _, function_name = host.factory.partition(":")
-    try:
-        factory = getattr(import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"host.factory={host.factory}: {error}; it is looked up from where the run starts") from error
-    with weights_from(generator):
-        network = factory(input_shape=task.input_shape, num_classes=task.num_classes)
-    if not isinstance(network, nn.Module):
-        raise ConfigError(f"host.factory={host.factory}: expected an nn.Module, and it gave {type(network).__name__}")
-    example = task.val_x[:1].cpu()
-    network = network.to(example.dtype) if example.is_floating_point() else network
-    return GraftedHost(network, {path.replace(".", "_"): path for path in host.positions}, example)
-
-
-HOSTS: dict[str, Callable[[HostSchema, Task, torch.Generator], Host]] = {
-    "cnn": _cnn,
-    "custom": _custom,
-    "transformer": _transformer,
-}

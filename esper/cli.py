@@ -10,8 +10,12 @@ from esper.errors import EsperError
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+_EXIT_CODES = {
+    "audit": "Exit code: 0 the file was audited, whatever was found in it; 2 it could not be; 130 interrupted.",
+    "convert": "Exit code: 0 every file was converted; 2 one was not, or the arguments are wrong; 130 interrupted.",
+}
 _EXAMPLES = {
-    "test": "a PPO-style agent saved the old way, with values that are not plain",
+    "test": "a PPO-style agent saved with values that are not plain",
     "morphogenetic": "a model with a planted seed (GERMINATED)",
     "blending": "a model whose seed blends in (BLENDING)",
     "probationary": "a model whose seed is on probation (PROBATIONARY)",
@@ -30,13 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="esper", description="Look at and convert checkpoints.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, (add_arguments, summary) in COMMANDS.items():
-        add_arguments(commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."))
+        described = f"{summary[0].upper()}{summary[1:]}."
+        add_arguments(commands.add_parser(name, help=summary, description=described, epilog=_EXIT_CODES[name]))
     return run(parser, arguments)
 
 
 def audit_main(arguments: Sequence[str] | None = None) -> int:
     """`esper audit`, under the name of the script that was called."""
-    parser = Parser(description="Say what keeps a torch file from loading with weights_only=True; run nothing in it.")
+    described = "Say what keeps a torch file from loading with weights_only=True; run nothing in it."
+    parser = Parser(description=described, epilog=_EXIT_CODES["audit"])
     _add_audit(parser)
     return run(parser, arguments)
 

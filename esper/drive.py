@@ -6,21 +6,22 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from esper.build import build
+from esper.build import build_growth
 from esper.checkpoint import CheckpointManager
 from esper.config.checks import in_short
 from esper.config.composing import read_config, to_plain
 from esper.config.root import RunSchema
 from esper.errors import EsperError
+from esper.learning import POLICY, build_policy
 from esper.leyline import EpochReport, Sink, TelemetryEvent, TelemetryEventType
 from esper.nissa import EventHub, JsonlSink, RunTitle, console_sink, cut_back, print_summary, write_report
-from esper.records import EpochTimes, checkpoint_metrics, count_seeds, epoch_record, summarize
+from esper.records import EpochTimes, checkpoint_metrics, count_seeds, epoch_record, summarize, update_record
 from esper.rundir import CONFIG_FILE, RunDirectory
 from esper.stopping import StopRequest
 
@@ -64,50 +65,80 @@ def _see_through(folder: RunDirectory, config: RunSchema, is_new: bool) -> int:
         if is_done:
             return 0
         folder.finish("interrupted")
-        print(f"interrupted after epoch {folder.record['epoch']} of {config.epochs}; to continue:")
+        print(f"interrupted after {_place(folder.record)}; to continue:")
         print(f"  python -m esper.run resume={folder.path}")
         return 128 + (stop.signal or signal.SIGINT)
 
 
+def _place(record: dict[str, Any]) -> str:
+    """How far a run has come, in words."""
+    if record["update"] < record["max_updates"] and record["epoch"] == 0:
+        return f"update {record['update']} of {record['max_updates']}"
+    return f"epoch {record['epoch']} of {record['max_epochs']}"
+
+
 class Run:
-    """A run that is under way: its parts, and the loop that they serve."""
+    """A run that is under way: its parts, and the loops that they serve (first the policy learns, if it does)."""
 
     def __init__(self, folder: RunDirectory, config: RunSchema, is_new: bool) -> None:
         self.folder = folder
         self.config = config
         self.checkpoints = CheckpointManager(folder.path)
         checkpoint = self.checkpoints.load_latest_agent() if not is_new and self.checkpoints.exists() else None
-        parts = build(config, folder.record["engine"])
-        self.growth, self.controller, self.twin_of = parts.growth, parts.controller, parts.twin_of
+        grown = build_growth(config, folder.record["engine"])
+        self.growth, self.twin_of = grown.growth, grown.twin_of
+        self.controller, self.learning = build_policy(config, grown)
         self.seeds: dict[str, int] = {}
-        self.saved_epoch = -1
+        self.saved_at = -1
+        self.metrics: Mapping[str, float | None] = {}  # what the next checkpoint is ranked by
         if checkpoint:
             for unsound in checkpoint.skipped:
                 print(f"skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", file=sys.stderr)
             self.growth.load_state(dict(checkpoint.tensors), checkpoint.state["growth"])
+            if self.learning:
+                learned = {
+                    name.removeprefix(POLICY): t for name, t in checkpoint.tensors.items() if name.startswith(POLICY)
+                }
+                self.learning.load_state(learned, checkpoint.state["learning"])
             self.controller.load_state_dict(checkpoint.state["controller"])
             self.seeds = checkpoint.state["seeds"]
-            self.saved_epoch = self.growth.epoch
-        cut_back(folder.path, self.growth.epoch if checkpoint else -1)
-        folder.start(engine=parts.engine, epoch=self.growth.epoch)
+            self.saved_at = self.progress
+        # Nothing of the growth is written before the policy has learned: epoch 0 is then recorded again.
+        cut_back(
+            folder.path,
+            metrics=self.growth.epoch or -1,
+            events=self.growth.epoch if checkpoint else -1,
+            learning=self.update,
+        )
+        folder.start(
+            engine=grown.engine,
+            epoch=self.growth.epoch,
+            update=self.update,
+            max_updates=self.learning.total if self.learning else 0,
+        )
         self.hub = EventHub(self._sinks())
         self._tell(TelemetryEventType.RUN_RESUMED if checkpoint else TelemetryEventType.RUN_STARTED)
 
+    @property
+    def update(self) -> int:
+        """Updates of the policy so far."""
+        return self.learning.update if self.learning else 0
+
+    @property
+    def progress(self) -> int:
+        """Updates and epochs so far: what checkpoints are numbered by."""
+        return self.update + self.growth.epoch
+
     def drive(self, stop: StopRequest) -> bool:
-        """Grow until the last epoch or until asked to stop; whether it is done."""
-        status = "failed"
+        """Learn, then grow, until the last epoch or until asked to stop; whether it is done."""
+        status, summary = "failed", None
         try:
-            reports = self._first_reports()
-            while not self.growth.done and not stop:
-                started = time.perf_counter()
-                reports, events = self.growth.step(self.controller.act(reports))
-                self._record(reports, events, time.perf_counter() - started)
-                if self.growth.epoch % self.config.checkpoint.every_epochs == 0:
-                    self._save(reports)
-            if self.saved_epoch != self.growth.epoch:
-                self._save(reports)
-            summary = self._summary(reports) if self.growth.done else None
-            status = "finished" if self.growth.done else "interrupted"
+            self._learn(stop)
+            if not stop:
+                summary = self._grow(stop)
+            if self.saved_at != self.progress:
+                self._save()
+            status = "finished" if summary else "interrupted"
             if summary:
                 self._tell(TelemetryEventType.RUN_FINISHED)
         except KeyboardInterrupt:
@@ -122,7 +153,37 @@ class Run:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that decides what comes next, for a checkpoint."""
         tensors, growth = self.growth.state()
-        return tensors, {"growth": growth, "controller": self.controller.state_dict(), "seeds": self.seeds}
+        state = {"growth": growth, "controller": self.controller.state_dict(), "seeds": self.seeds}
+        if self.learning:
+            learned, state["learning"] = self.learning.state()
+            tensors |= {POLICY + name: tensor for name, tensor in learned.items()}
+        return tensors, state
+
+    # ---- the two loops
+
+    def _learn(self, stop: StopRequest) -> None:
+        """Update the policy until it is done; a policy that does not learn is."""
+        while self.learning and not self.learning.done and not stop:
+            started = time.perf_counter()
+            self.metrics = self.learning.step()
+            self.hub.update(update_record(self.update, self.metrics, time.perf_counter() - started))
+            self._keep()
+
+    def _grow(self, stop: StopRequest) -> dict[str, Any] | None:
+        """Train and act epoch by epoch; the summary, once the last one is over."""
+        reports = self._first_reports()
+        while not self.growth.done and not stop:
+            started = time.perf_counter()
+            reports, events = self.growth.step(self.controller.act(reports))
+            self._record(reports, events, time.perf_counter() - started)
+            self._keep()
+        return self._summary(reports) if self.growth.done else None
+
+    def _keep(self) -> None:
+        """Say that the run lives, and save it where that is due."""
+        self.folder.beat(self.growth.epoch, self.update)
+        if self.progress % self.config.checkpoint.every_epochs == 0:
+            self._save()
 
     # ---- the parts of an epoch
 
@@ -130,7 +191,7 @@ class Run:
         """Those to decide the next epoch by; the untrained hosts' are recorded as epoch 0."""
         started = time.perf_counter()
         reports = self.growth.reports()
-        if self.saved_epoch < 0:
+        if self.growth.epoch == 0:
             self._record(reports, (), time.perf_counter() - started)
         return reports
 
@@ -148,20 +209,20 @@ class Run:
             members=len(reports),
         )
         self.hub.epoch(epoch_record(reports, times, self.twin_of))
-        self.folder.beat(self.growth.epoch)
+        self.metrics = checkpoint_metrics(reports)
 
-    def _save(self, reports: Sequence[EpochReport]) -> None:
+    def _save(self) -> None:
         keep = self.config.checkpoint
         self.checkpoints.save_checkpoint(
             self,
-            self.growth.epoch,
+            self.progress,
             kind="population",
-            metrics=checkpoint_metrics(reports),
+            metrics=dict(self.metrics),
             config=to_plain(self.config),
             growth_log=self.growth.growth_log,
             metadata={"engine": self.folder.record["engine"]},
         )
-        self.saved_epoch = self.growth.epoch
+        self.saved_at = self.progress
         self.checkpoints.prune(keep_last=keep.keep_last, keep_best=keep.keep_best)
         self._tell(TelemetryEventType.CHECKPOINT_SAVED)
 
@@ -197,7 +258,8 @@ class Run:
     def _sinks(self) -> list[Sink]:
         config = self.config
         sinks: list[Sink] = [JsonlSink(self.folder.path)] if config.telemetry.jsonl else []
-        title = RunTitle(config.name, config.policy.name, config.host.name, config.epochs)
+        updates = self.learning.total if self.learning else 0
+        title = RunTitle(config.name, config.policy.name, config.host.name, config.epochs, updates)
         console = console_sink(title, config.telemetry.console)
         return sinks if console is None else [*sinks, console]
 

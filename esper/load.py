@@ -4,7 +4,7 @@ import copy
 import json
 from pathlib import Path
 
-from esper.build import build
+from esper.build import build_growth
 from esper.checkpoint import CheckpointManager
 from esper.config.composing import read_config
 from esper.errors import RunError
@@ -23,7 +23,8 @@ def load_member(run_dir: str | Path, member: int = 0, epoch: int | None = None) 
         raise RunError(f"{path}: it has no {CONFIG_FILE}; expected the folder of a run, such as outputs/NAME/ID")
     manager = CheckpointManager(path)
     checkpoint = manager.load_latest_agent() if epoch is None else manager.load_agent(epoch)
-    growth = build(read_config(path / CONFIG_FILE, []), json.loads((path / RUN_FILE).read_text())["engine"]).growth
+    engine = json.loads((path / RUN_FILE).read_text())["engine"]
+    growth = build_growth(read_config(path / CONFIG_FILE, []), engine).growth
     if not 0 <= member < len(growth.population):
         raise RunError(f"{path}: there is no member {member}; it has 0 to {len(growth.population) - 1}")
     growth.load_state(dict(checkpoint.tensors), checkpoint.state["growth"])

@@ -45,6 +45,11 @@ def epoch_record(reports: Sequence[EpochReport], times: EpochTimes, twin_of: Map
     }
 
 
+def update_record(update: int, metrics: Mapping[str, float | None], wall_s: float) -> dict[str, Any]:
+    """One line of learning.jsonl. metrics: of `Training.step`, under the names of nissa.metric_names."""
+    return {"schema": 1, "update": update, "wall_s": wall_s, **metrics}
+
+
 def _member(report: EpochReport, twin_of: int | None) -> dict[str, Any]:
     return {
         "member": report.member,
@@ -76,6 +81,7 @@ def _slot(slot: SeedStateReport) -> dict[str, Any]:
         "stage_value": slot.stage.value,
         "seed": slot.seed_id,
         "blueprint": slot.blueprint_id,
+        "blend": slot.blend_algorithm_id,
         "alpha": slot.alpha,
         "epochs_in_stage": slot.epochs_in_stage,
         "epochs_total": slot.epochs_total,
@@ -87,6 +93,9 @@ def _slot(slot: SeedStateReport) -> dict[str, Any]:
         "has_exploding": slot.has_exploding,
         "gradient_norm_ratio": slot.gradient_norm_ratio,
         "improvement": slot.improvement,
+        "parameter_count": slot.parameter_count,
+        "is_healthy": slot.is_healthy,
+        "can_advance": slot.can_advance,
     }
 
 

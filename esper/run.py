@@ -1,11 +1,13 @@
 """`python -m esper.run`: grow a population as configured (see --help)."""
 
 import itertools
+import logging
 import os
+import select
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,14 +23,11 @@ from esper.errors import ConfigError, EsperError, RunError
 FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
+NOT_RESUMED = ("resume=null", "resume=None", "resume=")
 
 
-class JobFailed(Exception):
-    """A run of a sweep ended badly and has said so; the sweep goes on."""
-
-
-class JobEnded(SystemExit):
-    """A run ended badly and has said so; nothing comes after it."""
+class Interrupted(SystemExit):
+    """A run was stopped and has said so; no other run of its sweep follows."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(help_text(), end="")
             return 0
         resumed = [argument for argument in arguments if argument.startswith("resume=")]
-        if resumed:
+        if resumed and resumed[-1] not in NOT_RESUMED:
             return _resume(resumed[-1].removeprefix("resume="), [a for a in arguments if a not in resumed])
         return _launch(arguments)
     except EsperError as error:
@@ -69,26 +68,26 @@ def _launch(arguments: list[str]) -> int:
     for overrides in _jobs(flags.overrides, flags.multirun):
         compose(overrides, flags.config_name or "config", flags.config_dir)
     register()
+    codes: list[int] = []
+    logging.raiseExceptions = False  # Hydra logs to an output that may be closed, as by `| head`
     with _as_command_line(arguments):
         try:
-            hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(_job)()
-        except JobFailed as failed:
-            return int(failed.args[0])
+            job = hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")
+            job(lambda composed: codes.append(_job(composed)))()
         except (ConfigError, KeyboardInterrupt):
             raise
-        except JobEnded as ended:
-            return int(str(ended.code))
+        except Interrupted as stopped:
+            return int(str(stopped.code))
         except SystemExit as left:  # of Hydra, which has printed what was asked for or what is wrong with it
             return BAD_INPUT if left.code else 0
         except Exception as error:  # of Hydra: what goes wrong in a job never gets here
             raise ConfigError(explain(error, flags.overrides)) from error
-    return 0
+    return next(filter(None, codes), 0)
 
 
-def _job(composed: DictConfig) -> None:
-    """What Hydra calls, once a run."""
+def _job(composed: DictConfig) -> int:
+    """What Hydra calls, once a run; its exit code."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
@@ -96,16 +95,16 @@ def _job(composed: DictConfig) -> None:
     try:
         from esper.drive import start  # here, since it loads torch
 
+        _leave_closed_output()
         code = start(finish(composed), shown, list(hydra.overrides.task))
     except EsperError as error:
         code = complain(error)
     except Exception:  # a mistake of ours: Hydra must not take it for one of the command line's
         traceback.print_exc()
         code = FAILED
-    if code and hydra.mode is RunMode.MULTIRUN and code < 128:
-        raise JobFailed(code)
-    if code:
-        raise JobEnded(code)
+    if code >= 128:
+        raise Interrupted(code)
+    return code
 
 
 def _resume(name: str, others: list[str]) -> int:
@@ -116,7 +115,17 @@ def _resume(name: str, others: list[str]) -> int:
         raise RunError(f"resume={name}: {found}\n  expected the folder of a run, such as outputs/NAME/ID")
     from esper.drive import resume
 
+    _leave_closed_output()
     return resume(folder, others)
+
+
+def _leave_closed_output() -> None:
+    """Write to nowhere from now on if nobody reads the output any more: that must not cost a run."""
+    with suppress(OSError, ValueError, AttributeError):  # no descriptor, or no way to ask
+        output, poll = sys.stdout.fileno(), select.poll()
+        poll.register(output, 0)
+        if poll.poll(0):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), output)
 
 
 def _jobs(overrides: list[str], multirun: bool) -> Iterator[list[str]]:

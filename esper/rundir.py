@@ -56,6 +56,8 @@ class RunDirectory:
                 "seed": config["seed"],
                 "epoch": 0,
                 "max_epochs": config["epochs"],
+                "update": 0,
+                "max_updates": 0,
                 "started_at": now(),
                 "finished_at": None,
                 "wall_s": 0.0,
@@ -87,9 +89,9 @@ class RunDirectory:
         """The run is under way in this process, for the first time or again."""
         self.update(status="running", finished_at=None, error=None, **_whereabouts(), **changes)
 
-    def beat(self, epoch: int) -> None:
-        """Still alive, at this epoch; written at most once a second."""
-        self.record["epoch"] = epoch
+    def beat(self, epoch: int, update: int = 0) -> None:
+        """Still alive, at this epoch, after this update of the policy; written at most once a second."""
+        self.record |= {"epoch": epoch, "update": update}
         if time.monotonic() - self._last_beat >= BEAT_S:
             self.update()
 

@@ -2,7 +2,11 @@
 
 from tests.networks import CHOSEN
 
-PARTNERS = {"transformer": ["task=pysource"], "pysource": ["host=transformer"], "text": ["host=transformer"]}
+PARTNERS = {
+    "transformer": ["task=pysource"],
+    "pysource": ["host=transformer"],
+    "text": ["host=transformer", f"task.path={__file__}"],
+}
 
 
 def chosen(group: str, option: str) -> list[str]:

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from esper.build import build, build_model, pick_device, plantable, slots_by_depth
+from esper.build import build_growth, pick_device, plantable, slots_by_depth
 from esper.config import compose
 from esper.errors import BlueprintError, ConfigError
+from esper.hosts import build_model
+from esper.learning import build_policy
 from esper.leyline import Operation
 from esper.tasks import build_task
 from tests.networks import CHOSEN
@@ -23,7 +25,7 @@ def threads_as_before():
 
 
 def test_twins_start_from_the_weights_of_their_members():
-    parts = build(compose(TINY))
+    parts = build_growth(compose(TINY))
     first, second, first_twin, second_twin = (
         dict(model.named_parameters()) for model in parts.growth.population.models
     )
@@ -35,14 +37,14 @@ def test_twins_start_from_the_weights_of_their_members():
 
 
 def test_a_member_does_not_depend_on_how_many_there_are():
-    few, many = (build(compose([*TINY, f"engine.members={count}"])) for count in (1, 3))
+    few, many = (build_growth(compose([*TINY, f"engine.members={count}"])) for count in (1, 3))
     few, many = (dict(parts.growth.population.models[0].named_parameters()) for parts in (few, many))
     assert all(few[name].equal(many[name]) for name in few)
 
 
 def test_a_resumed_run_keeps_its_engine():
     kept = {"kind": "sequential", "kernels": "torch", "reason": "measured", "device": "cpu", "threads": 2}
-    parts = build(compose(TINY), kept)
+    parts = build_growth(compose(TINY), kept)
     assert parts.engine == kept
     assert parts.growth.population.engine.kind == "sequential"
     assert torch.get_num_threads() == 2
@@ -76,8 +78,11 @@ def test_what_may_be_planted_is_what_was_named_smallest_first():
 
 
 def test_the_controller_plants_only_what_is_allowed():
-    parts = build(compose([*TINY, "blueprint.names=[norm]", "policy.first_plant_epoch=1"]))
-    actions = parts.controller.act(parts.growth.reports())
+    config = compose([*TINY, "blueprint.names=[norm]", "policy.first_plant_epoch=1"])
+    grown = build_growth(config)
+    controller, learning = build_policy(config, grown)
+    assert learning is None
+    actions = controller.act(grown.growth.reports())
     assert {action.blueprint for action in actions if action.operation is Operation.GERMINATE} == {"norm"}
 
 
@@ -100,7 +105,7 @@ def test_without_a_cuda_device_the_cpu_is_chosen_and_cuda_refused():
     with pytest.raises(ConfigError, match=r"engine\.device=cuda"):
         pick_device("cuda")
     with pytest.raises(ConfigError, match=r"engine\.precision=bf16"):
-        build(compose([*TINY, "engine.precision=bf16"]))
+        build_growth(compose([*TINY, "engine.precision=bf16"]))
 
 
 def test_a_policy_that_prefers_a_blueprint_nobody_has_is_refused():
@@ -109,7 +114,7 @@ def test_a_policy_that_prefers_a_blueprint_nobody_has_is_refused():
 
 
 def test_a_network_of_ones_own_grows_like_any_other():
-    parts = build(compose([*TINY, *CHOSEN, "slots=early_late", "blueprint=light", "engine.precision=float64"]))
+    parts = build_growth(compose([*TINY, *CHOSEN, "slots=early_late", "blueprint=light", "engine.precision=float64"]))
     assert parts.growth.population.engine.kind == "fused"
     model = parts.growth.population.models[0]
     assert model.slot_positions == {"early": "1", "late": "2"} and model.host.topology == "cnn"
@@ -123,9 +128,18 @@ def test_a_network_of_ones_own_grows_like_any_other():
         ("tests.networks:missing", "has no attribute 'missing'"),
         ("no.such.module:f", "No module named"),
         ("tests.networks:nothing", "expected an nn.Module, and it gave NoneType"),
+        ("tests.networks:odd", r"host\.factory=tests\.networks:odd: is called with input_shape and num_classes"),
+        ("tests.networks:CHOSEN", r"host\.factory=tests\.networks:CHOSEN: is called with input_shape and num_classes"),
+        ("tests.networks:broken", r"host\.factory=tests\.networks:broken failed, line \d+: IndexError: list index"),
         ("tests.networks", "package.module:function"),
     ],
 )
 def test_a_factory_that_builds_no_network_is_refused(factory, reason):
-    with pytest.raises(ConfigError, match=reason):
-        build(compose([*TINY, *CHOSEN, f"host.factory={factory}", "slots=early_late"]))
+    with pytest.raises(ConfigError, match=reason) as caught:
+        build_growth(compose([*TINY, *CHOSEN, f"host.factory={factory}", "slots=early_late"]))
+    assert caught.value.__cause__ is None or factory == "tests.networks"
+
+
+def test_a_position_that_the_network_lacks_is_named_by_its_key():
+    with pytest.raises(ConfigError, match=r"^host\.positions=9: the network has no such submodule"):
+        build_growth(compose([*TINY, *CHOSEN, "host.positions=['1','9']", "slots=early_late"]))

@@ -48,6 +48,13 @@ def test_help_answers_within_half_a_second() -> None:
     assert any(seconds() < 0.5 for _ in range(5))  # whatever else the machine is doing
 
 
+@pytest.mark.parametrize("command", ["audit", "convert"])
+def test_help_says_what_exit_codes_mean(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert "Exit code: 0" in capsys.readouterr().out
+
+
 def test_the_script_audits_what_it_generates(tmp_path: Path) -> None:
     done = program(str(ROOT / "scripts/checkpoint_audit.py"), "--generate-test", temporary=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -71,7 +78,7 @@ def test_malicious_files_are_audited_and_not_converted(tmp_path: Path, capsys: p
     files, proof = evil_files(tmp_path)
     evil = str(files["zip"])
     assert main(["audit", evil]) == 0
-    assert "system(...) → needs manual inspection" in capsys.readouterr().out
+    assert "system(...) → CRITICAL: runs code when loaded; do not load" in capsys.readouterr().out
     assert main(["audit", "--iterative", evil]) == 0
     assert "Unsafe globals" in capsys.readouterr().out
     assert main(["convert", evil, str(tmp_path / "new")]) == 2

@@ -10,13 +10,14 @@ import torch
 
 from esper.checkpoint.pickle_machine import Global, StandIn, printable
 from esper.checkpoint.pickle_scan import Scan, entries, scan_file
-from esper.checkpoint.value_audit import audit_value
+from esper.checkpoint.value_audit import audit_value, verdict_of_call
 
 __all__ = ["audit_checkpoint", "audit_value", "format_audit", "get_environment_info", "iterative_audit"]
 
 SUCCESS = "SUCCESS - checkpoint is already compatible!"
 FAILED = "FAILED: "
 _OPTIMIZER = "optim"
+_REASON = "WeightsUnpickler error: "
 _SPELLED = {"pytorch": "PyTorch", "cuda": "CUDA", "python": "Python"}
 
 
@@ -44,6 +45,12 @@ def audit_checkpoint(path: str | os.PathLike[str], include_optimizer: bool = Tru
     pairs = entries(scan.root)
     top = {"root": scan.root} if pairs is None else {_shown(key): value for key, value in pairs}
     issues = audit_value(scan.root)
+    # What a call returns may be thrown away, and is no value then.
+    issues += [
+        f"the pickle itself: {verdict}"
+        for verdict in map(verdict_of_call, scan.called)
+        if verdict and not any(verdict.partition(" →")[0] in line for line in issues)
+    ]
     optimizer = tuple(f"root[{key!r}]" for key in top if _OPTIMIZER in key.lower())
     return {
         "path": str(source),
@@ -84,9 +91,13 @@ def format_audit(audit: dict[str, Any]) -> str:
 
 def load_refusal(error: Exception) -> str:
     """What torch.load says against a file, in one line and without its advice to load it all the same."""
-    text = str(error) or type(error).__name__
-    said = text.rpartition("WeightsUnpickler error: ")[2].strip().split("\n")[0].partition(" Please ")[0]
-    return f"{type(error).__name__}: {printable(said)}"
+    name = type(error).__name__
+    lines = [line for line in str(error).splitlines() if line.strip() and "Check the documentation" not in line]
+    lines = lines or [name]
+    # The reason is marked, or comes last, after the advice.
+    said = lines[-1 if lines[0].startswith("Weights only load failed") else 0]
+    said = next((line.partition(_REASON)[2] for line in lines if _REASON in line), said)
+    return f"{name}: {printable(said.partition(' Please ')[0].strip())}"
 
 
 def _load_error(path: Path, scan: Scan) -> str | None:

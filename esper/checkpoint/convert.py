@@ -2,15 +2,10 @@
 
 import io
 import os
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from datetime import date, time
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,14 +14,15 @@ from esper.checkpoint.audit import load_refusal
 from esper.checkpoint.bundle import Checkpoint, bundle_paths, write_bundle
 from esper.checkpoint.model import restore_module
 from esper.checkpoint.pickle_scan import is_zip, scan_file
+from esper.checkpoint.plain_form import PlainForm, kind
 from esper.checkpoint.value_audit import audit_value
 from esper.errors import CheckpointError
 
 SUFFIXES = (".pt", ".pth", ".ckpt")
-_MODEL_KEYS = ("model_state_dict", "state_dict")
+_MODEL_KEYS = ("model_state_dict", "state_dict", "model")
 _REST = ".rest"
 _EXTRA_STATE = "_extra_state"
-_MAX_DEPTH = 60  # below what a sidecar may hold
+_MAX_PROBLEMS = 20
 
 
 def migrate_torch_checkpoint(
@@ -38,10 +34,11 @@ def migrate_torch_checkpoint(
 ) -> Path:
     """Write what a torch file holds as `.safetensors` + `.json`, and return the path of the tensors.
 
-    `model_state_dict`, `state_dict` or a bare state dict become the tensors, so that `load_checkpoint` takes them.
-    Everything else goes under its own name to the sidecar's `metadata`, as plain values (tuple and set → list, integer
-    key → text, date → ISO 8601, Enum → its value, dataclass → dict); `epoch` becomes the checkpoint's too. A tensor in
-    there is written `{"tensor": NAME}` and kept in `<name>.rest.safetensors`, or with the others if there is no model.
+    `model_state_dict`, `state_dict`, `model` or a bare state dict become the tensors, so that `load_checkpoint` takes
+    them. Everything else goes under its own name to the sidecar's `metadata`, as plain values (tuple and set → list,
+    integer key → text, date → ISO 8601, path → text, Enum → its value, dataclass → dict); `epoch` becomes the
+    checkpoint's too. A tensor or array in there is written `{"tensor": NAME}` and kept in `<name>.rest.safetensors`, or
+    with the others if there is no model.
 
     With a `model`, its names, shapes and dtypes must be the file's, and it is given the weights.
     `trust` lets the file run whatever it holds: for files that you made yourself. The source is only ever read.
@@ -52,9 +49,12 @@ def migrate_torch_checkpoint(
     try:
         state, others = _split(payload)
         tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-        extra = {name: _Plain().convert(value, name) for name, value in state.items() if name not in tensors}
-        rest = _Plain(tensors={})
-        metadata = {_key(name): rest.convert(value, _key(name)) for name, value in others.items()}
+        beside, rest = PlainForm(), PlainForm(tensors={})
+        extra = {name: beside.convert(value, name) for name, value in state.items() if name not in tensors}
+        metadata = rest.convert(others)
+        if problems := beside.problems + rest.problems:
+            more = f"; and {len(problems) - _MAX_PROBLEMS} more" if len(problems) > _MAX_PROBLEMS else ""
+            raise CheckpointError("; ".join(problems[:_MAX_PROBLEMS]) + f"{more}.")
         epoch = metadata.get("epoch")
         main = Checkpoint(
             tensors=tensors if state else rest.tensors or {},
@@ -143,90 +143,26 @@ def read_torch(path: str | os.PathLike[str], *, trust: bool = False) -> Any:
         # Mapped, a large file costs no memory; the layout before zip files cannot be.
         return torch.load(path, map_location="cpu", weights_only=not trust, mmap=is_zip(path))
     except Exception as error:  # whatever the file's own code raises, too
-        raise CheckpointError(f"{path} cannot be loaded: {load_refusal(error)}") from error
+        hint = "; put the folder of that module on PYTHONPATH" if isinstance(error, ModuleNotFoundError) else ""
+        raise CheckpointError(f"{path} cannot be loaded: {load_refusal(error)}{hint}") from error
 
 
-def _split(payload: Any) -> tuple[Mapping[str, Any], Mapping[Any, Any]]:
+def _split(payload: Any) -> tuple[Mapping[str, Any], dict[Any, Any]]:
     """The model's state dict (empty when there is none), and everything else."""
     if isinstance(payload, nn.Module):
         return payload.state_dict(), {}
     if not isinstance(payload, Mapping):
-        raise CheckpointError(f"it holds a {_kind(payload)}; expected a dictionary.")
+        raise CheckpointError(f"it holds a {kind(payload)}; expected a dictionary.")
     for name in _MODEL_KEYS:
-        if isinstance(payload.get(name), Mapping):
-            return payload[name], {key: value for key, value in payload.items() if key != name}
+        state = payload.get(name)
+        state = state.state_dict() if isinstance(state, nn.Module) else state
+        if isinstance(state, Mapping) and any(isinstance(value, Tensor) for value in state.values()):
+            return state, {key: value for key, value in payload.items() if key != name}
     is_bare = all(
         isinstance(value, Tensor) or (isinstance(name, str) and name.endswith(_EXTRA_STATE))
         for name, value in payload.items()
     )
-    return (payload, {}) if is_bare else ({}, payload)
-
-
-class _Plain:
-    """Turns values into plain ones. Tensors are put aside under their path, where there is a place for them."""
-
-    def __init__(self, tensors: dict[str, Tensor] | None = None) -> None:
-        self.tensors = tensors
-
-    def convert(self, value: Any, path: str, depth: int = 0) -> Any:
-        if depth > _MAX_DEPTH:
-            raise CheckpointError(f"{path[:80]} is nested deeper than {_MAX_DEPTH} levels, or contains itself.")
-        match value:
-            case Tensor() if self.tensors is not None:
-                if path in self.tensors:
-                    raise CheckpointError(f"two tensors are at {path}.")
-                self.tensors[path] = value
-                return {"tensor": path}
-            case Enum():
-                return self.convert(value.value, path, depth + 1)
-            case np.generic():
-                return self.convert(value.item(), path, depth + 1)
-            case None | bool():
-                return value
-            case int():
-                return int(value)
-            case float():
-                return float(value)
-            case str():
-                return str(value)
-            case torch.dtype() | torch.device():
-                return str(value)
-            case date() | time():
-                return value.isoformat()
-            case list() | tuple() | deque():
-                return [self.convert(item, f"{path}.{index}", depth + 1) for index, item in enumerate(value)]
-            case set() | frozenset():
-                items = [self.convert(item, f"{path}.{index}", depth + 1) for index, item in enumerate(value)]
-                return sorted(items, key=_order)
-            case dict():
-                plain = {_key(key, path): self.convert(item, f"{path}.{key}", depth + 1) for key, item in value.items()}
-                if len(plain) < len(value):
-                    raise CheckpointError(f"{path} has two keys that are the same as text.")
-                return plain
-            case _ if is_dataclass(value) and not isinstance(value, type | nn.Module):
-                own = getattr(value, "to_dict", None)
-                named = own() if own else {entry.name: getattr(value, entry.name) for entry in fields(value)}
-                return self.convert(named, path, depth + 1)
-            case _:
-                raise CheckpointError(
-                    f"{path} is a {_kind(value)}, which is neither a plain value nor a tensor to keep."
-                )
-
-
-def _order(plain: Any) -> tuple[str, float, str]:
-    return type(plain).__name__, plain if isinstance(plain, int | float) else 0.0, str(plain)
-
-
-def _key(key: Any, path: str = "the file") -> str:
-    if isinstance(key, str):
-        return str(key)
-    if type(key) is int:
-        return str(key)
-    raise CheckpointError(f"{path} has a key that is a {_kind(key)}; expected text or an integer.")
-
-
-def _kind(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    return (payload, {}) if is_bare else ({}, dict(payload))
 
 
 def _files_in(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 _MAX_TUPLE_DEPTH = 1000
 _COLLECTIONS = ("builtins.set", "builtins.frozenset", "collections.deque")
+CALLED = "(...)"  # after the name of what is called, for what the call returned
 _ATOMS = (type(None), bool, int, float, str, bytes)
 _PUSHES_ITS_ARGUMENT = frozenset(
     (
@@ -23,11 +24,12 @@ _PUSHES_ITS_ARGUMENT = frozenset(
 
 @dataclass(eq=False, slots=True)
 class Global:
-    """A class or function by name. `is_safe`: torch.load(weights_only=True) knows it."""
+    """A class or function by name. `is_safe`: torch.load(weights_only=True) knows it; `is_called`: by the pickle."""
 
     module: str
     qualname: str
     is_safe: bool = False
+    is_called: bool = False
 
     @property
     def name(self) -> str:
@@ -175,9 +177,10 @@ class PickleMachine:
         if not isinstance(args, tuple):
             raise ValueError("its pickle calls something without a tuple of arguments")
         if isinstance(what, StandIn):
-            what = Global(what.what.module, f"{what.what.qualname}(...)")
+            what = Global(what.what.module, what.what.qualname + CALLED)
         if not isinstance(what, Global):
             raise ValueError(f"its pickle calls a {type(what).__name__}")
+        what.is_called |= is_call
         if what.name == "copyreg._reconstructor" and args and isinstance(args[0], Global):
             return StandIn(args[0], is_call=False)
         if what.name in _COLLECTIONS and args and isinstance(args[0], list):

@@ -1,6 +1,7 @@
 """What the pickle in a torch file asks for, read without making any of it."""
 
 import io
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -15,16 +16,26 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
 class Scan(NamedTuple):
-    """`layout` is "zip", "legacy" or "pickle" (one that torch did not write); `unsafe` in the order of appearance."""
+    """`layout` is "zip", "legacy" or "pickle" (one that torch did not write); `unsafe` in the order of appearance.
+
+    `called`: those of them that the file calls, whether it keeps what comes of it or not.
+    """
 
     layout: str
     root: Any
     unsafe: list[str]
+    called: list[Global]
 
 
 def scan_file(path: Path) -> Scan:
     """Read the structure of a torch file. Raises CheckpointError where it is none, or is malformed."""
     known: dict[str, Global] = {}
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder: name a torch file in it.")
+    if path.suffix == ".safetensors" and path.is_file():
+        raise CheckpointError(
+            f"{path} is a safetensors file, which runs nothing: read it with esper.checkpoint.load_checkpoint."
+        )
     try:
         if is_zip(path):
             layout, root = "zip", PickleMachine(known).run(io.BytesIO(_zip_record(path)))
@@ -38,7 +49,8 @@ def scan_file(path: Path) -> Scan:
         named = f" What could be read names {', '.join(unsafe)}: do not load it." if unsafe else ""
         reason = "malformed pickle" if isinstance(error, LookupError) else " ".join(str(error).split()).split(". ")[0]
         raise CheckpointError(f"{path} is not a sound torch checkpoint: {reason.rstrip('.')}.{named}") from error
-    return Scan(layout, root, _mark_unsafe(known))
+    unsafe = _mark_unsafe(known)
+    return Scan(layout, root, unsafe, [known[name] for name in unsafe if known[name].is_called])
 
 
 def is_zip(path: Path) -> bool:
@@ -83,5 +95,6 @@ def entries(value: Any) -> Iterator[tuple[Any, Any]] | None:
     if isinstance(value, dict):
         return ((key.value if isinstance(key, Key) else key, item) for key, item in value.items())
     if isinstance(value, StandIn) and value.what.name in ("collections.OrderedDict", "collections.Counter"):
-        return iter(value.pairs)
+        given = next(iter(value.args), None)  # a Counter is made of a dictionary, not filled
+        return itertools.chain(entries(given) or () if isinstance(given, dict) else (), value.pairs)
     return None

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper.checkpoint.pickle_machine import Global, Key, StandIn, printable
+from esper.checkpoint.pickle_machine import CALLED, Global, Key, StandIn, printable
 from esper.checkpoint.pickle_scan import entries
 
 _MAX_LEVELS = 20
@@ -22,6 +22,15 @@ _ATOMS = (type(None), bool, int, float, str, bytes, bytearray, complex)
 _CONTAINERS = (list, tuple, dict, set, OrderedDict, Counter)
 _TORCH = (Tensor, nn.Parameter, torch.Size, torch.dtype, torch.device, torch.layout, torch.UntypedStorage)
 _BY_HAND = "needs manual inspection"
+_RUNS_CODE = "CRITICAL: runs code when loaded; do not load"
+_ENUM_FORMS = ([int], [str])
+_RUNNING_MODULES = {
+    *("os", "posix", "nt", "sys", "subprocess", "pty", "shutil", "socket", "ctypes", "webbrowser"),
+    *("importlib", "runpy", "code", "pdb", "timeit", "pydoc", "pip", "pickle", "_pickle"),
+}
+_RUNNING_BUILTINS = {
+    *("eval", "exec", "compile", "open", "getattr", "setattr", "__import__", "breakpoint", "input", "apply")
+}
 
 Child = tuple[str, Any]
 
@@ -108,17 +117,26 @@ def _verdict_of_kind(kind: type) -> str:
 
 
 def _verdict_of_stand_in(value: StandIn) -> str:
+    if value.is_call and (verdict := verdict_of_call(value.what)):
+        return verdict
     if (kind := _loaded_class(value.what)) is not None:
         return _verdict_of_kind(kind)
     name, state = value.what.name, value.state
     # Its class is in no module that is loaded, and a file does not get to choose what is: its form has to tell.
     if isinstance(state, dict) and {"_parameters", "_modules"} <= state.keys():
         return f"nn.Module {name} → CRITICAL: store state_dict separately"
-    if value.is_call and state is None and not value.items and [type(given) for given in value.args] == [int]:
-        return f"Enum {name}, by its form → int"
+    if value.is_call and state is None and not value.items and [type(given) for given in value.args] in _ENUM_FORMS:
+        return f"Enum {name}, by its form → its value"
     if not value.is_call:
-        return f"object of class {name} → {_BY_HAND} (a dataclass: dict via `to_dict()`)"
+        return f"object of class {name} → {_BY_HAND} (if it is a dataclass: dict via `to_dict()`)"
     return f"{name}(...) → {_BY_HAND}"
+
+
+def verdict_of_call(what: Global) -> str | None:
+    """What a call of this is when it runs code of the file's choice, or reaches what does; None for any other."""
+    is_builtin = what.module == "builtins" and what.qualname in _RUNNING_BUILTINS
+    is_running = is_builtin or what.module.partition(".")[0] in _RUNNING_MODULES or what.qualname.endswith(CALLED)
+    return f"{what.name}(...) → {_RUNS_CODE}" if is_running else None
 
 
 def _loaded_class(what: Global) -> type | None:

@@ -14,8 +14,10 @@ from omegaconf.errors import (
     OmegaConfBaseException,
     ValidationError,
 )
+from yaml import YAMLError
 
 from esper.config.checks import did_you_mean, in_short, spelled
+from esper.config.own_files import of_file, of_missing, of_yaml
 from esper.config.store import groups
 from esper.errors import ConfigError
 
@@ -40,8 +42,15 @@ def _message(error: Exception, overrides: Sequence[str]) -> str:
             return f"{spelled(override)}: a run needs every group and key; set it to what you want instead"
         if override.startswith("="):
             return f"{spelled(override)}: cannot be read; {HOW_TO}"
+    if isinstance(error, YAMLError):
+        return of_yaml(error)
+    if message := of_file(error, cause):
+        return message
     if isinstance(error, MissingConfigException):
         return _unknown_option(error)
+    if isinstance(error, OSError):
+        folder = next((o for o in reversed(overrides) if re.match(r"hydra\.(run|sweep)\.(dir|subdir)=", o)), "")
+        return f"{spelled(folder) or error.filename}: this folder cannot be made ({error.strerror or error})"
     in_file = re.match(r"In '(.+?)': \w+ raised while composing", str(error))
     if in_file:
         return f"{in_file[1]}.yaml: {_of_cause(cause, ()) or _other(cause, ())}"
@@ -55,6 +64,8 @@ def _of_cause(cause: BaseException, overrides: Sequence[str]) -> str:
         case ValidationError():
             return _wrong_type(cause, overrides)
         case MissingMandatoryValue():
+            if message := of_missing(cause, overrides):
+                return message
             key = re.search(r"full_key: (\S+)", str(cause)) or re.search(r"value: (\S+)", str(cause))
             return f"{_typed(key[1] if key else '', overrides) or 'the configuration'}: a value is missing"
         case InterpolationResolutionError():

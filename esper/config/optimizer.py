@@ -13,6 +13,7 @@ class OptimizerSchema:
     learning_rate: float
     weight_decay: float
     clip_norm: float | None
+    decay_share: float
     momentum: float
     betas: list[float]
     eps: float
@@ -23,6 +24,7 @@ class OptimizerSchema:
         in_range("optimizer.weight_decay", self.weight_decay, 0, 1000)
         if self.clip_norm is not None:
             positive("optimizer.clip_norm", self.clip_norm)
+        in_range("optimizer.decay_share", self.decay_share, 0, 1)
         below_one = "from 0 to less than 1"
         require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, below_one)
         require(len(self.betas) == 2, "optimizer.betas", self.betas, "two numbers, such as [0.9,0.999]")

@@ -1,6 +1,16 @@
 """Group `policy`: who decides what is planted, advanced and culled. The policies' own settings are the schemas."""
 
-from esper.tamiyo.registry import POLICIES
+from esper.simic.iql_settings import IQLPolicyConfig
+from esper.simic.ppo_settings import PPOPolicyConfig
+from esper.simic.reinforce_settings import ReinforcePolicyConfig
+from esper.tamiyo.registry import POLICIES as RULES
 from esper.tamiyo.settings import PolicySettings
 
 __all__ = ["POLICIES", "PolicySettings"]
+
+POLICIES: dict[str, type[PolicySettings]] = {
+    **RULES,
+    "iql": IQLPolicyConfig,
+    "ppo": PPOPolicyConfig,
+    "reinforce": ReinforcePolicyConfig,
+}

@@ -11,6 +11,7 @@ from esper.config.gates import GatesSchema
 from esper.config.host import HOSTS, HostSchema
 from esper.config.optimizer import OptimizerSchema
 from esper.config.policy import PolicySettings
+from esper.config.reward import RewardSettings
 from esper.config.slots import SlotsSchema
 from esper.config.task import TaskSettings
 from esper.config.telemetry import TelemetrySchema
@@ -32,6 +33,7 @@ class RunSchema:
     blueprint: BlueprintSchema
     gates: GatesSchema
     policy: PolicySettings
+    reward: RewardSettings
     optimizer: OptimizerSchema
     engine: EngineSchema
     checkpoint: CheckpointSchema
@@ -50,6 +52,12 @@ class RunSchema:
             raise ConfigError(
                 f"host={self.host.name}: task={self.task.name} asks for a {self.task.topology} host, and this is a "
                 f"{self.host.topology}; choose {' or '.join(fitting)}, or another task"
+            )
+        gamma = getattr(self.policy, "gamma", self.reward.discount)
+        if gamma != self.reward.discount:
+            raise ConfigError(
+                f"policy.gamma={gamma} and reward.discount={self.reward.discount} must be the same: a reward that is "
+                "shaped for another discount changes what is best"
             )
         if self.resume is not None:
             raise ConfigError(f"resume={self.resume}: belongs on the command line: python -m esper.run resume=RUN_DIR")

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from esper.config.host import HOSTS
 from esper.config.policy import POLICIES
+from esper.config.reward import REWARDS
 from esper.config.root import RunSchema
 from esper.config.run_id import new_run_id
 from esper.config.task import TASKS
@@ -16,6 +17,7 @@ from esper.config.task import TASKS
 VARIANTS: dict[str, Mapping[str, type]] = {
     "host": HOSTS,
     "policy": POLICIES,
+    "reward": REWARDS,
     "task": TASKS,
 }
 

@@ -44,7 +44,7 @@ def block(spec: BlockSpec, x: Tensor, tensors: BlockTensors, training: bool) -> 
     In training, batch statistics normalise and the running ones are updated in place.
     """
     if native.applies(x):
-        return _NativeBlock.apply(spec, training, x, *tensors)
+        return native.apply(_NativeBlock, spec, training, x, *tensors)
     return _torch_block(spec, x, tensors, training)
 
 

@@ -1,7 +1,7 @@
 """Training every member in one pass: host and seeds as programs over stacked weights."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from esper.engine.engine import Captured, Gradients
 from esper.engine.groups import Group, make_group, signature, trained_stacks
 from esper.engine.lanes import LaneLayout
 from esper.engine.program import Layout, Program
-from esper.engine.seed_ops import blend, isolate
+from esper.engine.seed_ops import blend, isolate, scatter
 from esper.engine.stacks import HOST, ModuleStack
 from esper.engine.tokens import TokenLayout
 from esper.errors import EngineError
@@ -41,12 +41,13 @@ class FusedEngine:
         self.precision = precision
         self.layout = make_layout(models[0].host.topology)
         self.host = Program(models[0].host, self.layout)
-        self.programs: dict[str, Program] = {}
+        self.programs: dict[str, Program] = {}  # of every blueprint that was ever in a slot
         self.groups: dict[str, list[Group]] = {}
         self.signature: tuple[object, ...] = ()
         self.trained: list[str] = []
         self.steps = 0
         self.generation = 0
+        self._chosen: dict[tuple[str, tuple[int, ...]], Any] = {}  # what evaluation has selected since `prepare`
 
     # ---- what is to be done
 
@@ -55,10 +56,10 @@ class FusedEngine:
         slots = {name: [model.slots[name] for model in self.models] for name in self.models[0].slots}
         work = (version, signature(slots))
         changed = work != self.signature or steps > self.steps
+        self._chosen.clear()
         if changed:
             self.signature, self.steps = work, steps
             self.generation += 1
-            self.programs = {n: p for n, p in self.programs.items() if n in self.stacks}
             self.groups = {name: self._groups(name, members) for name, members in slots.items()}
             self.trained = trained_stacks(self.stacks, self.models)
         else:
@@ -121,7 +122,7 @@ class FusedEngine:
             out, ok = self._seed_output(group, x, features, alpha, group.stack.tensors(), True)
             group.ok.mul_(ok)
             pieces.append(out)
-        return _scatter(h, self.groups[slot], pieces)
+        return scatter(h, [group.index for group in self.groups[slot]], pieces)
 
     def _seed_output(
         self, group: Group, x: Tensor, features: Tensor, alpha: Tensor, tensors: Mapping[str, Tensor], training: bool
@@ -165,9 +166,7 @@ class FusedEngine:
     @torch.no_grad()
     def logits(self, x: Tensor, captured: Captured) -> Tensor:
         """See `Engine.logits`."""
-        for group in self._all_groups():
-            group.update_alpha_now(self._slots_of(group))
-        everyone = list(range(len(self.models)))
+        everyone = tuple(range(len(self.models)))
         return self.host.run(
             {self.host.input: x},
             self.stacks[HOST].tensors(),
@@ -179,37 +178,57 @@ class FusedEngine:
     @torch.no_grad()
     def logits_without(self, slot: str, members: Sequence[int], captured: Captured) -> Tensor:
         """See `Engine.logits_without`: only the host behind the slot runs again, for these members."""
-        rows = torch.tensor(members, device=next(iter(self.stacks[HOST].parameters.values())).device)
+        chosen = tuple(members)
+        rows, tensors = self._select(HOST, chosen, lambda: self._host_rows(chosen))
         count = len(self.models)
         values = {n: v.index_select(0, rows) if v.shape[0] == count else v for n, v in captured[slot].items()}
-        tensors = {n: t.index_select(0, rows) for n, t in self.stacks[HOST].tensors().items()}
         return self.host.run(
             values,
             tensors,
             False,
-            lambda name, h: h if name == slot else self._evaluate_slot(name, h, members),
+            lambda name, h: h if name == slot else self._evaluate_slot(name, h, chosen),
             start=self.host.slots[slot],
         )
 
-    def _evaluate_slot(self, slot: str, h: Tensor, members: Sequence[int]) -> Tensor:
+    def _select(self, what: str, members: tuple[int, ...], choose: Callable[[], Any]) -> Any:
+        """Selecting rows of many small tensors costs as much as working on them: it is done once an evaluation."""
+        if (what, members) not in self._chosen:
+            self._chosen[what, members] = choose()
+        return self._chosen[what, members]
+
+    def _host_rows(self, members: tuple[int, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        tensors = self.stacks[HOST].tensors()
+        rows = torch.tensor(members, device=next(iter(tensors.values())).device)
+        return rows, {name: tensor.index_select(0, rows) for name, tensor in tensors.items()}
+
+    def _evaluate_slot(self, slot: str, h: Tensor, members: tuple[int, ...]) -> Tensor:
         """h [len(members), ...]: the seeds that these members have in the slot."""
-        place = {member: position for position, member in enumerate(members)}
         out = h
+        for part, tensors, positions in self._select(slot, members, lambda: self._carriers(slot, members)):
+            x = h if positions is None else h.index_select(0, positions)
+            result, _ = self._seed_output(part, x, x, part.alpha_now, tensors, False)
+            if positions is None:
+                return result
+            out = h.clone() if out is h else out
+            out.index_copy_(0, positions, result)
+        return out
+
+    def _carriers(self, slot: str, members: tuple[int, ...]) -> list[tuple[Group, dict[str, Tensor], Tensor | None]]:
+        """Each group's rows of these members, their weights, and where they stand (None: everyone is there)."""
+        place = {member: position for position, member in enumerate(members)}
+        carriers = []
         for group in self.groups[slot]:
             rows = [row for row, member in enumerate(group.stack.members) if member in place]
             if not rows:
                 continue
-            whole = len(rows) == len(group.stack.members)
-            part = group if whole else group.select(rows)
-            tensors = group.stack.tensors()
-            if not whole:
-                pick = torch.tensor(rows, device=h.device)
-                tensors = {name: t.index_select(0, pick) for name, t in tensors.items()}
-            positions = torch.tensor([place[group.stack.members[row]] for row in rows], device=h.device)
-            x = h if len(rows) == len(members) else h.index_select(0, positions)
-            result, _ = self._seed_output(part, x, x, part.alpha_now, tensors, False)
-            out = result if len(rows) == len(members) else out.index_copy(0, positions, result)
-        return out
+            part, tensors = group, group.stack.tensors()
+            pick = torch.tensor(rows, device=group.alpha.device)
+            if len(rows) < len(group.stack.members):
+                part = group.select(rows)
+                tensors = {name: tensor.index_select(0, pick) for name, tensor in tensors.items()}
+            positions = pick.new_tensor([place[group.stack.members[row]] for row in rows])
+            carriers.append((part, tensors, None if len(rows) == len(members) else positions))
+        return carriers
 
 
 LAYOUTS: dict[str, type[Layout]] = {"cnn": LaneLayout, "transformer": TokenLayout}
@@ -220,31 +239,3 @@ def make_layout(topology: str) -> Layout:
     if topology not in LAYOUTS:
         raise EngineError(f"topology {topology!r} has no fused layout; there is one for {', '.join(LAYOUTS)}")
     return LAYOUTS[topology]()
-
-
-def _scatter(h: Tensor, groups: Sequence[Group], pieces: Sequence[Tensor]) -> Tensor:
-    if not pieces:
-        return h
-    if groups[0].index is None:
-        return pieces[0]
-    return _Scatter.apply(h, [group.index for group in groups], *pieces)
-
-
-class _Scatter(torch.autograd.Function):
-    """h with some rows replaced; a chain of index_copy would copy all of h once a group, forward and backward."""
-
-    @staticmethod
-    def forward(ctx: Any, h: Tensor, indices: list[Tensor], *pieces: Tensor) -> Tensor:
-        ctx.indices = indices
-        out = h.clone()
-        for index, piece in zip(indices, pieces, strict=True):
-            out.index_copy_(0, index, piece)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        pieces = [grad.index_select(0, index) for index in ctx.indices]
-        rest = grad.clone()
-        for index in ctx.indices:
-            rest.index_fill_(0, index, 0)
-        return rest, None, *pieces

@@ -1,8 +1,9 @@
 """Watches every member's training, and puts one back when it goes wrong."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field
+from typing import Any
 
 from esper.engine.population import Population
 from esper.engine.snapshot import Snapshot, restore_snapshot, take_snapshot
@@ -20,28 +21,41 @@ class GovernorConfig:
 
 @dataclass(slots=True)
 class _Watch:
+    """snapshot_epoch: after which of its epochs the member was last copied; None before the first copy."""
+
     first_loss: float = math.inf
     best_accuracy: float = 0.0
     rollbacks: int = 0
+    snapshot_epoch: int | None = None
 
 
 @dataclass(slots=True)
 class Governor:
-    """A rollback is no free undo: the epoch is spent, and at `max_rollbacks` of them a member is retired."""
+    """A rollback is no free undo: the epoch is spent, and at `max_rollbacks` of them a member is retired.
+
+    Members count epochs from their own start, and each is copied by its own count: what becomes of one does not depend
+    on when another began.
+    """
 
     config: GovernorConfig = field(default_factory=GovernorConfig)
     snapshot: Snapshot | None = None
-    snapshot_epoch: int = 0
-    watches: list[_Watch] = field(default_factory=list)
+    watches: dict[int, _Watch] = field(default_factory=dict)
 
-    def start(self, losses: Sequence[float]) -> None:
-        """Begin to watch; losses: of the untrained hosts on the validation split."""
-        self.watches = [_Watch(first_loss=loss) for loss in losses]
+    def start(self, losses: Mapping[int, float]) -> None:
+        """Begin to watch these members afresh; losses: of their untrained hosts on the validation split."""
+        self.watches |= {member: _Watch(first_loss=loss) for member, loss in losses.items()}
 
-    def before_epoch(self, epoch: int, population: Population) -> None:
-        """Take a snapshot where one is due."""
-        if self.snapshot is None or epoch - self.snapshot_epoch > self.config.snapshot_every_epochs:
-            self.snapshot, self.snapshot_epoch = take_snapshot(population), epoch - 1
+    def before_epoch(self, epochs: Sequence[int], population: Population) -> None:
+        """Copy every member that is due; epochs: which one each member begins, counted from its own start."""
+        due = {
+            member
+            for member, watch in self.watches.items()
+            if watch.snapshot_epoch is None or epochs[member] - watch.snapshot_epoch > self.config.snapshot_every_epochs
+        }
+        if due:
+            self.snapshot = take_snapshot(population, due, self.snapshot)
+        for member in due:
+            self.watches[member].snapshot_epoch = epochs[member] - 1
 
     def complaint(self, member: int, train_loss: float, val_loss: float, val_accuracy: float) -> str | None:
         """What is wrong with this member's epoch, or None. Accuracy in percent."""
@@ -56,21 +70,19 @@ class Governor:
         watch.best_accuracy = max(watch.best_accuracy, val_accuracy)
         return None
 
-    def roll_back(self, member: int, population: Population) -> bool:
-        """Put a member back to the last snapshot; whether it is retired by that."""
-        assert self.snapshot is not None
+    def roll_back(self, member: int, population: Population) -> tuple[int, bool]:
+        """Put a member back to its last copy; returns that copy's epoch, and whether the member is retired by it."""
+        watch = self.watches[member]
+        assert self.snapshot is not None and watch.snapshot_epoch is not None
         restore_snapshot(population, self.snapshot, [member])
-        self.watches[member].rollbacks += 1
-        return self.watches[member].rollbacks >= self.config.max_rollbacks
+        watch.rollbacks += 1
+        return watch.snapshot_epoch, watch.rollbacks >= self.config.max_rollbacks
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
         """Plain values; the snapshot is kept apart."""
-        return {
-            "snapshot_epoch": self.snapshot_epoch,
-            "watches": [[w.first_loss, w.best_accuracy, w.rollbacks] for w in self.watches],
-        }
+        return {"watches": [list(astuple(self.watches[member])) for member in sorted(self.watches)]}
 
-    def load_state(self, plain: dict, snapshot: Snapshot | None) -> None:
+    def load_state(self, plain: dict[str, Any], snapshot: Snapshot | None) -> None:
         """Continue where `state` was taken."""
-        self.snapshot, self.snapshot_epoch = snapshot, plain["snapshot_epoch"]
-        self.watches = [_Watch(*values) for values in plain["watches"]]
+        self.snapshot = snapshot
+        self.watches = {member: _Watch(*values) for member, values in enumerate(plain["watches"])}

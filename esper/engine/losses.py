@@ -9,7 +9,8 @@ def class_losses(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     members, _, samples = logits.shape
     labels = y.expand(members, samples)
     losses = F.cross_entropy(logits.float() if logits.dtype.itemsize < 4 else logits, labels, reduction="none")
-    return losses.mean(1), (logits.detach().argmax(1) == labels).sum(1)
+    best = logits.detach().max(1).indices  # the first of equals, as argmax, and many times faster along this dimension
+    return losses.mean(1), (best == labels).sum(1)
 
 
 def token_losses(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

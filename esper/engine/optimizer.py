@@ -63,6 +63,7 @@ class StackedOptimizer:
         self.member_learning_rate = torch.full((members,), config.learning_rate, dtype=dtype, device=device)
         self.member_weight_decay = torch.full((members,), config.weight_decay, dtype=dtype, device=device)
         self.rows: dict[str, _Rows] = {}
+        self._halted_rates: dict[int, float] = {}  # what a halted member trained at
         self._plans: dict[tuple[str, ...], _Plan] = {}
 
     def track(self, name: str, stack: ModuleStack, newborn: set[int]) -> None:
@@ -97,11 +98,35 @@ class StackedOptimizer:
 
     def halt(self, member: int) -> None:
         """Train a member no further."""
-        self.member_learning_rate[member] = 0.0
+        if member not in self._halted_rates:
+            self._halted_rates[member] = self.member_learning_rate[member].item()
+        self._set_rate(member, 0.0)
+
+    def release(self, member: int) -> None:
+        """Train a halted member again."""
+        self._set_rate(member, self._halted_rates.pop(member))
+
+    def _set_rate(self, member: int, rate: float) -> None:
+        self.member_learning_rate[member] = rate
         for rows in self.rows.values():
             if member in rows.members:
-                rows.learning_rate[rows.members.index(member)] = 0.0
+                rows.learning_rate[rows.members.index(member)] = rate
         self._plans.clear()
+
+    def scale_rates(self, factors: Sequence[float]) -> None:
+        """From now on each member trains at this share of its learning rate [M]; written in place."""
+        scaled = self.member_learning_rate * torch.tensor(factors).to(self.member_learning_rate)
+        for rows in self.rows.values():
+            rows.learning_rate.copy_(scaled[rows.members])
+
+    def restart(self, name: str, members: Sequence[int]) -> None:
+        """Forget what was learned about these members' rows of a stack."""
+        rows = self.rows[name]
+        index = [rows.members.index(member) for member in members]
+        rows.steps[index] = 0.0
+        for moments in rows.slots.values():
+            for moment in moments.values():
+                moment[index] = 0.0
 
     def begin_epoch(self, idle: Mapping[str, Sequence[bool]], isolated: Mapping[str, Sequence[bool]]) -> None:
         """Say which rows take no part in this epoch, and which are seeds in isolation; written in place."""

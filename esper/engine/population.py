@@ -1,7 +1,7 @@
 """Many members of one host architecture, trained as one program (or one after another, where that is faster)."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,10 @@ from esper.engine.stacks import HOST, ModuleStack
 from esper.errors import EngineError
 from esper.kasmina.host import MorphogeneticModel
 
-EVALUATION_TARGETS = 512  # a chunk: activations stay in the cache, whatever the size of the split
+# Targets of one evaluation chunk: of each member, and of all together where they run as one program on a CPU. There
+# fresh memory for larger activations costs more than computing them.
+EVALUATION_TARGETS = 512
+CACHED_TARGETS = 4096
 
 
 @dataclass(slots=True)
@@ -100,16 +103,20 @@ class Population:
 
     # ---- training
 
-    def train_epoch(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Scores:
+    def train_epoch(
+        self, x: Tensor, y: Tensor, order: Tensor, batch_size: int, rate_factors: Sequence[float] | None = None
+    ) -> Scores:
         """One epoch for every member. Inputs x [N, ...], targets y [N, ...]; order [N]: all members share it.
 
-        The last gradients stay in `last_gradients`.
+        rate_factors [M]: shares of the members' learning rates, 1 where they are not given. The last gradients stay in
+        `last_gradients`.
         """
         steps = -(-len(order) // batch_size)
         loss = torch.zeros(len(self), dtype=self.dtype, device=self.device)
         correct = torch.zeros(len(self), dtype=torch.int64, device=self.device)
         kept = self._halted_buffers()
         self.engine.prepare(steps, self.version)
+        self.optimizer.scale_rates(rate_factors or [1.0] * len(self))
         self.optimizer.begin_epoch(*row_roles(self.stacks, self.models))
         for index, (xb, yb) in enumerate(self.engine.batches(x[order], y[order], batch_size)):
             batch_loss, batch_correct = self._replayed(xb, yb, index) if self.is_graphed else self._step(xb, yb, index)
@@ -151,6 +158,30 @@ class Population:
         self.optimizer.halt(member)
         self._graph = None
 
+    def release(self, member: int) -> None:
+        """Train a halted member again."""
+        self.halted.remove(member)
+        self.optimizer.release(member)
+        self._graph = None
+
+    @torch.no_grad()
+    def restart(self, hosts: Mapping[int, torch.nn.Module]) -> None:
+        """Give members fresh hosts, of the same architecture: no seeds, no momentum, and none of them halted.
+
+        The weights are copied in, between epochs.
+        """
+        for member in hosts:
+            for slot in self.models[member].slots.values():
+                slot.hold(None, None, None)
+        self.sync_topology()
+        fresh = {e: {**dict(host.named_parameters()), **dict(host.named_buffers())} for e, host in hosts.items()}
+        for name, tensor in self.stacks[HOST].tensors().items():
+            for member, tensors in fresh.items():
+                tensor[member].copy_(tensors[name])  # every member has a host: its row is its number
+        self.optimizer.restart(HOST, list(hosts))
+        for member in self.halted & hosts.keys():
+            self.release(member)
+
     # ---- evaluation
 
     def evaluate(
@@ -169,7 +200,7 @@ class Population:
         ablated = {slot: self._zeros(len(members)) for slot, members in slots.items()}
         seconds = 0.0
         self.engine.prepare(1, self.version)
-        for xb, yb in self.engine.batches(x, y, max(1, EVALUATION_TARGETS * len(y) // y.numel())):
+        for xb, yb in self.engine.batches(x, y, max(1, self._chunk_targets() * len(y) // y.numel())):
             captured: Captured = {}
             self._add(totals, self.engine.logits(xb, captured), yb)
             started = self._now_s()
@@ -183,6 +214,11 @@ class Population:
             for member, loss, correct in zip(members, losses, hits, strict=True):
                 results[member, slot] = (loss / count, 100.0 * correct / count)
         return Scores(totals[0] / count, 100.0 * totals[1] / count), results, seconds
+
+    def _chunk_targets(self) -> int:
+        if self.engine.kind == "fused" and self.device.type == "cpu":
+            return min(EVALUATION_TARGETS, CACHED_TARGETS // len(self))
+        return EVALUATION_TARGETS
 
     def _now_s(self) -> float:
         if self.device.type == "cuda":

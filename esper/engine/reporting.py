@@ -1,21 +1,46 @@
-"""What is reported of a member at the end of an epoch, and how reports and snapshots become plain values."""
+"""What is reported of a member at the end of an epoch, and how reports become plain values."""
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
-from esper.engine.snapshot import Snapshot
+from esper.kasmina.host import MorphogeneticModel
 from esper.kasmina.slot import QualityGates, SeedSlot
 from esper.leyline import ADVANCES, Action, EpochReport, Operation, SeedStage, SeedStateReport
 
-Ablation = tuple[float, float]  # loss and accuracy (percent) with a seed left out
+Score = tuple[float, float]  # loss in nats, accuracy in percent
+UNKNOWN: Score = (math.nan, math.nan)
+
+
+def member_report(
+    model: MorphogeneticModel,
+    gates: QualityGates,
+    input_shape: Sequence[int],
+    trained: Score,
+    validated: Score,
+    without: Mapping[str, Score],
+    **known: Any,
+) -> EpochReport:
+    """One member at the end of an epoch.
+
+    Args: input_shape: of one sample; without: slot -> validation with its seed left out; known: the other fields.
+    """
+    loss, accuracy = validated
+    return EpochReport(
+        train_loss=trained[0],
+        train_accuracy=trained[1],
+        val_loss=loss,
+        val_accuracy=accuracy,
+        parameter_count=model.parameter_count(),
+        flops_per_sample=model.flops_per_sample(input_shape),
+        slots={name: slot_report(slot, gates, loss, accuracy, without.get(name)) for name, slot in model.slots.items()},
+        **known,
+    )
 
 
 def slot_report(
-    slot: SeedSlot, gates: QualityGates, loss: float, accuracy: float, without: Ablation | None
+    slot: SeedSlot, gates: QualityGates, loss: float, accuracy: float, without: Score | None
 ) -> SeedStateReport:
     """One slot of a member whose validation gave this loss and accuracy (percent)."""
     state = slot.state
@@ -65,16 +90,3 @@ def report_from_plain(plain: Mapping[str, Any]) -> EpochReport:
     }
     known["action"] = Action(**plain["action"] | {"operation": Operation(plain["action"]["operation"])})
     return EpochReport(**known)
-
-
-def split_snapshot(prefix: str, snapshot: Snapshot) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A snapshot as tensors under a prefix, and plain values."""
-    tensors = {prefix + name: tensor for name, tensor in snapshot.tensors.items()}
-    return tensors, {"members": snapshot.members, "seeds": snapshot.seeds}
-
-
-def join_snapshot(prefix: str, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> Snapshot:
-    """The snapshot that `split_snapshot` took apart."""
-    kinds = (f"{prefix}weights/", f"{prefix}optimizer/")
-    chosen = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(kinds)}
-    return Snapshot(chosen, plain["members"], plain["seeds"])

@@ -3,6 +3,7 @@
 The rules are those of `esper.kasmina.blending` and `esper.kasmina.isolation`, one row a network.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ class _Isolate(torch.autograd.Function):
 def bound_residual(x: Tensor, delta: Tensor, max_ratio: float = 1.0) -> Tensor:
     """x + delta, where each sample's |delta| stays below max_ratio |x|."""
     if native.applies(x):
-        return _NativeBound.apply(x.contiguous(), delta.contiguous(), max_ratio)
+        return native.apply(_NativeBound, x.contiguous(), delta.contiguous(), max_ratio)
     over = tuple(range(1, x.dim() - 1))
     limit = max_ratio**2 * x.square().sum(over, keepdim=True) + BOUND_EPS
     return x + delta * torch.rsqrt(1 + delta.square().sum(over, keepdim=True) / limit)
@@ -76,7 +77,7 @@ def blend(host: Tensor, seed: Tensor, alpha: Tensor, through: Tensor) -> tuple[T
     per_lane = alpha.dim() == 1 or alpha.shape == lane_shape
     if native.applies(host) and per_lane:
         lanes = alpha if alpha.dim() == 1 else alpha.reshape(alpha.shape[0], -1)
-        return _NativeBlend.apply(host.contiguous(), seed.contiguous(), lanes.contiguous(), through)
+        return native.apply(_NativeBlend, host.contiguous(), seed.contiguous(), lanes.contiguous(), through)
     return _TorchBlend.apply(host, seed, alpha, through)
 
 
@@ -122,6 +123,35 @@ class _TorchBlend(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             grad_alpha = torch.where(rows, grad * (seed - host), 0.0).sum_to_size(lanes.shape).view_as(alpha)
         return grad_host, grad_seed, grad_alpha, None
+
+
+def scatter(h: Tensor, indices: Sequence[Tensor | None], pieces: Sequence[Tensor]) -> Tensor:
+    """h, some of whose rows are replaced by these pieces; an index of None stands for every row."""
+    if not pieces:
+        return h
+    if indices[0] is None:
+        return pieces[0]
+    return _Scatter.apply(h, list(indices), *pieces)
+
+
+class _Scatter(torch.autograd.Function):
+    """h with some rows replaced; a chain of index_copy would copy all of h once a group, forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, indices: list[Tensor], *pieces: Tensor) -> Tensor:
+        ctx.indices = indices
+        out = h.clone()
+        for index, piece in zip(indices, pieces, strict=True):
+            out.index_copy_(0, index, piece)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        pieces = [grad.index_select(0, index) for index in ctx.indices]
+        rest = grad.clone()
+        for index in ctx.indices:
+            rest.index_fill_(0, index, 0)
+        return rest, None, *pieces
 
 
 def _arguments(x: Tensor, alpha_per_sample: bool = False, max_ratio: float = 0.0, eps: float = 0.0) -> native.Seed:

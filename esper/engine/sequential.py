@@ -1,6 +1,8 @@
 """Training members one after another with their plain modules: the reference, and the choice where fusing loses."""
 
+import random
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from esper.engine.stacks import ModuleStack
 from esper.kasmina.host import MorphogeneticModel
 
 INPUT = "input"
+EVALUATION_STREAM = 0
 
 
 class SequentialEngine:
@@ -32,10 +35,12 @@ class SequentialEngine:
         self.halted = halted
         self.precision = precision
         self.trained: list[str] = []
+        self.seed = 0
 
-    def prepare(self, steps: int, version: int) -> None:
+    def prepare(self, steps: int, version: int, seed: int = 0) -> None:
         """See `Engine.prepare`."""
         self.trained = trained_stacks(self.stacks, self.models)
+        self.seed = seed
 
     def batches(self, x: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Engine.batches`."""
@@ -48,9 +53,13 @@ class SequentialEngine:
         gradients = {name: self.stacks[name].gradients() for name in self.trained}
         torch._foreach_zero_([grad for named in gradients.values() for grad in named.values()])
         losses, correct = [], []
+        stream = random.Random(f"{self.seed}/{step}").getrandbits(63)
         for member, model in enumerate(self.models):
             model.train()
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision is torch.bfloat16):
+            with (
+                torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision is torch.bfloat16),
+                _drawing_from(stream, x.device),
+            ):
                 logits = _row(model(x))
             loss, right = self.losses(logits, y)
             loss.sum().backward()
@@ -71,7 +80,7 @@ class SequentialEngine:
     def logits(self, x: Tensor, captured: Captured) -> Tensor:
         """See `Engine.logits`."""
         captured[INPUT] = {INPUT: x}
-        return torch.cat([_row(model.eval()(x)) for model in self.models])
+        return torch.cat([self._evaluated(model, x) for model in self.models])
 
     @torch.no_grad()
     def logits_without(self, slot: str, members: Sequence[int], captured: Captured) -> Tensor:
@@ -80,9 +89,26 @@ class SequentialEngine:
         for member in members:
             left_out = self.models[member].slots[slot]
             left_out.bypass = True
-            outputs.append(_row(self.models[member].eval()(captured[INPUT][INPUT])))
+            outputs.append(self._evaluated(self.models[member], captured[INPUT][INPUT]))
             left_out.bypass = False
         return torch.cat(outputs)
+
+    def _evaluated(self, model: MorphogeneticModel, x: Tensor) -> Tensor:
+        with _drawing_from(EVALUATION_STREAM, x.device):
+            return _row(model.eval()(x))
+
+
+@contextmanager
+def _drawing_from(stream: int, device: torch.device) -> Iterator[None]:
+    """Inside, what layers such as Dropout draw follows from this number alone, so members and their twins draw alike.
+
+    Such layers know no stream but torch's own, which is lent to them and then goes on as if nothing had been drawn.
+    """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(stream)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(stream)
+        yield
 
 
 def _row(logits: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Everything a population is at one moment, as flat tensors and plain values; and back, for all members or some."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,15 +22,49 @@ class Snapshot:
 
 
 @torch.no_grad()
-def take_snapshot(population: Population) -> Snapshot:
-    """A copy that later training does not touch."""
-    return Snapshot(
-        tensors={name: tensor.detach().clone() for name, tensor in _tensors(population).items()},
+def take_snapshot(
+    population: Population, members: Collection[int] | None = None, earlier: Snapshot | None = None
+) -> Snapshot:
+    """A copy that later training does not touch.
+
+    members: who is copied anew (None: all); the others stay as `earlier` has them.
+    """
+    now = Snapshot(
+        tensors=_tensors(population),
         members={name: list(stack.members) for name, stack in population.stacks.items()},
         seeds=[
             {name: None if slot.state is None else slot.state.to_dict() for name, slot in model.slots.items()}
             for model in population.models
         ],
+    )
+    if earlier is None or members is None or len(members) == len(population):
+        return replace(now, tensors={name: tensor.clone() for name, tensor in now.tensors.items()})
+    return _merged(now, earlier, set(members))
+
+
+def _merged(now: Snapshot, earlier: Snapshot, anew: set[int]) -> Snapshot:
+    """The members `anew` from `now`, all others from `earlier`."""
+    origin: dict[str, dict[int, Snapshot]] = {}  # stack -> member -> where its row comes from
+    for source in (earlier, now):
+        for stack, held in source.members.items():
+            for member in held:
+                if (member in anew) is (source is now):
+                    origin.setdefault(stack, {})[member] = source
+    members = {stack: sorted(sources) for stack, sources in origin.items()}
+    device = next(iter(now.tensors.values())).device  # an earlier one may come from a file
+
+    def row(key: str, stack: str, member: int) -> Tensor:
+        source = origin[stack][member]
+        return source.tensors[key][source.members[stack].index(member)].to(device)
+
+    return Snapshot(
+        tensors={
+            key: torch.stack([row(key, stack, member) for member in members[stack]])
+            for key in earlier.tensors | now.tensors
+            if (stack := key.split("/")[1]) in members
+        },
+        members=members,
+        seeds=[(now if member in anew else earlier).seeds[member] for member in range(len(now.seeds))],
     )
 
 
@@ -76,3 +110,16 @@ def _tensors(population: Population) -> dict[str, Tensor]:
         for slot, moments in held.slots.items():
             named |= {f"optimizer/{stack_name}/{slot}/{name}": tensor for name, tensor in moments.items()}
     return named
+
+
+def split_snapshot(prefix: str, snapshot: Snapshot) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A snapshot as tensors under a prefix, and plain values."""
+    tensors = {prefix + name: tensor for name, tensor in snapshot.tensors.items()}
+    return tensors, {"members": snapshot.members, "seeds": snapshot.seeds}
+
+
+def join_snapshot(prefix: str, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> Snapshot:
+    """The snapshot that `split_snapshot` took apart."""
+    kinds = (f"{prefix}weights/", f"{prefix}optimizer/")
+    chosen = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(kinds)}
+    return Snapshot(chosen, plain["members"], plain["seeds"])

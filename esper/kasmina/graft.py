@@ -21,23 +21,23 @@ class GraftedHost(Host):
     """A network with slots behind named submodules; a copy is grown, the network itself stays as it is.
 
     Args: module: any network; positions: slot name -> path of a submodule, such as "layer2" or "encoder.layers.1";
-    example: an input [B, ...] to try the network on. Raises: ConfigError, with the reason, on a submodule that does not
-    exist or whose output takes no seed.
+    example: an input [B, ...] to try the network on; key: what the paths were given as, for messages. Raises:
+    ConfigError, with the reason, on a submodule that does not exist or whose output takes no seed.
     """
 
-    def __init__(self, module: nn.Module, positions: Mapping[str, str], example: Tensor) -> None:
+    def __init__(self, module: nn.Module, positions: Mapping[str, str], example: Tensor, key: str = "") -> None:
         super().__init__()
         if not positions:
             raise ConfigError("slots: name at least one submodule, such as slots={'mid': 'layer2'}")
         if any("." in name or not name for name in positions):
             raise ConfigError(f"slots: names are plain words, not {', '.join(positions)}")
         self.module = copy.deepcopy(module)
-        features = _probe(self.module, positions, example)
+        features = _probe(self.module, positions, example, key)
         kinds = {name: _TOPOLOGIES[features[path].dim()] for name, path in positions.items()}
         topologies = {topology for topology, _ in kinds.values()}
         if len(topologies) > 1:
             listed = ", ".join(f"{name}: {topology}" for name, (topology, _) in kinds.items())
-            raise ConfigError(f"slots: all must be of one topology, and these are not ({listed})")
+            raise ConfigError(f"{key or 'slots'}: all must be of one topology, and these are not ({listed})")
         (self.topology,) = topologies
         self.injection_points = {
             name: features[path].shape[kinds[name][1]]
@@ -90,6 +90,12 @@ def grow(
     Returns: a model to plant seeds in, and to train by itself or as a member of a population. Its `host.module` is a
     copy of the network. Raises: ConfigError where a slot cannot be.
     """
+    if not isinstance(module, nn.Module) or not any(True for _ in module.parameters()):
+        raise ConfigError(f"grow: expected an nn.Module with parameters, and got {type(module).__name__}")
+    if not isinstance(slots, Mapping):
+        raise ConfigError(f"slots: expected names and submodules, such as {{'mid': 'layer2'}}, and got {slots!r}")
+    if not isinstance(example, Tensor):
+        raise ConfigError(f"example: expected an input as a tensor [B, ...], and got {type(example).__name__}")
     host = GraftedHost(module, slots, example)
     where = next(iter(module.parameters())).device if device is None else device
     return MorphogeneticModel(
@@ -97,8 +103,9 @@ def grow(
     )
 
 
-def _probe(module: nn.Module, positions: Mapping[str, str], example: Tensor) -> dict[str, Tensor]:
+def _probe(module: nn.Module, positions: Mapping[str, str], example: Tensor, key: str) -> dict[str, Tensor]:
     """Each path's features [B, ...], in the order in which the data meets them."""
+    asked = {name: f"{key or f'slots.{name}'}={path}" for name, path in positions.items()}
     found: dict[str, Tensor] = {}
     hooks = []
     for name, path in positions.items():
@@ -106,21 +113,19 @@ def _probe(module: nn.Module, positions: Mapping[str, str], example: Tensor) -> 
             submodule = module.get_submodule(path)
         except AttributeError as error:
             known = ", ".join(path for path, _ in module.named_modules() if path)
-            raise ConfigError(f"slots.{name}={path}: the network has no such submodule; it has {known}") from error
+            raise ConfigError(f"{asked[name]}: the network has no such submodule; it has {known}") from error
         if not path or list(positions.values()).count(path) > 1:
-            raise ConfigError(f"slots.{name}={path!r}: every slot needs a submodule of its own")
+            raise ConfigError(f"{asked[name]}: every slot needs a submodule of its own")
 
         def note(_: nn.Module, __: Any, output: Any, name: str = name, path: str = path) -> None:
             output = output[0] if isinstance(output, tuple) and output else output
             if path in found:
-                raise ConfigError(f"slots.{name}={path}: it runs more than once a pass, and a slot stands in one place")
+                raise ConfigError(f"{asked[name]}: it runs more than once a pass, and a slot stands in one place")
             if not isinstance(output, Tensor):
-                raise ConfigError(
-                    f"slots.{name}={path}: its output is {type(output).__name__}, and a seed takes a tensor"
-                )
+                raise ConfigError(f"{asked[name]}: its output is {type(output).__name__}, and a seed takes a tensor")
             if output.dim() not in _TOPOLOGIES or not output.is_floating_point():
                 raise ConfigError(
-                    f"slots.{name}={path}: its output is {list(output.shape)} {output.dtype}; a seed takes "
+                    f"{asked[name]}: its output is {list(output.shape)} {output.dtype}; a seed takes "
                     "images [B, C, H, W] or sequences [B, T, C]"
                 )
             found[path] = output
@@ -129,12 +134,14 @@ def _probe(module: nn.Module, positions: Mapping[str, str], example: Tensor) -> 
     try:
         with torch.no_grad(), evaluating(module):
             module(example)
-    except (RuntimeError, ValueError, TypeError) as error:
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a network of any make may raise
         raise ConfigError(f"the network fails on the example {list(example.shape)}: {error}") from error
     finally:
         for hook in hooks:
             hook.remove()
     for name, path in positions.items():
         if path not in found:
-            raise ConfigError(f"slots.{name}={path}: the network's forward pass never calls it")
+            raise ConfigError(f"{asked[name]}: the network's forward pass never calls it")
     return found

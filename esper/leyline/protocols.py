@@ -31,6 +31,34 @@ class Controller(Protocol):
         ...
 
 
+class BlueprintChooser(Protocol):
+    """Says what to plant next by what became of the seeds of all members; several may be on trial at a time."""
+
+    def select_blueprint(self, among: Sequence[str]) -> str:
+        """The most promising of these."""
+        ...
+
+    def start_trial(self, name: str) -> None:
+        """A seed was planted; it counts at once, and `record_outcome` or `abandon_trial` ends its trial."""
+        ...
+
+    def record_outcome(self, name: str, success: bool, reward: float) -> None:
+        """What became of a seed; rewards are finite, about 0 to 1."""
+        ...
+
+    def abandon_trial(self, name: str) -> None:
+        """What becomes of a seed will never be known."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides later choices, as plain JSON values."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state_dict` was taken."""
+        ...
+
+
 class Sink(Protocol):
     """Takes what happens; owns one output (a file, the terminal, a dashboard)."""
 

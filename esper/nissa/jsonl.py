@@ -98,16 +98,13 @@ def read_jsonl(path: Path | str) -> tuple[list[dict[str, Any]], int]:
     return records, unreadable
 
 
-def cut_back(run_dir: Path | str, epoch: int, update: int = 0) -> None:
+def cut_back(run_dir: Path | str, *, metrics: int = -1, events: int = -1, learning: int = 0) -> None:
     """Drop all that the files say of epochs and updates after these, and anything from the first unreadable line on.
 
     For resuming: what follows the checkpoint will be lived through, and written, again.
     """
-    for name, key, last in (
-        (METRICS_FILE, "epoch", epoch),
-        (EVENTS_FILE, "epoch", epoch),
-        (LEARNING_FILE, "update", update),
-    ):
+    ends = {METRICS_FILE: ("epoch", metrics), EVENTS_FILE: ("epoch", events), LEARNING_FILE: ("update", learning)}
+    for name, (key, last) in ends.items():
         path = Path(run_dir) / name
         if not path.exists():
             continue

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from esper.leyline import TelemetryEventType
+from esper.leyline import LEVELS, TelemetryEventType
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ SLOT_METRICS = _by_name(
     Metric("stage_value", "", "the same as a number"),
     Metric("seed", "", "the seed's name; empty when there is none"),
     Metric("blueprint", "", "what the seed was built from"),
+    Metric("blend", "", "how it blends in"),
     Metric("alpha", "0 to 1", "the seed's share in the slot's output"),
     Metric("epochs_in_stage", "epochs", "epochs since the seed entered its stage"),
     Metric("epochs_total", "epochs", "epochs since the seed was planted"),
@@ -67,6 +68,9 @@ SLOT_METRICS = _by_name(
     Metric("has_exploding", "", "true when some of the seed's gradients explode"),
     Metric("gradient_norm_ratio", "", "the seed's gradient norm over the host's"),
     Metric("improvement", "points", "validation accuracy gained since the seed entered its stage"),
+    Metric("parameter_count", "parameters", "the seed's own"),
+    Metric("is_healthy", "", "false when its output or gradients were not finite"),
+    Metric("can_advance", "", "true when the gates would let it take the step that waits for a controller"),
 )
 
 LEARNING_METRICS = _by_name(
@@ -79,14 +83,18 @@ LEARNING_METRICS = _by_name(
     Metric("episodes", "episodes", "episodes seen so far"),
     Metric("steps", "decisions", "decisions seen so far, one a member an epoch"),
     Metric("episodes_finished", "episodes", "that ended in this update"),
-    Metric("return_mean", "", "their mean undiscounted return; null when none ended"),
+    Metric("return_mean", "", "their mean undiscounted return; not there when none ended"),
     Metric("return_std", "", "their standard deviation"),
     Metric("length_mean", "decisions", "their mean length"),
-    Metric("validation_return", "", "mean return of validation episodes, most probable actions; null when not due"),
+    Metric("validation_return", "", "mean return of validation episodes; there when they were due"),
     Metric("best_validation_return", "", "best of them so far"),
     Metric("policy_loss", "", "what the policy's step minimises"),
-    Metric("value_loss", "", "mean squared error of the predicted returns"),
+    Metric("value_loss", "", "mean squared error of the predicted returns; of IQL its expectile loss"),
+    Metric("q_loss", "", "IQL: mean squared error of the action values"),
+    Metric("advantage", "", "IQL: what recorded actions were worth above the state's value, mean"),
+    Metric("advantage_weight", "", "IQL: what they count for in the policy's loss, mean"),
     Metric("entropy", "nats", "of the policy, over decisions with a choice"),
+    *(Metric(f"entropy_{level}", "nats", f"of it: choosing the {level}") for level in LEVELS),
     Metric("approx_kl", "nats", "divergence of the new policy from the acting one"),
     Metric("clip_fraction", "0 to 1", "share of decisions whose ratio was clipped"),
     Metric("explained_variance", "to 1", "share of the returns' variance that the values explain"),

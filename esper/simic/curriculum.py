@@ -10,11 +10,12 @@ from esper.errors import LearnerError
 
 @dataclass(slots=True)
 class BlueprintStats:
-    """What is known of one blueprint."""
+    """What is known of one blueprint; pending: trials whose outcome is not known yet."""
 
     trials: int = 0
     successes: int = 0
     total_reward: float = 0.0
+    pending: int = 0
 
     @property
     def mean_reward(self) -> float:
@@ -27,8 +28,11 @@ class BlueprintCurriculum:
 
     A tried blueprint scores mean + w sqrt(ln(N + 1) / n) - penalty * complexity / largest complexity, where N counts
     all trials and n its own. One not tried yet scores above every tried one as long as w exceeds the penalty.
+    Trials under way count as trials without reward until their outcome is known: those who choose at the same time
+    spread out, and a blueprint whose seeds are slow to show any worth is not chosen more and more often meanwhile.
     Raises ValueError for lists that do not fit each other and for unknown names.
-    Source: Auer, Cesa-Bianchi and Fischer 2002, "Finite-time analysis of the multiarmed bandit problem".
+    Source: Auer, Cesa-Bianchi and Fischer 2002, "Finite-time analysis of the multiarmed bandit problem"; for trials
+    under way ("virtual loss") Chaslot, Winands and van den Herik 2008, "Parallel Monte-Carlo tree search".
     """
 
     def __init__(
@@ -54,32 +58,48 @@ class BlueprintCurriculum:
         }
         self._stats = {name: BlueprintStats() for name in blueprints}
 
-    def record_outcome(self, name: str, success: bool, reward: float) -> None:
-        """Count one trial."""
+    def start_trial(self, name: str) -> None:
+        """Count one trial whose outcome comes later."""
+        self._known(name).pending += 1
+
+    def abandon_trial(self, name: str) -> None:
+        """End a trial under way that will have no outcome."""
         stats = self._known(name)
+        stats.pending = max(0, stats.pending - 1)
+
+    def record_outcome(self, name: str, success: bool, reward: float) -> None:
+        """Count one trial; one under way is thereby over."""
         if not math.isfinite(reward):
             raise LearnerError(f"The reward of blueprint {name!r} is {reward}; expected a finite number.")
+        self.abandon_trial(name)
+        stats = self._stats[name]
         stats.trials += 1
         stats.successes += bool(success)
         stats.total_reward += reward
 
     def get_ucb_scores(self) -> dict[str, float]:
         """Every blueprint's score; finite."""
-        width = math.sqrt(math.log(sum(stats.trials for stats in self._stats.values()) + 1))
+        width = math.sqrt(math.log(sum(stats.trials + stats.pending for stats in self._stats.values()) + 1))
         best = max((stats.mean_reward for stats in self._stats.values() if stats.trials), default=0.0)
         scores = {}
         for name, stats in self._stats.items():
-            if stats.trials:
-                optimism = stats.mean_reward + self.exploration_weight * width / math.sqrt(stats.trials)
+            count = stats.trials + stats.pending
+            if count:
+                optimism = stats.total_reward / count + self.exploration_weight * width / math.sqrt(count)
             else:
                 optimism = best + self.exploration_weight * (1 + width)
             scores[name] = optimism - self._penalties[name]
         return scores
 
-    def select_blueprint(self) -> str:
-        """The blueprint with the highest score; of equals the one listed first."""
+    def select_blueprint(self, among: Sequence[str] | None = None) -> str:
+        """The blueprint (of these, where some are given) with the highest score; of equals the one listed first."""
         scores = self.get_ucb_scores()
-        return max(scores, key=scores.__getitem__)
+        names = list(self._stats if among is None else among)
+        if not names:
+            raise LearnerError("among=[]: expected at least one blueprint to choose from.")
+        for name in names:
+            self._known(name)
+        return max(names, key=scores.__getitem__)
 
     def get_stats(self, name: str) -> dict[str, float]:
         """trials, successes and mean_reward of one blueprint."""

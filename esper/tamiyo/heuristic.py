@@ -6,6 +6,7 @@ from typing import Any
 
 from esper.errors import ConfigError
 from esper.leyline import WAIT, Action, EpochReport, Operation, SeedStage, SeedStateReport, is_active_stage
+from esper.leyline.protocols import BlueprintChooser
 from esper.tamiyo.settings import Catalogue, PolicySettings, check_blend, check_within
 from esper.tamiyo.signals import SignalTracker, TrainingSignals
 from esper.tamiyo.slot_memory import SlotMemory
@@ -18,12 +19,14 @@ class HeuristicPolicyConfig(PolicySettings):
     preferred_blueprints: planted first, in this order, where the host's catalogue has them (others are passed over);
     the rest of the catalogue follows from the fewest parameters up. blending_epochs: how long a blend is expected to
     take, as no seed is planted or blended with too few epochs left. probation_epochs: good epochs in a row that earn a
-    place for good. cull_patience_epochs: harmful epochs in a row that cost it.
+    place for good. cull_patience_epochs: harmful epochs in a row that cost it. curriculum: what is planted follows from
+    what became of the seeds of all members (UCB1), not from the order; exploration_weight, complexity_penalty: on the
+    scale of its reward, 1 for a fossil worth 50 points.
     """
 
     name: str = "heuristic"
     blend: str = "sigmoid"
-    preferred_blueprints: list[str] = field(default_factory=lambda: ["conv_light", "conv_enhance", "depthwise"])
+    preferred_blueprints: list[str] = field(default_factory=lambda: ["conv_enhance", "conv_light", "depthwise"])
     first_plant_epoch: int = 2
     max_live_seeds: int = 3
     min_training_epochs: int = 3
@@ -36,6 +39,9 @@ class HeuristicPolicyConfig(PolicySettings):
     cull_patience_epochs: int = 3
     plateau_threshold: float = 0.5
     plateau_patience_epochs: int = 3
+    curriculum: bool = False
+    exploration_weight: float = 0.3
+    complexity_penalty: float = 0.1
 
     def __post_init__(self) -> None:
         check_blend("blend", self.blend)
@@ -46,6 +52,8 @@ class HeuristicPolicyConfig(PolicySettings):
         check_within("min_gradient_health", self.min_gradient_health, 0.0, 1.0)
         check_within("min_contribution", self.min_contribution, 0.0, 100.0)
         check_within("plateau_threshold", self.plateau_threshold, 0.0, 100.0)
+        for key in ("exploration_weight", "complexity_penalty"):
+            check_within(key, getattr(self, key), 0.0, 1_000_000)
         for low, high in (("min_training_epochs", "max_training_epochs"), ("probation_epochs", "max_probation_epochs")):
             if not getattr(self, low) < getattr(self, high):
                 raise ConfigError(
@@ -83,12 +91,26 @@ _Wish = tuple[int, Action]
 class HeuristicTamiyo:
     """One action a member an epoch, by rule; it only asks, gates decide.
 
+    A member whose new episode begins (a report of epoch 0) is seen afresh; the curriculum goes on learning.
+
     Args:
         catalogue: (blueprint, parameters) of everything that fits the host's topology; nothing else is ever planted.
+        chooser: the curriculum, shared by all members; needed where the settings ask for one, unused otherwise.
+
+    Raises:
+        ConfigError: the settings ask for a curriculum, and there is none.
     """
 
-    def __init__(self, catalogue: Catalogue, config: HeuristicPolicyConfig | None = None) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        config: HeuristicPolicyConfig | None = None,
+        chooser: BlueprintChooser | None = None,
+    ) -> None:
         self.config = config or HeuristicPolicyConfig()
+        if self.config.curriculum and chooser is None:
+            raise ConfigError("policy.curriculum=true: the heuristic was handed none; use policy.curriculum=false")
+        self._chooser = chooser if self.config.curriculum else None
         self._parameters = dict(catalogue)
         preferred = [name for name in self.config.preferred_blueprints if name in self._parameters]
         others = sorted(set(self._parameters) - set(preferred), key=lambda name: (self._parameters[name], name))
@@ -97,22 +119,27 @@ class HeuristicTamiyo:
 
     def act(self, reports: Sequence[EpochReport]) -> list[Action]:
         """One action a report, in the same order, each with its reason."""
+        for report in reports:  # all, before anyone decides: what one member has found out serves every other at once
+            self._observe(report)
         return [WAIT if report.is_twin or report.retired else self._decide(report) for report in reports]
 
     def state_dict(self) -> dict[str, Any]:
-        """What is remembered of every member, as plain JSON values."""
+        """What is remembered of every member, and what the curriculum has learned, as plain JSON values."""
         return {
+            "curriculum": self._chooser.state_dict() if self._chooser else None,
             "members": {
                 str(member): {
                     "signals": memory.tracker.state_dict(),
                     "slots": {slot: seed.to_dict() for slot, seed in memory.slots.items()},
                 }
                 for member, memory in self._members.items()
-            }
+            },
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state_dict` was taken."""
+        if self._chooser:
+            self._chooser.load_state_dict(state["curriculum"])
         self._members = {}
         for member, plain in state["members"].items():
             memory = self._memory(int(member))
@@ -122,11 +149,31 @@ class HeuristicTamiyo:
     def _memory(self, member: int) -> _MemberMemory:
         return self._members.setdefault(member, _MemberMemory(SignalTracker(self.config.plateau_threshold)))
 
+    def _observe(self, report: EpochReport) -> None:
+        """Take in a report, and let the curriculum know what became of seeds."""
+        if report.is_twin:
+            return
+        if report.retired or report.epoch == 0:
+            self._forget(report.member)
+        if report.retired:
+            return
+        memory = self._memory(report.member)
+        memory.tracker.update(report)
+        for slot, seed in report.slots.items():
+            outcome = memory.slots.setdefault(slot, SlotMemory()).observe(seed, self.config.min_contribution)
+            if outcome and self._chooser:
+                self._chooser.record_outcome(outcome.blueprint, outcome.is_fossil, outcome.reward)
+
+    def _forget(self, member: int) -> None:
+        """A member has ended its episode: what its seeds were worth will not be known."""
+        memory = self._members.pop(member, None)
+        for slot in memory.slots.values() if memory else ():
+            if slot.is_on_trial and self._chooser:
+                self._chooser.abandon_trial(slot.blueprint)
+
     def _decide(self, report: EpochReport) -> Action:
         memory = self._memory(report.member)
-        signals = memory.tracker.update(report)
-        for slot, seed in report.slots.items():
-            memory.slots.setdefault(slot, SlotMemory()).observe(seed, self.config.min_contribution)
+        signals = memory.tracker.signals
         cases = [_Case(slot, seed, memory.slots[slot], signals, report) for slot, seed in report.slots.items()]
         wishes = [wish for case in cases if (wish := self._wish(case)) is not None]
         if not wishes:
@@ -135,6 +182,8 @@ class HeuristicTamiyo:
         chosen = memory.slots[action.slot]
         if action.operation is Operation.GERMINATE:
             chosen.planted(action.blueprint)
+            if self._chooser:
+                self._chooser.start_trial(action.blueprint)
         elif action.operation is Operation.ADVANCE:
             chosen.asked += 1
         return action
@@ -166,15 +215,15 @@ class HeuristicTamiyo:
         return _PLANT, Action(Operation.GERMINATE, case.slot, blueprint, config.blend, reason)
 
     def _choose(self, case: _Case) -> tuple[str, str]:
-        """What failed least in this slot: the first by preference, or the largest where the host stands still."""
+        """What failed least in this slot: by curriculum, else by preference, or the largest on a plateau."""
         failures = case.memory.failures
-        if not failures:
-            return self._blueprints[0], "empty slot"
         fewest = min(failures.get(name, 0) for name in self._blueprints)
         left = [name for name in self._blueprints if failures.get(name, 0) == fewest]
-        reason = f"after {', '.join(failures)} failed here"
+        reason = f"after {', '.join(failures)} failed here" if failures else "empty slot"
+        if self._chooser:
+            return self._chooser.select_blueprint(left), f"{reason}; by curriculum"
         standstill = case.signals.plateau_epochs
-        if standstill >= self.config.plateau_patience_epochs:
+        if failures and standstill >= self.config.plateau_patience_epochs:
             largest = max(left, key=lambda name: self._parameters[name])
             return largest, f"{reason}; no progress for {standstill} epochs"
         return left[0], reason

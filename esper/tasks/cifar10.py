@@ -75,7 +75,7 @@ def _download(settings: Cifar10Settings, archive: Path) -> None:
         os.replace(partial, archive)
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise TaskError(
-            f"task=cifar10 cannot fetch {settings.url} ({error}). Put {ARCHIVE_NAME} into {archive.parent} "
+            f"task=cifar10: cannot fetch {settings.url} ({error}). Put {ARCHIVE_NAME} into {archive.parent} "
             "(key task.data_dir) yourself, or set task.url to a copy within reach."
         ) from error
     finally:

@@ -51,7 +51,9 @@ def _heads(root: Path, paths: list[Path]) -> Iterator[bytes]:
             with (root / path).open("rb") as file:
                 yield file.read(FILE_BYTES)
         except OSError as error:
-            raise TaskError(f"task=pysource cannot read {root / path} ({error.strerror}); use task=text.") from error
+            raise TaskError(
+                f"task=pysource: cannot read {root / path} ({error.strerror}); use another task."
+            ) from error
 
 
 def _take(heads: Iterator[bytes], size: int, key: str, root: Path) -> bytes:
@@ -61,7 +63,7 @@ def _take(heads: Iterator[bytes], size: int, key: str, root: Path) -> bytes:
         if len(text) >= size:
             return bytes(text[:size])
     raise TaskError(
-        f"{key}={size}: the Python sources in {root} leave {len(text)} bytes for it; lower it, or use task=text."
+        f"{key}={size}: the Python sources in {root} leave {len(text)} bytes for it; lower it, or use another task."
     )
 
 

@@ -175,3 +175,8 @@ class TextSettings(BytesSettings):
 
     name: str = "text"
     path: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.path is None:
+            raise ConfigError("task.path: task=text needs a file, as in: experiment=language task=text task.path=FILE")

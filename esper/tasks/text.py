@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from esper.errors import TaskError
+from esper.errors import ConfigError
 from esper.tasks.settings import TextSettings
 from esper.tasks.task import Task, register_task
 from esper.tasks.windows import build_bytes_task
@@ -14,18 +14,19 @@ def read_splits(settings: TextSettings) -> tuple[bytes, bytes, bytes]:
     """Training, validation and test text: three spans of the file, one after the other.
 
     Raises:
-        TaskError: no file is named, or it cannot be read.
+        ConfigError: the file cannot be read.
     """
-    if settings.path is None:
-        raise TaskError("task=text needs a corpus: name a file with task.path=FILE.")
-    path = Path(settings.path).expanduser()
+    path = Path(settings.path or "").expanduser()
     sizes = (settings.train_bytes, settings.val_bytes, settings.test_bytes)
     try:
         with path.open("rb") as file:
             text = file.read(sum(sizes))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise TaskError(f"task.path={settings.path}: cannot be read ({reason}); name a file of text.") from error
+        raise ConfigError(
+            f"task.path={settings.path}: cannot be read ({reason}); name a file of text, "
+            "as in: experiment=language task=text task.path=FILE"
+        ) from None
     val_size, test_size = (len(text) * size // sum(sizes) for size in sizes[1:])
     train_size = len(text) - val_size - test_size
     return text[:train_size], text[train_size : train_size + val_size], text[train_size + val_size :]

@@ -1,6 +1,9 @@
+import importlib
 import io
+import os
 import pickle
 import random
+import subprocess
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -260,18 +263,20 @@ def test_an_audit_tells_of_a_file_what_it_would_tell_of_the_object(tmp_path: Pat
 
 
 def test_a_class_that_is_not_loaded_is_not_loaded_and_known_by_its_form(tmp_path: Path) -> None:
-    text = pickle.dumps({"stage": Colour.RED, "note": Note(at=NOW), "net": nn.ReLU(), "hook": Odd()}, 2)
+    value = {"stage": Colour.RED, "word": Word.YES, "note": Note(at=NOW), "net": nn.ReLU(), "hook": Odd()}
+    text = pickle.dumps(value, 2)
     for name in (__name__, "torch.nn.modules.activation"):
         text = text.replace(b"c" + name.encode() + b"\n", b"cnowhere.to.be.found\n")
     (tmp_path / "f.pt").write_bytes(text)
     assert audit_checkpoint(tmp_path / "f.pt")["issues"] == [
-        "root['stage']: Enum nowhere.to.be.found.Colour, by its form → int",
+        "root['stage']: Enum nowhere.to.be.found.Colour, by its form → its value",
+        "root['word']: Enum nowhere.to.be.found.Word, by its form → its value",
         "root['note']: object of class nowhere.to.be.found.Note → needs manual inspection "
-        "(a dataclass: dict via `to_dict()`)",
+        "(if it is a dataclass: dict via `to_dict()`)",
         "root['note'].at: datetime → ISO 8601 string",
         "root['net']: nn.Module nowhere.to.be.found.ReLU → CRITICAL: store state_dict separately",
         "root['hook']: object of class nowhere.to.be.found.Odd → needs manual inspection "
-        "(a dataclass: dict via `to_dict()`)",
+        "(if it is a dataclass: dict via `to_dict()`)",
         "root['hook'].inner: datetime → ISO 8601 string",
     ]
 
@@ -302,10 +307,62 @@ def test_no_malicious_file_runs(tmp_path: Path) -> None:
             continue
         audit = audit_checkpoint(path)
         assert [each.split(".")[-1] for each in iterative_audit(path)] == ["system"], name
-        assert audit["weights_only"].startswith("FAILED: ")
-        if name != "header":  # there it is not part of the value
-            assert [line for line in audit["issues"] if "system(...) → needs manual inspection" in line], name
+        assert audit["weights_only"].startswith("FAILED: ") and "will likely succeed" not in format_audit(audit)
+        assert [line for line in audit["issues"] if line.endswith("do not load")], name
+        assert (name == "header") == audit["issues"][-1].startswith("the pickle itself: ")  # it is no part of the value
     assert not proof.exists()
+
+
+class Call:
+    """Pickled as a call."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        Call(os.system, "true"),
+        Call(eval, "1"),
+        Call(exec, "1"),
+        Call(getattr, 1, "real"),
+        Call(subprocess.Popen, ["true"]),
+        Call("a".upper),
+        Call(importlib.import_module, "this"),
+    ],
+    ids=lambda call: call.call[0].__name__,
+)
+def test_a_call_that_runs_code_is_told_from_an_odd_value(call: Call, tmp_path: Path) -> None:
+    audit = audit_checkpoint(saved({"odd": range(2), "hook": call}, tmp_path / "c.pt"))
+    odd, *hook = audit["issues"]
+    assert odd.endswith("needs manual inspection")
+    assert hook and all(line.startswith("root['hook']") for line in hook)
+    assert hook[0].endswith("(...) → CRITICAL: runs code when loaded; do not load")
+
+
+def test_a_blocked_module_is_named_without_torch_s_advice(tmp_path: Path) -> None:
+    audit = audit_checkpoint(saved(Call(os.system, "true"), tmp_path / "c.pt"))
+    assert audit["error"].startswith("UnpicklingError: Trying to load unsupported GLOBAL")
+    assert "weights_only" not in audit["error"]
+
+
+def test_a_counter_is_counted(tmp_path: Path) -> None:
+    audit = audit_checkpoint(saved({"full": Counter("aab"), "empty": Counter()}, tmp_path / "c.pt"))
+    assert audit["structure"] == {"full": "Counter of 2", "empty": "Counter of 0"} and audit["compatible"]
+    (line,) = audit_checkpoint(saved(Counter({NOW: 1}), tmp_path / "d.pt"))["issues"]
+    assert line == "root.keys()[0]: datetime → ISO 8601 string"
+
+
+def test_what_is_no_torch_file_for_a_plain_reason_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is a folder"):
+        audit_checkpoint(tmp_path)
+    (tmp_path / "c.safetensors").write_bytes(b"\x02" + bytes(7) + b"{}")
+    with pytest.raises(CheckpointError, match="is a safetensors file"):
+        audit_checkpoint(tmp_path / "c.safetensors")
 
 
 def test_importing_is_not_left_to_a_file(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-@pytest.mark.parametrize("key", ["model_state_dict", "state_dict", None])
+@pytest.mark.parametrize("key", ["model_state_dict", "state_dict", "model", None])
 def test_a_model_comes_back_exactly(tmp_path: Path, key: str | None, legacy: bool) -> None:
     model, loaded = network(), network()
     state = model.state_dict()
@@ -147,10 +147,12 @@ def test_a_model_that_is_given_must_fit_and_gets_the_weights(tmp_path: Path) -> 
         ([1, 2], "it holds a list; expected a dictionary"),
         ({"a": {"b": b"bytes"}}, r"a\.b is a bytes"),
         ({"a": [1, 2j]}, r"a\.1 is a complex"),
-        ({"best": math.inf}, r"metadata\['best'\] is inf"),
+        ({"a": [1, 2j], "b": {"best": math.inf}}, r"a\.1 is a complex, .*; b\.best is inf: JSON has no such number\."),
+        ({"a": list(range(9)), "b": [b"x"] * 25}, r"b\.0 is a bytes.*; b\.19 is a bytes.*; and 5 more\."),
+        ({5.0: 1}, "the file has a key that is a float"),
         ({"a": {(1, 2): 3}}, "a has a key that is a tuple"),
         ({"a": {1: 2, "1": 3}}, "a has two keys that are the same as text"),
-        ({"a": {"b.c": torch.ones(1), "b": {"c": torch.ones(1)}}}, r"two tensors are at a\.b\.c"),
+        ({"a": {"b.c": torch.ones(1), "b": {"c": torch.ones(1)}}}, r"a\.b\.c is the place of two tensors"),
         ({"state_dict": {"w": torch.ones(2).to_sparse()}}, "'w' .*cannot be stored"),
         ({"state_dict": {"w": torch.ones(2), "_extra_state": [torch.ones(1)]}}, r"_extra_state\.0 is a torch\.Tensor"),
         ({"w": torch.empty(2, device="meta")}, "'w' has no values"),
@@ -165,9 +167,14 @@ def test_what_cannot_be_represented_is_refused_by_name(tmp_path: Path, payload: 
 
 def test_a_cycle_is_refused(tmp_path: Path) -> None:
     endless: list[Any] = []
-    endless.append(endless)
-    with pytest.raises(CheckpointError, match="nested deeper than 60 levels, or contains itself"):
+    endless.append({"self": endless})
+    with pytest.raises(CheckpointError, match=r"converted: a contains itself, at a\.0\.self\."):
         migrate_torch_checkpoint(saved({"a": endless}, tmp_path / "old.pt"), tmp_path / "new")
+    deep: list[Any] = []
+    for _ in range(70):
+        deep = [deep]
+    with pytest.raises(CheckpointError, match="nested deeper than 60 levels"):
+        migrate_torch_checkpoint(saved({"a": deep}, tmp_path / "old.pt"), tmp_path / "new")
 
 
 def test_a_trusted_file_s_objects_become_plain(tmp_path: Path) -> None:
@@ -179,11 +186,15 @@ def test_a_trusted_file_s_objects_become_plain(tmp_path: Path) -> None:
         "note": Note("x"),
         "score": np.float64(0.5),
         "ordered": OrderedDict(a=None),
+        "folder": Path("runs") / "1",
+        "scores": np.arange(3.0),
     }
     source = saved(payload, tmp_path / "old.pt")
     with pytest.raises(CheckpointError, match=r"asks for datetime\.datetime.*\n.*--trust"):
         migrate_torch_checkpoint(source, tmp_path / "new")
-    metadata = read_bundle(migrate_torch_checkpoint(source, tmp_path / "new", trust=True)).metadata
+    read = read_bundle(migrate_torch_checkpoint(source, tmp_path / "new", trust=True))
+    metadata = read.metadata
+    assert read.tensors["scores"].tolist() == [0.0, 1.0, 2.0]
     at = now.isoformat()
     assert metadata == {
         "now": at,
@@ -192,6 +203,8 @@ def test_a_trusted_file_s_objects_become_plain(tmp_path: Path) -> None:
         "note": {"text": "x"},
         "score": 0.5,
         "ordered": {"a": None},
+        "folder": "runs/1",
+        "scores": {"tensor": "scores"},
     }
 
 
@@ -200,6 +213,15 @@ def test_a_trusted_file_may_be_a_whole_network(tmp_path: Path) -> None:
     source = saved(model, tmp_path / "old.pt")
     load_checkpoint(loaded, migrate_torch_checkpoint(source, tmp_path / "new", trust=True))
     assert same(model, loaded)
+    source = saved({"model": model, "names": np.array(["a"])}, tmp_path / "both.pt")
+    with pytest.raises(CheckpointError, match="names is an array of <U1, which no tensor holds"):
+        migrate_torch_checkpoint(source, tmp_path / "new", trust=True)
+
+
+def test_what_is_called_model_is_one_when_it_holds_tensors(tmp_path: Path) -> None:
+    settings = {"model": {"width": 4}, "state_dict": network().state_dict()}
+    path = migrate_torch_checkpoint(saved(settings, tmp_path / "old.pt"), tmp_path / "new")
+    assert load_checkpoint(network(), path)["metadata"] == {"model": {"width": 4}}
 
 
 def test_an_object_without_a_plain_form_is_named(tmp_path: Path) -> None:
@@ -222,7 +244,7 @@ def test_no_malicious_file_runs_unless_trusted(tmp_path: Path) -> None:
 def test_a_trusted_file_that_fails_is_an_error_in_words(tmp_path: Path) -> None:
     (tmp_path / "f.pt").write_bytes(b"\x80\x02cno_such_module\nThing\n)R.")
     with pytest.raises(
-        CheckpointError, match="cannot be loaded: ModuleNotFoundError: No module named 'no_such_module'"
+        CheckpointError, match=r"ModuleNotFoundError: No module named 'no_such_module'; put the folder .* on PYTHONPATH"
     ):
         migrate_torch_checkpoint(tmp_path / "f.pt", tmp_path / "new", trust=True)
     (tmp_path / "f.safetensors").touch()

@@ -39,7 +39,7 @@ def test_a_sweep_goes_on_after_a_failed_run_and_says_so(esper):
     # The first job's host has no such position: known only once it is built.
     done = esper.run_here("-m", *TINY, "slots.names=[nowhere],[early]", "telemetry=none", "hydra.sweep.dir=sweep")
     assert done.code == 2
-    assert "nowhere" in done.err
+    assert "nowhere" in done.err and "Error executing job" not in done.err
     statuses = [record_of(esper.folder / "sweep" / job)["status"] for job in ("0", "1")]
     assert statuses == ["failed", "finished"]
 
@@ -67,6 +67,7 @@ def test_a_run_goes_where_it_was_told_to_and_never_over_another(esper):
         (["resume=."], "it has no run.json"),
         (["-m", "resume=."], "it has no run.json"),
         (["hydra.run.dir=${nowhere}"], "nowhere"),
+        (["hydra.run.dir=/dev/null/mine"], "hydra.run.dir=/dev/null/mine: this folder cannot be made"),
     ],
 )
 def test_bad_input_is_answered_in_short_and_leaves_nothing_behind(esper, arguments, wanted):
@@ -135,6 +136,20 @@ def test_a_run_in_use_is_not_resumed(esper):
     assert process.returncode == 143
     assert refused.code == 2
     assert f"process {process.pid}" in refused.err
+
+
+def test_a_sweep_whose_reader_goes_away_runs_on(esper):
+    process = esper.start("-m", *TINY, "seed=1,2", "epochs=1", "engine.members=1", "hydra.sweep.dir=sweep")
+    process.stdout.readline()
+    process.stdout.close()
+    errors = process.stderr.read()
+    assert (process.wait(timeout=60), errors) == (0, "")
+    assert [record_of(esper.folder / "sweep" / job)["status"] for job in ("0", "1")] == ["finished"] * 2
+
+
+def test_to_resume_nothing_is_to_start(esper):
+    done = esper.run_here("resume=null", "--cfg", "job")
+    assert (done.code, done.err) == (0, "")
 
 
 def test_a_reader_that_goes_away_costs_nothing(esper):

@@ -139,7 +139,7 @@ def test_ablations_cost_what_they_must(monkeypatch):
             *steps[1:],
         ),
     )
-    grown._validate([(0, "early"), (1, "mid")])
+    grown.passes.validate([(0, "early"), (1, "mid")])
     assert ran == ["prefix"]  # what lies before the slots runs once, for everyone
 
 

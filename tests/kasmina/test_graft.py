@@ -134,3 +134,26 @@ class TwoPasses(nn.Module):
 def test_what_cannot_be_grown_is_refused_with_the_reason(network, slots, shape, reason):
     with pytest.raises(ConfigError, match=reason):
         esper.grow(network(), slots, torch.randn(shape))
+
+
+class Fails(nn.Linear):
+    def forward(self, x):
+        return {}["missing"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ((3, {"mid": "0"}, torch.ones(1, 2)), "expected an nn.Module with parameters, and got int"),
+        ((nn.Identity(), {"mid": "0"}, torch.ones(1, 2)), "expected an nn.Module with parameters, and got Identity"),
+        (
+            (nn.Linear(2, 2), ["0"], torch.ones(1, 2)),
+            r"slots: expected names and submodules, such as \{'mid': 'layer2'\}",
+        ),
+        ((nn.Linear(2, 2), {"mid": "0"}, [1.0]), "example: expected an input as a tensor"),
+        ((nn.Sequential(Fails(2, 2)), {"mid": "0"}, torch.ones(1, 2)), "the network fails on the example .*missing"),
+    ],
+)
+def test_what_is_no_network_or_no_place_is_refused_in_words(arguments, reason):
+    with pytest.raises(ConfigError, match=reason):
+        esper.grow(*arguments)

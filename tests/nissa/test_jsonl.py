@@ -80,7 +80,7 @@ def test_cut_back_keeps_what_the_checkpoint_knows(tmp_path: Path) -> None:
     sink.close("interrupted")
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"epoch": 2, "torn')
-    cut_back(tmp_path, 2)
+    cut_back(tmp_path, metrics=2, events=2)
     assert [r["epoch"] for r in read_jsonl(tmp_path / "metrics.jsonl")[0]] == [0, 1, 2]
     assert [r["epoch"] for r in read_jsonl(tmp_path / "events.jsonl")[0]] == [0, 0, 1, 1, 2, 2]
     sink = JsonlSink(tmp_path)
@@ -90,6 +90,6 @@ def test_cut_back_keeps_what_the_checkpoint_knows(tmp_path: Path) -> None:
 
 def test_cut_back_drops_a_torn_last_line_of_an_epoch_to_keep(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"epoch":0}\n{"epoch":1}')
-    cut_back(tmp_path, 7)
+    cut_back(tmp_path, metrics=7, events=7)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch":0}\n'
     assert not (tmp_path / "events.jsonl").exists()

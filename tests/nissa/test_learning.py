@@ -38,7 +38,7 @@ def test_cut_back_keeps_the_updates_that_the_checkpoint_knows(tmp_path: Path) ->
     for number in (1, 2, 3):
         sink.update(update(number))
     sink.epoch({"epoch": 0})
-    cut_back(tmp_path, -1, 2)
+    cut_back(tmp_path, learning=2)
     assert [record["update"] for record in read_run(tmp_path).updates] == [1, 2]
     assert (tmp_path / "metrics.jsonl").read_text() == ""
 

@@ -107,3 +107,41 @@ def test_unknown_names_and_bad_rewards(curriculum: BlueprintCurriculum) -> None:
 
 def test_equal_complexities_of_zero() -> None:
     assert BlueprintCurriculum(["a", "b"], [0, 0]).select_blueprint() == "a"
+
+
+def test_trials_under_way_count_as_trials_without_reward() -> None:
+    curriculum = BlueprintCurriculum(["a", "b"], [1, 1], exploration_weight=1.0, complexity_penalty=0.0)
+    curriculum.record_outcome("a", success=True, reward=0.5)
+    curriculum.start_trial("a")
+    curriculum.start_trial("b")
+    width = math.sqrt(math.log(4))
+    assert curriculum.get_ucb_scores() == pytest.approx({"a": 0.25 + width / math.sqrt(2), "b": width})
+    assert curriculum.get_stats("a") == {"trials": 1, "successes": 1, "mean_reward": 0.5}
+    curriculum.record_outcome("b", success=True, reward=0.8)
+    assert curriculum.get_ucb_scores() == pytest.approx({"a": 0.25 + width / math.sqrt(2), "b": 0.8 + width})
+
+
+def test_choosing_many_at_once_spreads_out(curriculum: BlueprintCurriculum) -> None:
+    names = []
+    for _ in range(6):
+        names.append(curriculum.select_blueprint())
+        curriculum.start_trial(names[-1])
+    assert names == ["light", "medium", "heavy"] * 2
+
+
+def test_an_abandoned_trial_leaves_no_trace(curriculum: BlueprintCurriculum) -> None:
+    before = curriculum.state_dict()
+    curriculum.start_trial("heavy")
+    assert json.loads(json.dumps(curriculum.state_dict())) != before
+    curriculum.abandon_trial("heavy")
+    assert curriculum.state_dict() == before
+    with pytest.raises(ValueError, match="'wide'"):
+        curriculum.start_trial("wide")
+
+
+def test_choosing_among_some(curriculum: BlueprintCurriculum) -> None:
+    assert curriculum.select_blueprint(["heavy", "medium"]) == "medium"
+    with pytest.raises(ValueError, match="'wide'"):
+        curriculum.select_blueprint(["light", "wide"])
+    with pytest.raises(ValueError, match="at least one"):
+        curriculum.select_blueprint([])

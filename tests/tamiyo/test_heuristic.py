@@ -4,6 +4,7 @@ import pytest
 
 from esper.errors import ConfigError
 from esper.leyline import WAIT, Operation, SeedStage
+from esper.simic.curriculum import BlueprintCurriculum
 from esper.tamiyo import HeuristicPolicyConfig, HeuristicTamiyo
 
 FOSSIL = SeedStage.FOSSILIZED
@@ -28,14 +29,14 @@ def one(controller, report):
 # planting
 
 
-def test_plants_the_preferred_light_seed_early_one_slot_an_epoch(build, report, seed):
+def test_plants_the_preferred_seed_early_one_slot_an_epoch(build, report, seed):
     controller = build()
     assert one(controller, report(0)) == WAIT
     action = one(controller, report(1))
     assert (action.operation, action.slot, action.blueprint, action.blend) == (
         Operation.GERMINATE,
         "early",
-        "conv_light",
+        "conv_enhance",
         "sigmoid",
     )
     assert action.reason
@@ -75,19 +76,19 @@ def test_plants_only_what_the_host_s_catalogue_has(report):
 def test_after_a_cull_another_blueprint_takes_the_slot(build, report, seed, full):
     controller = build()
     planted = one(controller, report(1, **{**full, "mid": seed()}))
-    assert planted.blueprint == "conv_light"
-    one(controller, report(2, **{**full, "mid": seed(SeedStage.TRAINING)}))
+    assert planted.blueprint == "conv_enhance"
+    one(controller, report(2, **{**full, "mid": seed(SeedStage.TRAINING, blueprint_id="conv_enhance")}))
     for epoch, stage in ((3, SeedStage.CULLED), (4, SeedStage.EMBARGOED), (5, SeedStage.RESETTING)):
         assert one(controller, report(epoch, accuracy=50.0 + epoch, **{**full, "mid": seed(stage)})) == WAIT
     action = one(controller, report(6, accuracy=60.0, **{**full, "mid": seed()}))
-    assert action.blueprint == "conv_enhance" and "conv_light" in action.reason
+    assert action.blueprint == "conv_light" and "conv_enhance" in action.reason
 
 
 def test_a_seed_lost_before_it_was_ever_seen_counts_as_failed(build, report, full, seed):
     controller = build()
     one(controller, report(1, **{**full, "mid": seed()}))
     one(controller, report(2, **{**full, "mid": seed(SeedStage.EMBARGOED)}))
-    assert one(controller, report(3, accuracy=60.0, **{**full, "mid": seed()})).blueprint == "conv_enhance"
+    assert one(controller, report(3, accuracy=60.0, **{**full, "mid": seed()})).blueprint == "conv_light"
 
 
 def test_on_a_plateau_the_largest_of_what_is_left_follows_a_failure(build, report, seed, full):
@@ -294,6 +295,131 @@ def test_continues_exactly_from_its_state(build, report, seed, full):
         assert second.state_dict() == uninterrupted.state_dict()
 
 
+def test_a_new_episode_is_seen_afresh(build, report, seed, full):
+    """The member's host is another one: what failed in the last episode, and how far it had come, is of no account."""
+    controller, fresh = build(), build()
+    one(controller, report(5, accuracy=90.0, **{**full, "mid": seed(SeedStage.TRAINING)}))
+    one(controller, report(6, accuracy=90.0, **{**full, "mid": seed(SeedStage.EMBARGOED)}))
+    for each in (controller, fresh):
+        one(each, report(0))
+    assert controller.state_dict() == fresh.state_dict()
+
+
+# the curriculum
+
+
+@pytest.fixture
+def chooser(catalogue):
+    return BlueprintCurriculum(*zip(*catalogue, strict=True), exploration_weight=0.3, complexity_penalty=0.1)
+
+
+@pytest.fixture
+def learning(catalogue, chooser):
+    """A heuristic with a curriculum."""
+    return HeuristicTamiyo(catalogue, HeuristicPolicyConfig(curriculum=True, first_plant_epoch=2), chooser)
+
+
+def planted(action):
+    assert action.operation is Operation.GERMINATE
+    return action.blueprint
+
+
+def life(controller, report, full, states, member=0, start=2):
+    """Live through these states of the middle slot, one an epoch."""
+    for epoch, state in enumerate(states, start):
+        one(controller, report(epoch, member, **{**full, "mid": state}))
+
+
+def test_members_that_plant_at_the_same_time_try_different_things(learning, report, catalogue):
+    names = [planted(action) for action in learning.act([report(1, member) for member in range(12)])]
+    assert names[:6] == names[6:] == [name for name, _ in catalogue]  # none is known to be better: simple ones first
+
+
+def test_a_fossil_earns_its_mean_contribution_on_probation(learning, chooser, report, seed, full):
+    assert planted(one(learning, report(1, **{**full, "mid": seed()}))) == "norm"
+    norm = {"blueprint_id": "norm"}
+    probation = [seed(SeedStage.PROBATIONARY, alpha=1.0, contribution=points, **norm) for points in (10.0, 30.0)]
+    blending = seed(SeedStage.BLENDING, alpha=0.9, contribution=-40.0, **norm)
+    life(learning, report, full, [seed(SeedStage.TRAINING, **norm), blending, *probation])
+    assert chooser.get_stats("norm")["trials"] == 0
+    life(learning, report, full, [seed(FOSSIL, **norm)] * 3, start=6)
+    assert chooser.get_stats("norm") == {"trials": 1, "successes": 1, "mean_reward": pytest.approx(0.4)}
+
+
+def test_a_fossil_set_back_to_probation_is_counted_once(learning, chooser, report, seed, full):
+    one(learning, report(1, **{**full, "mid": seed()}))
+    probation = seed(SeedStage.PROBATIONARY, alpha=1.0, contribution=50.0, blueprint_id="norm")
+    fossil = seed(FOSSIL, blueprint_id="norm")
+    life(learning, report, full, [probation, fossil, probation, fossil])
+    assert chooser.get_stats("norm")["trials"] == 1
+
+
+@pytest.mark.parametrize("lost", [SeedStage.CULLED, SeedStage.EMBARGOED, SeedStage.DORMANT])
+def test_a_seed_that_is_lost_is_a_failure_without_reward(learning, chooser, report, seed, full, lost):
+    one(learning, report(1, **{**full, "mid": seed()}))
+    probation = seed(SeedStage.PROBATIONARY, alpha=1.0, contribution=30.0, blueprint_id="norm")
+    life(learning, report, full, [probation, seed(lost)])
+    assert chooser.get_stats("norm") == {"trials": 1, "successes": 0, "mean_reward": 0.0}
+
+
+def test_what_one_member_finds_out_serves_the_others_in_the_same_epoch(learning, report, seed, full):
+    """Each of six members tries another blueprint; what came of the last one's is known to the first."""
+    names = [planted(a) for a in learning.act([report(1, m, **{**full, "mid": seed()}) for m in range(6)])]
+    worth = {name: 50.0 if name == names[-1] else 5.0 for name in names}
+
+    def after(epoch, stage, early):
+        mids = [seed(stage, alpha=1.0, contribution=worth[name], blueprint_id=name) for name in names]
+        return [report(epoch, m, early=seed(early), mid=mid, late=seed(FOSSIL)) for m, mid in enumerate(mids)]
+
+    learning.act(after(2, SeedStage.PROBATIONARY, early=FOSSIL))
+    action = learning.act(after(3, FOSSIL, early=SeedStage.DORMANT))[0]
+    assert planted(action) == names[-1] and "curriculum" in action.reason
+
+
+def test_the_curriculum_does_not_repeat_what_failed_in_the_slot(learning, chooser, report, seed, full):
+    chooser.record_outcome("norm", success=True, reward=1.0)
+    for name in ("attention", "depthwise", "conv_light", "conv_enhance", "conv_heavy"):
+        chooser.record_outcome(name, success=False, reward=0.0)
+    assert planted(one(learning, report(1, **{**full, "mid": seed()}))) == "norm"
+    one(learning, report(2, **{**full, "mid": seed(SeedStage.EMBARGOED)}))
+    action = one(learning, report(3, **{**full, "mid": seed()}))
+    assert planted(action) != "norm" and "after norm failed here" in action.reason
+
+
+@pytest.mark.parametrize("end", [{"epoch": 0}, {"epoch": 9, "retired": True}])
+def test_an_episode_that_ends_leaves_no_trial_open(learning, chooser, report, seed, full, end):
+    before = chooser.state_dict()
+    one(learning, report(1, **{**full, "mid": seed()}))
+    life(learning, report, full, [seed(SeedStage.TRAINING, blueprint_id="norm")])
+    assert chooser.state_dict() != before
+    one(learning, report(**end))
+    assert chooser.state_dict() == before
+
+
+def test_a_curriculum_continues_exactly_from_its_state(learning, catalogue, chooser, report, seed, full):
+    def rest(controller):
+        life(controller, report, full, [seed(FOSSIL, blueprint_id="norm"), seed(FOSSIL, blueprint_id="norm")], start=3)
+        return controller.act([report(4, member) for member in range(1, 9)])
+
+    chooser.record_outcome("conv_heavy", success=True, reward=1.0)
+    one(learning, report(1, **{**full, "mid": seed()}))
+    life(learning, report, full, [seed(SeedStage.PROBATIONARY, alpha=1.0, contribution=20.0, blueprint_id="norm")])
+    state = json.loads(json.dumps(learning.state_dict(), allow_nan=False))
+    expected = rest(learning)
+    again = HeuristicTamiyo(catalogue, learning.config, BlueprintCurriculum(*zip(*catalogue, strict=True), 0.3, 0.1))
+    again.load_state_dict(state)
+    assert rest(again) == expected and again.state_dict() == learning.state_dict()
+    assert len({action.blueprint for action in expected}) > 1
+
+
+def test_a_curriculum_is_asked_only_where_it_is_wanted(catalogue, chooser, report):
+    with pytest.raises(ConfigError, match=r"policy\.curriculum=true.*policy\.curriculum=false"):
+        HeuristicTamiyo(catalogue, HeuristicPolicyConfig(curriculum=True))
+    before = chooser.state_dict()
+    action = one(HeuristicTamiyo(catalogue, HeuristicPolicyConfig(), chooser), report(1))
+    assert planted(action) == HeuristicPolicyConfig().preferred_blueprints[0] and chooser.state_dict() == before
+
+
 @pytest.mark.parametrize(
     ("values", "key"),
     [
@@ -303,6 +429,8 @@ def test_continues_exactly_from_its_state(build, report, seed, full):
         ({"min_contribution": float("nan")}, "policy.min_contribution"),
         ({"max_training_epochs": 3}, "policy.max_training_epochs=3.*policy.min_training_epochs=3"),
         ({"max_probation_epochs": 1}, "policy.max_probation_epochs"),
+        ({"exploration_weight": -1.0}, "policy.exploration_weight"),
+        ({"complexity_penalty": float("inf")}, "policy.complexity_penalty"),
     ],
 )
 def test_a_wrong_value_is_named(values, key):

@@ -7,7 +7,15 @@ import pytest
 
 from esper.errors import ConfigError
 from esper.leyline import WAIT, SeedStage
-from esper.tamiyo import POLICIES, PolicySettings, StaticController, build_controller, legal_actions
+from esper.simic.curriculum import BlueprintCurriculum
+from esper.tamiyo import (
+    POLICIES,
+    HeuristicPolicyConfig,
+    PolicySettings,
+    StaticController,
+    build_controller,
+    legal_actions,
+)
 
 SLOTS = ("early", "mid", "late")
 BLENDS = ("linear", "sigmoid", "gated")
@@ -29,9 +37,16 @@ def any_seed(seed, draw):
     )
 
 
-@pytest.mark.parametrize("name", POLICIES)
-def test_every_policy_only_asks_for_what_is_legal_whatever_it_sees(name, catalogue, report, seed):
-    controller = build_controller(POLICIES[name](), catalogue, SLOTS, seed=1)
+@pytest.fixture
+def chooser(catalogue):
+    return BlueprintCurriculum(*zip(*catalogue, strict=True))
+
+
+@pytest.mark.parametrize(
+    "settings", [*(policy() for policy in POLICIES.values()), HeuristicPolicyConfig(curriculum=True)]
+)
+def test_every_policy_only_asks_for_what_is_legal_whatever_it_sees(settings, catalogue, chooser, report, seed):
+    controller = build_controller(settings, catalogue, SLOTS, 1, chooser)
     blueprints = [blueprint for blueprint, _ in catalogue]
     draw = random.Random(0)
     acted = 0
@@ -53,7 +68,7 @@ def test_every_policy_only_asks_for_what_is_legal_whatever_it_sees(name, catalog
             assert key(action) in set(map(key, legal_actions(seen, blueprints, BLENDS)))
             assert action == WAIT or action.reason
             acted += action != WAIT
-    assert (acted > 20) == (name != "static")
+    assert (acted > 20) == (settings.name != "static")
     json.dumps(controller.state_dict(), allow_nan=False)
 
 
@@ -66,6 +81,15 @@ def test_static_never_acts(report):
     controller = StaticController()
     assert controller.act([report(epoch) for epoch in range(5)]) == [WAIT] * 5
     controller.load_state_dict(json.loads(json.dumps(controller.state_dict())))
+
+
+def test_a_heuristic_s_curriculum_is_handed_in(catalogue, chooser, report):
+    settings = HeuristicPolicyConfig(curriculum=True)
+    chooser.record_outcome("norm", success=False, reward=0.0)
+    (action,) = build_controller(settings, catalogue, SLOTS, 0, chooser).act([report(1)])
+    assert action.blueprint == "attention"  # the simplest that is not known to be of no use
+    with pytest.raises(ConfigError, match=r"policy\.curriculum=true"):
+        build_controller(settings, catalogue, SLOTS)
 
 
 def test_unknown_settings_name_what_there_is(catalogue):

@@ -66,9 +66,10 @@ class BlueprintRegistry:
         """One blueprint. Raises: BlueprintError, naming the known ones and the nearest, when there is none."""
         specs = {spec.name: spec for spec in cls.list_specs(topology)}
         if name not in specs:
-            elsewhere = [other for other, known in cls._specs.items() if name in known]
-            hint = f" ({name} is for {' and '.join(elsewhere)} hosts)" if elsewhere else ""
-            raise BlueprintError(_unknown(f"{topology} blueprint", name, list(specs)) + hint)
+            if elsewhere := [other for other, known in cls._specs.items() if name in known]:
+                listed = ", ".join(specs)
+                raise BlueprintError(f"{name!r} is for {' and '.join(elsewhere)} hosts: {topology} hosts take {listed}")
+            raise BlueprintError(_unknown(f"{topology} blueprint", name, list(specs)))
         return specs[name]
 
     @classmethod

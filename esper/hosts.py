@@ -1,0 +1,100 @@
+"""Hosts by name, the networks that a configuration can ask for, and members made of them."""
+
+from collections.abc import Callable
+from importlib import import_module
+from inspect import signature
+from traceback import extract_tb
+from typing import Any
+
+import torch
+from torch import nn
+
+from esper.config.host import HostSchema
+from esper.config.root import RunSchema
+from esper.errors import ConfigError
+from esper.kasmina import CNNHost, MorphogeneticModel, SlotConfig, TransformerHost
+from esper.kasmina.graft import GraftedHost
+from esper.kasmina.host import Host
+from esper.kasmina.seeding import weights_from
+from esper.leyline import TaskConfig
+from esper.tasks import Task
+from esper.tasks.task import named_generator
+
+
+def build_host(config: RunSchema, task: Task, seed: int, number: int, dtype: torch.dtype) -> Host:
+    """The untrained host that a run of this seed gives its member of this number; on the CPU."""
+    generator = named_generator(seed, f"host/{number}")
+    return HOSTS[config.host.name](config.host, task, generator).to(dtype)
+
+
+def build_model(
+    config: RunSchema, task: Task, member: int, device: torch.device, dtype: torch.dtype
+) -> MorphogeneticModel:
+    """One member; two of the same number start from the same weights."""
+    steps = -(-task.epoch_size // config.batch_size)
+    slots = config.slots
+    host = build_host(config, task, config.seed, member, dtype)
+    return MorphogeneticModel(
+        host=host,
+        device=device,
+        slots=slots.names,
+        task_config=TaskConfig(host.topology, slots.blending_epochs * steps, task.num_classes, config.epochs),
+        slot_config=SlotConfig(
+            blending_steps=slots.blending_epochs * steps,
+            cull_steps=slots.cull_epochs * steps,
+            embargo_epochs=slots.embargo_epochs,
+            isolate_gradients=slots.isolate_gradients,
+            max_ratio=slots.max_ratio,
+        ),
+    )
+
+
+def _cnn(host: Any, task: Task, generator: torch.Generator) -> Host:
+    return CNNHost(
+        num_classes=task.num_classes,
+        n_blocks=len(host.channels),
+        in_channels=task.input_shape[0],
+        channels=host.channels,
+        generator=generator,
+    )
+
+
+def _transformer(host: Any, task: Task, generator: torch.Generator) -> Host:
+    (block_size,) = task.input_shape
+    return TransformerHost(task.num_classes, host.n_embd, host.n_head, host.n_layer, block_size, generator)
+
+
+def _custom(host: Any, task: Task, generator: torch.Generator) -> Host:
+    with weights_from(generator):
+        network = _call_factory(host.factory, input_shape=task.input_shape, num_classes=task.num_classes)
+    example = task.val_x[:1].cpu()
+    network = network.to(example.dtype) if example.is_floating_point() else network
+    return GraftedHost(network, {path.replace(".", "_"): path for path in host.positions}, example, "host.positions")
+
+
+def _call_factory(name: str, **given: Any) -> nn.Module:
+    """What the user's "module:function" gives. Raises ConfigError, in a line, for whatever goes wrong in there."""
+    module_name, _, function_name = name.partition(":")
+    try:
+        factory = getattr(import_module(module_name), function_name)
+    except Exception as error:
+        raise ConfigError(f"host.factory={name}: {error}; it is looked up from where the run starts") from None
+    try:
+        signature(factory).bind(**given)
+    except TypeError as error:
+        raise ConfigError(f"host.factory={name}: is called with {' and '.join(given)} ({error})") from None
+    try:
+        network = factory(**given)
+    except Exception as error:
+        place = "".join(f", line {frame.lineno}" for frame in extract_tb(error.__traceback__)[1:2])
+        raise ConfigError(f"host.factory={name} failed{place}: {type(error).__name__}: {error}") from None
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"host.factory={name}: expected an nn.Module, and it gave {type(network).__name__}")
+    return network
+
+
+HOSTS: dict[str, Callable[[HostSchema, Task, torch.Generator], Host]] = {
+    "cnn": _cnn,
+    "custom": _custom,
+    "transformer": _transformer,
+}

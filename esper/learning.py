@@ -1,0 +1,152 @@
+"""Policies that learn: the controllers that act by them, and what trains them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from esper.build import Grown, build_environment
+from esper.checkpoint import CheckpointManager
+from esper.config.root import RunSchema
+from esper.engine.environment import GrowthVectorEnv
+from esper.errors import ConfigError
+from esper.leyline import ActionLayout, Controller
+from esper.rundir import RUN_FILE
+from esper.simic.controller import LearnedController
+from esper.simic.curriculum import BlueprintCurriculum
+from esper.simic.dataset import read_dataset
+from esper.simic.iql import IQL
+from esper.simic.iql_controller import IQLController
+from esper.simic.iql_settings import IQLPolicyConfig
+from esper.simic.learned_settings import LearnedPolicySettings
+from esper.simic.offline import OfflineTraining
+from esper.simic.policy_file import read_policy
+from esper.simic.policy_learner import PolicyLearner
+from esper.simic.ppo import PPOAgent
+from esper.simic.reinforce import ReinforceAgent
+from esper.simic.rewards import build_reward
+from esper.simic.rollout import evaluate
+from esper.simic.training import Training
+from esper.tamiyo import HeuristicPolicyConfig, PolicySettings, build_controller
+
+AGENTS: dict[str, type[PolicyLearner]] = {"ppo": PPOAgent, "reinforce": ReinforceAgent}
+POLICY = "policy/"  # before the names of what a run's training keeps
+VALIDATION_SEED = 20_000  # added to the run's: episodes that no update has seen
+
+
+class Trains(Protocol):
+    """What a policy learns by, update by update."""
+
+    update: int
+    total: int
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to learn."""
+        ...
+
+    def step(self) -> dict[str, float]:
+        """One update; its metrics by the names of nissa.metric_names."""
+        ...
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that decides the updates to come."""
+        ...
+
+    def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+        """Continue exactly where `state` was taken."""
+        ...
+
+
+def build_policy(config: RunSchema, grown: Grown) -> tuple[Controller, Trains | None]:
+    """Who decides in this run, and what it learns by before it does; None where nothing is to be learned.
+
+    Raises EsperError where a policy that is loaded fits neither the host nor the settings, or a dataset is unusable.
+    """
+    match config.policy:
+        case LearnedPolicySettings() as settings:
+            return _acting(config, settings, grown)
+        case IQLPolicyConfig() as settings:
+            return _offline(config, settings, grown)
+    chooser = _curriculum(config.policy, grown)
+    return build_controller(config.policy, grown.catalogue, grown.slots, config.seed, chooser), None
+
+
+def _curriculum(settings: PolicySettings, grown: Grown) -> BlueprintCurriculum | None:
+    """What chooses blueprints for a heuristic that asks for it: one for all members."""
+    if not isinstance(settings, HeuristicPolicyConfig) or not settings.curriculum:
+        return None
+    names, parameters = zip(*grown.catalogue, strict=True)
+    return BlueprintCurriculum(names, parameters, settings.exploration_weight, settings.complexity_penalty)
+
+
+def _acting(config: RunSchema, settings: LearnedPolicySettings, grown: Grown) -> tuple[Controller, Trains | None]:
+    encoder, layout = grown.encoder(), grown.layout(settings.blends)
+    learner = AGENTS[settings.name].for_growth(encoder.names, layout, settings, seed=config.seed)
+    if settings.load is not None:
+        tensors, plain = _load(settings.load, "learner")
+        learner.load_state(tensors, plain, policy_only=True)
+    controller = LearnedController(learner, encoder, layout, settings.deterministic, config.seed)
+    return controller, _training(config, settings, learner, grown, layout) if settings.updates else None
+
+
+def _training(
+    config: RunSchema, settings: LearnedPolicySettings, learner: PolicyLearner, grown: Grown, layout: ActionLayout
+) -> Training:
+    def environment(members: int) -> GrowthVectorEnv:
+        population = replace(config.engine, members=members, twins=False)
+        return build_environment(replace(config, engine=population), grown.engine, grown.growth.task, layout)[0]
+
+    training = environment(settings.members)
+    if not settings.validate_every:
+        return Training(training, learner, settings, None, config.seed)
+    held_out = environment(settings.validation_episodes)
+
+    def validate(policy: PolicyLearner) -> float:
+        seed = config.seed + VALIDATION_SEED
+        seen = evaluate(held_out, policy, settings.validation_episodes, seed=seed, deterministic=settings.deterministic)
+        return sum(episode.total_reward for episode in seen) / len(seen)
+
+    return Training(training, learner, settings, validate, config.seed)
+
+
+def _offline(config: RunSchema, settings: IQLPolicyConfig, grown: Grown) -> tuple[Controller, Trains | None]:
+    if settings.load is not None:
+        model = IQL.from_state(*_load(settings.load, "model"))
+        return IQLController(model, grown.catalogue, settings), None
+    if not settings.dataset:
+        raise ConfigError("policy.dataset=[]: expected run directories to learn from, policy.dataset=[outputs/...]")
+    transitions = read_dataset(settings.dataset, settings.features, build_reward(config.reward))
+    model = IQL(
+        state_dim=settings.features,
+        action_dim=transitions.masks.shape[1],
+        gamma=settings.gamma,
+        tau=settings.tau,
+        beta=settings.beta,
+        hidden=settings.hidden,
+        learning_rate=settings.learning_rate,
+        seed=config.seed,
+    )
+    training = OfflineTraining(
+        model, transitions, settings.steps, settings.batch_size, settings.prioritized, config.seed
+    )
+    return IQLController(model, grown.catalogue, settings), training
+
+
+def _load(name: str, part: str) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+    """The learner's state in a run directory's newest checkpoint, or in a file of its own."""
+    path = Path(name)
+    if not path.exists():
+        raise ConfigError(f"policy.load={name}: there is no such run directory or file")
+    if not (path / RUN_FILE).is_file():
+        tensors, plain, _ = read_policy(path)
+        return tensors, plain
+    checkpoint = CheckpointManager(path).load_latest_agent()
+    learned = checkpoint.state.get("learning") or {}
+    if part not in learned:
+        raise ConfigError(f"policy.load={name}: that run has learned no such policy; expected one of the same policy=")
+    prefix = POLICY + ("learner/" if part == "learner" else "")
+    tensors = {key.removeprefix(prefix): tensor for key, tensor in checkpoint.tensors.items() if key.startswith(prefix)}
+    return tensors, learned[part]

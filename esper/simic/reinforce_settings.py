@@ -1,0 +1,41 @@
+"""Settings of REINFORCE; free of torch, as the configuration is."""
+
+import math
+from dataclasses import dataclass
+
+from esper.errors import ConfigError
+from esper.simic.learned_settings import LearnedPolicySettings
+from esper.tamiyo.settings import check_within
+
+
+@dataclass(kw_only=True)
+class ReinforcePolicyConfig(LearnedPolicySettings):
+    """gae_lambda: 1 weighs decisions by plain returns less the baseline, below that by generalised advantages.
+
+    baseline_steps: gradient steps of the baseline an update; the policy takes one. entropy_decay: share of the updates
+    after which the entropy coefficient has come down to its floor. min_gain: what a validation must gain to count
+    against the patience.
+    """
+
+    name: str = "reinforce"
+    updates: int = 80
+    learning_rate: float = 6e-3
+    final_learning_rate: float = 6e-4
+    schedule: str = "warmup_cosine"
+    entropy_decay: float = 0.7
+    gae_lambda: float = 0.97
+    baseline_steps: int = 10
+    min_gain: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_within("entropy_decay", self.entropy_decay, 0.0, 1.0)
+        check_within("gae_lambda", self.gae_lambda, 0.0, 1.0)
+        check_within("baseline_steps", self.baseline_steps, 1, 1000)
+        if self.network == "lstm" and self.baseline_steps > 1:
+            raise ConfigError(
+                f"policy.baseline_steps={self.baseline_steps} with policy.network=lstm: the two share a memory, so the "
+                "baseline alone cannot be trained; set policy.baseline_steps=1"
+            )
+        if not 0 <= self.min_gain < math.inf:
+            raise ConfigError(f"policy.min_gain={self.min_gain}: expected a number from 0 on")

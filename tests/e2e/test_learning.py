@@ -1,0 +1,134 @@
+"""Policies that learn, from the command line: learn, grow, resume, act, and refuse what does not fit."""
+
+import json
+import shutil
+
+import pytest
+from safetensors.torch import load_file
+
+from esper.nissa.metric_names import LEARNING_METRICS
+from tests.e2e.conftest import CommandLine, lines, record_of
+
+TINY = (
+    "task.distortion=none", "task.image_size=8", "host.channels=[2,2]", "slots=early_late", "epochs=4",
+    "engine=fused", "engine.members=2", "engine.threads=1",
+)  # fmt: skip
+UPDATES = 3
+LEARNING = (f"policy.updates={UPDATES}", "policy.members=3", "policy.warmup_updates=0", "checkpoint.every_epochs=1")
+TIMES = ("wall_s", "collect_s", "update_s", "validation_s")
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """One run that learned by PPO, validating twice, and then grew."""
+    command_line = CommandLine(tmp_path_factory.mktemp("learned"))
+    done = command_line.run_here(
+        *TINY, *LEARNING, "policy=ppo", "policy.validate_every=2", "policy.validation_episodes=2",
+        "checkpoint.keep_last=20", "hydra.run.dir=run",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    return command_line, command_line.folder / "run", done
+
+
+def without_times(path):
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines(path)]
+
+
+def test_it_learns_and_then_grows(learned):
+    _, run_dir, done = learned
+    updates = lines(run_dir / "learning.jsonl")
+    assert [line["update"] for line in updates] == [1, 2, 3]
+    assert [line["episodes"] for line in updates] == [3, 6, 9]
+    assert [line["epoch"] for line in lines(run_dir / "metrics.jsonl")] == [0, 1, 2, 3, 4]
+    assert {"update", "epoch", "max_updates"} <= record_of(run_dir).keys()
+    assert (record_of(run_dir)["update"], record_of(run_dir)["epoch"]) == (UPDATES, 4)
+    assert "update 3/3" in done.out and "epoch 4/4" in done.out
+    assert "How the policy learned" in (run_dir / "report.html").read_text()
+
+
+def test_every_name_it_writes_is_in_the_glossary(learned):
+    _, run_dir, _ = learned
+    names = {name for line in lines(run_dir / "learning.jsonl") for name in line}
+    assert names <= LEARNING_METRICS.keys()
+
+
+def test_validation_happens_when_due_and_at_the_end(learned):
+    _, run_dir, _ = learned
+    assert ["validation_return" in line for line in lines(run_dir / "learning.jsonl")] == [False, True, True]
+
+
+@pytest.mark.parametrize("last", [1, 2, 3, 5])
+def test_a_run_killed_while_it_learns_or_grows_ends_alike(learned, tmp_path, last):
+    _, run_dir, _ = learned
+    copy = tmp_path / "copy"
+    shutil.copytree(run_dir, copy)
+    (copy / "run.json").write_text((copy / "run.json").read_text().replace('"finished"', '"running"'))
+    for path in copy.glob("checkpoints/*"):
+        if int(path.stem.rpartition("_")[2]) > last:
+            path.unlink()
+    done = CommandLine(tmp_path).run_here(f"resume={copy}")
+    assert done.code == 0, done.err
+    assert without_times(copy / "learning.jsonl") == without_times(run_dir / "learning.jsonl")
+    ends = [load_file(folder / "checkpoints" / f"agent_epoch_{UPDATES + 4}.safetensors") for folder in (copy, run_dir)]
+    assert ends[0].keys() == ends[1].keys()
+    assert all(ends[0][name].equal(ends[1][name]) for name in ends[0])
+    assert record_of(copy)["summary"]["grown"] == record_of(run_dir)["summary"]["grown"]
+
+
+def test_a_policy_acts_in_another_run(learned):
+    esper, run_dir, _ = learned
+    done = esper.run_here(*TINY, "policy=ppo", f"policy.load={run_dir}", "policy.updates=0", "hydra.run.dir=acting")
+    assert done.code == 0, done.err
+    assert "update " not in done.out and not (esper.folder / "acting" / "learning.jsonl").exists()
+
+
+def test_a_policy_of_other_slots_is_refused_by_name(learned, tmp_path):
+    _, run_dir, _ = learned
+    done = CommandLine(tmp_path).run_here(*TINY, "slots=early", "policy=ppo", f"policy.load={run_dir}")
+    assert done.code == 2
+    assert "other features" in done.err and "late" in done.err and "Traceback" not in done.err
+
+
+def test_reinforce_learns_too(tmp_path):
+    esper = CommandLine(tmp_path)
+    done = esper.run_here(*TINY, *LEARNING, "policy=reinforce", "policy.validate_every=0")
+    assert done.code == 0, done.err
+    assert len(lines(esper.only_run() / "learning.jsonl")) == UPDATES
+
+
+def test_iql_learns_from_recorded_runs_and_acts(learned):
+    esper, _, _ = learned
+    data = esper.run_here(*TINY, "policy=random", "policy.act_probability=0.8", "hydra.run.dir=data")
+    assert data.code == 0, data.err
+    iql = ("policy=iql", "policy.dataset=[data]", "policy.steps=600", "policy.batch_size=16")
+    done = esper.run_here(*TINY, *iql, "hydra.run.dir=iql")
+    assert done.code == 0, done.err
+    updates = lines(esper.folder / "iql" / "learning.jsonl")
+    assert len(updates) == 2 and {name for line in updates for name in line} <= LEARNING_METRICS.keys()
+    acting = esper.run_here(*TINY, "policy=iql", "policy.load=iql", "hydra.run.dir=iql_acts")
+    assert acting.code == 0, acting.err
+
+
+def test_a_dataset_of_another_schema_is_refused(learned):
+    esper, run_dir, _ = learned
+    old = esper.folder / "old"
+    shutil.copytree(run_dir, old)
+    records = [json.loads(line) | {"schema": 1} for line in (old / "metrics.jsonl").read_text().splitlines()]
+    (old / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
+    done = esper.run_here(*TINY, "policy=iql", "policy.dataset=[old]")
+    assert done.code == 2 and "schema" in done.err and "metrics.jsonl" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["policy=iql"], "policy.dataset"),
+        (["policy=ppo", "policy.load=nowhere"], "policy.load=nowhere"),
+        (["policy=ppo", "policy.gamma=0.9"], "reward.discount"),
+        (["policy=reinforce", "policy.patience=50", "policy.validate_every=10"], "patience"),
+        (["reward=contributon"], "contribution"),
+    ],
+)
+def test_bad_input_is_answered(tmp_path, arguments, says):
+    done = CommandLine(tmp_path).run_here(*TINY, *arguments)
+    assert done.code == 2 and says in done.err and "Traceback" not in done.err
