@@ -16,12 +16,11 @@ from esper.leyline import ActionLayout, Controller
 from esper.rundir import RUN_FILE
 from esper.simic.controller import LearnedController
 from esper.simic.curriculum import BlueprintCurriculum
-from esper.simic.dataset import read_dataset
 from esper.simic.iql import IQL
 from esper.simic.iql_controller import IQLController
 from esper.simic.iql_settings import IQLPolicyConfig
 from esper.simic.learned_settings import LearnedPolicySettings
-from esper.simic.offline import OfflineTraining
+from esper.simic.offline import build_offline_training
 from esper.simic.policy_file import read_policy
 from esper.simic.policy_learner import PolicyLearner
 from esper.simic.ppo import PPOAgent
@@ -114,25 +113,11 @@ def _training(
 
 def _offline(config: RunSchema, settings: IQLPolicyConfig, grown: Grown) -> tuple[Controller, Trains | None]:
     if settings.load is not None:
-        model = IQL.from_state(*_load(settings.load, "model"))
+        is_run = (Path(settings.load) / RUN_FILE).is_file()
+        model = IQL.from_state(*_load(settings.load, "model")) if is_run else IQL.load(settings.load)
         return IQLController(model, grown.catalogue, settings), None
-    if not settings.dataset:
-        raise ConfigError("policy.dataset=[]: expected run directories to learn from, policy.dataset=[outputs/...]")
-    transitions = read_dataset(settings.dataset, settings.features, build_reward(config.reward))
-    model = IQL(
-        state_dim=settings.features,
-        action_dim=transitions.masks.shape[1],
-        gamma=settings.gamma,
-        tau=settings.tau,
-        beta=settings.beta,
-        hidden=settings.hidden,
-        learning_rate=settings.learning_rate,
-        seed=config.seed,
-    )
-    training = OfflineTraining(
-        model, transitions, settings.steps, settings.batch_size, settings.prioritized, config.seed
-    )
-    return IQLController(model, grown.catalogue, settings), training
+    training = build_offline_training(settings, build_reward(config.reward), seed=config.seed)
+    return IQLController(training.model, grown.catalogue, settings), training
 
 
 def _load(name: str, part: str) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:

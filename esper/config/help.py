@@ -1,9 +1,11 @@
 """The text of `python -m esper.run --help`, read off conf/ without composing anything."""
 
 import re
+import textwrap
 
 from esper.config.store import conf_dir, groups
 
+WIDTH = 42  # of a group's options
 FRAME = """\
 Grow neural networks while they train.
 
@@ -38,7 +40,9 @@ def help_text() -> str:
     for group, options in groups().items():
         default, says = defaults.get(group, ("", ""))
         listed = ", ".join(f"{option}*" if option == default else option for option in options)
-        lines.append(f"  {group:<11} {listed:<42} {says}".rstrip())
+        first, *rest = textwrap.wrap(listed, WIDTH)
+        lines.append(f"  {group:<11} {first:<{WIDTH}} {says}".rstrip())
+        lines += [f"  {'':<11} {more}" for more in rest]
     keys = re.findall(r"^# (.+)\n(\w+): (.+)$", root, re.M)
     return FRAME.format(
         groups="\n".join(lines), keys="\n".join(f"  {f'{key}={value}':<35} {says}" for says, key, value in keys)

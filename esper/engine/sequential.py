@@ -35,9 +35,9 @@ class SequentialEngine:
         self.halted = halted
         self.precision = precision
         self.trained: list[str] = []
-        self.seed = 0
+        self.seed: int | None = None
 
-    def prepare(self, steps: int, version: int, seed: int = 0) -> None:
+    def prepare(self, steps: int, version: int, seed: int | None = None) -> None:
         """See `Engine.prepare`."""
         self.trained = trained_stacks(self.stacks, self.models)
         self.seed = seed
@@ -53,7 +53,7 @@ class SequentialEngine:
         gradients = {name: self.stacks[name].gradients() for name in self.trained}
         torch._foreach_zero_([grad for named in gradients.values() for grad in named.values()])
         losses, correct = [], []
-        stream = random.Random(f"{self.seed}/{step}").getrandbits(63)
+        stream = None if self.seed is None else random.Random(f"{self.seed}/{step}").getrandbits(63)
         for member, model in enumerate(self.models):
             model.train()
             with (
@@ -99,11 +99,15 @@ class SequentialEngine:
 
 
 @contextmanager
-def _drawing_from(stream: int, device: torch.device) -> Iterator[None]:
+def _drawing_from(stream: int | None, device: torch.device) -> Iterator[None]:
     """Inside, what layers such as Dropout draw follows from this number alone, so members and their twins draw alike.
 
     Such layers know no stream but torch's own, which is lent to them and then goes on as if nothing had been drawn.
+    Without a number they draw from it as ever.
     """
+    if stream is None:
+        yield
+        return
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(stream)
         if device.type == "cuda":

@@ -6,16 +6,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from esper.nissa import figures, learning_figures, seed_figures
 from esper.nissa.decisions import decisions, gate_totals
 from esper.nissa.history import RunHistory, read_run
 from esper.nissa.lives import seed_stories, segments
 from esper.nissa.outcomes import seed_groups
 from esper.nissa.palette import STAGE_LOOKS, THEME, stage_look
-from esper.nissa.statistics import Interval, mean_interval, paired_difference
-from esper.nissa.text import compact, duration, signed
+from esper.nissa.setup import facts, why_nothing_was_planted
+from esper.nissa.statistics import ACCURACY, Interval, mean_interval, paired_difference
+from esper.nissa.text import compact, signed
 from esper.nissa.tracker import DiagnosticTracker, seeds_of_record
 
 REPORT_FILE = "report.html"
@@ -54,7 +53,9 @@ def render(history: RunHistory) -> str:
     return template.render(
         history=history,
         run=history.run,
-        facts=_facts(history),
+        facts=facts(history),
+        why_nothing=why_nothing_was_planted(history),
+        bits=bits_per_byte(history),
         scores=scores,
         lives=lives,
         sizes=[float(sizes[:, 0].mean()), float(sizes[:, -1].mean())] if sizes.size else [0.0, 0.0],
@@ -106,10 +107,20 @@ def final_scores(history: RunHistory) -> Scores | None:
         labels=[str(member) for member in history.grown] or [str(index) for index in range(len(grown))],
         grown=grown,
         twin=twin,
-        grown_mean=mean_interval(grown),
-        twin_mean=mean_interval(twin) if twin else None,
+        grown_mean=mean_interval(grown, within=ACCURACY),
+        twin_mean=mean_interval(twin, within=ACCURACY) if twin else None,
         difference=paired_difference(grown, twin) if is_paired and twin is not None else None,
     )
+
+
+def bits_per_byte(history: RunHistory) -> dict[str, Interval]:
+    """Of the test text, by whose they are: "grown", "twin" and "difference", as far as they were measured."""
+    summary = history.run.get("summary") or {}
+    grown, twin = ((summary.get(who) or {}).get("test_bits_per_byte") or [] for who in ("grown", "twin"))
+    found = {"grown": mean_interval(grown), "twin": mean_interval(twin)}
+    if len(grown) == len(twin):
+        found["difference"] = paired_difference(grown, twin)
+    return {who: interval for who, interval in found.items() if interval.mean is not None}
 
 
 def _pictures(history: RunHistory, lives: seed_figures.Lives, scores: Scores | None) -> dict[str, str]:
@@ -148,39 +159,6 @@ def _pairs(scores: Scores) -> str:
         return ""
     labels, grown, twin = [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
     return figures.pairs(labels, grown, twin if scores.difference else None, scores.what + ", %")
-
-
-def _facts(history: RunHistory) -> dict[str, str]:
-    """The line under the title."""
-    config = _config(history.config_text)
-    facts = {group: _option(config, group) for group in ("policy", "task", "host")}
-    twins = f" + {len(history.twins)} static twins" if history.twins else ""
-    facts["members"] = f"{len(history.grown)}{twins}" if history.grown else ""
-    last = int(history.epochs[-1]) if history.records else 0
-    facts["epochs"] = f"{last}" if last == history.max_epochs else f"{last} of {history.max_epochs}"
-    facts["seed"] = str(history.run.get("seed", ""))
-    facts["started"] = str(history.run.get("started_at") or "")[:16].replace("T", " ")
-    facts["took"] = _duration(history.run)
-    return {name: value for name, value in facts.items() if value}
-
-
-def _config(text: str) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return {}
-    return config if isinstance(config, dict) else {}
-
-
-def _option(config: dict[str, Any], group: str) -> str:
-    value = config.get(group, "")
-    return str(value.get("name", "")) if isinstance(value, dict) else str(value)
-
-
-def _duration(run: dict[str, Any]) -> str:
-    """Time spent running, by run.json; a resumed run does not count the time between."""
-    seconds = run.get("wall_s") or (run.get("summary") or {}).get("wall_s")
-    return duration(seconds) if seconds else ""
 
 
 def _troubles(history: RunHistory) -> list[dict[str, Any]]:

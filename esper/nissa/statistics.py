@@ -1,5 +1,6 @@
 """Means over members and how sure they are: Student's t, at 95% unless said otherwise."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,11 +8,15 @@ from typing import Any
 import numpy as np
 
 from esper.errors import EsperError
+from esper.nissa.text import signed as with_sign
+
+FEWEST = 3  # values that an interval is given of
+ACCURACY = (0.0, 100.0)  # what one can be, in percent
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean of n values. `low` and `high` are None below two values: one value says nothing about its spread."""
+    """A mean of n values. `low` and `high` are None below three: of two values, the interval is wider than anything."""
 
     mean: float | None
     low: float | None
@@ -23,27 +28,37 @@ class Interval:
         return {"mean": self.mean, "low": self.low, "high": self.high, "n": self.n}
 
     def text(self, decimals: int = 1, unit: str = "", signed: bool = False) -> str:
-        """For people: "78.4% [76.9, 79.9]", "78.4% (n=1, no interval)", or a dash for nothing measured."""
+        """For people: "78.4% [76.9, 79.9]", "78.4% (n=1)" without one, or a dash for nothing measured."""
         if self.mean is None:
             return "-"
-        sign = "+" if signed else ""
-        mean = f"{self.mean:{sign}.{decimals}f}{unit}"
+
+        def spelled(value: float) -> str:
+            return with_sign(value, decimals) if signed else f"{value:.{decimals}f}"
+
+        mean = f"{spelled(self.mean)}{unit}"
         if self.low is None or self.high is None:
-            return f"{mean} (n={self.n}, no interval)"
-        return f"{mean} [{self.low:{sign}.{decimals}f}, {self.high:{sign}.{decimals}f}]"
+            return f"{mean} (n={self.n})"
+        return f"{mean} [{spelled(self.low)}, {spelled(self.high)}]"
 
 
-def mean_interval(values: Iterable[float | None], confidence: float = 0.95) -> Interval:
-    """Mean and t-interval of the values that were measured (None and NaN are left out and not counted in n)."""
+def mean_interval(
+    values: Iterable[float | None],
+    confidence: float = 0.95,
+    within: tuple[float, float] = (-math.inf, math.inf),
+) -> Interval:
+    """Mean and t-interval of the values that were measured (None and NaN are left out and not counted in n).
+
+    within: what a value can be, as (0, 100) for an accuracy in percent; the interval is cut there.
+    """
     measured = _measured(values)
     measured = measured[np.isfinite(measured)]
     if measured.size == 0:
         return Interval(None, None, None, 0)
     mean = float(measured.mean())
-    if measured.size == 1:
-        return Interval(mean, None, None, 1)
+    if measured.size < FEWEST:
+        return Interval(mean, None, None, int(measured.size))
     half = float(_t_quantile(measured.size - 1, confidence) * measured.std(ddof=1) / np.sqrt(measured.size))
-    return Interval(mean, mean - half, mean + half, int(measured.size))
+    return Interval(mean, max(mean - half, within[0]), min(mean + half, within[1]), int(measured.size))
 
 
 def paired_difference(
@@ -68,7 +83,7 @@ def mean_band(values: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray,
         values: [M, T]; NaN where nothing was measured.
 
     Returns:
-        three [T] arrays; a bound is NaN where fewer than two members were measured, the mean where none was.
+        three [T] arrays; a bound is NaN where fewer than three members were measured, the mean where none was.
     """
     known = np.isfinite(values)
     n = known.sum(axis=0)  # [T]
@@ -76,7 +91,7 @@ def mean_band(values: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray,
     mean = np.where(n > 0, filled.sum(axis=0) / np.maximum(n, 1), np.nan)
     squares = (np.where(known, values - mean, 0.0) ** 2).sum(axis=0)
     spread = np.sqrt(squares / np.maximum(n - 1, 1) / np.maximum(n, 1))
-    half = np.where(n > 1, _t_quantile(np.maximum(n - 1, 1), confidence) * spread, np.nan)
+    half = np.where(n >= FEWEST, _t_quantile(np.maximum(n - 1, 1), confidence) * spread, np.nan)
     return mean, mean - half, mean + half
 
 

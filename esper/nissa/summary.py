@@ -1,5 +1,7 @@
 """What a run prints when it has ended: grown against static twins, what became of the seeds, where the report is."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from esper.nissa.history import read_run
 from esper.nissa.lives import SeedStory, seed_stories
 from esper.nissa.outcomes import OUTCOMES, commonest, seed_groups
 from esper.nissa.palette import STAGE_LOOKS
-from esper.nissa.statistics import mean_interval, paired_difference
+from esper.nissa.setup import why_nothing_was_planted
+from esper.nissa.statistics import ACCURACY, FEWEST, mean_interval, paired_difference
 
 MOST_GROUPS = 16
 
@@ -24,12 +27,17 @@ class _Score:
     title: str
     decimals: int = 1
     unit: str = ""
+    within: tuple[float, float] = (0.0, math.inf)
+
+    def text(self, values: Sequence[float | None]) -> str:
+        """Their mean and interval, as the table has them."""
+        return mean_interval(values, within=self.within).text(decimals=self.decimals, unit=self.unit)
 
 
 _SCORES = (
-    _Score("test_accuracy", "test accuracy", unit="%"),
+    _Score("test_accuracy", "test accuracy", unit="%", within=ACCURACY),
     _Score("test_bits_per_byte", "test bits/byte", decimals=3),
-    _Score("val_accuracy", "validation accuracy", unit="%"),
+    _Score("val_accuracy", "validation accuracy", unit="%", within=ACCURACY),
 )
 _STYLES = {
     "fossilised": STAGE_LOOKS[SeedStage.FOSSILIZED].colour,
@@ -70,7 +78,7 @@ def print_summary(
     if stories:
         _print_seeds(console, stories, history.slots)
     else:
-        console.print(Text("no seed was planted"))
+        console.print(Text(": ".join(filter(None, ("no seed was planted", why_nothing_was_planted(history))))))
     console.print()
     # As text, unwrapped: a path with a bracket is no markup, and a broken one cannot be clicked.
     console.print(Text(f"run     {run_dir}"), soft_wrap=True)
@@ -86,7 +94,7 @@ def _scores(summary: dict[str, Any]) -> Table:
         table.add_column(name, no_wrap=True)
     for label, group, style in (("grown", grown, "bold"), ("static twin", twin, "")):
         if group:
-            values = [mean_interval(group.get(s.key, ())).text(decimals=s.decimals, unit=s.unit) for s in shown]
+            values = [score.text(group.get(score.key, ())) for score in shown]
             table.add_row(label, *values, _sizes(group.get("parameters", [])), style=style)
     if twin:
         gains = [_gain(grown, twin, score) for score in shown]
@@ -112,8 +120,8 @@ def _growth(grown: list[int], twin: list[int]) -> str:
 
 def _footnote(summary: dict[str, Any]) -> str:
     members = len(summary["grown"].get("test_accuracy") or summary["grown"].get("val_accuracy") or [])
-    if members < 2:
-        return "One member: a single value has no interval. For intervals: engine.members=8"
+    if members < FEWEST:
+        return f"Below {FEWEST} members there is no interval; for one: engine.members=8"
     difference = "; differences in points, pair by pair" if summary.get("twin") else ""
     return f"Means over {members} members, 95% t-intervals{difference}."
 

@@ -23,7 +23,8 @@ class LearnedPolicySettings(PolicySettings):
     moves evenly to final_entropy_coefficient. operation_prior: what an untrained policy does among what is legal, as
     weights. blends: to choose from. hidden: widths of the network's layers. deterministic: act by the likeliest choices
     when not learning. load: a run directory or checkpoint whose policy to start from, or to act with. validate_every:
-    updates between validations, 0: none; patience: validations without a gain before training stops, None: never.
+    updates between validations, 0: none; patience: validations without a gain (of more than min_gain) before
+    training stops, None: never.
     """
 
     updates: int = 60
@@ -42,7 +43,7 @@ class LearnedPolicySettings(PolicySettings):
     network: str = "mlp"
     hidden: list[int] = field(default_factory=lambda: [64, 64])
     operation_prior: dict[str, float] = field(
-        default_factory=lambda: {"wait": 8.0, "germinate": 2.0, "advance": 4.0, "cull": 0.5}
+        default_factory=lambda: {"wait": 4.0, "germinate": 4.0, "advance": 4.0, "cull": 0.25}
     )
     blends: list[str] = field(default_factory=lambda: ["sigmoid"])
     deterministic: bool = False
@@ -50,6 +51,7 @@ class LearnedPolicySettings(PolicySettings):
     validate_every: int = 0
     validation_episodes: int = 32
     patience: int | None = None
+    min_gain: float = 0.0
 
     def __post_init__(self) -> None:
         check_within("updates", self.updates, 0, 1_000_000)
@@ -60,7 +62,7 @@ class LearnedPolicySettings(PolicySettings):
         check_within("learning_rate", self.learning_rate, 1e-8, 1.0)
         check_within("final_learning_rate", self.final_learning_rate, 0.0, 1.0)
         check_known("schedule", self.schedule, SCHEDULES)
-        check_within("warmup_updates", self.warmup_updates, 0, max(self.updates - 1, 0))
+        check_within("warmup_updates", self.warmup_updates, 0, 1_000_000)
         check_within("entropy_coefficient", self.entropy_coefficient, 0.0, 10.0)
         check_within("final_entropy_coefficient", self.final_entropy_coefficient, 0.0, 10.0)
         check_within("value_coefficient", self.value_coefficient, 0.0, 100.0)
@@ -83,6 +85,7 @@ class LearnedPolicySettings(PolicySettings):
     def _check_validation(self) -> None:
         check_within("validate_every", self.validate_every, 0, 1_000_000)
         check_within("validation_episodes", self.validation_episodes, 1, 1_000_000)
+        check_within("min_gain", self.min_gain, 0.0, 1e6)
         if self.patience is None:
             return
         check_within("patience", self.patience, 1, 1_000_000)

@@ -201,7 +201,8 @@ class PolicyLearner:
     def begin_update(self) -> tuple[float, float]:
         """Set this update's learning rate; returns it, and the entropy coefficient."""
         own = self.settings
-        rate = schedule(own.schedule, own.learning_rate, own.final_learning_rate, own.updates, own.warmup_updates)(
+        warmup = min(own.warmup_updates, own.updates - 1)  # a run that is cut short warms up for as long as it lasts
+        rate = schedule(own.schedule, own.learning_rate, own.final_learning_rate, own.updates, warmup)(
             self.updates_done
         )
         entropy = schedule("linear", own.entropy_coefficient, own.final_entropy_coefficient, own.updates)

@@ -16,10 +16,12 @@ class PPOPolicyConfig(LearnedPolicySettings):
     """
 
     name: str = "ppo"
+    learning_rate: float = 3e-3
+    final_learning_rate: float = 3e-4
     gae_lambda: float = 0.95
     clip: float = 0.2
     value_clip: float | None = None
-    epochs: int = 8
+    epochs: int = 10
     minibatches: int = 4
     target_kl: float | None = 0.03
 

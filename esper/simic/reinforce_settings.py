@@ -1,6 +1,5 @@
 """Settings of REINFORCE; free of torch, as the configuration is."""
 
-import math
 from dataclasses import dataclass
 
 from esper.errors import ConfigError
@@ -13,19 +12,18 @@ class ReinforcePolicyConfig(LearnedPolicySettings):
     """gae_lambda: 1 weighs decisions by plain returns less the baseline, below that by generalised advantages.
 
     baseline_steps: gradient steps of the baseline an update; the policy takes one. entropy_decay: share of the updates
-    after which the entropy coefficient has come down to its floor. min_gain: what a validation must gain to count
-    against the patience.
+    after which the entropy coefficient has come down to its floor.
     """
 
     name: str = "reinforce"
-    updates: int = 80
-    learning_rate: float = 6e-3
-    final_learning_rate: float = 6e-4
+    updates: int = 60
+    learning_rate: float = 2e-2
+    final_learning_rate: float = 2e-3
     schedule: str = "warmup_cosine"
+    warmup_updates: int = 5
     entropy_decay: float = 0.7
     gae_lambda: float = 0.97
     baseline_steps: int = 10
-    min_gain: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,5 +35,3 @@ class ReinforcePolicyConfig(LearnedPolicySettings):
                 f"policy.baseline_steps={self.baseline_steps} with policy.network=lstm: the two share a memory, so the "
                 "baseline alone cannot be trained; set policy.baseline_steps=1"
             )
-        if not 0 <= self.min_gain < math.inf:
-            raise ConfigError(f"policy.min_gain={self.min_gain}: expected a number from 0 on")

@@ -30,8 +30,8 @@ class Rollout:
     """T steps of M members, [T, M, ...]; `episodes` are those that ended in it, in the order of time.
 
     next_values: what the policy thinks of the observation that followed each step, before any reset; 0 where the
-    episode terminated, and where its time was up unless the learner bootstraps there. starts: this observation is an episode's first. memory: before the first step [M, 2H], for a
-    policy that has one.
+    episode terminated, and where its time was up unless the learner bootstraps there. starts: this observation is an
+    episode's first. memory: before the first step [M, 2H], for a policy that has one.
     """
 
     observations: Tensor  # [T, M, F]
@@ -154,7 +154,9 @@ class Collector:
         plain = {name: value.clone() for name, value in state.items()}
         self._observations, self._masks = plain["observations"].numpy(), plain["masks"].numpy()
         self._starts, self._returns = plain["starts"].numpy(), plain["returns"].numpy()
-        self._lengths, self._memory = plain["lengths"].numpy(), plain.get("memory")
+        self._lengths = plain["lengths"].numpy()
+        if self._memory is not None:
+            self._memory = plain["memory"].to(self._memory)
 
     def _ended(self, ended: NDArray[np.bool_]) -> list[Episode]:
         episodes = [

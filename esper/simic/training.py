@@ -60,7 +60,7 @@ class Training:
         self.total = settings.updates
         self.episodes = 0
         self.steps = 0
-        self.stopping = EarlyStopping(settings.patience, getattr(settings, "min_gain", 0.0))
+        self.stopping = EarlyStopping(settings.patience, settings.min_gain)
         self._seed = seed
         self._collector = Collector(env, learner, seed)
 

@@ -57,4 +57,5 @@ class RandomController:
         if not deeds or draw.random() >= self.config.act_probability:
             return WAIT
         chosen = draw.choice(deeds)
-        return Action(chosen.operation, chosen.slot, chosen.blueprint, chosen.blend, f"drawn out of {len(deeds)}")
+        why = f"one of {len(deeds)} legal actions"
+        return Action(chosen.operation, chosen.slot, chosen.blueprint, chosen.blend, why)

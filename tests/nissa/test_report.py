@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -107,6 +108,33 @@ def test_headline_numbers_are_those_of_the_summary(
     assert f"95%: {scores.difference.low:+.1f} to {scores.difference.high:+.1f} (n = 8)" in full_page.text
 
 
+def test_a_language_run_shows_bits_per_byte(make_run: Callable[..., Path]) -> None:
+    run_dir = make_run(members=3)
+    run = json.loads((run_dir / "run.json").read_text())
+    assert "bits per byte" not in Page(write_report(run_dir)).text
+    run["summary"]["grown"]["test_bits_per_byte"] = [2.0, 2.1, 2.2]
+    run["summary"]["twin"]["test_bits_per_byte"] = [2.5, 2.6, 2.7]
+    (run_dir / "run.json").write_text(json.dumps(run))
+    text = Page(write_report(run_dir)).text
+    assert "grown: test bits per byte" in text and "2.100" in text
+    assert "static twins 2.600" in text and "difference -0.500" in text
+
+
+def test_a_run_that_planted_nothing_says_so_and_why(make_run: Callable[..., Path]) -> None:
+    run_dir = make_run(members=2, epochs=3, events=False, rollback=None)
+    settings = "first_plant_epoch: 2\n  min_training_epochs: 3\n  blending_epochs: 3\n  probation_epochs: 2"
+    config = (run_dir / "config.yaml").read_text().replace("patience_epochs: 3", settings)
+    (run_dir / "config.yaml").write_text(config)
+    assert "a seed takes 8 epochs to earn its place" in Page(write_report(run_dir)).text
+
+
+def test_a_host_of_ones_own_is_named_by_what_builds_it(make_run: Callable[..., Path]) -> None:
+    run_dir = make_run(members=1, rollback=None)
+    config = (run_dir / "config.yaml").read_text().replace("name: cnn", "name: custom\n  factory: nets:wide")
+    (run_dir / "config.yaml").write_text(config)
+    assert "host custom (nets:wide)" in Page(write_report(run_dir)).text
+
+
 def test_every_stage_of_a_life_is_a_bar(full_page: Page, write_a_run: Callable[..., Path], tmp_path: Path) -> None:
     titles = re.findall(r'class="bar"[^>]*title="([^,"]+), epoch', full_page.source)
     assert {look.label for look in STAGE_LOOKS.values()} - {"dormant"} == set(titles)
@@ -141,7 +169,7 @@ def test_other_shapes_of_runs(make_run: Callable[..., Path], options: dict[str, 
     if options.get("twins") is False:
         assert "paired difference" not in page.text
     if options["members"] == 1:
-        assert "one pair, no interval" in page.text
+        assert "n = 1, no interval" in page.text
 
 
 def test_a_failed_run_shows_how_far_it_came(make_run: Callable[..., Path]) -> None:

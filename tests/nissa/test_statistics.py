@@ -16,10 +16,16 @@ def test_interval_of_three_values_by_hand() -> None:
     assert interval.high == pytest.approx(2 + 2.484138, abs=1e-6)
 
 
-def test_interval_of_two_values_at_ninety_percent_by_hand() -> None:
-    # t(1, 95%) = 6.313752, deviation sqrt(2), half width 6.313752 * sqrt(2) / sqrt(2)
-    interval = mean_interval([10.0, 12.0], confidence=0.9)
-    assert interval.high == pytest.approx(11 + 6.313752, abs=1e-6)
+def test_interval_of_three_values_at_ninety_percent_by_hand() -> None:
+    # t(2, 95%) = 2.919986, deviation 1
+    interval = mean_interval([10.0, 11.0, 12.0], confidence=0.9)
+    assert interval.high == pytest.approx(11 + 2.919986 / 3**0.5, abs=1e-6)
+
+
+def test_an_interval_stays_within_what_a_value_can_be() -> None:
+    interval = mean_interval([1.0, 2.0, 3.0], within=(0.0, 100.0))
+    assert (interval.mean, interval.low) == (2.0, 0.0)
+    assert mean_interval([98.0, 99.0, 100.0], within=(0.0, 100.0)).high == 100.0
 
 
 def test_paired_difference_is_that_of_the_pairs() -> None:
@@ -32,10 +38,11 @@ def test_pairing_removes_what_members_share() -> None:
     assert paired_difference([60.0, 70.0, 80.0], [59.0, 69.0, 79.0]).high == pytest.approx(1.0)
 
 
-def test_one_value_has_no_interval() -> None:
-    interval = mean_interval([71.5])
-    assert interval.to_dict() == {"mean": 71.5, "low": None, "high": None, "n": 1}
-    assert interval.text(unit="%") == "71.5% (n=1, no interval)"
+@pytest.mark.parametrize("values", [[71.5], [70.5, 72.5]])
+def test_one_value_or_two_have_no_interval(values: list[float]) -> None:
+    interval = mean_interval(values)
+    assert interval.to_dict() == {"mean": 71.5, "low": None, "high": None, "n": len(values)}
+    assert interval.text(unit="%") == f"71.5% (n={len(values)})"
 
 
 def test_nothing_measured_has_no_mean() -> None:
@@ -56,11 +63,13 @@ def test_text_of_an_interval() -> None:
     interval = mean_interval([1.0, 2.0, 3.0])
     assert interval.text(unit="%") == "2.0% [-0.5, 4.5]"
     assert interval.text(signed=True) == "+2.0 [-0.5, +4.5]"
+    assert mean_interval([-1.0, 0.0, 1.0]).text(signed=True) == "0.0 [-2.5, +2.5]"
 
 
 def test_band_is_the_interval_epoch_by_epoch() -> None:
     values = np.array([[1.0, 5.0, np.nan, np.nan], [2.0, np.nan, np.nan, 3.0], [3.0, 7.0, np.nan, np.nan]])
     mean, low, high = mean_band(values)
+    assert np.isfinite(low).tolist() == [True, False, False, False]
     for epoch in range(4):
         interval = mean_interval(values[:, epoch])
         expected = [np.nan if x is None else x for x in (interval.mean, interval.low, interval.high)]

@@ -349,7 +349,7 @@ def learned(agent: PPOAgent, env: Any, steps: int, updates: int) -> PPOAgent:
 
 
 def test_it_learns_cartpole() -> None:
-    own = settings(hidden=[64, 64], learning_rate=3e-3, epochs=10, gamma=0.98, gae_lambda=0.8, entropy_coefficient=0.0)
+    own = settings(hidden=[64, 64], epochs=10, minibatches=2, gamma=0.98, gae_lambda=0.8, entropy_coefficient=0.0)
     agent = PPOAgent(4, action_dim=2, settings=own)
     going_on, recent = Collector(cartpole(8), agent, seed=0), [0.0]
     for _ in range(own.updates):

@@ -264,4 +264,4 @@ def test_the_shipped_values_are_the_defaults_but_for_validation() -> None:
     shipped = yaml.safe_load((Path(__file__).parents[2] / "conf/policy/reinforce.yaml").read_text())
     del shipped["defaults"]
     shipped["gamma"] = 1.0  # is the reward's
-    assert shipped == asdict(ReinforcePolicyConfig(validate_every=10))
+    assert shipped == asdict(ReinforcePolicyConfig(validate_every=20))

@@ -16,9 +16,7 @@ from tests.simic.small_envs import Counting, cartpole, vectorised
 FIELDS = ("observations", "masks", "actions", "log_probs", "rewards", "values", "next_values", "starts")
 
 
-def agent(
-    network: str = "mlp", seed: int = 0, features: int = 2, actions: int = 3, bootstrap: bool = True
-) -> PPOAgent:
+def agent(network: str = "mlp", seed: int = 0, features: int = 2, actions: int = 3, bootstrap: bool = True) -> PPOAgent:
     settings = PPOPolicyConfig(network=network, hidden=[8, 8], bootstrap_truncated=bootstrap)
     return PPOAgent(features, action_dim=actions, settings=settings, seed=seed)
 
@@ -55,7 +53,10 @@ def test_what_follows_each_step() -> None:
 
 
 def test_a_time_limit_that_is_part_of_the_task_ends_it() -> None:
-    rollout = Collector(vectorised(Counting(2, ("truncated",))), agent(bootstrap=False)).collect(3)
+    learner = agent(bootstrap=False)
+    learner.network.rescale_values(5.0, 1.0)
+    learner.network.value_head.bias.data += 5.0  # so that nothing is worth 0 by chance
+    rollout = Collector(vectorised(Counting(2, ("truncated",))), learner).collect(3)
     assert (rollout.next_values == 0).flatten().tolist() == [False, True, False]
     assert rollout.truncated.any() and not rollout.terminated.any()
 
