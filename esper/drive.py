@@ -46,17 +46,21 @@ def resume(path: Path, overrides: list[str]) -> int:
 
 def _see_through(folder: RunDirectory, config: RunSchema, is_new: bool) -> int:
     """Bring the run to whatever end, and let run.json, the terminal and the exit code say which."""
+    run: Run | None = None
     with StopRequest() as stop:
         try:
-            is_done = Run(folder, config, is_new).drive(stop)
+            run = Run(folder, config, is_new)
+            is_done = run.drive(stop)
         except KeyboardInterrupt:
             is_done = False
         except (EsperError, OSError) as error:
             reason = in_short(_spelled(error))
-            folder.fail(reason)
-            if not isinstance(error, OSError) and not isinstance(error.__cause__, OSError):
+            if run is None and not isinstance(error, OSError) and not isinstance(error.__cause__, OSError):
+                folder.discard() if is_new else folder.fail(reason)
                 raise  # bad input, which the command line answers
-            print(f"error: {reason}\n  to continue: python -m esper.run resume={folder.path}", file=sys.stderr)
+            folder.fail(reason)
+            kept = f" from {run.checkpoints.path(run.saved_at).stem}" if run is not None and run.saved_at >= 0 else ""
+            print(f"error: {reason}\n  to continue{kept}: python -m esper.run resume={folder.path}", file=sys.stderr)
             return FAILED
         except Exception as error:
             folder.fail(f"{type(error).__name__}: {error}")

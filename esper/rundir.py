@@ -17,6 +17,7 @@ import yaml
 from esper import __version__
 from esper.checkpoint import RunLock
 from esper.checkpoint.atomic import write_atomic
+from esper.checkpoint.run_lock import LOCK_NAME
 from esper.errors import EsperError, RunError
 
 CONFIG_FILE = "config.yaml"
@@ -103,6 +104,13 @@ class RunDirectory:
         """The run failed. On a full disk this much is still tried, and no more."""
         with contextlib.suppress(EsperError):
             self.finish("failed", error=reason)
+
+    def discard(self) -> None:
+        """Take back a run that never began: its files go, and the folder where nothing else is in it."""
+        for name in (CONFIG_FILE, RUN_FILE, LOCK_NAME):
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
 
     def update(self, **changes: Any) -> None:
         """Write run.json anew with these fields changed. Raises CheckpointError where the disk is full."""

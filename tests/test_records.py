@@ -87,9 +87,7 @@ def test_the_summary_pairs_each_member_with_its_own_twin():
     assert summary["grown"]["parameters"] == [1200, 1300]
     assert summary["difference"]["test_bits_per_byte"]["mean"] == pytest.approx(0.1)
     difference = summary["difference"]["test_accuracy"]
-    # Differences 2 and 5: mean 3.5, standard error 1.5, t(0.975, 1) = 12.7062.
-    assert (difference["mean"], difference["n"]) == (3.5, 2)
-    assert difference["low"] == pytest.approx(3.5 - 12.7062 * 1.5, abs=1e-3)
+    assert difference == {"mean": 3.5, "low": None, "high": None, "n": 2}  # of 2 and 5
     assert summary["seeds"] == {"planted": 2}
     assert summary["wall_s"] == 12.5
 

@@ -132,3 +132,31 @@ def test_a_dataset_of_another_schema_is_refused(learned):
 def test_bad_input_is_answered(tmp_path, arguments, says):
     done = CommandLine(tmp_path).run_here(*TINY, *arguments)
     assert done.code == 2 and says in done.err and "Traceback" not in done.err
+
+
+def test_a_reward_that_is_no_number_stops_the_run_and_loses_nothing(tmp_path, monkeypatch):
+    """The member, the epoch and the last checkpoint are named; the run goes on from there once that is mended."""
+    esper, calls = CommandLine(tmp_path), []
+
+    def spoiled(settings):
+        def reward(before, after):
+            calls.append(after.member)
+            return float("nan") if len(calls) == 16 else 0.5  # member 0, epoch 2 of the second update
+
+        return reward
+
+    arguments = (*TINY, *LEARNING, "policy=ppo", "hydra.run.dir=run")
+    monkeypatch.setattr("esper.build.build_reward", spoiled)
+    stopped = esper.run_here(*arguments)
+    assert stopped.code == 1 and "Traceback" not in stopped.err
+    assert "member 0" in stopped.err and "epoch 2" in stopped.err
+    assert "to continue from agent_epoch_1: python -m esper.run resume=run" in stopped.err
+    assert record_of(tmp_path / "run")["status"] == "failed"
+    done = esper.run_here("resume=run")
+    assert done.code == 0, done.err
+
+
+def test_a_run_that_never_began_leaves_nothing_behind(tmp_path):
+    esper = CommandLine(tmp_path)
+    done = esper.run_here(*TINY, "slots.names=[early,earli]")
+    assert done.code == 2 and not list(tmp_path.rglob("run.json"))

@@ -26,6 +26,14 @@ def test_two_epochs(group, option, tmp_path):
         overrides += ["task.epoch_windows=32", "task.train_bytes=8000", "task.val_bytes=2000", "task.test_bytes=2000"]
     if option == "cifar10":
         overrides += small_cifar10(tmp_path)
+    learns = option in ("ppo", "reinforce", "marathon")
+    if learns:
+        overrides += ["policy.updates=1", "policy.members=2", "policy.validate_every=0"]
+    if option == "iql":
+        data = tmp_path / "data"
+        data.mkdir()
+        assert start(compose(SHORT), data, SHORT) == 0
+        overrides += [f"policy.dataset=[{data}]", "policy.steps=1"]
     if group == "telemetry":
         overrides.remove("telemetry.report=false")
     path = tmp_path / "run"
@@ -33,7 +41,8 @@ def test_two_epochs(group, option, tmp_path):
     assert start(compose(overrides), path, overrides) == 0
     record = record_of(path)
     assert (record["status"], record["epoch"]) == ("finished", 2)
-    assert (path / "checkpoints" / "agent_epoch_2.safetensors").exists()
+    assert (path / "checkpoints" / f"agent_epoch_{2 + record['update']}.safetensors").exists()
+    assert (record["update"] == 1) == (learns or option == "iql")
     assert (path / "metrics.jsonl").exists() == (option != "none")
     assert (path / "report.html").exists() == (option == "local")
 
