@@ -6,7 +6,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,12 @@ from esper.stopping import StopRequest
 FAILED = 1
 
 
-def start(config: RunSchema, path: Path, overrides: list[str]) -> int:
-    """A new run in this folder. Returns the exit code; raises EsperError on bad input."""
-    with RunDirectory.create(path, to_plain(config), overrides) as folder:
+def start(config: RunSchema, path: Path, overrides: list[str], options: Mapping[str, str] | None = None) -> int:
+    """A new run in this folder. Returns the exit code; raises EsperError on bad input, and leaves no folder then.
+
+    options: group -> the option that was chosen, where that is known.
+    """
+    with RunDirectory.create(path, to_plain(config), overrides, options) as folder:
         return _see_through(folder, config, is_new=True)
 
 
@@ -69,9 +73,20 @@ def _see_through(folder: RunDirectory, config: RunSchema, is_new: bool) -> int:
         if is_done:
             return 0
         folder.finish("interrupted")
-        print(f"interrupted after {_place(folder.record)}; to continue:")
-        print(f"  python -m esper.run resume={folder.path}")
+        with _unread_output_is_none():
+            print(f"interrupted after {_place(folder.record)}; to continue:")
+            print(f"  python -m esper.run resume={folder.path}")
         return 128 + (stop.signal or signal.SIGINT)
+
+
+@contextmanager
+def _unread_output_is_none() -> Iterator[None]:
+    """Inside, it costs nothing that nobody reads the output any more, as after `| head`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):  # rich would end the process
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _place(record: dict[str, Any]) -> str:
@@ -243,11 +258,8 @@ class Run:
         report = self._report() if self.config.telemetry.report else None
         if self.config.telemetry.console == "off":
             return
-        try:
+        with _unread_output_is_none():
             print_summary(summary, self.folder.path, report)
-            sys.stdout.flush()
-        except (BrokenPipeError, SystemExit):  # nobody reads any more, where rich would end the process
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def _report(self) -> Path | None:
         try:
@@ -263,7 +275,9 @@ class Run:
         config = self.config
         sinks: list[Sink] = [JsonlSink(self.folder.path)] if config.telemetry.jsonl else []
         updates = self.learning.total if self.learning else 0
-        title = RunTitle(config.name, config.policy.name, config.host.name, config.epochs, updates)
+        policy = self.folder.record.get("options", {}).get("policy", config.policy.name)
+        host = getattr(config.host, "factory", config.host.name)
+        title = RunTitle(config.name, policy, host, config.epochs, updates)
         console = console_sink(title, config.telemetry.console)
         return sinks if console is None else [*sinks, console]
 

@@ -23,6 +23,7 @@ _CONVERSIONS = {
     "`Enum`": "int",
     "dataclass": "dict via `to_dict()`",
     "`nn.Module`": "CRITICAL: store state_dict separately",
+    "a call of `eval` or `getattr`, or into `os` or `subprocess`": "CRITICAL: runs code when loaded; do not load",
     "namedtuple, `frozenset`, `defaultdict`, NumPy values, objects of any other class": "needs manual inspection",
     "nesting past 20 levels, a container that contains itself": "reported, not followed",
 }

@@ -14,7 +14,7 @@ from esper.config.root import RunSchema
 from esper.errors import ConfigError
 from esper.kasmina import CNNHost, MorphogeneticModel, SlotConfig, TransformerHost
 from esper.kasmina.graft import GraftedHost
-from esper.kasmina.host import Host
+from esper.kasmina.host import Host, resolve_slots
 from esper.kasmina.seeding import weights_from
 from esper.leyline import TaskConfig
 from esper.tasks import Task
@@ -34,6 +34,7 @@ def build_model(
     steps = -(-task.epoch_size // config.batch_size)
     slots = config.slots
     host = build_host(config, task, config.seed, member, dtype)
+    resolve_slots(slots.names, list(host.injection_points), "slots.names")
     return MorphogeneticModel(
         host=host,
         device=device,

@@ -96,7 +96,8 @@ def _job(composed: DictConfig) -> int:
         from esper.drive import start  # here, since it loads torch
 
         _leave_closed_output()
-        code = start(finish(composed), shown, list(hydra.overrides.task))
+        options = {group: str(chosen) for group, chosen in hydra.runtime.choices.items() if chosen and "/" not in group}
+        code = start(finish(composed), shown, list(hydra.overrides.task), options)
     except EsperError as error:
         code = complain(error)
     except Exception:  # a mistake of ours: Hydra must not take it for one of the command line's

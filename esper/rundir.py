@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -41,7 +42,9 @@ class RunDirectory:
         self._last_beat = time.monotonic()
 
     @classmethod
-    def create(cls, path: Path, config: dict[str, Any], overrides: list[str]) -> "RunDirectory":
+    def create(
+        cls, path: Path, config: dict[str, Any], overrides: list[str], options: Mapping[str, str] | None = None
+    ) -> "RunDirectory":
         """Claim a folder that holds no run yet; the run is "queued" from here on. Raises RunError."""
         with contextlib.ExitStack() as on_error:
             lock = on_error.enter_context(RunLock(path))
@@ -63,6 +66,7 @@ class RunDirectory:
                 "finished_at": None,
                 "wall_s": 0.0,
                 "overrides": overrides,
+                "options": dict(options or {}),
                 "engine": None,
                 "error": None,
                 "summary": None,
@@ -111,6 +115,8 @@ class RunDirectory:
             (self.path / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()
+            if not self.path.is_absolute():  # outputs/NAME, made for this run
+                os.removedirs(self.path.parent)
 
     def update(self, **changes: Any) -> None:
         """Write run.json anew with these fields changed. Raises CheckpointError where the disk is full."""

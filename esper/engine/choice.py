@@ -83,7 +83,7 @@ def _measure(
     """Seconds a step on each number of threads; the members are left as they were."""
     engine, host = population.engine, population.stacks[HOST].buffers
     before = {name: buffer.clone() for name, buffer in host.items()}
-    engine.prepare(1, population.version)
+    engine.prepare(1, population.version, seed=0)
     ((xb, yb),) = engine.batches(x, y, len(y))
     times: dict[tuple[str, int], float] = {}
     for threads in thread_counts:

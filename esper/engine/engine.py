@@ -19,8 +19,12 @@ class Engine(Protocol):
     kind: str
     generation: int
 
-    def prepare(self, steps: int, version: int) -> None:
-        """Take over stages and blends for an epoch of this many steps; version: of the stacks."""
+    def prepare(self, steps: int, version: int, seed: int | None = None) -> None:
+        """Take over stages and blends for an epoch of this many steps.
+
+        version: of the stacks; seed: of what layers such as Dropout draw while training, alike for all members (None:
+        they draw from torch's own stream).
+        """
         ...
 
     def batches(self, x: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:

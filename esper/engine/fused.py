@@ -51,8 +51,8 @@ class FusedEngine:
 
     # ---- what is to be done
 
-    def prepare(self, steps: int, version: int) -> None:
-        """See `Engine.prepare`."""
+    def prepare(self, steps: int, version: int, seed: int | None = None) -> None:
+        """See `Engine.prepare`; layers that draw are never fused."""
         slots = {name: [model.slots[name] for model in self.models] for name in self.models[0].slots}
         work = (version, signature(slots))
         changed = work != self.signature or steps > self.steps

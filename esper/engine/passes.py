@@ -11,14 +11,15 @@ from esper.engine.reporting import Score
 from esper.tasks import Task
 from esper.tasks.task import named_generator
 
-STREAMS = ("order", "examples")  # every member sees the same minibatches
+STREAMS = ("order", "examples", "layers")
 
 
 class Passes:
     """Trains and validates all members together.
 
-    `generators` draw what all members share: the order of the examples, and their distortions. `seconds` holds wall
-    time since it was last emptied, by part: train, validation, counterfactual.
+    `generators` draw what all members share: the order of the examples, their distortions, and the seed of what layers
+    such as Dropout draw. `seconds` holds wall time since it was last emptied, by part: train, validation,
+    counterfactual.
     """
 
     def __init__(self, population: Population, task: Task, batch_size: int, seed: int) -> None:
@@ -37,7 +38,9 @@ class Passes:
         with self._timed("train"):
             order = torch.randperm(self.task.epoch_size, generator=self.generators["order"])
             x, y = self.task.epoch_data(epoch, self.generators["examples"])
-            return _by_member(self.population.train_epoch(x, y, order.to(x.device), self.batch_size, rate_factors))
+            layers = int(torch.randint(2**62, (), generator=self.generators["layers"]))
+            order = order.to(x.device)
+            return _by_member(self.population.train_epoch(x, y, order, self.batch_size, rate_factors, layers))
 
     def validate(self, live: Sequence[tuple[int, str]] = ()) -> tuple[list[Score], list[dict[str, Score]]]:
         """Each member's score, and slot -> its score with the seed there left out, for (member, slot) in `live`."""

@@ -46,6 +46,8 @@ class Population:
         kind: str = "fused",
         precision: torch.dtype = torch.float32,
     ) -> None:
+        if not models:
+            raise EngineError("a population needs at least one model")
         self.models = list(models)
         slots = [f"slots.{position}" for position in self.models[0].slot_positions.values()]
         self.is_channels_last = kind == "sequential"  # torch's own convolutions are fastest so
@@ -75,7 +77,7 @@ class Population:
     # ---- topology
 
     def sync_topology(self) -> None:
-        """Follow the members' slots: call after seeds were planted or removed, between epochs."""
+        """Follow the members' slots, where seeds were planted or removed; every epoch and evaluation begins with it."""
         wanted: dict[str, dict[int, torch.nn.Module]] = {}
         for member, model in enumerate(self.models):
             for name, slot in model.slots.items():
@@ -104,18 +106,26 @@ class Population:
     # ---- training
 
     def train_epoch(
-        self, x: Tensor, y: Tensor, order: Tensor, batch_size: int, rate_factors: Sequence[float] | None = None
+        self,
+        x: Tensor,
+        y: Tensor,
+        order: Tensor,
+        batch_size: int,
+        rate_factors: Sequence[float] | None = None,
+        seed: int | None = None,
     ) -> Scores:
         """One epoch for every member. Inputs x [N, ...], targets y [N, ...]; order [N]: all members share it.
 
-        rate_factors [M]: shares of the members' learning rates, 1 where they are not given. The last gradients stay in
+        rate_factors [M]: shares of the members' learning rates, 1 where they are not given. seed: of what layers such
+        as Dropout draw, alike for all members (None: they draw from torch's own stream). The last gradients stay in
         `last_gradients`.
         """
+        self.sync_topology()
         steps = -(-len(order) // batch_size)
         loss = torch.zeros(len(self), dtype=self.dtype, device=self.device)
         correct = torch.zeros(len(self), dtype=torch.int64, device=self.device)
         kept = self._halted_buffers()
-        self.engine.prepare(steps, self.version)
+        self.engine.prepare(steps, self.version, seed)
         self.optimizer.scale_rates(rate_factors or [1.0] * len(self))
         self.optimizer.begin_epoch(*row_roles(self.stacks, self.models))
         for index, (xb, yb) in enumerate(self.engine.batches(x[order], y[order], batch_size)):
@@ -193,6 +203,7 @@ class Population:
         in percent) of that member with that seed left out, and the seconds that the latter took. Fused, each pair costs
         the host behind its slot, once; one by one, it costs the member's whole pass.
         """
+        self.sync_topology()
         slots: dict[str, list[int]] = {}
         for member, slot in sorted(without):
             slots.setdefault(slot, []).append(member)

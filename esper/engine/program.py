@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from esper.engine.engine import Captured, Values
 from esper.errors import EngineError
+from esper.kasmina.probe import evaluating
 from esper.kasmina.slot import SeedSlot
 
 Tensors = Mapping[str, Tensor]
@@ -73,10 +74,7 @@ class Program:
     """Steps of one module. Raises EngineError for a layer that cannot be fused."""
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:
-        try:
-            graph = _Tracer(layout.leaves).trace(module)
-        except (fx.proxy.TraceError, TypeError) as error:
-            raise EngineError(f"{type(module).__name__}.forward cannot be traced: {error}") from error
+        graph = _trace(module, layout.leaves)
         self.steps = _compile(graph, dict(module.named_modules()), layout)
         self.input = next(node.name for node in graph.nodes if node.op == "placeholder")
         self.slots = {step.slot: index for index, step in enumerate(self.steps) if step.slot is not None}
@@ -109,6 +107,22 @@ class Program:
                 del values[name]
             values[step.output] = out
         return out
+
+
+def _trace(module: nn.Module, leaves: tuple[type[nn.Module], ...]) -> fx.Graph:
+    """One graph for training and evaluation. Raises EngineError where Python code makes them differ, or draws."""
+    name = type(module).__name__
+    try:
+        with evaluating(module), torch.random.fork_rng([]):
+            before = torch.get_rng_state()
+            evaluated = _Tracer(leaves).trace(module)
+            trained = _Tracer(leaves).trace(module.train())
+            draws = not torch.equal(before, torch.get_rng_state())
+    except (fx.proxy.TraceError, TypeError) as error:
+        raise EngineError(f"{name}.forward cannot be traced: {error}") from error
+    if draws or evaluated.python_code("self").src != trained.python_code("self").src:
+        raise EngineError(f"{name}.forward draws, or does otherwise in training, and cannot be fused")
+    return trained
 
 
 def _compile(graph: fx.Graph, modules: Modules, layout: Layout) -> tuple[Step, ...]:

@@ -24,7 +24,7 @@ from esper.nissa.console import (
     stage_counts,
 )
 from esper.nissa.palette import STAGE_LOOKS, StageLook, stage_look
-from esper.nissa.statistics import mean_interval
+from esper.nissa.statistics import ACCURACY, mean_interval
 from esper.nissa.text import clock
 from esper.nissa.tracker import DiagnosticTracker, seeds_of_record
 
@@ -175,7 +175,7 @@ def _strips(record: dict[str, Any]) -> Table:
         table.add_row("ahead", f"{sum(gain > 0 for gain in gains)} of {len(gains)} members beat their twin")
     accuracies = [row["val_accuracy"] for row in grown if row.get("val_accuracy") is not None]
     if accuracies:
-        interval = mean_interval(accuracies)
+        interval = mean_interval(accuracies, within=ACCURACY)
         table.add_row("grown", f"{interval.text(unit='%')}, from {min(accuracies):.1f} to {max(accuracies):.1f}")
     table.add_row("size", f"{mean_of(record, 'parameter_count'):,.0f} parameters")
     return table

@@ -24,6 +24,7 @@ class ReinforcePolicyConfig(LearnedPolicySettings):
     entropy_decay: float = 0.7
     gae_lambda: float = 0.97
     baseline_steps: int = 10
+    validate_every: int = 20
 
     def __post_init__(self) -> None:
         super().__post_init__()

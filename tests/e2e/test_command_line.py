@@ -40,8 +40,8 @@ def test_a_sweep_goes_on_after_a_failed_run_and_says_so(esper):
     done = esper.run_here("-m", *TINY, "slots.names=[nowhere],[early]", "telemetry=none", "hydra.sweep.dir=sweep")
     assert done.code == 2
     assert "nowhere" in done.err and "Error executing job" not in done.err
-    statuses = [record_of(esper.folder / "sweep" / job)["status"] for job in ("0", "1")]
-    assert statuses == ["failed", "finished"]
+    assert not (esper.folder / "sweep" / "0").exists()
+    assert record_of(esper.folder / "sweep" / "1")["status"] == "finished"
 
 
 def test_a_run_goes_where_it_was_told_to_and_never_over_another(esper):
@@ -82,7 +82,10 @@ def test_bad_input_is_answered_in_short_and_leaves_nothing_behind(esper, argumen
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        (["slots.names=[early,block1]"], "block1"),
+        (["slots.names=[early,block1]"], "slots.names: "),
+        (["slots.names=[early,earli]"], "did you mean 'early'?"),
+        (["task=text", "host=transformer", "task.path=nowhere.txt"], "task.path=nowhere.txt: cannot be read"),
+        (["host=custom", "host.factory=nowhere:f", "host.positions=[a]"], "host.factory=nowhere:f: No module"),
         (["policy=scheduled", "policy.blueprints=[conv_lite]"], "did you mean conv_light?"),
         (["blueprint.names=[lora]"], "lora"),
     ],
@@ -92,7 +95,23 @@ def test_parts_that_do_not_fit_are_answered_in_short(esper, arguments, wanted):
     assert done.code == 2
     assert wanted in done.err
     assert len(done.err.splitlines()) <= 2
-    assert record_of(esper.only_run())["status"] == "failed"
+    assert list(esper.folder.iterdir()) == []  # nothing is left of a run that never began
+
+
+def test_a_folder_that_holds_something_else_keeps_it(esper):
+    (esper.folder / "mine").mkdir()
+    (esper.folder / "mine" / "notes.txt").write_text("keep")
+    assert esper.run_here("slots.names=[nowhere]", f"hydra.run.dir={esper.folder / 'mine'}").code == 2
+    assert [path.name for path in (esper.folder / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_a_run_is_told_by_the_options_that_were_chosen(esper):
+    tiny = ("task.epoch_windows=32", "task.train_bytes=8000", "task.val_bytes=2000", "task.test_bytes=2000")
+    done = esper.run_here("experiment=language", "debug=smoke", "epochs=1", "engine.members=1", *tiny)
+    assert done.code == 0 and "policy heuristic_text" in done.out
+    run_dir = esper.only_run()
+    assert record_of(run_dir)["options"]["experiment"] == "language"
+    assert "heuristic_text" in (run_dir / "report.html").read_text().partition("resolved config")[0]
 
 
 def test_ctrl_c_finishes_the_epoch_and_says_how_to_resume(esper):
@@ -136,6 +155,16 @@ def test_a_run_in_use_is_not_resumed(esper):
     assert process.returncode == 143
     assert refused.code == 2
     assert f"process {process.pid}" in refused.err
+
+
+def test_being_stopped_when_nobody_reads_is_no_failure(esper):
+    process = esper.start("policy=static", "engine.members=2", "epochs=5000", "hydra.run.dir=run")
+    esper.wait_for(1, esper.folder / "run", process)
+    process.stdout.close()
+    process.send_signal(signal.SIGTERM)
+    assert "Traceback" not in process.stderr.read()
+    assert process.wait(timeout=60) == 143
+    assert record_of(esper.folder / "run")["status"] == "interrupted"
 
 
 def test_a_sweep_whose_reader_goes_away_runs_on(esper):

@@ -5,7 +5,9 @@ import itertools
 import pytest
 import torch
 
+from esper.errors import EngineError
 from esper.kasmina.blueprints.registry import BlueprintRegistry
+from esper.leyline import SeedStage
 from tests.engine.growing import STAGES, data, language_model, model, plant, population, state, tokens
 
 BLENDS = ("linear", "sigmoid", "gated")
@@ -57,3 +59,22 @@ def test_an_epoch_fused_equals_an_epoch_one_by_one(topology, blueprint, kernels)
         torch.testing.assert_close(
             tensor, sequential[2][name], rtol=1e-9, atol=1e-9, msg=lambda m, name=name: f"{name}: {m}"
         )
+
+
+@pytest.mark.parametrize("kind", ["fused", "sequential"])
+def test_a_seed_that_was_just_planted_is_trained_without_further_ado(kind):
+    bodies = [model(0), model(1)]
+    trained = population(bodies, kind)
+    plant(bodies[0], "mid", "conv_light", "linear", SeedStage.BLENDING, 0)
+    before = {name: value.clone() for name, value in bodies[0].slots["mid"].seed.named_parameters()}
+    x, y, order = data()
+    expected = bodies[0].eval()(x)
+    loss = trained.evaluate(x, y)[0].loss[0]
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(expected, y))
+    trained.train_epoch(x, y, order, batch_size=16)
+    assert any(not torch.equal(value, before[name]) for name, value in bodies[0].slots["mid"].seed.named_parameters())
+
+
+def test_a_population_of_nobody_is_refused():
+    with pytest.raises(EngineError, match="at least one model"):
+        population([], "fused")
