@@ -36,6 +36,20 @@ def discounted_returns(
     return _discount(rewards + gamma * tail.masked_fill(~ended, 0.0), ended, gamma, tail[-1])
 
 
+def normalized(advantages: Tensor, free: Tensor) -> Tensor:
+    """Advantages [T, M] less the mean of the free decisions', over their deviation."""
+    chosen = advantages[free]
+    if len(chosen) < 2:
+        return torch.zeros_like(advantages)
+    return (advantages - chosen.mean()) / (chosen.std() + 1e-8)
+
+
+def explained_variance(values: Tensor, returns: Tensor) -> float:
+    """1 - the share of the returns' variance that is left when the values are subtracted; 0 where there is none."""
+    variance = returns.var(correction=0)
+    return float(1 - (returns - values).var(correction=0) / variance) if variance > 0 else 0.0
+
+
 def _discount(terms: Tensor, ended: Tensor, factor: float, tail: Tensor) -> Tensor:
     sums = torch.empty_like(terms)
     factors = factor * (~ended).to(terms.dtype)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from esper.leyline import LEVELS
-from esper.simic.advantages import gae
+from esper.simic.advantages import explained_variance, gae, normalized
 from esper.simic.learned_settings import LearnedPolicySettings
 from esper.simic.policy_learner import PolicyLearner
 from esper.simic.ppo_settings import PPOPolicyConfig
@@ -134,17 +134,3 @@ class PPOAgent(PolicyLearner):
             moved = before + (values - before).clamp(-limit * scale, limit * scale)
             errors = torch.maximum(errors, ((moved - returns) / scale).square())
         return errors.mean()
-
-
-def normalized(advantages: Tensor, free: Tensor) -> Tensor:
-    """Advantages [T, M] less the mean of the free decisions', over their deviation."""
-    chosen = advantages[free]
-    if len(chosen) < 2:
-        return torch.zeros_like(advantages)
-    return (advantages - chosen.mean()) / (chosen.std() + 1e-8)
-
-
-def explained_variance(values: Tensor, returns: Tensor) -> float:
-    """1 - the share of the returns' variance that is left when the values are subtracted; 0 where there is none."""
-    variance = returns.var(correction=0)
-    return float(1 - (returns - values).var(correction=0) / variance) if variance > 0 else 0.0

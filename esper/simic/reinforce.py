@@ -8,10 +8,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from esper.leyline import LEVELS
-from esper.simic.advantages import discounted_returns, gae
+from esper.simic.advantages import discounted_returns, explained_variance, gae, normalized
 from esper.simic.learned_settings import LearnedPolicySettings
 from esper.simic.policy_learner import PolicyLearner
-from esper.simic.ppo import explained_variance, normalized
 from esper.simic.reinforce_settings import ReinforcePolicyConfig
 from esper.simic.rollout import Rollout
 from esper.simic.schedules import schedule

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from esper.errors import CheckpointError, ConfigError, LearnerError
 from esper.leyline import ActionLayout, Operation
-from esper.simic.ppo import PPOAgent, explained_variance, normalized
+from esper.simic.advantages import explained_variance, normalized
+from esper.simic.ppo import PPOAgent
 from esper.simic.ppo_settings import PPOPolicyConfig
 from esper.simic.rollout import Collector, Rollout, evaluate
 from tests.simic.small_envs import Counting, Recall, cartpole, vectorised
