@@ -29,7 +29,7 @@ def returns(history: RunHistory) -> str:
         if known.any():
             axes.plot(
                 updates[known], validation[known], color=colour("grown"), linewidth=1.8, marker="o", markersize=4,
-                label="validation, no exploration",
+                label="validation, on hosts of its own",
             )  # fmt: skip
         axes.set_title("return of an episode", loc="left", color=colour("muted"))
         axes.set_xlabel("update")
