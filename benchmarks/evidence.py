@@ -3,7 +3,7 @@
     python -m benchmarks.evidence [--out outputs/evidence] [--only ppo,heuristic,...]
 
 Every part is an ordinary run in a folder of its own under --out: what has finished is kept, what was interrupted goes
-on from its checkpoint. Policies learn on seed 0; they are judged on seeds 9001 to 9004, 8 hosts each, which nothing was
+on from its checkpoint. Policies learn on seed 0; they are judged on seeds 9101 to 9120, 2 hosts each, which nothing was
 tuned on. "scratch" trains, from the first epoch on, the very networks that the PPO policy ended with.
 """
 
@@ -25,9 +25,10 @@ from esper.nissa.jsonl import read_jsonl
 from esper.records import EpochTimes, epoch_record
 from esper.stopping import StopRequest
 from esper.tamiyo import StaticController
+from esper.tasks.task import named_generator
 
-HELD_OUT_SEEDS = (9001, 9002, 9003, 9004)
-HOSTS_A_SEED = 8
+HELD_OUT_SEEDS = tuple(range(9101, 9121))
+HOSTS_A_SEED = 2
 HELD_OUT = [
     "experiment=evidence",
     "engine.twins=false",
@@ -71,7 +72,7 @@ def held_out(out: Path) -> list[Part]:
         policies[name] = (f"policy={name}", f"policy.load={out / f'learn_{name}'}")
         policies[name] += () if name == "iql" else ("policy.updates=0",)
     return [
-        Part(f"{name}_{seed}", (*overrides, f"seed={seed}", *HELD_OUT), 0.1)
+        Part(f"{name}_{seed}", (*overrides, f"seed={seed}", *HELD_OUT), 0.05)
         for name, overrides in policies.items()
         for seed in HELD_OUT_SEEDS
     ]
@@ -108,8 +109,9 @@ def scratch(seed: int, out: Path) -> None:
         model = growth.population.models[row["member"]]
         for name, slot in row["slots"].items():
             if slot["stage"] in IS_GROWN:
-                model.germinate_seed(slot["blueprint"], f"scratch-{row['member']}-{name}", name)
-                state = model.slots[name].state
+                seed_id = f"scratch-{row['member']}-{name}"
+                generator = named_generator(seed, f"seed/{seed_id}")
+                state = model.slots[name].germinate(slot["blueprint"], seed_id, model.host, generator=generator)
                 for stage in (SeedStage.TRAINING, SeedStage.BLENDING, SeedStage.PROBATIONARY, SeedStage.FOSSILIZED):
                     state.transition(stage)
     growth.population.sync_topology()

@@ -13,9 +13,11 @@ from typing import Any
 import matplotlib
 import numpy as np
 
+from esper.config.composing import compose
 from esper.nissa.history import read_run
 from esper.nissa.jsonl import read_jsonl
-from esper.nissa.statistics import mean_interval, paired_difference
+from esper.nissa.statistics import mean_band, mean_interval, paired_difference
+from esper.tasks import build_task
 
 PAGE = Path("docs/evidence.md")
 PICTURES = Path("docs/evidence")
@@ -36,9 +38,13 @@ PAIRS = (
 
 @dataclass
 class Outcome:
-    """One controller on the held-out hosts. accuracies in percent; curves and FLOPs: [hosts, epochs + 1]."""
+    """One controller on the held-out hosts. Accuracies in percent; curves and FLOPs: [hosts, epochs + 1].
+
+    test: [seeds], the mean of a seed's hosts: they share the order of the data, and are not independent.
+    """
 
     test: list[float]
+    hosts: int
     parameters: np.ndarray
     curve: np.ndarray
     flops: np.ndarray
@@ -59,7 +65,7 @@ def gather(out: Path, name: str, seeds: Sequence[int], samples: int) -> Outcome 
         run = json.loads((folder / "run.json").read_text())
         if run["status"] != "finished":
             return None
-        test += run["summary"]["grown"]["test_accuracy"]
+        test.append(float(np.mean(run["summary"]["grown"]["test_accuracy"])))
         wall_s += run["wall_s"]
         for key in counts:
             counts[key] += run["summary"]["seeds"].get(key, 0)
@@ -69,6 +75,7 @@ def gather(out: Path, name: str, seeds: Sequence[int], samples: int) -> Outcome 
     flops[:, 0] = 0.0  # nothing was trained before epoch 1
     return Outcome(
         test,
+        len(rows),
         np.array([host[-1]["parameter_count"] for host in rows]),
         np.array([[row["val_accuracy"] for row in host] for host in rows], dtype=float),
         BACKWARD * samples * flops.cumsum(axis=1),
@@ -77,8 +84,9 @@ def gather(out: Path, name: str, seeds: Sequence[int], samples: int) -> Outcome 
     )
 
 
-def write_page(out: Path, seeds: Sequence[int], samples: int = 1078) -> None:
-    """Write the page and its pictures. samples: training samples an epoch."""
+def write_page(out: Path, seeds: Sequence[int]) -> None:
+    """Write the page and its pictures."""
+    samples = build_task(compose().task).epoch_size
     found = {name: outcome for name in NAMES if (outcome := gather(out, name, seeds, samples))}
     PICTURES.mkdir(parents=True, exist_ok=True)
     matplotlib.use("Agg")
@@ -92,7 +100,7 @@ def write_page(out: Path, seeds: Sequence[int], samples: int = 1078) -> None:
         draw_choices([out / f"ppo_{seed}" for seed in seeds])
         pictures.append("![What PPO asks for, epoch by epoch](evidence/choices.png)")
     template = (Path(__file__).parent / "evidence_template.md").read_text(encoding="utf-8")
-    hosts = len(next(iter(found.values())).test)
+    hosts = next(iter(found.values())).hosts
     text = template.format(
         hosts=hosts,
         table="\n".join(table(found)),
@@ -112,9 +120,7 @@ def table(found: dict[str, Outcome]) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, outcome in found.items():
-        counts = " | ".join(
-            f"{outcome.seeds[key] / len(outcome.test):.1f}" for key in ("planted", "fossilized", "culled")
-        )
+        counts = " | ".join(f"{outcome.seeds[key] / outcome.hosts:.1f}" for key in ("planted", "fossilized", "culled"))
         counts = "- | - | -" if name == "scratch" else counts
         lines.append(
             f"| {NAMES[name]} | {mean_interval(outcome.test).text()} | {outcome.parameters.mean():,.0f} | "
@@ -124,7 +130,7 @@ def table(found: dict[str, Outcome]) -> list[str]:
 
 
 def pair_table(found: dict[str, Outcome]) -> list[str]:
-    """Paired differences of test accuracy, host by host."""
+    """Paired differences of test accuracy, seed by seed."""
     lines = ["| | difference of test accuracy, points | excludes zero |", "|---|---|---|"]
     for first, second in PAIRS:
         if first in found and second in found:
@@ -182,12 +188,12 @@ def draw_race(found: dict[str, Outcome]) -> None:
 
     figure, (over_epochs, over_flops) = pyplot.subplots(1, 2, figsize=(12, 4.6), layout="constrained", sharey=True)
     for name, outcome in found.items():
-        mean = outcome.curve.mean(axis=0)
-        half = 1.96 * outcome.curve.std(axis=0, ddof=1) / np.sqrt(len(outcome.curve))
+        by_seed = outcome.curve.reshape(len(outcome.test), -1, outcome.curve.shape[1]).mean(axis=1)
+        mean, low, high = mean_band(by_seed)
         epochs, flops = np.arange(len(mean)), outcome.flops.mean(axis=0) / 1e9
         for axes, x in ((over_epochs, epochs), (over_flops, flops)):
             axes.plot(x, mean, color=COLOURS[name], linewidth=2, label=NAMES[name])
-        over_epochs.fill_between(epochs, mean - half, mean + half, color=COLOURS[name], alpha=0.12, linewidth=0)
+        over_epochs.fill_between(epochs, low, high, color=COLOURS[name], alpha=0.12, linewidth=0)
     over_epochs.set(xlabel="epoch", ylabel="validation accuracy, %", ylim=(40, None))
     over_flops.set(xlabel="training GFLOPs")
     over_flops.legend(frameon=False, loc="lower right")

@@ -34,7 +34,7 @@ from esper.leyline import SeedStage
 
 BATCH = 64
 STEPS = 8
-EPOCH_SAMPLES = 1078  # the training split of the default task
+EPOCH_SAMPLES = 1088  # the training split of the default task
 OPTIMIZER = OptimizerConfig(name="sgd", learning_rate=0.05, momentum=0.9)
 BLUEPRINTS = ("conv_light", "depthwise", "attention", "norm")
 MIXED_STAGES = (SeedStage.TRAINING, SeedStage.BLENDING, SeedStage.FOSSILIZED)

@@ -106,7 +106,7 @@ class Run:
         checkpoint = self.checkpoints.load_latest_agent() if not is_new and self.checkpoints.exists() else None
         grown = build_growth(config, folder.record["engine"])
         self.growth, self.twin_of = grown.growth, grown.twin_of
-        self.controller, self.learning = build_policy(config, grown)
+        self.controller, self.learning = build_policy(config, grown, is_resumed=checkpoint is not None)
         self.seeds: dict[str, int] = {}
         self.saved_at = -1
         self.metrics: Mapping[str, float | None] = {}  # what the next checkpoint is ranked by

@@ -11,7 +11,7 @@ from esper.build import Grown, build_environment
 from esper.checkpoint import CheckpointManager
 from esper.config.root import RunSchema
 from esper.engine.environment import GrowthVectorEnv
-from esper.errors import ConfigError
+from esper.errors import ConfigError, LearnerError
 from esper.leyline import ActionLayout, Controller
 from esper.rundir import RUN_FILE
 from esper.simic.controller import LearnedController
@@ -59,14 +59,42 @@ class Trains(Protocol):
         ...
 
 
-def build_policy(config: RunSchema, grown: Grown) -> tuple[Controller, Trains | None]:
-    """Who decides in this run, and what it learns by before it does; None where nothing is to be learned.
+class Settled:
+    """A policy that was learned elsewhere: nothing is left to learn, and checkpoints keep it all the same.
 
-    Raises EsperError where a policy that is loaded fits neither the host nor the settings, or a dataset is unusable.
+    name, prefix: under which its training would keep it.
+    """
+
+    update = total = 0
+    done = True
+
+    def __init__(self, policy: PolicyLearner | IQL, name: str, prefix: str) -> None:
+        self.policy, self.name, self.prefix = policy, name, prefix
+
+    def step(self) -> dict[str, float]:
+        """There is no update to make."""
+        raise LearnerError("This policy learns no more: policy.load and nothing to update.")
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The policy."""
+        tensors, plain = self.policy.state()
+        return {self.prefix + name: tensor for name, tensor in tensors.items()}, {self.name: plain}
+
+    def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+        """Act by what `state` kept."""
+        own = {name.removeprefix(self.prefix): tensor for name, tensor in tensors.items()}
+        self.policy.load_state(own, plain[self.name])
+
+
+def build_policy(config: RunSchema, grown: Grown, is_resumed: bool = False) -> tuple[Controller, Trains | None]:
+    """Who decides in this run, and what it learns by before it does; None for a rule.
+
+    is_resumed: a checkpoint holds the policy, which counts instead of what policy.load has become. Raises EsperError
+    where a policy that is loaded fits neither the host nor the settings, or a dataset is unusable.
     """
     match config.policy:
         case LearnedPolicySettings() as settings:
-            return _acting(config, settings, grown)
+            return _acting(config, settings, grown, is_resumed)
         case IQLPolicyConfig() as settings:
             return _offline(config, settings, grown)
     chooser = _curriculum(config.policy, grown)
@@ -81,14 +109,18 @@ def _curriculum(settings: PolicySettings, grown: Grown) -> BlueprintCurriculum |
     return BlueprintCurriculum(names, parameters, settings.exploration_weight, settings.complexity_penalty)
 
 
-def _acting(config: RunSchema, settings: LearnedPolicySettings, grown: Grown) -> tuple[Controller, Trains | None]:
+def _acting(
+    config: RunSchema, settings: LearnedPolicySettings, grown: Grown, is_resumed: bool
+) -> tuple[Controller, Trains]:
     encoder, layout = grown.encoder(), grown.layout(settings.blends)
     learner = AGENTS[settings.name].for_growth(encoder.names, layout, settings, seed=config.seed)
-    if settings.load is not None:
+    if settings.load is not None and not is_resumed:
         tensors, plain = _load(settings.load, "learner")
         learner.load_state(tensors, plain, policy_only=True)
     controller = LearnedController(learner, encoder, layout, settings.deterministic, config.seed)
-    return controller, _training(config, settings, learner, grown, layout) if settings.updates else None
+    if not settings.updates:
+        return controller, Settled(learner, "learner", "learner/")
+    return controller, _training(config, settings, learner, grown, layout)
 
 
 def _training(
@@ -111,11 +143,11 @@ def _training(
     return Training(training, learner, settings, validate, config.seed)
 
 
-def _offline(config: RunSchema, settings: IQLPolicyConfig, grown: Grown) -> tuple[Controller, Trains | None]:
+def _offline(config: RunSchema, settings: IQLPolicyConfig, grown: Grown) -> tuple[Controller, Trains]:
     if settings.load is not None:
         is_run = (Path(settings.load) / RUN_FILE).is_file()
         model = IQL.from_state(*_load(settings.load, "model")) if is_run else IQL.load(settings.load)
-        return IQLController(model, grown.catalogue, settings), None
+        return IQLController(model, grown.catalogue, settings), Settled(model, "model", "")
     training = build_offline_training(settings, build_reward(config.reward), seed=config.seed)
     return IQLController(training.model, grown.catalogue, settings), training
 

@@ -90,9 +90,10 @@ class Growth:
         return [self._reports[member] for member in everyone]
 
     def restart(self, members: Sequence[int], seeds: Sequence[int]) -> None:
-        """These members begin anew, each as member 0 of a run of its seed would; the others go on undisturbed.
+        """These members begin anew, and the others go on undisturbed.
 
-        Raises EngineError where this growth was not told how hosts are made.
+        Each has the first weights that member 0 of a run of its seed has; the data is the population's. Raises
+        EngineError where this growth was not told how hosts are made.
         """
         if self.fresh_host is None:
             raise EngineError("Growth.restart: no fresh_host was given; build with esper.build")

@@ -301,6 +301,8 @@ class PolicyLearner:
         return {f"{name}.{key}": value for name, one in modules.items() for key, value in one.state_dict().items()}
 
     def _check_alike(self, plain: Mapping[str, Any]) -> None:
+        if plain.get("kind") != self.kind:
+            raise LearnerError(f"This is the policy of a {plain.get('kind')!r} learner; expected {self.kind!r}.")
         check_names("features", self.features, plain["features"])
         check_names("actions", self.actions, plain["actions"])
         if [tuple(path) for path in plain["paths"]] != list(self.tree.paths):

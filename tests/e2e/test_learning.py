@@ -82,6 +82,33 @@ def test_a_policy_acts_in_another_run(learned):
     assert "update " not in done.out and not (esper.folder / "acting" / "learning.jsonl").exists()
 
 
+def test_a_run_that_acts_keeps_its_policy(learned, tmp_path):
+    """What was loaded may go: the run resumes without it, and is one to load from itself."""
+    _, run_dir, _ = learned
+    esper, source = CommandLine(tmp_path), tmp_path / "source"
+    shutil.copytree(run_dir, source)
+    acting = (*TINY, "policy=ppo", f"policy.load={source}", "policy.updates=0", "checkpoint.every_epochs=1")
+    assert esper.run_here(*acting, "checkpoint.keep_last=9", "hydra.run.dir=whole").code == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(source)
+    run_json = tmp_path / "cut" / "run.json"
+    run_json.write_text(run_json.read_text().replace('"finished"', '"running"'))
+    for path in (tmp_path / "cut" / "checkpoints").glob("*"):
+        if int(path.stem.rpartition("_")[2]) > 2:
+            path.unlink()
+    done = esper.run_here("resume=cut")
+    assert done.code == 0, done.err
+    assert record_of(tmp_path / "cut")["summary"]["grown"] == record_of(tmp_path / "whole")["summary"]["grown"]
+    again = esper.run_here(*TINY, "policy=ppo", "policy.load=whole", "policy.updates=0", "hydra.run.dir=again")
+    assert again.code == 0, again.err
+
+
+def test_a_policy_of_another_learner_is_refused(learned, tmp_path):
+    _, run_dir, _ = learned
+    done = CommandLine(tmp_path).run_here(*TINY, "policy=reinforce", f"policy.load={run_dir}", "policy.updates=0")
+    assert done.code == 2 and "'ppo'" in done.err and "'reinforce'" in done.err
+
+
 def test_a_policy_of_other_slots_is_refused_by_name(learned, tmp_path):
     _, run_dir, _ = learned
     done = CommandLine(tmp_path).run_here(*TINY, "slots=early", "policy=ppo", f"policy.load={run_dir}")
