@@ -116,7 +116,6 @@ class Growth:
         ]
         events = [event for member, action in enumerate(asked) for event in self._act(member, action)]
         refused = {event.member for event in events if is_refusal(event)}
-        self.population.sync_topology()
         trained = self.passes.train(self.epoch, [self._rate_factor(self.epoch_of(member)) for member in everyone])
         validated, without = self.passes.validate(self._measured())
         gradients = note_seed_gradients(self.population)

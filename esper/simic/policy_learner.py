@@ -1,6 +1,7 @@
 """What learners share that move a policy by acting: the network, its optimizer, and all that is kept of them."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, ClassVar, Self
@@ -26,7 +27,7 @@ from esper.simic.schedules import schedule
 _LEAST_SCALE = 1e-3  # of returns that hardly differ
 
 
-class PolicyLearner:
+class PolicyLearner(ABC):
     """A policy and value network over normalised observations, with the optimizer that moves it.
 
     Args:
@@ -143,9 +144,9 @@ class PolicyLearner:
         values: Tensor = self.network(self._seen(observations), memory)[1]
         return values
 
+    @abstractmethod
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from a rollout of the policy as it is; returns metrics."""
-        raise NotImplementedError
 
     def replay(
         self, seen: Tensor, masks: Tensor, starts: Tensor | None = None, memory: Tensor | None = None

@@ -66,8 +66,7 @@ class ReinforceAgent(PolicyLearner):
             _, values = self.network.sequence(seen)
             value_loss = self._value_loss(values, returns)
             self.descend(own.value_coefficient * value_loss, value_loss=value_loss)
-        self.normalizer.update(rollout.observations)
-        self.updates_done += 1
+        self.finish_update(rollout)
         if len(by_level) == len(LEVELS):
             parts |= {f"entropy_{level}": one for level, one in zip(LEVELS, by_level, strict=True)}
         return {name: float(part.detach()) for name, part in parts.items()} | {
