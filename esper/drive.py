@@ -29,12 +29,18 @@ from esper.stopping import StopRequest
 FAILED = 1
 
 
-def start(config: RunSchema, path: Path, overrides: list[str], options: Mapping[str, str] | None = None) -> int:
+def start(
+    config: RunSchema,
+    path: Path,
+    overrides: list[str],
+    options: Mapping[str, str] | None = None,
+    sweep: str | None = None,
+) -> int:
     """A new run in this folder. Returns the exit code; raises EsperError on bad input, and leaves no folder then.
 
-    options: group -> the option that was chosen, where that is known.
+    options: group -> the option that was chosen, where that is known. sweep: the sweep that the run is a job of.
     """
-    with RunDirectory.create(path, to_plain(config), overrides, options) as folder:
+    with RunDirectory.create(path, to_plain(config), overrides, options, sweep) as folder:
         return _see_through(folder, config, is_new=True)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import platform
+import secrets
 import socket
 import time
 from collections.abc import Mapping
@@ -43,9 +44,17 @@ class RunDirectory:
 
     @classmethod
     def create(
-        cls, path: Path, config: dict[str, Any], overrides: list[str], options: Mapping[str, str] | None = None
+        cls,
+        path: Path,
+        config: dict[str, Any],
+        overrides: list[str],
+        options: Mapping[str, str] | None = None,
+        sweep: str | None = None,
     ) -> "RunDirectory":
-        """Claim a folder that holds no run yet; the run is "queued" from here on. Raises RunError."""
+        """Claim a folder that holds no run yet; the run is "queued" from here on. Raises RunError.
+
+        sweep: the name of the sweep that the run is a job of.
+        """
         with contextlib.ExitStack() as on_error:
             lock = on_error.enter_context(RunLock(path))
             if (path / RUN_FILE).exists():
@@ -55,7 +64,9 @@ class RunDirectory:
             record = {
                 "schema": SCHEMA_VERSION,
                 "id": path.name,
+                "uid": secrets.token_hex(8),
                 "name": config["name"],
+                "sweep": sweep,
                 "status": "queued",
                 "seed": config["seed"],
                 "epoch": 0,
