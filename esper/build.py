@@ -15,6 +15,7 @@ from esper.engine.governor import Governor, GovernorConfig
 from esper.engine.growth import Growth
 from esper.engine.optimizer import OptimizerConfig
 from esper.engine.population import Population
+from esper.engine.share import Members, split
 from esper.errors import ConfigError
 from esper.hosts import build_host, build_model
 from esper.kasmina import BlueprintRegistry, GateConfig, MorphogeneticModel, QualityGates
@@ -70,6 +71,17 @@ def build_environment(
     ), grown.engine
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What one configuration brings into a population: its members (grown, then twins), their data, and what may be
+    planted in them."""
+
+    config: RunSchema
+    task: Task
+    models: list[MorphogeneticModel]
+    catalogue: list[tuple[str, int]]
+
+
 def build_growth(config: RunSchema, engine: dict[str, Any] | None = None, task: Task | None = None) -> Grown:
     """Load the data and make the population: grown members, then their twins.
 
@@ -77,49 +89,83 @@ def build_growth(config: RunSchema, engine: dict[str, Any] | None = None, task: 
     EsperError where the parts do not fit: slots the host lacks, blueprints of another topology, data that is missing,
     no CUDA device.
     """
+    loaded = {} if task is None else {_data_key(config): task}
+    return grow([prepare(config, engine, loaded)], engine)[0]
+
+
+def build_growths(configs: Sequence[RunSchema], engine: dict[str, Any] | None = None) -> list[Grown]:
+    """Several configurations' members in one population, to be stepped by `esper.engine.together.step_together`.
+
+    They may differ in what a member can carry (see `esper.fusable.CARRIED`). engine, raises: as of `build_growth`.
+    """
+    loaded: dict[str, Task] = {}
+    return grow([prepare(config, engine, loaded) for config in configs], engine)
+
+
+def _data_key(config: RunSchema) -> str:
+    """Equal where two configurations have the same data on the same device."""
+    split_seed = getattr(config.task, "split_seed", 0)
+    own = config.seed if split_seed is None else split_seed
+    return f"{config.task} {own} {config.engine.device} {config.engine.precision}"
+
+
+def prepare(config: RunSchema, engine: dict[str, Any] | None, loaded: dict[str, Task]) -> Prepared:
+    """Load the data, where it is not among what is `loaded` already, and make the members; see `build_growth`."""
     device = pick_device(engine["device"] if engine else config.engine.device)
-    precision = pick_precision(config.engine.precision, device)
-    dtype = torch.float64 if precision is torch.float64 else torch.float32
-    task = task or build_task(config.task, device, dtype, config.seed)
-    grown, copies = config.engine.members, 2 if config.engine.twins else 1
-    models = [build_model(config, task, member, device, dtype) for _ in range(copies) for member in range(grown)]
-    catalogue = plantable(config, models[0].host.topology)
-    names = [name for name, _ in catalogue]
-    population, chosen = build_population(config, task, models, precision, names, engine)
+    dtype = torch.float64 if config.engine.precision == "float64" else torch.float32
+    check_precision(config.engine.precision, device)
+    task = loaded.get(_data_key(config)) or build_task(config.task, device, dtype, config.seed)
+    loaded[_data_key(config)] = task
+    copies = 2 if config.engine.twins else 1
+    models = [
+        build_model(config, task, member, device, dtype)
+        for _ in range(copies)
+        for member in range(config.engine.members)
+    ]
+    return Prepared(config, task, models, plantable(config, models[0].host.topology))
+
+
+def grow(prepared: Sequence[Prepared], engine: dict[str, Any] | None = None) -> list[Grown]:
+    """The members of all in one population, on an engine that is chosen once; each part grows by itself."""
+    population, chosen = build_population(prepared, engine)
+    shares = split(population, [len(part.models) for part in prepared])
+    return [_grown(part, share, chosen) for part, share in zip(prepared, shares, strict=True)]
+
+
+def _grown(part: Prepared, members: Members, chosen: dict[str, Any]) -> Grown:
+    config, task, grown = part.config, part.task, part.config.engine.members
     growth = Growth(
-        population,
+        members,
         task,
         QualityGates(GateConfig(**asdict(config.gates))),
         Governor(GovernorConfig(**asdict(config.engine.governor))),
         grown=grown,
         epochs=config.epochs,
         batch_size=config.batch_size,
-        blueprints=names,
+        blueprints=[name for name, _ in part.catalogue],
         seed=config.seed,
-        fresh_host=lambda seed: build_host(config, task, seed, 0, dtype),
+        fresh_host=lambda seed: build_host(config, task, seed, 0, members.dtype),
         decay_share=config.optimizer.decay_share,
     )
-    twin_of = {member: member - grown for member in range(grown, len(models))}
-    return Grown(growth, slots_by_depth(models[0]), catalogue, chosen, twin_of)
+    twin_of = {member: member - grown for member in range(grown, len(part.models))}
+    return Grown(growth, slots_by_depth(part.models[0]), part.catalogue, dict(chosen), twin_of)
 
 
-def build_population(
-    config: RunSchema,
-    task: Task,
-    models: Sequence[MorphogeneticModel],
-    precision: torch.dtype,
-    blueprints: Sequence[str],
-    engine: dict[str, Any] | None,
-) -> tuple[Population, dict[str, Any]]:
-    """The members on an engine, and what was chosen; a run under way keeps the choice it began with."""
+def build_population(prepared: Sequence[Prepared], engine: dict[str, Any] | None) -> tuple[Population, dict[str, Any]]:
+    """All members on an engine, and what was chosen; a run under way keeps the choice it began with."""
+    config, task = prepared[0].config, prepared[0].task
     wanted = engine or {"kind": config.engine.kind, "threads": config.engine.threads}
     torch.set_num_threads(wanted["threads"] or DEFAULT_THREADS)
     x, y = (part[: config.batch_size] for part in task.epoch_data(1, named_generator(config.seed, "measure")))
-    settings = asdict(config.optimizer)
-    del settings["decay_share"]  # the course of a run is growth's
-    optimizer = OptimizerConfig(**settings)
     population, reason = choose_engine(
-        models, optimizer, x, y, precision, wanted["kind"], wanted["threads"], blueprints
+        [model for part in prepared for model in part.models],
+        [_optimizer(part.config) for part in prepared for _ in part.models],
+        x,
+        y,
+        PRECISIONS[config.engine.precision],
+        wanted["kind"],
+        wanted["threads"],
+        sorted({name for part in prepared for name, _ in part.catalogue}),
     )
     library, why_not = native.load()
     kernels = "native" if population.device.type == "cpu" and library is not None else "torch"
@@ -134,6 +180,12 @@ def build_population(
         "device": population.device.type,
         "threads": torch.get_num_threads(),
     }
+
+
+def _optimizer(config: RunSchema) -> OptimizerConfig:
+    settings = asdict(config.optimizer)
+    del settings["decay_share"]  # the course of a run is growth's
+    return OptimizerConfig(**settings)
 
 
 def plantable(config: RunSchema, topology: str) -> list[tuple[str, int]]:
@@ -165,8 +217,7 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def pick_precision(name: str, device: torch.device) -> torch.dtype:
+def check_precision(name: str, device: torch.device) -> None:
     """Raises ConfigError for bf16 on a CPU, where it is several times slower than float32."""
     if name == "bf16" and device.type == "cpu":
         raise ConfigError("engine.precision=bf16: needs a CUDA device, and there is none; use engine.precision=float32")
-    return PRECISIONS[name]

@@ -118,7 +118,7 @@ def _acting(
         tensors, plain = _load(settings.load, "learner")
         learner.load_state(tensors, plain, policy_only=True)
     controller = LearnedController(learner, encoder, layout, settings.deterministic, config.seed)
-    if not settings.updates:
+    if not settings.learns:
         return controller, Settled(learner, "learner", "learner/")
     return controller, _training(config, settings, learner, grown, layout)
 

@@ -17,6 +17,11 @@ class StopRequest:
         self.signal = 0
         self._before: dict[int, Any] = {}
 
+    @property
+    def code(self) -> int:
+        """The exit code of what was stopped by it."""
+        return 128 + (self.signal or signal.SIGINT)
+
     def __bool__(self) -> bool:
         return self.signal != 0
 

@@ -24,7 +24,7 @@ HOPELESS = 4.0  # times the fastest way so far
 
 def choose_engine(
     models: Sequence[MorphogeneticModel],
-    optimizer: OptimizerConfig,
+    optimizer: OptimizerConfig | Sequence[OptimizerConfig],
     x: Tensor,
     y: Tensor,
     precision: torch.dtype = torch.float32,
@@ -83,8 +83,8 @@ def _measure(
     """Seconds a step on each number of threads; the members are left as they were."""
     engine, host = population.engine, population.stacks[HOST].buffers
     before = {name: buffer.clone() for name, buffer in host.items()}
-    engine.prepare(1, population.version, seed=0)
-    ((xb, yb),) = engine.batches(x, y, len(y))
+    engine.prepare(1, population.version, seeds=[0] * len(population))
+    ((xb, yb),) = engine.batches(x.unsqueeze(0), y.unsqueeze(0), len(y), None)
     times: dict[tuple[str, int], float] = {}
     for threads in thread_counts:
         torch.set_num_threads(threads)

@@ -19,16 +19,19 @@ class Engine(Protocol):
     kind: str
     generation: int
 
-    def prepare(self, steps: int, version: int, seed: int | None = None) -> None:
+    def prepare(self, steps: int, version: int, seeds: Sequence[int] | None = None) -> None:
         """Take over stages and blends for an epoch of this many steps.
 
-        version: of the stacks; seed: of what layers such as Dropout draw while training, alike for all members (None:
-        they draw from torch's own stream).
+        version: of the stacks; seeds [M]: of what layers such as Dropout draw while training (None: they draw from
+        torch's own stream).
         """
         ...
 
-    def batches(self, x: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Minibatches of inputs x [N, ...] and targets y [N, ...]."""
+    def batches(self, x: Tensor, y: Tensor, size: int, source: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Minibatches of inputs x [J, N, ...] and targets y [J, N, ...]: a row for each member, or one for all.
+
+        source [M]: which of the J a member sees (None: there is one, and all see it).
+        """
         ...
 
     def gradients(self, x: Tensor, y: Tensor, step: int | Tensor) -> tuple[Gradients, Tensor, Tensor]:

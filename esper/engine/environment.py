@@ -97,7 +97,7 @@ class GrowthVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[
         if seed is not None:
             self._seed = seed
             self._begun[:] = 0
-            self.growth.passes.reseed(seed)
+            self.growth.stream.reseed(seed)
         named = self._episode_seeds(options or {})
         observations = self._begin(range(self.num_envs), named)
         return observations, self._add_masks({}, range(self.num_envs))

@@ -51,7 +51,7 @@ class FusedEngine:
 
     # ---- what is to be done
 
-    def prepare(self, steps: int, version: int, seed: int | None = None) -> None:
+    def prepare(self, steps: int, version: int, seeds: Sequence[int] | None = None) -> None:
         """See `Engine.prepare`; layers that draw are never fused."""
         slots = {name: [model.slots[name] for model in self.models] for name in self.models[0].slots}
         work = (version, signature(slots))
@@ -89,9 +89,9 @@ class FusedEngine:
 
     # ---- training
 
-    def batches(self, x: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, x: Tensor, y: Tensor, size: int, source: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Engine.batches`."""
-        return self.layout.batches(x, y, size)
+        return self.layout.batches(x, y, size, source)
 
     def losses(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """See `Engine.losses`."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
-from esper.engine.population import Population
+from esper.engine.share import Members
 from esper.engine.snapshot import Snapshot, restore_snapshot, take_snapshot
 
 
@@ -45,7 +45,7 @@ class Governor:
         """Begin to watch these members afresh; losses: of their untrained hosts on the validation split."""
         self.watches |= {member: _Watch(first_loss=loss) for member, loss in losses.items()}
 
-    def before_epoch(self, epochs: Sequence[int], population: Population) -> None:
+    def before_epoch(self, epochs: Sequence[int], population: Members) -> None:
         """Copy every member that is due; epochs: which one each member begins, counted from its own start."""
         due = {
             member
@@ -70,7 +70,7 @@ class Governor:
         watch.best_accuracy = max(watch.best_accuracy, val_accuracy)
         return None
 
-    def roll_back(self, member: int, population: Population) -> tuple[int, bool]:
+    def roll_back(self, member: int, population: Members) -> tuple[int, bool]:
         """Put a member back to its last copy; returns that copy's epoch, and whether the member is retired by it."""
         watch = self.watches[member]
         assert self.snapshot is not None and watch.snapshot_epoch is not None

@@ -1,7 +1,7 @@
 """The loop's other half: takes a controller's actions, trains an epoch, and reports what came of it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,10 +10,12 @@ from esper.checkpoint import pack_generators, unpack_generators
 from esper.engine.gardener import Episode, Gardener
 from esper.engine.governor import Governor
 from esper.engine.gradients import SeedGradients, note_seed_gradients
-from esper.engine.passes import Passes
-from esper.engine.population import Population, Scores
+from esper.engine.population import Scores
 from esper.engine.reporting import UNKNOWN, Score, member_report, plain_report, report_from_plain
+from esper.engine.share import Members
 from esper.engine.snapshot import join_snapshot, restore_snapshot, split_snapshot, take_snapshot
+from esper.engine.stream import Stream
+from esper.engine.together import scores_on_test, start_together, step_together
 from esper.errors import EngineError
 from esper.kasmina.events import is_refusal
 from esper.kasmina.slot import QualityGates
@@ -23,8 +25,26 @@ from esper.tasks import Task
 MEASURED = (SeedStage.BLENDING, SeedStage.PROBATIONARY)
 
 
+@dataclass(slots=True)
+class Epoch:
+    """One that is under way: the reports it began with, what is asked of each member, and what has happened.
+
+    refused: members whose action was not done; is_retired: of members that are put back, whether that retires them.
+    """
+
+    before: list[EpochReport]
+    asked: list[Action]
+    events: list[TelemetryEvent]
+    refused: set[int | None]
+    trained: list[Score] = field(default_factory=list)
+    without: list[dict[str, Score]] = field(default_factory=list)
+    is_retired: dict[int, bool] = field(default_factory=dict)
+
+
 class Growth:
-    """A population that grows on a task, epoch by epoch.
+    """A population that grows on a task, epoch by epoch; or a share of one, beside others that grow with it.
+
+    `seconds` is the last epoch's wall time by part: train, validation, counterfactual.
 
     Args: population: its first `grown` members obey the controller, the rest are static twins (member grown + i is the
     twin of member i); seed: names every stream of random numbers; epochs: length of a member's course; fresh_host: the
@@ -34,7 +54,7 @@ class Growth:
 
     def __init__(
         self,
-        population: Population,
+        population: Members,
         task: Task,
         gates: QualityGates,
         governor: Governor,
@@ -53,12 +73,14 @@ class Growth:
         self.gardener = Gardener(population.models, gates, blueprints)
         self.grown = grown
         self.epochs = epochs
-        self.passes = Passes(population, task, batch_size, seed)
+        self.stream = Stream(task, seed)
+        self.batch_size = batch_size
         self.seed = seed
+        self.seconds: dict[str, float] = {}
         self.fresh_host = fresh_host
         self.decay_epochs = round(decay_share * epochs)
         self.epoch = 0
-        self.episodes = [Episode(seed, member) for member in range(len(population))]
+        self.episodes = [Episode(seed, member) for member in self.everyone]
         self._reports: dict[int, EpochReport] = {}
 
     @property
@@ -67,9 +89,9 @@ class Growth:
         return self.epoch >= self.epochs
 
     @property
-    def seconds(self) -> dict[str, float]:
-        """The last epoch's wall time by part: train, validation, counterfactual."""
-        return self.passes.seconds
+    def everyone(self) -> range:
+        """The members' numbers."""
+        return range(len(self.population))
 
     @property
     def growth_log(self) -> list[dict[str, Any]]:
@@ -82,12 +104,19 @@ class Growth:
 
     def reports(self) -> list[EpochReport]:
         """Each member's last one; before its first epoch, that of its untrained host."""
-        everyone = range(len(self.population))
-        if begun := [member for member in everyone if member not in self._reports]:
-            validated = self.passes.validate()[0]
-            self.governor.start({member: validated[member][0] for member in begun})
-            self._reports |= {member: self._report(member, UNKNOWN, validated[member], {}) for member in begun}
-        return [self._reports[member] for member in everyone]
+        start_together([self])
+        return [self._reports[member] for member in self.everyone]
+
+    @property
+    def unreported(self) -> list[int]:
+        """Members that have not been looked at since they began."""
+        return [member for member in self.everyone if member not in self._reports]
+
+    def report_untrained(self, validated: Sequence[Score]) -> None:
+        """Take what validation says of members that begin."""
+        begun = self.unreported
+        self.governor.start({member: validated[member][0] for member in begun})
+        self._reports |= {member: self._report(member, UNKNOWN, validated[member], {}) for member in begun}
 
     def restart(self, members: Sequence[int], seeds: Sequence[int]) -> None:
         """These members begin anew, and the others go on undisturbed.
@@ -105,64 +134,77 @@ class Growth:
 
     def step(self, actions: Sequence[Action]) -> tuple[list[EpochReport], list[TelemetryEvent]]:
         """Act, train one epoch, validate, and settle every seed's stage. One action a member."""
+        return step_together([self], [actions])[0]
+
+    def test(self) -> Scores:
+        """Loss and accuracy of every member on the test split."""
+        return scores_on_test([self])[0]
+
+    # ---- one epoch's parts, in their order; `step_together` trains and validates in between
+
+    def begin(self, actions: Sequence[Action]) -> Epoch:
+        """Do what is asked of each member, before the epoch's training."""
         before = self.reports()
-        everyone = range(len(self.population))
         self.epoch += 1
-        self.passes.seconds = {}
-        self.governor.before_epoch([self.epoch_of(member) for member in everyone], self.population)
+        self.seconds = {}
+        self.governor.before_epoch([self.epoch_of(member) for member in self.everyone], self.population)
         asked = [
             action if member < self.grown and not before[member].retired else WAIT
             for member, action in enumerate(actions)
         ]
         events = [event for member, action in enumerate(asked) for event in self._act(member, action)]
-        refused = {event.member for event in events if is_refusal(event)}
-        trained = self.passes.train(self.epoch, [self._rate_factor(self.epoch_of(member)) for member in everyone])
-        validated, without = self.passes.validate(self._measured())
-        gradients = note_seed_gradients(self.population)
-        is_retired: dict[int, bool] = {}  # of members that are put back this epoch
-        for member in everyone:
-            if before[member].retired:
-                continue
-            loss, accuracy = validated[member]
-            complaint = self.governor.complaint(member, trained[member][0], loss, accuracy)
-            if complaint is None:
-                events += self._end_epoch(member, accuracy, without[member], gradients)
-            else:
-                is_retired[member], happened = self._roll_back(member, complaint)
-                events += happened
-        self.population.sync_topology()
-        # A member that was put back is reported as what it is now.
-        restored = self.passes.validate()[0] if is_retired else validated
-        for member, earlier in enumerate(before):
-            is_back = member in is_retired
-            now, left_out = (restored[member], {}) if is_back else (validated[member], without[member])
-            report = self._report(member, trained[member], now, left_out, earlier.best_val_accuracy)
-            report.rolled_back, report.retired = is_back, is_retired.get(member, earlier.retired)
-            report.action, report.is_refused = asked[member], member in refused
-            self._reports[member] = report
-        return self.reports(), events
+        return Epoch(before, asked, events, {event.member for event in events if is_refusal(event)})
 
-    def test(self) -> Scores:
-        """Loss and accuracy of every member on the test split."""
-        return self.population.evaluate(self.task.test_x, self.task.test_y)[0]
+    def rate_factors(self) -> list[float]:
+        """The share of its learning rate that each member trains at in this epoch of its own; never 0."""
+        left = [max(1, self.epochs - self.epoch_of(member) + 1) for member in self.everyone]
+        return [min(1.0, epochs / (self.decay_epochs + 1)) for epochs in left]
 
-    # ---- one epoch's parts
-
-    def _rate_factor(self, epoch: int) -> float:
-        """The share of its learning rate that a member trains at in an epoch of its own, from 1 on; never 0."""
-        return min(1.0, max(1, self.epochs - epoch + 1) / (self.decay_epochs + 1))
-
-    def _act(self, member: int, action: Action) -> list[TelemetryEvent]:
-        events = self.gardener.act(member, action, self.episodes[member], self.epoch_of(member))
-        return self._stamp(events, member)
-
-    def _measured(self) -> list[tuple[int, str]]:
+    def measured(self) -> list[tuple[int, str]]:
+        """(member, slot) of the seeds whose worth is asked for."""
         return [
             (member, name)
             for member, model in enumerate(self.population.models)
             for name, slot in model.slots.items()
             if slot.stage in MEASURED
         ]
+
+    def settle(
+        self,
+        epoch: Epoch,
+        trained: list[Score],
+        validated: Sequence[Score],
+        without: list[dict[str, Score]],
+    ) -> None:
+        """End the epoch of every seed, or put a member back whose training went wrong."""
+        epoch.trained, epoch.without = trained, without
+        gradients = note_seed_gradients(self.population)
+        for member in self.everyone:
+            if epoch.before[member].retired:
+                continue
+            loss, accuracy = validated[member]
+            complaint = self.governor.complaint(member, trained[member][0], loss, accuracy)
+            if complaint is None:
+                epoch.events += self._end_epoch(member, accuracy, without[member], gradients)
+            else:
+                epoch.is_retired[member], happened = self._roll_back(member, complaint)
+                epoch.events += happened
+
+    def conclude(self, epoch: Epoch, validated: Sequence[Score]) -> tuple[list[EpochReport], list[TelemetryEvent]]:
+        """Report every member as it is now."""
+        for member, earlier in enumerate(epoch.before):
+            is_back = member in epoch.is_retired
+            left_out = {} if is_back else epoch.without[member]
+            trained, best = epoch.trained[member], earlier.best_val_accuracy
+            report = self._report(member, trained, validated[member], left_out, best)
+            report.rolled_back, report.retired = is_back, epoch.is_retired.get(member, earlier.retired)
+            report.action, report.is_refused = epoch.asked[member], member in epoch.refused
+            self._reports[member] = report
+        return self.reports(), epoch.events
+
+    def _act(self, member: int, action: Action) -> list[TelemetryEvent]:
+        events = self.gardener.act(member, action, self.episodes[member], self.epoch_of(member))
+        return self._stamp(events, member)
 
     def _end_epoch(
         self, member: int, accuracy: float, without: Mapping[str, Score], gradients: SeedGradients
@@ -225,7 +267,7 @@ class Growth:
         if self.governor.snapshot is not None:
             kept, governor_snapshot = split_snapshot("governor/", self.governor.snapshot)
             tensors |= kept
-        return tensors | pack_generators(self.passes.generators), {
+        return tensors | pack_generators(self.stream.generators), {
             "epoch": self.epoch,
             "episodes": [list(astuple(episode)) for episode in self.episodes],
             "population": plain,
@@ -242,7 +284,7 @@ class Growth:
         governor = plain["governor"]
         kept = governor["snapshot"]
         self.governor.load_state(governor, None if kept is None else join_snapshot("governor/", tensors, kept))
-        unpack_generators(self.passes.generators, tensors)
+        unpack_generators(self.stream.generators, tensors)
         self.epoch = plain["epoch"]
         self.episodes = [Episode(*values) for values in plain["episodes"]]
         self.gardener.log = list(plain["growth_log"])

@@ -23,11 +23,11 @@ class LaneLayout:
 
     leaves: tuple[type[nn.Module], ...] = ()
 
-    def batches(self, x: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """x [N, C, H, W] -> [1, C, H, W, size]."""
-        lanes = x.permute(1, 2, 3, 0).contiguous()
-        for xb, yb in zip(lanes.split(size, -1), y.split(size), strict=True):
-            yield xb.contiguous().unsqueeze(0), yb
+    def batches(self, x: Tensor, y: Tensor, size: int, source: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """x [J, N, C, H, W] -> [M or 1, C, H, W, size]."""
+        lanes = x.permute(0, 2, 3, 4, 1).contiguous()
+        for xb, yb in zip(lanes.split(size, -1), y.split(size, 1), strict=True):
+            yield (xb.contiguous(), yb) if source is None else (xb[source], yb[source])
 
     def chain(self, node: fx.Node, modules: Modules) -> list[fx.Node]:
         """See `Layout.chain`."""
@@ -56,7 +56,7 @@ class LaneLayout:
         return torch.sigmoid(logits)[:, :, None, None]
 
     def losses(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """logits [M, K, N], y [N]."""
+        """logits [M, K, N], y [M or 1, N]."""
         return class_losses(logits, y)
 
 

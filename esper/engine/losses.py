@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def class_losses(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """logits [M, K, N], y [N] -> mean cross-entropy [M] in nats, and how many are right [M]."""
+    """logits [M, K, N], y [M or 1, N] -> mean cross-entropy [M] in nats, and how many are right [M]."""
     members, _, samples = logits.shape
     labels = y.expand(members, samples)
     losses = F.cross_entropy(logits.float() if logits.dtype.itemsize < 4 else logits, labels, reduction="none")
@@ -14,8 +14,8 @@ def class_losses(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def token_losses(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """logits [M, B, T, K], y [B, T] -> mean cross-entropy [M] in nats, and how many are right [M]."""
+    """logits [M, B, T, K], y [M or 1, B, T] -> mean cross-entropy [M] in nats, and how many are right [M]."""
     members, classes = logits.shape[0], logits.shape[-1]
-    flat, labels = logits.reshape(-1, classes), y.reshape(-1).repeat(members)
+    flat, labels = logits.reshape(-1, classes), y.expand(members, *y.shape[1:]).reshape(-1)
     losses = F.cross_entropy(flat.float() if flat.dtype.itemsize < 4 else flat, labels, reduction="none")
     return losses.view(members, -1).mean(1), (flat.detach().argmax(1) == labels).view(members, -1).sum(1)

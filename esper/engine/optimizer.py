@@ -5,12 +5,13 @@ have different values. A row whose learning rate is 0 stands still.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from esper.engine.stacks import ModuleStack
+from esper.errors import EngineError
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class OptimizerConfig:
 
 
 @dataclass(slots=True)
-class _Rows:
+class Rows:
     """What the optimizer holds of one stack; `slots` are its moments: slot -> parameter -> [R, ...]."""
 
     members: list[int]
@@ -58,11 +59,16 @@ class _Plan:
 class StackedOptimizer:
     """Trains stacks by name. `track` must follow every change of a stack's members."""
 
-    def __init__(self, config: OptimizerConfig, members: int, device: torch.device, dtype: torch.dtype) -> None:
-        self.config = config
-        self.member_learning_rate = torch.full((members,), config.learning_rate, dtype=dtype, device=device)
-        self.member_weight_decay = torch.full((members,), config.weight_decay, dtype=dtype, device=device)
-        self.rows: dict[str, _Rows] = {}
+    def __init__(self, configs: Sequence[OptimizerConfig], device: torch.device, dtype: torch.dtype) -> None:
+        """configs [M]: a member's own, which differ in learning rate and weight decay alone; else EngineError."""
+        self.config = configs[0]
+        for member, own in enumerate(configs):
+            if own != replace(self.config, learning_rate=own.learning_rate, weight_decay=own.weight_decay):
+                raise EngineError(f"member {member}: members share an optimizer but for learning rate and weight decay")
+        rates, decays = [c.learning_rate for c in configs], [c.weight_decay for c in configs]
+        self.member_learning_rate = torch.tensor(rates, dtype=dtype, device=device)
+        self.member_weight_decay = torch.tensor(decays, dtype=dtype, device=device)
+        self.rows: dict[str, Rows] = {}
         self._halted_rates: dict[int, float] = {}  # what a halted member trained at
         self._plans: dict[tuple[str, ...], _Plan] = {}
 
@@ -72,7 +78,7 @@ class StackedOptimizer:
         index = torch.tensor(stack.members, device=device)
         old = self.rows.get(name)
         slots = ("momentum",) if self.config.name == "sgd" else ("exp_avg", "exp_avg_sq")
-        rows = _Rows(
+        rows = Rows(
             members=list(stack.members),
             learning_rate=self.member_learning_rate[index],
             weight_decay=self.member_weight_decay[index],

@@ -35,14 +35,15 @@ class Population:
     """Members with one host architecture, each with its own weights and growth.
 
     Args: models: the members, all on one device and of one dtype; their weights move into this population's stacks.
-    optimizer; kind: "fused" or "sequential" (see `esper.engine.choice` for the measurement that decides); precision:
-    float32, float64, or bfloat16 (CUDA autocast). Raises EngineError where a layer forbids the kind.
+    optimizer: of all of them, or each member's own (learning rate and weight decay may differ); kind: "fused" or
+    "sequential" (see `esper.engine.choice` for the measurement that decides); precision: float32, float64, or bfloat16
+    (CUDA autocast). Raises EngineError where a layer forbids the kind.
     """
 
     def __init__(
         self,
         models: Sequence[MorphogeneticModel],
-        optimizer: OptimizerConfig,
+        optimizer: OptimizerConfig | Sequence[OptimizerConfig],
         kind: str = "fused",
         precision: torch.dtype = torch.float32,
     ) -> None:
@@ -55,7 +56,8 @@ class Population:
         self.stacks = {HOST: ModuleStack(hosts, slots, self.is_channels_last)}
         like = next(iter(self.stacks[HOST].parameters.values()))
         self.device, self.dtype = like.device, like.dtype
-        self.optimizer = StackedOptimizer(optimizer, len(self.models), self.device, self.dtype)
+        configs = [optimizer] * len(self.models) if isinstance(optimizer, OptimizerConfig) else optimizer
+        self.optimizer = StackedOptimizer(configs, self.device, self.dtype)
         self.optimizer.track(HOST, self.stacks[HOST], set())
         self.version = 0
         self.halted: set[int] = set()
@@ -63,6 +65,16 @@ class Population:
         self.last_gradients: Gradients = {}
         self._graph: GraphedStep | None = None
         self.sync_topology()
+
+    @property
+    def whole(self) -> "Population":
+        """Itself: not a share of another."""
+        return self
+
+    @property
+    def first(self) -> int:
+        """The number of its first member in the whole."""
+        return 0
 
     def _make_engine(self, kind: str, precision: torch.dtype) -> Engine:
         if kind == "fused":
@@ -112,30 +124,35 @@ class Population:
         order: Tensor,
         batch_size: int,
         rate_factors: Sequence[float] | None = None,
-        seed: int | None = None,
+        seeds: Sequence[int] | None = None,
+        source: Tensor | None = None,
     ) -> Scores:
-        """One epoch for every member. Inputs x [N, ...], targets y [N, ...]; order [N]: all members share it.
+        """One epoch for every member. Inputs x [N, ...], targets y [N, ...], in the order [N].
 
-        rate_factors [M]: shares of the members' learning rates, 1 where they are not given. seed: of what layers such
-        as Dropout draw, alike for all members (None: they draw from torch's own stream). The last gradients stay in
-        `last_gradients`.
+        source [M]: which of J sets of examples a member sees, where there are several: x, y and order are then
+        [J, N, ...]. rate_factors [M]: shares of the
+        members' learning rates, 1 where they are not given. seeds [M]: of what layers such as Dropout draw (None: they
+        draw from torch's own stream). The last gradients stay in `last_gradients`.
         """
         self.sync_topology()
-        steps = -(-len(order) // batch_size)
+        if source is None:
+            x, y, order = x.unsqueeze(0), y.unsqueeze(0), order.unsqueeze(0)
+        steps = -(-order.shape[1] // batch_size)
         loss = torch.zeros(len(self), dtype=self.dtype, device=self.device)
         correct = torch.zeros(len(self), dtype=torch.int64, device=self.device)
         kept = self._halted_buffers()
-        self.engine.prepare(steps, self.version, seed)
+        self.engine.prepare(steps, self.version, seeds)
         self.optimizer.scale_rates(rate_factors or [1.0] * len(self))
         self.optimizer.begin_epoch(*row_roles(self.stacks, self.models))
-        for index, (xb, yb) in enumerate(self.engine.batches(x[order], y[order], batch_size)):
+        rows = torch.arange(len(x), device=x.device).unsqueeze(1)
+        for index, (xb, yb) in enumerate(self.engine.batches(x[rows, order], y[rows, order], batch_size, source)):
             batch_loss, batch_correct = self._replayed(xb, yb, index) if self.is_graphed else self._step(xb, yb, index)
-            loss += batch_loss * yb.numel()
+            loss += batch_loss * yb[0].numel()
             correct += batch_correct
         self.engine.finish(steps)
         for row, before in kept:
             row.copy_(before)
-        return Scores(loss / y.numel(), 100.0 * correct / y.numel())
+        return Scores(loss / y[0].numel(), 100.0 * correct / y[0].numel())
 
     def _halted_buffers(self) -> list[tuple[Tensor, Tensor]]:
         """Running statistics of members that stand still, and copies: passing through would move them."""
@@ -195,9 +212,9 @@ class Population:
     # ---- evaluation
 
     def evaluate(
-        self, x: Tensor, y: Tensor, without: Sequence[tuple[int, str]] = ()
+        self, x: Tensor, y: Tensor, without: Sequence[tuple[int, str]] = (), source: Tensor | None = None
     ) -> tuple[Scores, dict[tuple[int, str], tuple[float, float]], float]:
-        """Scores of every member; inputs x [N, ...], targets y [N, ...].
+        """Scores of every member; inputs x [N, ...], targets y [N, ...], or several sets as in `train_epoch`.
 
         without: (member, slot) pairs whose seed's worth is asked for. Returns the scores, for each pair (loss, accuracy
         in percent) of that member with that seed left out, and the seconds that the latter took. Fused, each pair costs
@@ -211,14 +228,17 @@ class Population:
         ablated = {slot: self._zeros(len(members)) for slot, members in slots.items()}
         seconds = 0.0
         self.engine.prepare(1, self.version)
-        for xb, yb in self.engine.batches(x, y, max(1, self._chunk_targets() * len(y) // y.numel())):
+        if source is None:
+            x, y = x.unsqueeze(0), y.unsqueeze(0)
+        count = y[0].numel()
+        for xb, yb in self.engine.batches(x, y, max(1, self._chunk_targets() * y.shape[1] // count), source):
             captured: Captured = {}
             self._add(totals, self.engine.logits(xb, captured), yb)
             started = self._now_s()
             for slot, members in slots.items():
-                self._add(ablated[slot], self.engine.logits_without(slot, members, captured), yb)
+                targets = yb if len(yb) == 1 else yb[members]
+                self._add(ablated[slot], self.engine.logits_without(slot, members, captured), targets)
             seconds += self._now_s() - started
-        count = y.numel()
         results: dict[tuple[int, str], tuple[float, float]] = {}
         for slot, members in slots.items():
             losses, hits = (total.tolist() for total in ablated[slot])
@@ -242,5 +262,5 @@ class Population:
 
     def _add(self, total: tuple[Tensor, Tensor], logits: Tensor, y: Tensor) -> None:
         loss, correct = self.engine.losses(logits, y)
-        total[0].add_(loss * y.numel())
+        total[0].add_(loss * y[0].numel())
         total[1].add_(correct)

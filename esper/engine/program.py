@@ -29,8 +29,8 @@ class Layout(Protocol):
 
     leaves: tuple[type[nn.Module], ...]
 
-    def batches(self, x: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Minibatches of plain inputs x [N, ...] and targets y [N, ...], with one row for all networks."""
+    def batches(self, x: Tensor, y: Tensor, size: int, source: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Minibatches of plain inputs x [J, N, ...] and targets y [J, N, ...]; see `Engine.batches`."""
         ...
 
     def chain(self, node: fx.Node, modules: Modules) -> list[fx.Node]:

@@ -35,33 +35,34 @@ class SequentialEngine:
         self.halted = halted
         self.precision = precision
         self.trained: list[str] = []
-        self.seed: int | None = None
+        self.seeds: Sequence[int] | None = None
 
-    def prepare(self, steps: int, version: int, seed: int | None = None) -> None:
+    def prepare(self, steps: int, version: int, seeds: Sequence[int] | None = None) -> None:
         """See `Engine.prepare`."""
         self.trained = trained_stacks(self.stacks, self.models)
-        self.seed = seed
+        self.seeds = seeds
 
-    def batches(self, x: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, x: Tensor, y: Tensor, size: int, source: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Engine.batches`."""
-        if x.dim() == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
-        yield from zip(x.split(size), y.split(size), strict=True)
+        if x.dim() == 5:
+            x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last).view(x.shape)
+        for xb, yb in zip(x.split(size, 1), y.split(size, 1), strict=True):
+            yield (xb, yb) if source is None else (xb[source], yb[source])
 
     def gradients(self, x: Tensor, y: Tensor, step: int | Tensor) -> tuple[Gradients, Tensor, Tensor]:
         """See `Engine.gradients`."""
         gradients = {name: self.stacks[name].gradients() for name in self.trained}
         torch._foreach_zero_([grad for named in gradients.values() for grad in named.values()])
         losses, correct = [], []
-        stream = None if self.seed is None else random.Random(f"{self.seed}/{step}").getrandbits(63)
         for member, model in enumerate(self.models):
+            stream = None if self.seeds is None else random.Random(f"{self.seeds[member]}/{step}").getrandbits(63)
             model.train()
             with (
                 torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision is torch.bfloat16),
                 _drawing_from(stream, x.device),
             ):
-                logits = _row(model(x))
-            loss, right = self.losses(logits, y)
+                logits = _row(model(_of(x, member)))
+            loss, right = self.losses(logits, _of(y, member).unsqueeze(0))
             loss.sum().backward()
             for slot in model.slots.values() if member not in self.halted else ():
                 slot.step()
@@ -74,13 +75,13 @@ class SequentialEngine:
 
     def losses(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """See `Engine.losses`; logits [M, K, targets]."""
-        return class_losses(logits, y.flatten())
+        return class_losses(logits, y.flatten(1))
 
     @torch.no_grad()
     def logits(self, x: Tensor, captured: Captured) -> Tensor:
         """See `Engine.logits`."""
         captured[INPUT] = {INPUT: x}
-        return torch.cat([self._evaluated(model, x) for model in self.models])
+        return torch.cat([self._evaluated(model, _of(x, member)) for member, model in enumerate(self.models)])
 
     @torch.no_grad()
     def logits_without(self, slot: str, members: Sequence[int], captured: Captured) -> Tensor:
@@ -89,7 +90,7 @@ class SequentialEngine:
         for member in members:
             left_out = self.models[member].slots[slot]
             left_out.bypass = True
-            outputs.append(self._evaluated(self.models[member], captured[INPUT][INPUT]))
+            outputs.append(self._evaluated(self.models[member], _of(captured[INPUT][INPUT], member)))
             left_out.bypass = False
         return torch.cat(outputs)
 
@@ -113,6 +114,11 @@ def _drawing_from(stream: int | None, device: torch.device) -> Iterator[None]:
         if device.type == "cuda":
             torch.cuda.manual_seed(stream)
         yield
+
+
+def _of(rows: Tensor, member: int) -> Tensor:
+    """A member's own row, or the only one."""
+    return rows[member if len(rows) > 1 else 0]
 
 
 def _row(logits: Tensor) -> Tensor:

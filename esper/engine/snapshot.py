@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper.engine.population import Population
+from esper.engine.share import Members
 from esper.errors import CheckpointError
 
 
@@ -23,7 +23,7 @@ class Snapshot:
 
 @torch.no_grad()
 def take_snapshot(
-    population: Population, members: Collection[int] | None = None, earlier: Snapshot | None = None
+    population: Members, members: Collection[int] | None = None, earlier: Snapshot | None = None
 ) -> Snapshot:
     """A copy that later training does not touch.
 
@@ -69,7 +69,7 @@ def _merged(now: Snapshot, earlier: Snapshot, anew: set[int]) -> Snapshot:
 
 
 @torch.no_grad()
-def restore_snapshot(population: Population, snapshot: Snapshot, members: Iterable[int] | None = None) -> None:
+def restore_snapshot(population: Members, snapshot: Snapshot, members: Iterable[int] | None = None) -> None:
     """Bring members (None: all) back to the snapshot: topology, weights, statistics and optimizer state.
 
     Raises CheckpointError, naming the tensor, where the snapshot does not fit this population.
@@ -100,7 +100,7 @@ def restore_snapshot(population: Population, snapshot: Snapshot, members: Iterab
             tensor[target_row] = source[source_row].to(tensor.device)
 
 
-def _tensors(population: Population) -> dict[str, Tensor]:
+def _tensors(population: Members) -> dict[str, Tensor]:
     named: dict[str, Tensor] = {}
     for stack_name, stack in population.stacks.items():
         named |= {f"weights/{stack_name}/{name}": tensor.detach() for name, tensor in stack.tensors().items()}

@@ -19,10 +19,10 @@ class TokenLayout:
 
     leaves: tuple[type[nn.Module], ...] = (CausalSelfAttention, TokenEmbedding)
 
-    def batches(self, x: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """x [N, T] -> [1, size, T]."""
-        for xb, yb in zip(x.split(size), y.split(size), strict=True):
-            yield xb.unsqueeze(0), yb
+    def batches(self, x: Tensor, y: Tensor, size: int, source: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """x [J, N, T] -> [M or 1, size, T]."""
+        for xb, yb in zip(x.split(size, 1), y.split(size, 1), strict=True):
+            yield (xb, yb) if source is None else (xb[source], yb[source])
 
     def chain(self, node: fx.Node, modules: Modules) -> list[fx.Node]:
         """Nothing is merged."""
@@ -55,7 +55,7 @@ class TokenLayout:
         return torch.sigmoid(logits).view(*features.shape[:-1], 1)
 
     def losses(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """logits [M, B, T, K], y [B, T]."""
+        """logits [M, B, T, K], y [M or 1, B, T]."""
         return token_losses(logits, y)
 
 
@@ -92,5 +92,9 @@ def _embedding(x: Tensor, tensors: Tensors, name: str, block_size: int) -> Tenso
         raise EngineError(f"{name}: a sequence of {length} tokens exceeds block_size={block_size}")
     token, position = tensors[f"{name}.token.weight"], tensors[f"{name}.position.weight"]  # [R, V, C], [R, S, C]
     rows, _, width = token.shape
-    embedded = token.index_select(1, x.reshape(-1)).view(rows, *x.shape[1:], width)
+    if x.shape[0] == 1:
+        embedded = token.index_select(1, x.reshape(-1))
+    else:
+        embedded = token.gather(1, x.reshape(rows, -1, 1).expand(-1, -1, width))
+    embedded = embedded.view(rows, *x.shape[1:], width)
     return embedded + position[:, None, :length]

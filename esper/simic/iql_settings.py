@@ -40,6 +40,11 @@ class IQLPolicyConfig(PolicySettings):
     norm_blueprints: list[str] = field(default_factory=lambda: ["norm"])
     depthwise_blueprints: list[str] = field(default_factory=lambda: ["depthwise", "lora"])
 
+    @property
+    def learns(self) -> bool:
+        """Whether there is no model to act with yet."""
+        return self.load is None
+
     def __post_init__(self) -> None:
         if self.features not in FEATURES:
             raise ConfigError(f"policy.features={self.features}: expected 27, or 37 with the seed's telemetry")

@@ -53,6 +53,11 @@ class LearnedPolicySettings(PolicySettings):
     patience: int | None = None
     min_gain: float = 0.0
 
+    @property
+    def learns(self) -> bool:
+        """Whether there are updates to make."""
+        return self.updates > 0
+
     def __post_init__(self) -> None:
         check_within("updates", self.updates, 0, 1_000_000)
         check_within("members", self.members, 1, 1_000_000)

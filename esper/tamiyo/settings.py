@@ -16,6 +16,11 @@ class PolicySettings:
 
     name: str = ""
 
+    @property
+    def learns(self) -> bool:
+        """Whether the policy has something to learn before it acts."""
+        return False
+
 
 def check_within(key: str, value: float, low: float, high: float) -> None:
     """Raise ConfigError unless low <= value <= high."""

@@ -88,7 +88,7 @@ def test_members_that_start_alike_draw_alike_and_every_epoch_anew():
     still = OptimizerConfig(learning_rate=0.0, weight_decay=0.0)
     trained = Population([network(nn.Dropout(0.5)) for _ in range(2)], still, "sequential")
     x, y, order = data()
-    first, again, other = (trained.train_epoch(x, y, order, 16, seed=seed).loss for seed in (0, 0, 1))
+    first, again, other = (trained.train_epoch(x, y, order, 16, seeds=[seed] * 2).loss for seed in (0, 0, 1))
     assert torch.equal(first, again) and first[0] == first[1] != other[0]
     assert len({loss.item() for _ in range(2) for loss in trained.train_epoch(x, y, order, 16).loss}) == 4
 

@@ -12,6 +12,7 @@ from esper.engine.governor import Governor, GovernorConfig
 from esper.engine.growth import Growth
 from esper.engine.optimizer import OptimizerConfig
 from esper.engine.population import Population
+from esper.engine.together import validate_together
 from esper.errors import CheckpointError
 from esper.kasmina.slot import GateConfig, QualityGates
 from esper.leyline import WAIT, Action, Operation, SeedStage, TelemetryEventType
@@ -139,7 +140,7 @@ def test_ablations_cost_what_they_must(monkeypatch):
             *steps[1:],
         ),
     )
-    grown.passes.validate([(0, "early"), (1, "mid")])
+    validate_together([grown], [[(0, "early"), (1, "mid")]])
     assert ran == ["prefix"]  # what lies before the slots runs once, for everyone
 
 

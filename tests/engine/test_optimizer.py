@@ -40,7 +40,7 @@ def test_each_row_is_trained_as_torch_trains_it(name, clip_norm):
     for member, module in plain.items():
         stack.modules[member].load_state_dict(module.state_dict())
     optimizers = {member: reference(config, module) for member, module in plain.items()}
-    stacked = StackedOptimizer(config, 3, torch.device("cpu"), torch.float64)
+    stacked = StackedOptimizer([config] * 3, torch.device("cpu"), torch.float64)
     stacked.track("host", stack, set())
     generator = torch.Generator().manual_seed(1)
     for _ in range(6):
@@ -61,7 +61,7 @@ def test_each_row_is_trained_as_torch_trains_it(name, clip_norm):
 
 def test_a_seed_born_later_counts_its_own_steps():
     config = OptimizerConfig(name="adamw", learning_rate=0.05)
-    optimizer = StackedOptimizer(config, 2, torch.device("cpu"), torch.float64)
+    optimizer = StackedOptimizer([config] * 2, torch.device("cpu"), torch.float64)
     modules = layers(2)
     stack = ModuleStack({0: modules[0]})
     optimizer.track("seed", stack, {0})
@@ -79,7 +79,7 @@ def test_a_seed_born_later_counts_its_own_steps():
 
 
 def test_a_halted_member_stands_still_and_the_others_go_on():
-    optimizer = StackedOptimizer(OptimizerConfig(weight_decay=0.1), 2, torch.device("cpu"), torch.float64)
+    optimizer = StackedOptimizer([OptimizerConfig(weight_decay=0.1)] * 2, torch.device("cpu"), torch.float64)
     stack = ModuleStack(layers(2))
     optimizer.track("host", stack, set())
     generator = torch.Generator().manual_seed(0)
@@ -95,7 +95,7 @@ def test_a_halted_member_stands_still_and_the_others_go_on():
 
 def test_a_seed_that_is_not_finite_does_not_scale_its_hosts_gradients():
     optimizer = StackedOptimizer(
-        OptimizerConfig(momentum=0.0, learning_rate=1.0, clip_norm=1.0), 1, torch.device("cpu"), torch.float64
+        [OptimizerConfig(momentum=0.0, learning_rate=1.0, clip_norm=1.0)], torch.device("cpu"), torch.float64
     )
     stacks = {"host": ModuleStack(layers(1)), "seed": ModuleStack(layers(1))}
     for name, stack in stacks.items():
@@ -109,7 +109,7 @@ def test_a_seed_that_is_not_finite_does_not_scale_its_hosts_gradients():
 
 def test_a_seed_in_isolation_is_clipped_by_itself_and_an_idle_row_counts_no_step():
     optimizer = StackedOptimizer(
-        OptimizerConfig(momentum=0.0, learning_rate=1.0, clip_norm=1.0), 2, torch.device("cpu"), torch.float64
+        [OptimizerConfig(momentum=0.0, learning_rate=1.0, clip_norm=1.0)] * 2, torch.device("cpu"), torch.float64
     )
     stacks = {"host": ModuleStack(layers(2)), "slots.a.seed": ModuleStack(layers(2))}
     for name, stack in stacks.items():

@@ -82,7 +82,7 @@ def test_an_episode_is_what_a_run_of_its_seed_gives_its_first_member(kind):
         among.step([first, first, plant("late")])
     among.restart([1], [SEED])
     for grown in (alone, among):
-        grown.passes.reseed(SEED)
+        grown.stream.reseed(SEED)
     assert_close(among.reports()[1], alone.reports()[0])
     for action in SCRIPT:
         (expected,), _ = alone.step([action])
