@@ -15,11 +15,13 @@ from esper.engine.governor import Governor, GovernorConfig
 from esper.engine.growth import Growth
 from esper.engine.optimizer import OptimizerConfig
 from esper.engine.population import Population
+from esper.engine.sharded import ShardedGrowth
 from esper.engine.share import Members, split
 from esper.errors import ConfigError
 from esper.hosts import build_host, build_model
 from esper.kasmina import BlueprintRegistry, GateConfig, MorphogeneticModel, QualityGates
 from esper.leyline import ActionLayout
+from esper.leyline.ranks import ALONE, Ranks, share
 from esper.simic.rewards import build_reward
 from esper.tamiyo.observation import ObservationEncoder, action_masks
 from esper.tamiyo.settings import BLENDS
@@ -32,14 +34,17 @@ PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.
 
 @dataclass(frozen=True, slots=True)
 class Grown:
-    """What grows. slots: by depth; catalogue: (blueprint, parameters) of what may be planted; engine: the choice that
-    was made, for run.json; twin_of: twin -> the grown member it shadows."""
+    """What grows. growth: the members that this process trains; whole: all of them, as seen from here; slots: by depth;
+    catalogue: (blueprint, parameters) of what may be planted; engine: the choice that was made, for run.json; twin_of:
+    twin -> the grown member it shadows; ranks: that share the members."""
 
     growth: Growth
+    whole: Growth | ShardedGrowth
     slots: list[str]
     catalogue: list[tuple[str, int]]
     engine: dict[str, Any]
     twin_of: dict[int, int]
+    ranks: Ranks = ALONE
 
     def layout(self, blends: Sequence[str] = BLENDS) -> ActionLayout:
         """Every action that a controller can ask of a member."""
@@ -56,14 +61,15 @@ def build_environment(
     task: Task | None = None,
     layout: ActionLayout | None = None,
     reward: Reward | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[GrowthVectorEnv, dict[str, Any]]:
     """The environment of a configuration's members, without twins, and the choice of its engine; see `build_growth`.
 
     task: data that is loaded already. layout, reward: in place of every action, and of the configuration's reward.
     """
-    grown = build_growth(replace(config, engine=replace(config.engine, twins=False)), engine, task)
+    grown = build_growth(replace(config, engine=replace(config.engine, twins=False)), engine, task, ranks)
     return GrowthVectorEnv(
-        grown.growth,
+        grown.whole,
         layout or grown.layout(),
         grown.encoder(),
         action_masks,
@@ -73,30 +79,33 @@ def build_environment(
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What one configuration brings into a population: its members (grown, then twins), their data, and what may be
-    planted in them."""
+    """What one configuration brings into a population: its members (this rank's: grown, then twins), their data, and
+    what may be planted in them."""
 
     config: RunSchema
     task: Task
     models: list[MorphogeneticModel]
     catalogue: list[tuple[str, int]]
+    ranks: Ranks = ALONE
 
 
-def build_growth(config: RunSchema, engine: dict[str, Any] | None = None, task: Task | None = None) -> Grown:
+def build_growth(
+    config: RunSchema, engine: dict[str, Any] | None = None, task: Task | None = None, ranks: Ranks = ALONE
+) -> Grown:
     """Load the data and make the population: grown members, then their twins.
 
-    engine: the choice of an earlier part of the same run, which is then kept. task: data that is loaded already. Raises
-    EsperError where the parts do not fit: slots the host lacks, blueprints of another topology, data that is missing,
-    no CUDA device.
+    engine: the choice of an earlier part of the same run, which is then kept. task: data that is loaded already. ranks:
+    that share the members. Raises EsperError where the parts do not fit: slots the host lacks, blueprints of another
+    topology, data that is missing, no CUDA device, fewer members than ranks.
     """
     loaded = {} if task is None else {_data_key(config): task}
-    return grow([prepare(config, engine, loaded)], engine)[0]
+    return grow([prepare(config, engine, loaded, ranks)], engine)[0]
 
 
 def build_growths(configs: Sequence[RunSchema], engine: dict[str, Any] | None = None) -> list[Grown]:
     """Several configurations' members in one population, to be stepped by `esper.engine.together.step_together`.
 
-    They may differ in what a member can carry (see `esper.fusable.CARRIED`). engine, raises: as of `build_growth`.
+    They may differ in what a member can carry (see `esper.planned.CARRIED`). engine, raises: as of `build_growth`.
     """
     loaded: dict[str, Task] = {}
     return grow([prepare(config, engine, loaded) for config in configs], engine)
@@ -109,8 +118,11 @@ def _data_key(config: RunSchema) -> str:
     return f"{config.task} {own} {config.engine.device} {config.engine.precision}"
 
 
-def prepare(config: RunSchema, engine: dict[str, Any] | None, loaded: dict[str, Task]) -> Prepared:
+def prepare(
+    config: RunSchema, engine: dict[str, Any] | None, loaded: dict[str, Task], ranks: Ranks = ALONE
+) -> Prepared:
     """Load the data, where it is not among what is `loaded` already, and make the members; see `build_growth`."""
+    check_enough("engine.members", config.engine.members, ranks)
     device = pick_device(engine["device"] if engine else config.engine.device)
     dtype = torch.float64 if config.engine.precision == "float64" else torch.float32
     check_precision(config.engine.precision, device)
@@ -120,26 +132,30 @@ def prepare(config: RunSchema, engine: dict[str, Any] | None, loaded: dict[str, 
     models = [
         build_model(config, task, member, device, dtype)
         for _ in range(copies)
-        for member in range(config.engine.members)
+        for member in share(config.engine.members, ranks)
     ]
-    return Prepared(config, task, models, plantable(config, models[0].host.topology))
+    return Prepared(config, task, models, plantable(config, models[0].host.topology), ranks)
 
 
 def grow(prepared: Sequence[Prepared], engine: dict[str, Any] | None = None) -> list[Grown]:
     """The members of all in one population, on an engine that is chosen once; each part grows by itself."""
-    population, chosen = build_population(prepared, engine)
+    population, measured = build_population(prepared, engine)
+    chosen = prepared[0].ranks.broadcast(measured)
+    if chosen != measured:  # every rank measures, so that each has the machine's load, and one decides
+        population, _ = build_population(prepared, chosen)
     shares = split(population, [len(part.models) for part in prepared])
     return [_grown(part, share, chosen) for part, share in zip(prepared, shares, strict=True)]
 
 
 def _grown(part: Prepared, members: Members, chosen: dict[str, Any]) -> Grown:
     config, task, grown = part.config, part.task, part.config.engine.members
+    copies = 2 if config.engine.twins else 1
     growth = Growth(
         members,
         task,
         QualityGates(GateConfig(**asdict(config.gates))),
         Governor(GovernorConfig(**asdict(config.engine.governor))),
-        grown=grown,
+        grown=len(members) // copies,
         epochs=config.epochs,
         batch_size=config.batch_size,
         blueprints=[name for name, _ in part.catalogue],
@@ -147,8 +163,9 @@ def _grown(part: Prepared, members: Members, chosen: dict[str, Any]) -> Grown:
         fresh_host=lambda seed: build_host(config, task, seed, 0, members.dtype),
         decay_share=config.optimizer.decay_share,
     )
-    twin_of = {member: member - grown for member in range(grown, len(part.models))}
-    return Grown(growth, slots_by_depth(part.models[0]), part.catalogue, dict(chosen), twin_of)
+    whole = growth if part.ranks.world == 1 else ShardedGrowth(growth, grown, part.ranks)
+    twin_of = {member: member - grown for member in range(grown, copies * grown)}
+    return Grown(growth, whole, slots_by_depth(part.models[0]), part.catalogue, dict(chosen), twin_of, part.ranks)
 
 
 def build_population(prepared: Sequence[Prepared], engine: dict[str, Any] | None) -> tuple[Population, dict[str, Any]]:
@@ -206,6 +223,15 @@ def slots_by_depth(model: MorphogeneticModel) -> list[str]:
     """The slots' names in the order in which the data meets them."""
     depth = list(model.host.injection_points)
     return sorted(model.slots, key=lambda name: depth.index(model.slot_positions[name]))
+
+
+def check_enough(key: str, members: int, ranks: Ranks) -> None:
+    """Raises ConfigError where a rank would have no member."""
+    if members < ranks.world:
+        raise ConfigError(
+            f"{key}={members}: fewer than the {ranks.world} processes of this run, and each trains at least one\n"
+            f"  start fewer (torchrun --nproc-per-node), or set {key}={ranks.world}"
+        )
 
 
 def pick_device(name: str) -> torch.device:

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from esper.build import Grown, build_environment
-from esper.checkpoint import CheckpointManager
+from esper.build import Grown, build_environment, check_enough
+from esper.checkpoint import Checkpoint, CheckpointManager
 from esper.config.root import RunSchema
 from esper.engine.environment import GrowthVectorEnv
 from esper.errors import ConfigError, LearnerError
@@ -113,7 +113,7 @@ def _acting(
     config: RunSchema, settings: LearnedPolicySettings, grown: Grown, is_resumed: bool
 ) -> tuple[Controller, Trains]:
     encoder, layout = grown.encoder(), grown.layout(settings.blends)
-    learner = AGENTS[settings.name].for_growth(encoder.names, layout, settings, seed=config.seed)
+    learner = AGENTS[settings.name].for_growth(encoder.names, layout, settings, seed=config.seed, ranks=grown.ranks)
     if settings.load is not None and not is_resumed:
         tensors, plain = _load(settings.load, "learner")
         learner.load_state(tensors, plain, policy_only=True)
@@ -126,14 +126,16 @@ def _acting(
 def _training(
     config: RunSchema, settings: LearnedPolicySettings, learner: PolicyLearner, grown: Grown, layout: ActionLayout
 ) -> Training:
-    def environment(members: int) -> GrowthVectorEnv:
+    def environment(key: str, members: int) -> GrowthVectorEnv:
+        check_enough(key, members, grown.ranks)
         population = replace(config.engine, members=members, twins=False)
-        return build_environment(replace(config, engine=population), grown.engine, grown.growth.task, layout)[0]
+        own = replace(config, engine=population)
+        return build_environment(own, grown.engine, grown.growth.task, layout, ranks=grown.ranks)[0]
 
-    training = environment(settings.members)
+    training = environment("policy.members", settings.members)
     if not settings.validate_every:
         return Training(training, learner, settings, None, config.seed)
-    held_out = environment(settings.validation_episodes)
+    held_out = environment("policy.validation_episodes", settings.validation_episodes)
 
     def validate(policy: PolicyLearner) -> float:
         seed = config.seed + VALIDATION_SEED
@@ -161,9 +163,14 @@ def _load(name: str, part: str) -> tuple[Mapping[str, Tensor], Mapping[str, Any]
         tensors, plain, _ = read_policy(path)
         return tensors, plain
     checkpoint = CheckpointManager(path).load_latest_agent()
-    learned = checkpoint.state.get("learning") or {}
-    if part not in learned:
+    if part not in (checkpoint.state.get("learning") or {}):
         raise ConfigError(f"policy.load={name}: that run has learned no such policy; expected one of the same policy=")
+    return learned_part(checkpoint, part)
+
+
+def learned_part(checkpoint: Checkpoint, part: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What a run has learned, as its training keeps it; part: "learner" of PPO and REINFORCE, "model" of IQL."""
     prefix = POLICY + ("learner/" if part == "learner" else "")
-    tensors = {key.removeprefix(prefix): tensor for key, tensor in checkpoint.tensors.items() if key.startswith(prefix)}
-    return tensors, learned[part]
+    held = checkpoint.tensors.items()
+    tensors = {key.removeprefix(prefix): tensor for key, tensor in held if key.startswith(prefix)}
+    return tensors, checkpoint.state["learning"][part]

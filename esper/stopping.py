@@ -6,15 +6,19 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from esper.leyline.ranks import ALONE, Ranks
+
 
 class StopRequest:
     """While it is open, the first SIGINT or SIGTERM asks the run to stop, and the second stops it at once.
 
-    `signal` is the number of the signal that asked, or 0.
+    `signal` is the number of the signal that asked, or 0. Ranks that share the run stop at the same place: whether to
+    stop is a question that all of them ask, and the answer is yes as soon as one was asked to.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Ranks = ALONE) -> None:
         self.signal = 0
+        self._ranks = ranks
         self._before: dict[int, Any] = {}
 
     @property
@@ -23,7 +27,9 @@ class StopRequest:
         return 128 + (self.signal or signal.SIGINT)
 
     def __bool__(self) -> bool:
-        return self.signal != 0
+        asked = next(filter(None, self._ranks.gather(self.signal)), 0)
+        self.signal = self.signal or asked
+        return asked != 0
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():  # no other thread may set handlers
@@ -37,7 +43,8 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self:
+        if self.signal:
             raise KeyboardInterrupt
         self.signal = number
-        print("\nstopping after this epoch (once more: at once)", file=sys.stderr, flush=True)
+        if self._ranks.rank == 0:
+            print("\nstopping after this epoch (once more: at once)", file=sys.stderr, flush=True)

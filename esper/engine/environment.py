@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from esper.engine.growth import Growth
+from esper.engine.sharded import ShardedGrowth
 from esper.errors import EngineError, LearnerError
 from esper.leyline import ActionLayout, EpochReport, TelemetryEvent
 
@@ -57,8 +58,10 @@ class GrowthVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[
     `reports` and `events` hold what came of the last step, ended episodes included.
     """
 
-    def __init__(self, growth: Growth, layout: ActionLayout, encoder: Encoder, masks: Masks, reward: Reward) -> None:
-        if growth.grown != len(growth.population):
+    def __init__(
+        self, growth: Growth | ShardedGrowth, layout: ActionLayout, encoder: Encoder, masks: Masks, reward: Reward
+    ) -> None:
+        if growth.grown != len(growth.everyone):
             raise EngineError("an environment has no twins: set engine.twins=false")
         self.growth = growth
         self.layout = layout

@@ -200,7 +200,7 @@ class Growth:
             report.rolled_back, report.retired = is_back, epoch.is_retired.get(member, earlier.retired)
             report.action, report.is_refused = epoch.asked[member], member in epoch.refused
             self._reports[member] = report
-        return self.reports(), epoch.events
+        return self.reports(), sorted(epoch.events, key=lambda event: event.member or 0)
 
     def _act(self, member: int, action: Action) -> list[TelemetryEvent]:
         events = self.gardener.act(member, action, self.episodes[member], self.epoch_of(member))

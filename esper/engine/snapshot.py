@@ -1,6 +1,6 @@
 """Everything a population is at one moment, as flat tensors and plain values; and back, for all members or some."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -123,3 +123,39 @@ def join_snapshot(prefix: str, tensors: Mapping[str, Tensor], plain: Mapping[str
     kinds = (f"{prefix}weights/", f"{prefix}optimizer/")
     chosen = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(kinds)}
     return Snapshot(chosen, plain["members"], plain["seeds"])
+
+
+def join_members(parts: Sequence[tuple[Sequence[int], Snapshot]]) -> Snapshot:
+    """One snapshot of the members of several, each with the numbers that its own members have in it."""
+    places: dict[str, list[tuple[int, int, int]]] = {}  # stack -> (member, part, row)
+    for part, (numbers, snapshot) in enumerate(parts):
+        for stack, members in snapshot.members.items():
+            places.setdefault(stack, []).extend((numbers[e], part, row) for row, e in enumerate(members))
+    places = {stack: sorted(places[stack]) for stack in sorted(places)}
+    names = sorted({name for _, snapshot in parts for name in snapshot.tensors})
+    seeds = {number: seed for numbers, one in parts for number, seed in zip(numbers, one.seeds, strict=True)}
+    return Snapshot(
+        tensors={
+            name: torch.stack([parts[part][1].tensors[name][row] for _, part, row in places[name.split("/")[1]]])
+            for name in names
+        },
+        members={stack: [member for member, _, _ in rows] for stack, rows in places.items()},
+        seeds=[seeds[number] for number in sorted(seeds)],
+    )
+
+
+def take_members(snapshot: Snapshot, numbers: Sequence[int]) -> Snapshot:
+    """The snapshot of some members, numbered anew in this order, which is ascending."""
+    place = {number: member for member, number in enumerate(numbers)}
+    held = {stack: [e for e in members if e in place] for stack, members in snapshot.members.items()}
+    held = {stack: members for stack, members in held.items() if members}
+    rows = {stack: [snapshot.members[stack].index(e) for e in members] for stack, members in held.items()}
+    return Snapshot(
+        tensors={
+            name: tensor[rows[stack]]
+            for name, tensor in snapshot.tensors.items()
+            if (stack := name.split("/")[1]) in rows
+        },
+        members={stack: [place[e] for e in members] for stack, members in held.items()},
+        seeds=[snapshot.seeds[number] for number in numbers],
+    )

@@ -122,9 +122,9 @@ class ActionTree(nn.Module):
 
     def _steps(self, logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The conditional log-probability of every choice, 0 where it is forbidden, and which are legal: [B, G, K]."""
-        shape = (-1, len(self.towards), self._width)
-        legal = (mask.to(logits.dtype) @ self.incidence).view(shape) > 0
-        steps = logits.view(shape).masked_fill(~legal, _FORBIDDEN).log_softmax(-1)
+        shape = (len(self.towards), self._width)
+        legal = (mask.to(logits.dtype) @ self.incidence).unflatten(1, shape) > 0
+        steps = logits.unflatten(1, shape).masked_fill(~legal, _FORBIDDEN).log_softmax(-1)
         return steps.masked_fill(~legal, 0.0), legal
 
     def _joint(self, steps: Tensor, mask: Tensor) -> Tensor:

@@ -28,9 +28,9 @@ class RunningNormalizer(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Normalised values, float32. Args: values [..., F]."""
+        """Normalised values, of torch's default type as the networks are. Args: values [..., F]."""
         scaled = (values - self.mean) * (self.variance + self.epsilon).rsqrt()
-        return scaled.clamp(-self.clip, self.clip).float()
+        return scaled.clamp(-self.clip, self.clip).to(torch.get_default_dtype())
 
     @torch.no_grad()
     def update(self, values: Tensor) -> None:

@@ -14,6 +14,7 @@ from esper.checkpoint import pack_generators, unpack_generators
 from esper.checkpoint.tensors import compare_tensors
 from esper.errors import LearnerError
 from esper.leyline import ActionLayout, Operation
+from esper.leyline.ranks import ALONE, Ranks, share
 from esper.simic.action_tree import ActionTree
 from esper.simic.advantages import discounted_returns
 from esper.simic.learned_settings import LearnedPolicySettings
@@ -30,6 +31,10 @@ _LEAST_SCALE = 1e-3  # of returns that hardly differ
 class PolicyLearner(ABC):
     """A policy and value network over normalised observations, with the optimizer that moves it.
 
+    Ranks that share a run each hold one, made and seeded alike, and all hand it the same rollout, of all members: what
+    is drawn and what is averaged over members is then the same as in one process. Each learns from its share of every
+    minibatch, and gradients, losses and divergence are added up.
+
     Args:
         state_dim, action_dim: F features of an observation, A actions.
         paths: the steps that lead to each action (see ActionTree); None: one choice among all.
@@ -37,6 +42,7 @@ class PolicyLearner(ABC):
         features, actions: names, which a policy that is loaded must share.
         prior: weights of the first step's choices before anything is learned; None: even.
         seed: of the weights, the draws and the minibatches.
+        ranks: that learn together.
     """
 
     kind: ClassVar[str]
@@ -54,7 +60,9 @@ class PolicyLearner(ABC):
         actions: Sequence[str] | None = None,
         prior: Mapping[int, float] | None = None,
         seed: int = 0,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self.settings = self.settings_type() if settings is None else settings
         self.device = torch.device(device)
         self.state_dim, self.action_dim = state_dim, action_dim
@@ -94,6 +102,7 @@ class PolicyLearner(ABC):
         settings: LearnedPolicySettings,
         device: str | torch.device = "cpu",
         seed: int = 0,
+        ranks: Ranks = ALONE,
     ) -> Self:
         """A policy that grows hosts. Args: features: names of what the encoder sees."""
         return cls(
@@ -106,6 +115,7 @@ class PolicyLearner(ABC):
             actions=[action_name(action) for action in layout.actions],
             prior={int(Operation[name.upper()]): weight for name, weight in settings.operation_prior.items()},
             seed=seed,
+            ranks=ranks,
         )
 
     def save(self, path: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
@@ -158,7 +168,7 @@ class PolicyLearner(ABC):
         """
         logits, values = self.network.sequence(seen, starts, memory)
         log_probs, entropies = self.tree.evaluate(logits.flatten(0, -2), masks.flatten(0, -2))
-        return log_probs.view(masks.shape), entropies.view(*values.shape, -1), values
+        return log_probs.unflatten(0, values.shape), entropies.unflatten(0, values.shape), values
 
     def received(self, rollout: Rollout) -> Rollout:
         """The rollout on the learner's device; the first one as a policy that knows its scales would have seen it.
@@ -211,19 +221,34 @@ class PolicyLearner(ABC):
             group["lr"] = rate
         return rate, entropy(self.updates_done)
 
-    def descend(self, loss: Tensor, **parts: Tensor) -> float:
-        """One clipped step down the loss; returns the gradient's norm before clipping.
+    def own(self, values: Tensor, dim: int = 0) -> Tensor:
+        """This rank's share along a dimension, possibly nothing."""
+        mine = share(values.shape[dim], self.ranks)
+        return values.narrow(dim, mine.start, len(mine))
 
-        Raises LearnerError naming the part of the loss that is not finite, or the gradient; nothing is then changed.
+    def added(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the ranks' shares of some sums add up to, without their gradients."""
+        values = torch.stack(list(parts.values())).detach()
+        self.ranks.add([values])
+        return dict(zip(parts, values, strict=True))
+
+    def descend(self, loss: Tensor, **parts: Tensor) -> float:
+        """One clipped step down the loss that all ranks' shares add up to; returns the gradient's norm before clipping.
+
+        Args: loss: this rank's share; parts: of the whole loss. Raises LearnerError naming the part of the loss that is
+        not finite, or the gradient; nothing is then changed.
         """
-        if not torch.isfinite(loss):
-            named = ", ".join(f"{name} {float(part.detach()):g}" for name, part in parts.items())
-            raise LearnerError(
-                f"The loss of update {self.updates_done + 1} is {float(loss.detach())} ({named}); expected a finite "
-                "number. Lower policy.learning_rate, or look for huge rewards."
-            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        whole = loss.detach().clone()
+        gradients = [gradient for parameter in self.network.parameters() if (gradient := parameter.grad) is not None]
+        self.ranks.add([whole, *gradients])
+        if not torch.isfinite(whole):
+            named = ", ".join(f"{name} {float(part):g}" for name, part in parts.items())
+            raise LearnerError(
+                f"The loss of update {self.updates_done + 1} is {float(whole)} ({named}); expected a finite number. "
+                "Lower policy.learning_rate, or look for huge rewards."
+            )
         norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.max_gradient_norm))
         if not norm < float("inf"):
             raise LearnerError(

@@ -56,22 +56,23 @@ class PPOAgent(PolicyLearner):
         batches = min(settings.minibatches, len(data["free"]))
         # Weights that add up to one on average: a minibatch with few free decisions does not count them for more.
         data["weights"] = data["free"] * (batches / free.sum().clamp(min=1))
-        seen: list[Tensor] = []
+        seen: list[dict[str, Tensor]] = []
         norms: list[float] = []
         is_far = False  # from the acting policy: from then on the values learn alone
         for index in self._minibatches(len(data["free"]), batches):
-            loss, parts = self._loss({name: value[index] for name, value in data.items()}, entropy_coefficient)
+            loss, shares = self._loss(data, index, entropy_coefficient)
+            parts = self.added(shares)
             if not is_far:
-                seen.append(torch.stack(list(parts.values())).detach())
+                seen.append(parts)
                 is_far = settings.target_kl is not None and float(parts["approx_kl"]) > settings.target_kl
             if not is_far:
                 norms.append(self.descend(loss, **parts))
             elif self.network.memory_size:
                 break  # what is remembered serves both: values cannot be taught without moving the policy
             else:
-                self.descend(settings.value_coefficient * parts["value_loss"], **parts)
+                self.descend(settings.value_coefficient * shares["value_loss"], **parts)
         self.finish_update(rollout)
-        return dict(zip(parts, torch.stack(seen).mean(0).tolist(), strict=True)) | {
+        return {name: float(torch.stack([one[name] for one in seen]).mean()) for name in parts} | {
             "explained_variance": explained_variance(rollout.values, returns),
             "gradient_norm": sum(norms) / max(len(norms), 1),
             "learning_rate": learning_rate,
@@ -102,7 +103,12 @@ class PPOAgent(PolicyLearner):
             order = torch.randperm(length, generator=self.generators["minibatches"])
             yield from order.to(self.device).tensor_split(batches)
 
-    def _loss(self, batch: dict[str, Tensor], entropy_coefficient: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def _loss(
+        self, data: dict[str, Tensor], index: Tensor, entropy_coefficient: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """This rank's share of a minibatch's loss, and of all its parts."""
+        own, free = self.own(index), data["free"][index]
+        batch = {name: value[own] for name, value in data.items()}
         settings, memory = self.settings, batch.pop("memory", None)
         if memory is not None:
             batch = {name: value.transpose(0, 1) for name, value in batch.items()}  # [T, B, ..]
@@ -112,12 +118,11 @@ class PPOAgent(PolicyLearner):
         ratio = change.exp()
         clipped = ratio.clamp(1 - settings.clip, 1 + settings.clip)
         policy_loss = -(weights * torch.minimum(ratio * advantages, clipped * advantages)).sum()
-        value_loss = self._value_loss(values, batch["values"], batch["returns"])
+        value_loss = self._value_errors(values, batch["values"], batch["returns"]).sum() / free.numel()
         by_level = (weights.unsqueeze(-1) * entropies).flatten(0, -2).sum(0)
         entropy = by_level.sum()
         with torch.no_grad():
-            free = batch["free"]
-            share = free / free.sum().clamp(min=1)
+            share = batch["free"] / free.sum().clamp(min=1)
             approx_kl = (share * (ratio - 1 - change)).sum()  # never negative; Schulman's "Approximating KL divergence"
             clip_fraction = (share * ((ratio - 1).abs() > settings.clip)).sum()
         parts = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
@@ -126,11 +131,11 @@ class PPOAgent(PolicyLearner):
         loss = policy_loss + settings.value_coefficient * value_loss - entropy_coefficient * entropy
         return loss, parts | {"approx_kl": approx_kl, "clip_fraction": clip_fraction}
 
-    def _value_loss(self, values: Tensor, before: Tensor, returns: Tensor) -> Tensor:
-        """Mean squared error, on the scale of returns."""
+    def _value_errors(self, values: Tensor, before: Tensor, returns: Tensor) -> Tensor:
+        """Squared errors, on the scale of returns."""
         scale, limit = self.network.value_scale, self.settings.value_clip
         errors = ((values - returns) / scale).square()
         if limit is not None:
             moved = before + (values - before).clamp(-limit * scale, limit * scale)
             errors = torch.maximum(errors, ((moved - returns) / scale).square())
-        return errors.mean()
+        return errors

@@ -43,33 +43,44 @@ class ReinforceAgent(PolicyLearner):
         entropy_coefficient, forced_share.
         Raises LearnerError where a reward, loss or gradient is not finite.
         """
-        rollout, own = rollout.to(self.device), self.settings
+        rollout, settings = rollout.to(self.device), self.settings
         learning_rate, entropy_coefficient = self.begin_update()
-        ends = rollout.next_values, rollout.terminated, rollout.truncated, own.gamma
+        ends = rollout.next_values, rollout.terminated, rollout.truncated, settings.gamma
         returns = discounted_returns(rollout.rewards, *ends)
-        advantages = gae(rollout.rewards, rollout.values, *ends, own.gae_lambda)
+        advantages = gae(rollout.rewards, rollout.values, *ends, settings.gae_lambda)
         self.scale_values(returns)
         free = rollout.masks.sum(-1) > 1
-        seen = self.normalizer(rollout.observations)
-        log_probs, entropies, values = self.replay(seen, rollout.masks, rollout.starts, rollout.memory)
-        taken = log_probs.gather(-1, rollout.actions.unsqueeze(-1)).squeeze(-1)
         weights = free / free.sum().clamp(min=1)
-        by_level = (weights.unsqueeze(-1) * entropies).flatten(0, -2).sum(0)
-        parts = {
-            "policy_loss": -(weights * normalized(advantages, free) * taken).sum(),
-            "value_loss": self._value_loss(values, returns),
+        data = {
+            "seen": self.normalizer(rollout.observations),
+            "masks": rollout.masks,
+            "starts": rollout.starts,
+            "actions": rollout.actions.unsqueeze(-1),
+            "returns": returns,
+            "weights": weights,
+            "gains": weights * normalized(advantages, free),
+        }
+        own = {name: self.own(value, dim=1) for name, value in data.items()}  # members of which this rank learns
+        memory = None if rollout.memory is None else self.own(rollout.memory)
+
+        log_probs, entropies, values = self.replay(own["seen"], own["masks"], own["starts"], memory)
+        by_level = (own["weights"].unsqueeze(-1) * entropies).flatten(0, -2).sum(0)
+        shares = {
+            "policy_loss": -(own["gains"] * log_probs.gather(-1, own["actions"]).squeeze(-1)).sum(),
+            "value_loss": self._errors(values, own["returns"]).sum() / returns.numel(),
             "entropy": by_level.sum(),
         }
-        loss = parts["policy_loss"] + own.value_coefficient * parts["value_loss"]
-        gradient_norm = self.descend(loss - entropy_coefficient * parts["entropy"], **parts)
-        for _ in range(own.baseline_steps - 1):
-            _, values = self.network.sequence(seen)
-            value_loss = self._value_loss(values, returns)
-            self.descend(own.value_coefficient * value_loss, value_loss=value_loss)
-        self.finish_update(rollout)
         if len(by_level) == len(LEVELS):
-            parts |= {f"entropy_{level}": one for level, one in zip(LEVELS, by_level, strict=True)}
-        return {name: float(part.detach()) for name, part in parts.items()} | {
+            shares |= {f"entropy_{level}": one for level, one in zip(LEVELS, by_level, strict=True)}
+        loss = shares["policy_loss"] + settings.value_coefficient * shares["value_loss"]
+        parts = self.added(shares)
+        gradient_norm = self.descend(loss - entropy_coefficient * shares["entropy"], **parts)
+        for _ in range(settings.baseline_steps - 1):
+            _, values = self.network.sequence(own["seen"])
+            value_loss = self._errors(values, own["returns"]).sum() / returns.numel()
+            self.descend(settings.value_coefficient * value_loss, **self.added({"value_loss": value_loss}))
+        self.finish_update(rollout)
+        return {name: float(part) for name, part in parts.items()} | {
             "explained_variance": explained_variance(rollout.values, returns),
             "gradient_norm": gradient_norm,
             "learning_rate": learning_rate,
@@ -77,6 +88,6 @@ class ReinforceAgent(PolicyLearner):
             "forced_share": 1.0 - float(free.float().mean()),
         }
 
-    def _value_loss(self, values: Tensor, returns: Tensor) -> Tensor:
-        """Mean squared error of the baseline, on the scale of returns."""
-        return ((values - returns) / self.network.value_scale).square().mean()
+    def _errors(self, values: Tensor, returns: Tensor) -> Tensor:
+        """Squared errors of the baseline, on the scale of returns."""
+        return ((values - returns) / self.network.value_scale).square()

@@ -189,7 +189,7 @@ class Collector:
             masks=masks,
             actions=torch.stack([decision.actions for decision in decisions]).cpu(),
             log_probs=torch.stack([decision.log_probs for decision in decisions]).cpu(),
-            rewards=rewards.float(),
+            rewards=rewards.to(values.dtype),
             values=values,
             next_values=next_values,
             terminated=terminated,

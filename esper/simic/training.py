@@ -99,7 +99,7 @@ class Training:
         """Everything that decides the rest of the training; its tensors move on with the next step."""
         tensors, learner = self.learner.state()
         kept, stopping = self.stopping.state()
-        collector = self._collector.state()
+        collector = {} if self.done else self._collector.state()  # who learns no more needs no hosts to learn on
         parts = {_LEARNER: tensors, _STOPPING: kept, _COLLECTOR: collector}
         plain: dict[str, Any] = {
             "update": self.update,

@@ -143,7 +143,7 @@ def test_what_goes_beyond_the_clip_teaches_no_more(shift: float, advantage: floa
     shape = moved.rewards.shape
     data = agent._prepare(moved, torch.full(shape, advantage), torch.zeros(shape), torch.ones(shape, dtype=torch.bool))
     data["weights"] = data["free"] / data["free"].numel()
-    loss, parts = agent._loss(data, 0.0)
+    loss, parts = agent._loss(data, torch.arange(len(data["free"])), 0.0)
     loss.backward()
     gradient = agent.network.policy_head.bias.grad
     assert gradient is not None and (not gradient.any()) == acts
@@ -179,8 +179,8 @@ def test_explained_variance() -> None:
 def test_values_may_be_kept_from_jumping() -> None:
     agent = counting_agent(value_clip=0.1)
     before, returns = torch.zeros(1), torch.tensor([10.0])
-    assert agent._value_loss(torch.tensor([5.0]), before, returns).item() == pytest.approx(9.9**2)
-    assert counting_agent()._value_loss(torch.tensor([5.0]), before, returns).item() == 25
+    assert agent._value_errors(torch.tensor([5.0]), before, returns).item() == pytest.approx(9.9**2)
+    assert counting_agent()._value_errors(torch.tensor([5.0]), before, returns).item() == 25
 
 
 @pytest.mark.parametrize(("offset", "spread"), [(0.0, 1.0), (0.0, 64.0), (1000.0, 0.1), (-0.3, 1e-2)])

@@ -172,6 +172,18 @@ def test_a_state_from_before_the_first_update() -> None:
     assert alike(weights(straight), weights(resumed))
 
 
+def test_who_has_learned_keeps_no_hosts_to_learn_on() -> None:
+    training = make(updates=2)
+    training.step()
+    assert "env" in training.state()[1]
+    finish(training)
+    tensors, plain = kept(training.state())
+    assert "env" not in plain and not [name for name in tensors if name.startswith(("env/", "collector/"))]
+    again = make(updates=2)
+    again.load_state(tensors, plain)
+    assert again.done and alike(weights(again), weights(training))
+
+
 def test_an_environment_without_a_state_begins_anew() -> None:
     def cartpole() -> Training:
         env = gym.make_vec("CartPole-v1", 4, "sync", vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP})
