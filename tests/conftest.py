@@ -1,5 +1,9 @@
+import os
+
 import pytest
 import torch
+
+os.environ["WANDB_MODE"] = "offline"  # a developer's login is not for tests
 
 
 @pytest.fixture(scope="session", autouse=True)

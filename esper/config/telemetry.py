@@ -1,9 +1,28 @@
 """Group `telemetry`: what a run writes and shows while it goes."""
 
+import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 
-from esper.config.checks import one_of
+from esper.config.checks import one_of, require
 from esper.errors import ConfigError
+
+
+@dataclass(kw_only=True)
+class WandbSchema:
+    """Where Weights & Biases files a run, and what it gets beside the curves."""
+
+    enabled: bool
+    project: str
+    entity: str | None
+    checkpoints: bool
+
+    def __post_init__(self) -> None:
+        for key, name in (("project", self.project), ("entity", self.entity)):
+            plain = name is None or re.fullmatch(r"[^/\\#?%:\s]{1,128}", name) is not None
+            require(
+                plain, f"telemetry.wandb.{key}", name, "1 to 128 characters, none of them a space or one of /\\#?%:"
+            )
 
 
 @dataclass(kw_only=True)
@@ -13,8 +32,25 @@ class TelemetrySchema:
     jsonl: bool
     console: str
     report: bool
+    tensorboard: bool
+    wandb: WandbSchema
 
     def __post_init__(self) -> None:
-        if self.report and not self.jsonl:
-            raise ConfigError("telemetry.report=true: the report is made of the JSON lines; use telemetry.jsonl=true")
+        made_of_lines = {
+            "telemetry.report": self.report,
+            "telemetry.tensorboard": self.tensorboard,
+            "telemetry.wandb.enabled": self.wandb.enabled,
+        }
+        for key, is_asked in made_of_lines.items():
+            if is_asked and not self.jsonl:
+                raise ConfigError(f"{key}=true: it is made of the JSON lines; use telemetry.jsonl=true")
         one_of("telemetry.console", self.console, ("auto", "live", "plain", "off"))
+
+
+def require_packages(telemetry: TelemetrySchema) -> None:
+    """Raise ConfigError where what a dashboard needs is not installed; nothing is imported."""
+    for name, is_asked in (("wandb", telemetry.wandb.enabled), ("tensorboard", telemetry.tensorboard)):
+        package = find_spec(name) if is_asked else None
+        # A folder of that name, such as an old ./wandb, passes for a package without an origin.
+        if is_asked and (package is None or package.origin is None):
+            raise ConfigError(f"telemetry={name}: the package {name} is not installed\n  pip install 'esper[{name}]'")

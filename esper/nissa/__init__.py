@@ -1,4 +1,4 @@
-"""What is seen: the event hub, what it feeds (JSONL files, the terminal), diagnostics, and the report."""
+"""What is seen: the event hub, what it feeds (JSONL files, terminal, W&B, TensorBoard), diagnostics, and the report."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -49,7 +49,7 @@ class EventHub:
                 if getattr(sink, "essential", False):
                     failure = failure or error
                 else:
-                    log.warning("%s could not be closed (%s); nothing else is affected.", _name(sink), _reason(error))
+                    log.warning("%s could not be closed (%s); nothing else is affected.", _name(sink), reason(error))
         if failure is not None:
             raise failure
 
@@ -68,7 +68,7 @@ class EventHub:
             sink.close("failed")
         if isinstance(error, BrokenPipeError):
             return  # whoever read the output has gone, as `| head` does
-        log.warning("%s failed (%s) and gets nothing from here on; the run goes on.", _name(sink), _reason(error))
+        log.warning("%s failed (%s) and gets nothing from here on; the run goes on.", _name(sink), reason(error))
 
 
 def finite(value: Any) -> Any:
@@ -86,5 +86,6 @@ def _name(sink: Sink) -> str:
     return f"Sink {type(sink).__name__}"
 
 
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+def reason(error: Exception) -> str:
+    """What went wrong, in one line: "OSError: no space"."""
+    return ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))

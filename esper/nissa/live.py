@@ -64,7 +64,7 @@ class LiveConsole:
         if title.max_updates:
             self._updates = self._progress.add_task("update", total=title.max_updates, left="")
         self._task = self._progress.add_task("epoch", total=title.max_epochs, left="", start=not title.max_updates)
-        # Once a second is enough to see that it lives, and costs the training next to nothing.
+        # Drawn once a second, not once an epoch: enough to see that it lives, however short the epochs are.
         self._live = Live(self._view(), console=self._console, refresh_per_second=1, transient=False)
         self._live.start()
 
@@ -88,7 +88,7 @@ class LiveConsole:
     def _advance(self, task: TaskID, done: int) -> None:
         left = self._clock.left_s
         self._progress.update(task, completed=done, left="" if left is None else f"{clock(left)} left")
-        self._live.update(self._view(), refresh=True)
+        self._live.update(self._view())
 
     def event(self, event: TelemetryEvent) -> None:
         """Remember the event for the next redraw."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from esper.leyline import LEVELS, TelemetryEventType
+from esper.leyline import LEVELS, SeedStage, TelemetryEventType
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,47 @@ EVENT_MEANINGS: dict[TelemetryEventType, str] = {
     TelemetryEventType.RUN_FINISHED: "the run ended; its status is in run.json",
 }
 
+_OF_A_MEMBER = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "parameter_count", "flops_per_sample")
+# What a dashboard draws, "grown/val_accuracy": a group of curves -> the metrics that it is made of.
+CURVES: dict[str, tuple[str, ...]] = {
+    "grown": (*_OF_A_MEMBER, "rolled_back", "retired"),
+    "twin": (*_OF_A_MEMBER, "rolled_back", "retired"),
+    "difference": _OF_A_MEMBER,
+    "seeds": (
+        "alpha",
+        "contribution",
+        "contribution_loss",
+        "improvement",
+        "gradient_norm",
+        "gradient_norm_ratio",
+        "gradient_health",
+    ),
+    "stages": tuple(stage.name for stage in SeedStage if stage is not SeedStage.UNKNOWN),
+    "time": ("wall_s", "train_s", "validation_s", "counterfactual_s", "samples_per_s", "host_epochs_per_s"),
+    "learning": tuple(name for name in LEARNING_METRICS if name not in ("schema", "update")),
+}
+# Single numbers that a finished run adds to them, from run.json's summary.
+OUTCOMES: dict[str, tuple[str, ...]] = {
+    "grown": ("test_accuracy", "test_bits_per_byte"),
+    "twin": ("test_accuracy", "test_bits_per_byte"),
+    "difference": ("test_accuracy", "test_bits_per_byte"),
+    "seeds": ("planted", "culled", "fossilized"),
+}
+CURVE_MEANINGS = {
+    "grown": "mean over grown members; of `rolled_back` and `retired`: their share",
+    "twin": "mean over static twins",
+    "difference": "mean over pairs: a grown member minus its twin",
+    "seeds": "mean over the seeds in grown members' slots, fossilised ones included",
+    "stages": "how many slots of grown members are in the stage",
+    "time": "of the whole population, as in metrics.jsonl",
+    "learning": "of the policy, as in learning.jsonl",
+}
+
+
+def axis_of(group: str) -> str:
+    """What a group of curves is drawn over: "epoch" or "update"."""
+    return "update" if group == "learning" else "epoch"
+
 
 def unknown_names(record: Mapping[str, Any]) -> list[str]:
     """Dotted names in one line of metrics.jsonl that this module does not know, each once ("members.slots.alfa")."""
@@ -139,6 +180,7 @@ def _not_in(known: Mapping[str, Metric], names: Iterable[str], prefix: str) -> l
 
 def glossary() -> str:
     """docs/metrics.md."""
+    outcomes = [f"`{group}/{name}`" for group, names in OUTCOMES.items() for name in names]
     parts = [
         "# Metrics\n",
         "What a run writes down, name by name. This page is made by `python -m esper.nissa.metric_names`; a test keeps",
@@ -156,6 +198,14 @@ def glossary() -> str:
         "programs). What does not apply is null or empty.\n",
         "| type | meaning |\n|---|---|",
         *(f"| `{event_type.value}` | {meaning} |" for event_type, meaning in EVENT_MEANINGS.items()),
+        "\n## The curves of W&B and TensorBoard: `grown/val_accuracy`\n",
+        "A dashboard draws one curve a name, not one a member; a point is left out where nothing was measured.\n",
+        "| group | over | meaning | names |\n|---|---|---|---|",
+        *(
+            f"| `{group}/` | {axis_of(group)} | {CURVE_MEANINGS[group]} | {', '.join(f'`{name}`' for name in names)} |"
+            for group, names in CURVES.items()
+        ),
+        f"\nA finished run adds, as single numbers: {', '.join(outcomes)}.",
     ]
     return "\n".join(parts) + "\n"
 

@@ -1,0 +1,31 @@
+"""Pages of one file that work offline: one look for all of them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from esper.nissa.palette import THEME
+from esper.nissa.text import compact, signed
+
+
+def render_page(template: str, **values: Any) -> str:
+    """A page as text. template: its path below the package `esper`; it extends nissa/page.html.j2.
+
+    Everything that comes from a run is escaped.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    loader = PackageLoader("esper", "")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"compact": compact, "signed": signed}
+    return environment.get_template(template).render(theme=THEME, **values)
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write it so that a reader meets the old page or the new, never some of it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
