@@ -1,6 +1,5 @@
 """`python -m esper.run`: grow a population as configured (see --help)."""
 
-import itertools
 import logging
 import os
 import select
@@ -13,26 +12,35 @@ from typing import NoReturn
 
 from omegaconf import DictConfig
 
-from esper.config.checks import in_short
-from esper.config.composing import compose, finish
+from esper.config.composing import compose
 from esper.config.explain import explain
 from esper.config.help import help_text
 from esper.config.store import conf_dir, register
 from esper.errors import ConfigError, EsperError, RunError
+from esper.fused_launcher import FusedLauncher, FusedLauncherConf
+from esper.job import BAD_INPUT, Job, complain
+from esper.sweep import JobError, SweepEnded, SweepError, register_plugin
 
 FAILED = 1
-BAD_INPUT = 2
 INTERRUPTED = 130
 NOT_RESUMED = ("resume=null", "resume=None", "resume=")
-
-
-class Interrupted(SystemExit):
-    """A run was stopped and has said so; no other run of its sweep follows."""
+DRY_RUN = "--dry-run"
+TORCHRUN = "TORCHELASTIC_RUN_ID"  # in the environment of the processes that it starts
+OF_SWEEPS = ("rerun", "zip")  # keys of hydra.sweeper that go without its name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if TORCHRUN not in os.environ:
+        return _answer(arguments)
+    from esper.distributed import together  # here, since it loads torch
+    from esper.following import follow
+
+    return together(lambda: _answer(arguments), follow)
+
+
+def _answer(arguments: list[str]) -> int:
     try:
         if {"-h", "--help"} & set(arguments):
             print(help_text(), end="")
@@ -47,65 +55,74 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def complain(error: EsperError) -> int:
-    """Print what is wrong and return the exit code of bad input."""
-    print(f"error: {in_short(str(error))}", file=sys.stderr)
-    return BAD_INPUT
-
-
 def _launch(arguments: list[str]) -> int:
-    """Check every job that the command line asks for, then let Hydra make its folders and run it."""
+    """Check what the command line asks for, then let Hydra make the folder and run it, or sweep."""
     import hydra
     from hydra._internal.utils import get_args_parser
 
     parser = get_args_parser()
     parser.error = _refuse_flags  # type: ignore[method-assign]
-    flags = parser.parse_args(arguments)
+    flags = parser.parse_args([argument for argument in arguments if argument != DRY_RUN])
     if flags.experimental_rerun or flags.config_path:
         raise ConfigError("--experimental-rerun and --config-path are not offered; use --config-dir, or resume=RUN_DIR")
     if flags.config_dir and not Path(flags.config_dir).is_dir():
         raise ConfigError(f"--config-dir {flags.config_dir}: there is no such folder")
-    for overrides in _jobs(flags.overrides, flags.multirun):
-        compose(overrides, flags.config_name or "config", flags.config_dir)
+    is_sweep = flags.multirun or "hydra.mode=MULTIRUN" in flags.overrides
+    if is_sweep and TORCHRUN in os.environ:
+        raise ConfigError("-m: torchrun shares one run among processes; start it once a job (see docs/distributed.md)")
+    arguments = _of_sweep(arguments, is_sweep)
+    if not is_sweep:
+        compose(flags.overrides, flags.config_name or "config", flags.config_dir)
     register()
+    register_plugin("hydra/launcher", "fused", FusedLauncher, FusedLauncherConf())
     codes: list[int] = []
     logging.raiseExceptions = False  # Hydra logs to an output that may be closed, as by `| head`
     with _as_command_line(arguments):
         try:
             job = hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")
-            job(lambda composed: codes.append(_job(composed)))()
+            job(Job() if is_sweep else lambda composed: codes.append(_only_job(composed)))()
         except (ConfigError, KeyboardInterrupt):
             raise
-        except Interrupted as stopped:
-            return int(str(stopped.code))
+        except SweepEnded as ended:
+            return int(str(ended.code))
         except SystemExit as left:  # of Hydra, which has printed what was asked for or what is wrong with it
             return BAD_INPUT if left.code else 0
+        except JobError as error:
+            raise ConfigError(explain(error.reason, error.overrides)) from error
+        except SweepError as error:
+            raise ConfigError(str(error)) from error
         except Exception as error:  # of Hydra: what goes wrong in a job never gets here
             raise ConfigError(explain(error, flags.overrides)) from error
     return next(filter(None, codes), 0)
 
 
-def _job(composed: DictConfig) -> int:
-    """What Hydra calls, once a run; its exit code."""
-    from hydra.core.hydra_config import HydraConfig
+def _of_sweep(arguments: list[str], is_sweep: bool) -> list[str]:
+    """The command line with what is for sweeps alone as Hydra knows it. Raises ConfigError where nothing is swept."""
+    spelled_out = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if argument != DRY_RUN and key not in OF_SWEEPS:
+            spelled_out.append(argument)
+        elif not is_sweep:
+            raise ConfigError(f"{argument}: this is for sweeps; add -m (see docs/sweeps.md)")
+        elif key == "zip" and not value.startswith("["):
+            raise ConfigError(f"{argument}: expected a list of keys, as in zip=[seed,policy] or zip=[[a,b],[c,d]]")
+        else:
+            spelled_out.append("hydra.sweeper.dry_run=true" if argument == DRY_RUN else f"hydra.sweeper.{argument}")
+    return spelled_out
 
-    hydra = HydraConfig.get()
-    folder = Path(hydra.runtime.output_dir)
-    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+def _only_job(composed: DictConfig) -> int:
+    """The one run of a command line that sweeps nothing; its exit code."""
+    _leave_closed_output()
     try:
-        from esper.drive import start  # here, since it loads torch
-
-        _leave_closed_output()
-        options = {group: str(chosen) for group, chosen in hydra.runtime.choices.items() if chosen and "/" not in group}
-        code = start(finish(composed), shown, list(hydra.overrides.task), options)
-    except EsperError as error:
-        code = complain(error)
+        Job()(composed)
+    except SystemExit as left:
+        return int(str(left.code))
     except Exception:  # a mistake of ours: Hydra must not take it for one of the command line's
         traceback.print_exc()
-        code = FAILED
-    if code >= 128:
-        raise Interrupted(code)
-    return code
+        return FAILED
+    return 0
 
 
 def _resume(name: str, others: list[str]) -> int:
@@ -127,28 +144,6 @@ def _leave_closed_output() -> None:
         poll.register(output, 0)
         if poll.poll(0):
             os.dup2(os.open(os.devnull, os.O_WRONLY), output)
-
-
-def _jobs(overrides: list[str], multirun: bool) -> Iterator[list[str]]:
-    """The overrides of each run that a command line stands for."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    if not multirun or any(override.startswith("hydra/sweeper=") for override in overrides):
-        yield overrides
-        return
-    choices: list[list[str]] = []
-    for override in overrides:
-        try:
-            parsed = OverridesParser.create().parse_override(override)
-        except HydraException as error:
-            raise ConfigError(explain(error, overrides)) from error
-        if parsed.is_sweep_override() and parsed.is_discrete_sweep():
-            choices.append([f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()])
-        else:
-            choices.append([override])
-    for job in itertools.product(*choices):
-        yield list(job)
 
 
 def _refuse_flags(message: str) -> NoReturn:

@@ -14,12 +14,14 @@ from esper.build import Grown
 from esper.checkpoint import Checkpoint, CheckpointManager
 from esper.config.composing import to_plain
 from esper.config.root import RunSchema
+from esper.config.telemetry import require_packages
 from esper.engine.population import Scores
 from esper.learning import POLICY, build_policy
-from esper.leyline import WAIT, Action, EpochReport, Sink, TelemetryEvent, TelemetryEventType
-from esper.nissa import EventHub, JsonlSink, RunTitle, console_sink, cut_back, write_report
+from esper.leyline import WAIT, Action, EpochReport, TelemetryEvent, TelemetryEventType
+from esper.nissa import EventHub, cut_back, write_report
 from esper.records import EpochTimes, checkpoint_metrics, count_seeds, epoch_record, summarize, update_record
 from esper.rundir import RunDirectory
+from esper.sinks import open_sinks
 from esper.stopping import StopRequest
 
 
@@ -31,10 +33,12 @@ class Run:
     """
 
     def __init__(self, folder: RunDirectory, config: RunSchema, grown: Grown, checkpoint: Checkpoint | None) -> None:
+        require_packages(config.telemetry)
         self.folder = folder
-        self.config = config
+        self.config, self._plain_config = config, to_plain(config)
         self.checkpoints = CheckpointManager(folder.path)
-        self.engine, self.growth, self.twin_of = grown.engine, grown.growth, grown.twin_of
+        self.engine, self.growth, self.twin_of = grown.engine, grown.whole, grown.twin_of
+        self.members, self.ranks = grown.growth, grown.ranks
         self.controller, self.learning = build_policy(config, grown, is_resumed=checkpoint is not None)
         self.seeds: dict[str, int] = {}
         self.saved_at = -1
@@ -88,8 +92,11 @@ class Run:
 
     # ---- its course, in this order; nothing is done any more once something has gone wrong
 
-    def open(self, is_shown: bool) -> None:
-        """Say that it is under way, and begin to write. is_shown: whether it has the terminal."""
+    def open(self, is_shown: bool, together: int = 1) -> None:
+        """Say that it is under way, and begin to write.
+
+        is_shown: whether it has the terminal; together: how many runs train as one program.
+        """
         is_resumed = self.saved_at >= 0
         # Nothing of the growth is written before the policy has learned: epoch 0 is then recorded again.
         cut_back(
@@ -100,11 +107,13 @@ class Run:
         )
         self.folder.start(
             engine=self.engine,
+            ranks=self.ranks.world,
+            together=together,
             epoch=self.growth.epoch,
             update=self.update,
             max_updates=self.learning.total if self.learning else 0,
         )
-        self.hub = EventHub(self._sinks(is_shown))
+        self.hub = EventHub(open_sinks(self.config, self.folder, is_shown))
         self._tell(TelemetryEventType.RUN_RESUMED if is_resumed else TelemetryEventType.RUN_STARTED)
 
     def learn(self, stop: StopRequest) -> None:
@@ -166,7 +175,7 @@ class Run:
             self.progress,
             kind="population",
             metrics=dict(self.metrics),
-            config=to_plain(self.config),
+            config=self._plain_config,
             growth_log=self.growth.growth_log,
             metadata={"engine": self.folder.record["engine"]},
         )
@@ -205,13 +214,3 @@ class Run:
 
     def _tell(self, kind: TelemetryEventType) -> None:
         self.hub.event(TelemetryEvent(kind, epoch=self.growth.epoch))
-
-    def _sinks(self, is_shown: bool) -> list[Sink]:
-        config = self.config
-        sinks: list[Sink] = [JsonlSink(self.folder.path)] if config.telemetry.jsonl else []
-        updates = self.learning.total if self.learning else 0
-        policy = self.folder.record.get("options", {}).get("policy", config.policy.name)
-        host = getattr(config.host, "factory", config.host.name)
-        title = RunTitle(config.name, policy, host, config.epochs, updates)
-        console = console_sink(title, config.telemetry.console) if is_shown else None
-        return sinks if console is None else [*sinks, console]

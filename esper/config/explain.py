@@ -77,6 +77,8 @@ def _unknown_option(error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     if not group:
         return f"{option or 'config'}: there is no such configuration file"
+    if group == "hydra/launcher" and option.startswith("submitit_"):
+        return f"{group}={spelled(option)}: this comes with an extra\n  pip install 'esper[submitit]'"
     options = list(error.options or ())
     message = f"{group}={spelled(option)}: there is no such option{did_you_mean(option, options, f'{group}=')}"
     return f"{message}\n  {group} may be: {', '.join(options)}" if options else message

@@ -10,7 +10,7 @@ FRAME = """\
 Grow neural networks while they train.
 
   python -m esper.run [group=option ...] [key=value ...]    one run
-  python -m esper.run -m [key=value,value ...]              one run for each combination
+  python -m esper.run -m [key=value,value ...]              one run for each combination; again: what is missing
   python -m esper.run resume=RUN_DIR                        continue a run that was stopped
 
 Groups (* is the default; conf/GROUP/OPTION.yaml explains every key, set as in engine.members=16):
@@ -20,7 +20,11 @@ Keys:
 {keys}
 
 Flags:
-  -m, --multirun           sweep over values separated by commas
+  -m, --multirun           sweep over values separated by commas (docs/sweeps.md), with, where wanted:
+    zip=[KEY,KEY]            values of these keys in pairs instead of in all combinations
+    rerun=failed             run again what failed; all: everything (earlier attempts are kept)
+    hydra/launcher=local     several jobs at once, in processes of their own
+    --dry-run                list the jobs and run none
   -c job, --cfg job        print the composed configuration instead of running; --resolve fills in references
   -cd DIR, --config-dir    a further folder of groups and options
   -h, --help               this text; --hydra-help has all that Hydra offers

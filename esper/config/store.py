@@ -12,6 +12,7 @@ from esper.config.reward import REWARDS
 from esper.config.root import RunSchema
 from esper.config.run_id import new_run_id
 from esper.config.task import TASKS
+from esper.sweep import register as register_sweeps
 
 # Groups whose options differ in their keys: group -> name -> schema. All other groups have one schema (see RunSchema).
 VARIANTS: dict[str, Mapping[str, type]] = {
@@ -20,6 +21,15 @@ VARIANTS: dict[str, Mapping[str, type]] = {
     "reward": REWARDS,
     "task": TASKS,
 }
+NO_GROUPS = ("suite",)  # folders of conf/ that no run is composed of: see esper.config.suite
+
+VOLATILE = ("checkpoint", "name", "resume", "telemetry")  # what does not tell one job of a sweep from another
+PRELOAD = (
+    "esper.drive",
+    "matplotlib.backends.backend_svg",
+    "scipy.stats",
+    "sklearn.datasets",
+)  # what nearly every job needs
 
 
 def conf_dir() -> Path:
@@ -30,12 +40,13 @@ def conf_dir() -> Path:
 
 def groups() -> dict[str, list[str]]:
     """Each config group and its options, in alphabetical order."""
-    folders = (folder for folder in conf_dir().iterdir() if folder.is_dir())
+    folders = (folder for folder in conf_dir().iterdir() if folder.is_dir() and folder.name not in NO_GROUPS)
     return {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in sorted(folders)}
 
 
 def register() -> None:
-    """Make the schemas and the run-id resolver known to Hydra; safe to call again."""
+    """Make schemas, sweepers and the run-id resolver known to Hydra; safe to call again."""
+    register_sweeps(volatile=VOLATILE, preload=PRELOAD)
     store = ConfigStore.instance()
     store.store(group="schema", name="run", node=RunSchema)
     for group, variants in VARIANTS.items():

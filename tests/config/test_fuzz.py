@@ -41,7 +41,7 @@ def test_any_override_is_taken_or_refused_in_short(typed):
 
 
 flags = st.sampled_from(
-    ["-m", "-c", "--resolve", "-cn", "-cd", "--info", "-p", "--run", "--experimental-rerun", "-x", "--"]
+    ["-m", "-c", "--resolve", "-cn", "-cd", "--info", "-p", "--run", "--dry-run", "--experimental-rerun", "-x", "--"]
 )
 arguments = overrides | flags | st.text(max_size=6).map("resume={}".format)
 
@@ -51,6 +51,7 @@ arguments = overrides | flags | st.text(max_size=6).map("resume={}".format)
 @example(["-p", "nowhere"])
 @example(["hydra.verbose={}"])
 @example(["hydra.mode=MULTIRUN"])
+@example(["zip=[seed]", "rerun=all"])
 def test_any_command_line_is_taken_or_refused_in_short(typed):
     shown, answer = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(answer):

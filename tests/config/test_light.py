@@ -16,7 +16,14 @@ sys.exit(99 if heavy else code)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code"), [(["--help"], 0), (["engine.membrs=3"], 2), (["-m", "seed=1,x"], 2), (["--cfg", "job"], 0)]
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["engine.membrs=3"], 2),
+        (["-m", "seed=1,x"], 2),
+        (["-m", "seed=1,2", "--dry-run"], 0),
+        (["--cfg", "job"], 0),
+    ],
 )
 def test_no_heavy_library_is_loaded(arguments, code):
     done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, timeout=30)

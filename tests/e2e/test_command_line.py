@@ -27,23 +27,6 @@ def test_a_run_leaves_what_it_promises(esper):
     assert "report.html" in done.out
 
 
-def test_a_sweep_puts_each_run_where_it_was_told_to(esper):
-    sweep = esper.folder / "mine"
-    done = esper.run_here("-m", *TINY, "seed=1,2", "telemetry=none", f"hydra.sweep.dir={sweep}")
-    assert done.code == 0, done.err
-    assert [record_of(sweep / job)["seed"] for job in ("0", "1")] == [1, 2]
-    assert not (esper.folder / "outputs").exists()
-
-
-def test_a_sweep_goes_on_after_a_failed_run_and_says_so(esper):
-    # The first job's host has no such position: known only once it is built.
-    done = esper.run_here("-m", *TINY, "slots.names=[nowhere],[early]", "telemetry=none", "hydra.sweep.dir=sweep")
-    assert done.code == 2
-    assert "nowhere" in done.err and "Error executing job" not in done.err
-    assert not (esper.folder / "sweep" / "0").exists()
-    assert record_of(esper.folder / "sweep" / "1")["status"] == "finished"
-
-
 def test_a_run_goes_where_it_was_told_to_and_never_over_another(esper):
     mine = esper.folder / "mine"
     assert esper.run_here(*TINY, "telemetry=none", f"hydra.run.dir={mine}").code == 0
@@ -165,15 +148,6 @@ def test_being_stopped_when_nobody_reads_is_no_failure(esper):
     assert "Traceback" not in process.stderr.read()
     assert process.wait(timeout=60) == 143
     assert record_of(esper.folder / "run")["status"] == "interrupted"
-
-
-def test_a_sweep_whose_reader_goes_away_runs_on(esper):
-    process = esper.start("-m", *TINY, "seed=1,2", "epochs=1", "engine.members=1", "hydra.sweep.dir=sweep")
-    process.stdout.readline()
-    process.stdout.close()
-    errors = process.stderr.read()
-    assert (process.wait(timeout=60), errors) == (0, "")
-    assert [record_of(esper.folder / "sweep" / job)["status"] for job in ("0", "1")] == ["finished"] * 2
 
 
 def test_to_resume_nothing_is_to_start(esper):

@@ -1,0 +1,103 @@
+"""`hydra/launcher=fused`: jobs that differ only in what a member can carry train as members of one population.
+
+Each has its own run directory, metrics, checkpoints and result all the same, as if it had run alone.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hydra.core.utils import JobReturn, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from esper.errors import ConfigError
+from esper.job import figures, shown
+from esper.planned import Planned, planned
+from esper.sweep import FAILED, FINISHED, INTERRUPTED, JobFile, composed_job, job_folder, job_return
+from esper.sweep.composing import task_part
+from esper.sweep.tracked import output_to
+
+Planning = tuple[DictConfig, Planned]
+
+
+@dataclass
+class FusedLauncherConf:
+    """`hydra.launcher.*`."""
+
+    _target_: str = "hydra_plugins.esper.fused_launcher.FusedLauncher"
+    # members of one population, twins included, at most; more of them are several populations, one after another
+    members: int = 256
+
+
+class FusedLauncher(Launcher):
+    """Brings jobs to their ends group by group; a job that shares a population with no other runs by itself."""
+
+    def __init__(self, members: int) -> None:
+        if members < 1:
+            raise ConfigError(f"hydra.launcher.members={members}: expected 1 or more")
+        self.members = members
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs; leaves by SystemExit where it was asked to stop."""
+        setup_globals()
+        jobs = [
+            composed_job(self.hydra_context, self.config, overrides, number)
+            for number, overrides in enumerate(job_overrides, start=initial_job_idx)
+        ]
+        returns: list[JobReturn] = []
+        for group in self._groups(jobs):
+            returns += self._together(group) if len(group) > 1 else [self._alone(group[0][0])]
+        return returns
+
+    def _groups(self, jobs: Sequence[DictConfig]) -> list[list[Planning]]:
+        """Jobs that can train together, with their plans; as many as fit into one population."""
+        groups: dict[object, list[list[Planning]]] = {}
+        for number, job in enumerate(jobs):
+            plan = _plan(job)
+            common = plan.fits_beside()
+            fitting = groups.setdefault(number if common is None else common, [[]])
+            if fitting[-1] and sum(other.members for _, other in fitting[-1]) + plan.members > self.members:
+                fitting.append([])
+            fitting[-1].append((job, plan))
+        return [group for fitting in groups.values() for group in fitting]
+
+    def _alone(self, job: DictConfig) -> JobReturn:
+        return run_job(
+            task_function=self.task_function,
+            config=job,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+            hydra_context=self.hydra_context,
+        )
+
+    def _together(self, group: Sequence[Planning]) -> list[JobReturn]:
+        from esper.drive import run_together  # here, since it loads torch
+
+        files = [JobFile(plan.path) for _, plan in group]
+        for (_, plan), file in zip(group, files, strict=True):
+            file.begin(plan.overrides)
+        with output_to(files[0].log):
+            outcomes = run_together([plan for _, plan in group])
+        returns, stopped = [], 0
+        for (job, _), file, outcome in zip(group, files, outcomes, strict=True):
+            status = FINISHED if outcome.code == 0 else INTERRUPTED if outcome.code >= 128 else FAILED
+            if status == INTERRUPTED:
+                stopped = outcome.code
+            if outcome.error:
+                with open(file.log, "a", encoding="utf-8") as log:
+                    print(f"error: {outcome.error}", file=log)
+            returns.append(job_return(job, file.end(status, figures(outcome.record), outcome.error)))
+        if stopped:
+            raise SystemExit(stopped)
+        return returns
+
+
+def _plan(job: DictConfig) -> Planned:
+    return planned(task_part(copy.deepcopy(job)), job.hydra, shown(job_folder(job)))

@@ -1,0 +1,79 @@
+"""What Hydra calls, in whatever process: one run in the folder that it was given."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from esper.config.checks import in_short
+from esper.config.composing import finish
+from esper.config.telemetry import require_packages
+from esper.errors import EsperError, RunError
+from esper.planned import planned
+
+BAD_INPUT = 2
+FIGURES = ("test_accuracy", "test_bits_per_byte", "parameters")
+
+
+class Job:
+    """The task function of `esper.run`; in a sweep it continues what lies in its folder."""
+
+    def __call__(self, composed: DictConfig) -> dict[str, float] | None:
+        """Start or continue the run; its figures. Leaves by SystemExit, with its exit code, where it did not finish."""
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        from esper.drive import resume, start  # here, since it loads torch
+        from esper.rundir import RUN_FILE
+
+        hydra = HydraConfig.get()
+        folder = shown(Path(hydra.runtime.output_dir))
+        try:
+            plan = planned(composed, hydra, folder)
+            if hydra.mode == RunMode.MULTIRUN and (folder / RUN_FILE).exists():
+                telemetry = plan.config.telemetry
+                view = [f"telemetry.console={telemetry.console}", f"telemetry.report={str(telemetry.report).lower()}"]
+                code = resume(folder, view)
+            else:
+                code = start(plan.config, folder, plan.overrides, plan.options, plan.sweep)
+        except EsperError as error:
+            raise SystemExit(complain(error)) from error
+        record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        if code:
+            raise SystemExit(code) from RunError(record.get("error") or f"stopped at epoch {record.get('epoch')}")
+        return figures(record)
+
+    @staticmethod
+    def check(composed: DictConfig) -> None:
+        """Refuse a configuration before anything is run. Raises ConfigError or OmegaConf's errors."""
+        require_packages(finish(composed).telemetry)
+
+
+def figures(record: Mapping[str, Any]) -> dict[str, float] | None:
+    """What a sweep shows of a finished run's run.json: means over grown members, and what growing was worth."""
+    summary = record.get("summary")
+    if not summary:
+        return None
+    grown, difference = summary["grown"], summary["difference"] or {}
+    found = {name: _mean(grown[name]) for name in FIGURES if name in grown}
+    found["gain"] = (difference.get("test_accuracy") or {}).get("mean")
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def complain(error: EsperError) -> int:
+    """Print what is wrong and return the exit code of bad input."""
+    print(f"error: {in_short(str(error))}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def shown(path: Path) -> Path:
+    """A path as it is best read: relative, where it lies below the current folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _mean(values: list[float | None]) -> float | None:
+    measured = [value for value in values if value is not None]
+    return sum(measured) / len(measured) if measured else None

@@ -1,0 +1,93 @@
+"""A lock on a file that dies with its holder."""
+
+import fcntl
+import json
+import os
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+
+_held: "set[FileLock]" = set()
+
+
+class FileLock:
+    """An advisory lock (flock) on a file, which is made where it is missing.
+
+    is_signed: whoever holds it writes into the file who that is; else the file keeps its content.
+    """
+
+    def __init__(self, path: Path, is_signed: bool = True) -> None:
+        self.path = path
+        self.is_signed = is_signed
+        self._descriptor: int | None = None
+
+    def acquire(self) -> bool:
+        """Take the lock; whether it was free. Raises OSError where there is no such place, or no locks."""
+        if not self._take():
+            return False
+        if self.is_signed and self._descriptor is not None:
+            signature = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, json.dumps(signature).encode(), 0)
+        return True
+
+    def release(self) -> None:
+        """Give the lock back; the file stays, since removing it could remove another's lock."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+            _held.discard(self)
+
+    def is_taken(self) -> bool:
+        """Whether anybody holds it, oneself included."""
+        if self._descriptor is not None:
+            return True
+        if not self.path.exists():
+            return False
+        if not self._take():
+            return True
+        self.release()
+        return False
+
+    def holder(self) -> str:
+        """Who has signed it last, in words."""
+        try:
+            return spelled(json.loads(self.path.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return "another process"
+
+    def _take(self) -> bool:
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if isinstance(error, BlockingIOError):
+                return False
+            raise
+        self._descriptor = descriptor
+        _held.add(self)
+        return True
+
+
+def spelled(signature: object) -> str:
+    """ "process 12 on host since then", from what names a holder."""
+    try:
+        return "process {pid} on {host} since {since}".format(**signature)  # type: ignore[arg-type]
+    except (KeyError, TypeError):
+        return "another process"
+
+
+def now() -> str:
+    """The present moment: ISO 8601, UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _release_in_child() -> None:
+    # A lock of this kind lives until every copy of its descriptor is closed: a forked child that outlives a killed
+    # parent would keep it.
+    for lock in list(_held):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_release_in_child)

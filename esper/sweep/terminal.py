@@ -1,0 +1,211 @@
+"""What a sweep shows: a line when a job begins or ends, and a table at the end."""
+
+import os
+import select
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import IO, Any
+
+from esper.sweep.jobs import FAILED, FINISHED, INTERRUPTED, KILLED, NEW, RUNNING, JobFile
+
+POLL_S = 0.2
+STYLES = {FINISHED: "green", FAILED: "red", RUNNING: "cyan", INTERRUPTED: "yellow", KILLED: "yellow", NEW: "dim"}
+WIDE = 160  # columns of a table that no terminal shows
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of a sweep: all its overrides, and what of them sets it apart from the other jobs."""
+
+    file: JobFile
+    overrides: list[str]
+    sets: list[str]
+
+    @property
+    def id(self) -> str:
+        """Its name, and its folder's."""
+        return self.file.folder.name
+
+
+class Terminal:
+    """The output and error streams as they are now, whatever a job that runs in this process does with them."""
+
+    def __init__(self) -> None:
+        self.out, self.err = _copy(sys.stdout), _copy(sys.stderr)
+
+    def say(self, line: str, is_error: bool = False) -> None:
+        """Print a line; nobody reading it is no reason to stop."""
+        with suppress(OSError, ValueError):
+            print(line, file=self.err if is_error else self.out, flush=True)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str]) -> None:
+        """Print rows of text under these headings, the second column in each row's style."""
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        console = Console(file=self.out, highlight=False)
+        if not console.is_terminal:
+            console.width = WIDE
+        table = Table(box=None, pad_edge=False)
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row, style in zip(rows, styles, strict=True):
+            cells = [Text(cell) for cell in row]
+            cells[1].stylize(style)
+            table.add_row(*cells)
+        with suppress(OSError, ValueError, SystemExit):  # rich ends the process where nobody reads
+            console.print(table)
+            self.out.flush()
+
+    def close(self) -> None:
+        """Give the copies back."""
+        for stream, original in ((self.out, sys.stdout), (self.err, sys.stderr)):
+            if stream is not original:
+                with suppress(OSError, ValueError):
+                    stream.close()
+
+
+class Watch:
+    """While it is open, says when a job begins and ends, wherever it runs, and when the sweep is asked to stop.
+
+    What jobs do is read off their folders, which works under any launcher.
+    """
+
+    def __init__(self, terminal: Terminal, jobs: Sequence[Job]) -> None:
+        self.terminal = terminal
+        self._jobs = {job.id: job for job in jobs}
+        self._numbers = {job.id: number for number, job in enumerate(jobs, start=1)}
+        self._seen = {job.id: _stamp(job.file) for job in jobs}
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="sweep-watch", daemon=True)
+        self._signals, self._told = os.pipe()
+        os.set_blocking(self._told, False)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Watch":
+        if threading.current_thread() is threading.main_thread():
+            self._stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(self._told))
+            self._stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _leave))
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+        self._is_over.set()
+        self._thread.join()
+        self._look()
+        os.close(self._signals)
+        os.close(self._told)
+
+    def _follow(self) -> None:
+        is_told = False
+        while not self._is_over.is_set():
+            ready, _, _ = select.select([self._signals], [], [], POLL_S)
+            if ready and {signal.SIGINT, signal.SIGTERM} & set(os.read(self._signals, 64)) and not is_told:
+                self.terminal.say("stopping: what runs is saved first (once more: at once)", is_error=True)
+                is_told = True
+            self._look()
+
+    def _look(self) -> None:
+        for name, job in self._jobs.items():
+            stamp = _stamp(job.file)
+            if stamp == self._seen[name]:
+                continue
+            self._seen[name] = stamp
+            record = job.file.record()
+            line = f"[{self._numbers[name]}/{len(self._jobs)}] {name} {_news(job, record)}"
+            self.terminal.say(line, is_error=record.get("status") == FAILED)
+
+
+def _news(job: Job, record: dict[str, Any]) -> str:
+    """What job.json says, in a line."""
+    status = str(record.get("status"))
+    took = "" if record.get("seconds") is None else f" {took_text(record['seconds'])}"
+    figures = " ".join(f"{name} {figure_text(value)}" for name, value in (record.get("result") or {}).items())
+    reason = f": {first_line(record['error'])}" if status == FAILED else ""
+    return f"{status:<9}{took}  {figures or ' '.join(job.sets)}{reason}"
+
+
+def show_jobs(terminal: Terminal, jobs: Sequence[Job], statuses: Sequence[str]) -> None:
+    """The jobs of a sweep, none of which is run now."""
+    rows = [[job.id, status, " ".join(job.sets)] for job, status in zip(jobs, statuses, strict=True)]
+    terminal.table(["job", "status", "sets"], rows, [STYLES.get(status, "") for status in statuses])
+
+
+def show_end(terminal: Terminal, jobs: Sequence[Job], statuses: Sequence[str]) -> None:
+    """What came of each job, and where to read about those that failed."""
+    records = [job.file.record() if status != NEW else {} for job, status in zip(jobs, statuses, strict=True)]
+    names = list(dict.fromkeys(name for record in records for name in record.get("result") or {}))
+    rows = []
+    for job, status, record in zip(jobs, statuses, records, strict=True):
+        results = record.get("result") or {}
+        seconds = record.get("seconds")
+        took = "" if seconds is None else took_text(seconds)
+        rows.append([job.id, status, took, *(figure_text(results.get(name)) for name in names), " ".join(job.sets)])
+    terminal.table(["job", "status", "time", *names, "sets"], rows, [STYLES.get(status, "") for status in statuses])
+    for job, status, record in zip(jobs, statuses, records, strict=True):
+        if status == FAILED:
+            terminal.say(f"{job.id} failed: {first_line(record.get('error'))}\n  {shown(job.file.log)}")
+
+
+def counted(statuses: Sequence[str]) -> str:
+    """ "3 finished, 1 failed"."""
+    counts = Counter(statuses)
+    order = (FINISHED, FAILED, INTERRUPTED, KILLED, RUNNING, NEW)
+    return ", ".join(f"{counts[status]} {status}" for status in order if counts[status])
+
+
+def first_line(error: Any) -> str:
+    """An error cut to what fits a line."""
+    text = " ".join(str(error or "no reason given").split("\n")[0].split())
+    return text if len(text) <= 160 else f"{text[:157]}..."
+
+
+def figure_text(value: Any) -> str:
+    """A figure as a table shows it."""
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e5 else f"{value:,.0f}"
+    return "" if value is None else str(value)
+
+
+def took_text(seconds: float) -> str:
+    """A length of time."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
+
+
+def shown(path: Path) -> Path:
+    """A path as it is best read: relative, where it lies below the current folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)  # where no job is under way that would be saved first
+
+
+def _stamp(file: JobFile) -> int:
+    try:
+        return os.stat(file.path).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _copy(stream: Any) -> IO[str]:
+    """Another stream to the same place; the stream itself where it is no file's."""
+    try:
+        stream.flush()
+        return open(os.dup(stream.fileno()), "w", encoding=stream.encoding, errors="replace")
+    except (OSError, ValueError, AttributeError):
+        return stream
