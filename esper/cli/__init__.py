@@ -1,0 +1,129 @@
+"""`esper`: the command line for everything but runs (those are `python -m esper.run`)."""
+
+import argparse
+import os
+import sys
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import NoReturn
+
+from esper.errors import EsperError
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+_CODES = "Exit code: 0 done; 2 bad input; 130 interrupted."
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command of `esper`.
+
+    Its module has `add_arguments(parser)` and `run(options)`, which returns the exit code, or None for 0. Importing it
+    must be cheap: what is heavy is imported when `run` is called.
+    """
+
+    module: str
+    summary: str
+    exit_codes: str = _CODES
+
+
+COMMANDS: dict[str, Command] = {
+    "runs": Command("esper.cli.runs", "list runs: how far they are and how well they did"),
+    "compare": Command("esper.cli.compare", "set runs side by side: what differs, curves, statistics; as a page, too"),
+    "report": Command("esper.cli.report", "write a run's report.html anew"),
+    "resume": Command(
+        "esper.cli.resume",
+        "continue a run that was stopped; the same as python -m esper.run resume=RUN",
+        "Exit code: as of a run: 0 done; 1 failed; 2 bad input; 130 interrupted.",
+    ),
+    "evaluate": Command(
+        "esper.cli.evaluate",
+        "measure what runs have stored, on held-out seeds; what is measured already is kept",
+        "Exit code: 0 every seed is measured; 1 one has failed; 2 bad input; 130 interrupted, and nothing is lost.",
+    ),
+    "analyze": Command(
+        "esper.cli.analyze",
+        "compare what was evaluated: means, bootstrap intervals, differences seed by seed",
+        "Exit code: 0 done, and what --require asks for is met; 1 it is not; 2 bad input; 130 interrupted.",
+    ),
+    "clean": Command(
+        "esper.cli.clean",
+        "remove what came to nothing: shows what would go, and removes it with --yes",
+        "Exit code: 0 done; 2 something could not be removed, or bad input; 130 interrupted.",
+    ),
+    "audit": Command(
+        "esper.cli.audit",
+        "say what keeps a torch file from loading with weights_only=True; run nothing in it",
+        "Exit code: 0 the file was audited, whatever was found in it; 2 it could not be; 130 interrupted.",
+    ),
+    "convert": Command(
+        "esper.cli.convert",
+        "write torch files as .safetensors + .json; the files stay as they are",
+        "Exit code: 0 every file was converted; 2 one was not, or the arguments are wrong; 130 interrupted.",
+    ),
+    "completion": Command("esper.cli.completion", "print what a shell completes these commands by"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in two lines what is wrong with the arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"error: {message}\n  see {self.prog} --help\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 2 bad input, 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    return run(build_parser(arguments), arguments)
+
+
+def audit_main(arguments: Sequence[str] | None = None) -> int:
+    """`esper audit`, under the name of the script that was called."""
+    parser = Parser()
+    _fill(parser, COMMANDS["audit"])
+    return run(parser, arguments)
+
+
+def build_parser(wanted: Container[str] = frozenset(COMMANDS)) -> Parser:
+    """The command line. Only commands in `wanted` are imported and get their arguments."""
+    parser = Parser(prog="esper", description="Look at runs, and at checkpoints. (To start one: python -m esper.run)")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        added = commands.add_parser(name, help=command.summary)
+        if name in wanted:
+            _fill(added, command)
+    return parser
+
+
+def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
+    """Parse, do what was asked for, and answer what a user can mend in two lines."""
+    options = parser.parse_args(arguments)
+    try:
+        code = int(options.run(options) or 0)
+        sys.stdout.flush()
+        return code
+    except EsperError as error:
+        return complain(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # nobody reads on, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def complain(error: EsperError) -> int:
+    """Print what is wrong and return the exit code of bad input."""
+    from esper.config.checks import in_short
+
+    print(f"error: {in_short(str(error))}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
+    module = import_module(command.module)
+    parser.description = f"{command.summary[0].upper()}{command.summary[1:]}."
+    parser.epilog = command.exit_codes
+    module.add_arguments(parser)
+    parser.set_defaults(run=module.run)

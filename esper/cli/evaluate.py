@@ -1,0 +1,91 @@
+"""`esper evaluate`."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from esper.study.folders import ROOT
+
+if TYPE_CHECKING:
+    from esper.study.evaluations import Measured
+
+DATABASE = Path(ROOT) / "evaluations.sqlite"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is evaluated, by which suite, and where results go."""
+    parser.add_argument(
+        "targets",
+        nargs="+",
+        metavar="RUN",
+        help="a run's folder, or part of its path; @latest (the default), @best:METRIC or @epoch-N: which checkpoint",
+    )
+    parser.add_argument(
+        "--suite", default="default", help="one of conf/suite, or a file of your own (default: %(default)s)"
+    )
+    parser.add_argument("--seeds", type=_count, metavar="N", help="how many held-out seeds (default: the suite's)")
+    parser.add_argument("--retry-failed", action="store_true", help="evaluate seeds anew that failed before")
+    parser.add_argument(
+        "--db", type=Path, default=DATABASE, metavar="FILE", help="SQLite database of results (default: %(default)s)"
+    )
+    parser.add_argument("--root", type=Path, default=Path(ROOT), metavar="DIR", help="where runs lie")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Evaluate each target's missing seeds; 1 where one of the seeds asked for has failed."""
+    from esper.config.suite import read_suite
+    from esper.study.evaluate import evaluate, suite_sha256
+    from esper.study.evaluations import Evaluations
+    from esper.study.held_out import check_held_out, seen_seeds
+    from esper.study.stored import read_stored
+
+    suite = read_suite(options.suite)
+    seeds = range(suite.first_seed, suite.first_seed + (options.seeds or suite.seeds))
+    targets = [read_stored(target, options.root) for target in options.targets]
+    for stored in targets:
+        seen = seen_seeds(stored.checkpoint)
+        check_held_out(seeds, seen, suite.name)
+        for lost in seen.unknown:
+            print(f"{lost}: it was learned from, and its seeds cannot be read; they are not checked", file=sys.stderr)
+    failed = 0
+    with Evaluations(options.db) as database:
+        for stored in targets:
+            known = database.statuses(stored.sha256, suite_sha256(suite))
+            done = ("finished",) if options.retry_failed else ("finished", "failed")
+            left = [seed for seed in seeds if known.get(seed) not in done]
+            failed += sum(known.get(seed) == "failed" and seed not in left for seed in seeds)
+            print(f"{stored.sha256[:8]}  {stored.policy}, {stored.run}@epoch-{stored.epoch}")
+            print(f"suite {suite.name}, seeds {seeds[0]} to {seeds[-1]}: {len(left)} of {len(seeds)} to do", flush=True)
+            try:
+                for measured in evaluate(stored, suite, left, database) if left else ():
+                    failed += measured.error is not None
+                    print(_line(measured), flush=True)
+            except KeyboardInterrupt:
+                print("interrupted; what was measured is kept: the same command does the rest", file=sys.stderr)
+                raise
+    what = " ".join(dict.fromkeys(stored.sha256[:8] for stored in targets))
+    print(f"to look at: esper analyze {what}" + (f" --db {options.db}" if options.db != DATABASE else ""))
+    if failed:
+        print(f"{failed} failed; to try them again: --retry-failed", file=sys.stderr)
+    return int(failed > 0)
+
+
+def _line(measured: "Measured") -> str:
+    from esper.study.measures import MEASURES
+
+    if measured.error is not None:
+        return f"  seed {measured.seed}  failed: {measured.error}"
+    shown = [
+        f"{MEASURES[name].title} {sum(values) / len(values):.{MEASURES[name].decimals}f}{MEASURES[name].unit}"
+        for name, values in measured.samples.items()
+        if name.startswith("test_")
+    ]
+    hosts = len(measured.samples["parameters"])
+    return f"  seed {measured.seed}  {', '.join(shown)}  ({hosts} hosts, {measured.wall_s:.1f} s)"
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 100_000:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number of seeds, 1 to 100000")
+    return int(text)

@@ -1,0 +1,22 @@
+"""`esper report`."""
+
+import argparse
+
+from esper.cli.runs import add_root
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of which runs."""
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or a part of its path")
+    add_root(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write each run's report.html anew, and say where."""
+    from esper.study.find import find_run
+
+    folders = [find_run(text, options.root) for text in options.runs]
+    from esper.nissa import write_report  # after the check, since it loads numpy
+
+    for folder in folders:
+        print(write_report(folder))

@@ -1,0 +1,22 @@
+"""`esper resume`."""
+
+import argparse
+
+from esper.cli.runs import add_root
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which run, and what is to be different from here on."""
+    parser.add_argument("run_dir", metavar="RUN", help="a run's folder, or a part of its path")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for python -m esper.run resume=RUN")
+    add_root(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Continue the run in this process."""
+    from esper.study.find import find_run
+
+    folder = find_run(options.run_dir, options.root)
+    from esper.run import main  # after the check, since it loads Hydra
+
+    return main([f"resume={folder}", *options.overrides])

@@ -1,0 +1,95 @@
+"""Where runs lie: every run folder below a root, and whether a process has one."""
+
+import fcntl
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from esper.errors import RunError
+
+# As esper.rundir, esper.checkpoint.run_lock and esper.sweep write them; importing those would bring torch and Hydra.
+RUN_FILE = "run.json"
+CONFIG_FILE = "config.yaml"
+LOCK_FILE = "run.lock"
+SWEEP_FILE = "sweep.json"
+ROOT = "outputs"
+_ATTEMPT = re.compile(r"[0-9a-f]{6,}\.[1-9][0-9]*")
+
+
+class Stamp(NamedTuple):
+    """What tells that a file was replaced: run.json is rewritten as a whole, under a fresh inode."""
+
+    mtime_ns: int
+    size: int
+    inode: int
+
+    @classmethod
+    def of(cls, stat: os.stat_result) -> "Stamp":
+        return cls(stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+
+class Found(NamedTuple):
+    """What a walk met. Paths are below its root, "." for the root itself."""
+
+    runs: dict[str, Stamp]  # run folders
+    unborn: list[str]  # folders that a run has claimed and not begun in
+    sweeps: list[str]  # folders of sweeps
+
+
+def is_attempt(run: str) -> bool:
+    """Whether a sweep has put this folder aside, as JOB.1, because another attempt was to take its place."""
+    return bool(_ATTEMPT.fullmatch(run.rpartition("/")[2]))
+
+
+def place(root: Path | str, run: str) -> str:
+    """The folder of a run as this process sees it."""
+    return f"{root}/{run}" if run != "." else str(root)
+
+
+def walk(root: Path) -> Found:
+    """Every run folder below `root` (itself included), wherever it lies. Links to folders are not followed.
+
+    Raises RunError where there is no such folder.
+    """
+    if not root.is_dir():
+        raise RunError(f"{root}: there is no such folder\n  expected the folder that runs are written to (--root)")
+    found = Found({}, [], [])
+    pending = ["."]
+    while pending:
+        relative = pending.pop()
+        folder = place(root, relative)
+        try:
+            found.runs[relative] = Stamp.of(os.stat(f"{folder}/{RUN_FILE}"))
+            continue  # a run holds no other
+        except OSError:
+            pass
+        try:
+            entries = list(os.scandir(folder))
+        except OSError:  # removed since, or none of ours
+            continue
+        for entry in entries:
+            if entry.name == LOCK_FILE:
+                found.unborn.append(relative)
+            elif entry.name == SWEEP_FILE:
+                found.sweeps.append(relative)
+            elif not entry.name.startswith(".") and entry.name.isprintable() and entry.is_dir(follow_symlinks=False):
+                pending.append(entry.name if relative == "." else f"{relative}/{entry.name}")
+    return found
+
+
+def is_held(folder: Path | str) -> bool:
+    """Whether a process has this run, as far as its lock tells; one that cannot be asked counts as held."""
+    try:
+        lock = os.open(f"{folder}/{LOCK_FILE}", os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: those who ask do not take each other for its holder
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False

@@ -1,0 +1,166 @@
+"""The index: every run below a root, fresh on each call, read from an SQLite cache where nothing changed.
+
+The run folders are the truth. The cache beside them, index.sqlite, is filled by whoever lists runs and never by the
+runs themselves, so that it can neither hold one up nor lose one; without it, listing is merely slower.
+"""
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from esper.study.folders import Stamp, is_held, place, walk
+from esper.study.rows import COLUMNS, Row, read_row
+
+INDEX_FILE = "index.sqlite"
+VERSION = 1
+BUSY_TIMEOUT_S = 5.0
+# A run.json that was replaced twice within one tick of the file system's clock looks unchanged. One as young as this
+# when it was read is therefore read again next time.
+SETTLED_NS = 2 * 10**9
+UNDER_WAY = ("queued", "running")
+_STAMP = ("mtime_ns", "size", "inode")
+_NEVER = Stamp(0, 0, 0)
+
+Known = dict[str, tuple[Stamp, Row]]
+
+
+@dataclass(slots=True)
+class Index:
+    """The runs below a root, in no order, and what is to be said about the cache."""
+
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
+
+
+def read_index(root: Path) -> Index:
+    """Every run below `root` as it is now. A run under way whose process is gone has the status "killed".
+
+    Each row has the columns of `COLUMNS`, and `path`: its folder as this process sees it.
+    Raises RunError where there is no such folder.
+    """
+    found = walk(root).runs
+    with contextlib.closing(_Cache(root / INDEX_FILE)) as cache:
+        known = cache.read()
+        fresh: Known = {}
+        for run, stamp in found.items():
+            if run not in known or known[run][0] != stamp:
+                fresh[run] = _read(root, run)
+        cache.write(fresh, known.keys() - found.keys())
+    rows = [(fresh.get(run) or known[run])[1] for run in found]
+    for row in rows:
+        row["path"] = place(root, row["run"])
+        if row["status"] in UNDER_WAY:
+            row |= settled_row(Path(row["path"])) | {"run": row["run"]}
+    return Index(rows, cache.notes)
+
+
+def _read(root: Path, run: str) -> tuple[Stamp, Row]:
+    row, stamp = read_row(root, run)
+    is_settled = stamp is not None and time.time_ns() - stamp.mtime_ns > SETTLED_NS
+    return stamp if stamp and is_settled else _NEVER, row
+
+
+def settled_row(folder: Path) -> Row:
+    """The row of one run as it is now, without the cache."""
+    row = read_row(folder.parent, folder.name)[0]
+    if row["status"] in UNDER_WAY and not is_held(folder):
+        row = read_row(folder.parent, folder.name)[0]  # it may have ended between the two
+        if row["status"] in UNDER_WAY:
+            row["status"] = "killed"
+    return row | {"path": str(folder)}
+
+
+class _Cache:
+    """index.sqlite; every trouble with it costs a note and some time, never a row."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.notes: list[str] = []
+        self._database: sqlite3.Connection | None = None
+        try:
+            self._open()
+        except (sqlite3.DatabaseError, _OtherVersionError) as error:
+            self._mend(error)
+
+    def read(self) -> Known:
+        """What was known when the cache was last written."""
+        try:
+            if self._database is None:
+                return {}
+            names = list(COLUMNS)
+            rows = self._database.execute(f"SELECT {_quoted((*_STAMP, *names))} FROM runs")
+            return {values[3]: (Stamp(*values[:3]), dict(zip(names, values[3:], strict=True))) for values in rows}
+        except sqlite3.DatabaseError as error:
+            self._mend(error)
+        return {}
+
+    def write(self, fresh: Known, gone: Iterable[str]) -> None:
+        """One short transaction; none where nothing changed."""
+        gone = [(run,) for run in gone]
+        if self._database is None or not (fresh or gone):
+            return
+        columns = (*_STAMP, *COLUMNS)
+        values = [(*stamp, *map(row.__getitem__, COLUMNS)) for stamp, row in fresh.values()]
+        marks = ", ".join("?" * len(columns))
+        try:
+            with self._database:
+                self._database.execute("BEGIN IMMEDIATE")
+                self._database.executemany(f"INSERT OR REPLACE INTO runs ({_quoted(columns)}) VALUES ({marks})", values)
+                self._database.executemany("DELETE FROM runs WHERE run = ?", gone)
+        except sqlite3.DatabaseError as error:
+            self._mend(error)
+
+    def close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def _open(self) -> None:
+        self._database = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+        version = self._database.execute("PRAGMA user_version").fetchone()[0]
+        if version == VERSION:
+            return
+        with self._database:
+            self._database.execute("BEGIN IMMEDIATE")  # of all that find no table, one makes it
+            version = self._database.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, VERSION):
+                raise _OtherVersionError(f"it is of version {version}, and this is {VERSION}")
+            stamps = ", ".join(f"{name} INTEGER" for name in _STAMP)
+            columns = ", ".join(f'"{name}" {kind}' for name, (kind, _) in COLUMNS.items())
+            self._database.execute(f"CREATE TABLE IF NOT EXISTS runs ({stamps}, {columns})")
+            self._database.execute(f"PRAGMA user_version = {VERSION}")
+        with contextlib.suppress(sqlite3.OperationalError):  # another does it
+            self._database.execute("PRAGMA journal_mode = WAL")  # those who read do not wait for the one that writes
+
+    def _mend(self, reason: Exception) -> None:
+        """Start over with an empty cache where this one is damaged; do without where the place is at fault."""
+        self.close()
+        # A folder that cannot be written to, a file system without locks, a full disk: no other file would fare better.
+        if isinstance(reason, sqlite3.OperationalError) and reason.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+            self._give_up(reason)
+            return
+        try:
+            for suffix in ("-wal", "-shm", ""):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{self.path}{suffix}")
+            self._open()
+        except (OSError, sqlite3.Error, _OtherVersionError) as error:
+            self._give_up(error)
+        else:
+            self.notes.append(f"{self.path} could not be used ({reason}): rebuilt from the run folders")
+
+    def _give_up(self, reason: Exception) -> None:
+        self.close()
+        self.notes.append(f"{self.path} cannot be used ({reason}): the run folders were read instead, which is slower")
+
+
+class _OtherVersionError(Exception):
+    """The cache was written by another version of esper."""
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)

@@ -1,0 +1,160 @@
+"""A run as one flat row: what run.json says of it, its accuracies as means over members."""
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from esper.study.folders import CONFIG_FILE, RUN_FILE, Stamp, place
+
+Row = dict[str, Any]
+
+# Every figure of a row: what it is stored as, and what it means. Accuracies are in percent.
+COLUMNS: dict[str, tuple[str, str]] = {
+    "run": ("TEXT PRIMARY KEY", "its folder, below the root"),
+    "id": ("TEXT", "its folder's own name"),
+    "uid": ("TEXT", "stays the same when it is resumed or moved"),
+    "name": ("TEXT", "as configured"),
+    "sweep": ("TEXT", "the sweep that it is a job of"),
+    "status": ("TEXT", "queued, running, finished, failed, interrupted, killed, or unreadable"),
+    "task": ("TEXT", "the option that was chosen"),
+    "host": ("TEXT", "the option that was chosen"),
+    "policy": ("TEXT", "the option that was chosen"),
+    "seed": ("INTEGER", "as configured"),
+    "members": ("INTEGER", "grown members"),
+    "epoch": ("INTEGER", "epochs so far"),
+    "max_epochs": ("INTEGER", "epochs it is to have"),
+    "update": ("INTEGER", "updates of the policy so far"),
+    "max_updates": ("INTEGER", "updates the policy is to have"),
+    "test_accuracy": ("REAL", "mean over grown members"),
+    "twin_test_accuracy": ("REAL", "mean over their static twins"),
+    "gain": ("REAL", "grown minus twin, points"),
+    "gain_low": ("REAL", "its 95% interval's lower end"),
+    "gain_high": ("REAL", "its 95% interval's upper end"),
+    "val_accuracy": ("REAL", "mean over grown members, of the last epoch written"),
+    "test_bits_per_byte": ("REAL", "mean over grown members, of text"),
+    "parameters": ("REAL", "mean over grown members, of the last epoch written"),
+    "flops_per_sample": ("REAL", "mean over grown members, of the last epoch written"),
+    "planted": ("INTEGER", "seeds, all members together"),
+    "culled": ("INTEGER", "of them"),
+    "fossilized": ("INTEGER", "of them"),
+    "started_at": ("TEXT", "when it first began, UTC"),
+    "finished_at": ("TEXT", "when it last ended, UTC"),
+    "heartbeat_at": ("TEXT", "when it last wrote run.json, UTC"),
+    "wall_s": ("REAL", "seconds that it ran"),
+    "machine": ("TEXT", "the machine it last ran on"),
+    "pid": ("INTEGER", "the process it last was"),
+    "version": ("TEXT", "of esper"),
+    "error": ("TEXT", "why it failed"),
+    "overrides": ("TEXT", "as given on the command line"),
+}
+_COPIED = [
+    *("id", "uid", "name", "sweep", "status", "seed", "epoch", "max_epochs", "update", "max_updates"),
+    *("started_at", "finished_at", "heartbeat_at", "wall_s", "pid", "error"),
+]
+_GROUPS = ("task", "host", "policy")
+_TAIL_BYTES = 1 << 16
+
+
+def read_row(root: Path | str, run: str) -> tuple[Row, Stamp | None]:
+    """The row of this run, and the stamp of the run.json that it was read from (None where there is none any more)."""
+    folder = place(root, run)
+    row: Row = dict.fromkeys(COLUMNS) | {"run": run, "id": os.path.basename(folder), "status": "unreadable"}
+    stamp = None
+    try:
+        with open(f"{folder}/{RUN_FILE}", "rb", buffering=0) as file:
+            stamp = Stamp.of(os.fstat(file.fileno()))
+            record = json.loads(file.read())
+        if not isinstance(record, dict):
+            raise ValueError("it holds no object")
+    except (OSError, ValueError, RecursionError) as error:
+        row["error"] = f"{RUN_FILE} cannot be read: {error}"
+        return row, stamp
+    row |= {key: _plain(record.get(key)) for key in _COPIED}
+    row |= {"machine": _plain(record.get("host")), "version": _part(record, "versions").get("esper")}
+    row["overrides"] = " ".join(map(str, record.get("overrides") or []))
+    groups = chosen_groups(folder, _part(record, "options"))
+    row |= {group: _plain(groups.get(group)) for group in _GROUPS}
+    row |= _figures(_part(record, "summary")) or _latest(folder)
+    return row, stamp
+
+
+def mean(values: Iterable[Any]) -> float | None:
+    """Of those that were measured; None where none was."""
+    known = [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
+    return sum(known) / len(known) if known else None
+
+
+def _figures(summary: dict[str, Any]) -> Row:
+    """What a finished run ended with."""
+    if not summary:
+        return {}
+    grown, twin = _part(summary, "grown"), _part(summary, "twin")
+    difference, seeds = _part(_part(summary, "difference"), "test_accuracy"), _part(summary, "seeds")
+    names = ("test_accuracy", "val_accuracy", "test_bits_per_byte", "parameters", "flops_per_sample")
+    return {name: mean(grown.get(name) or []) for name in names} | {
+        "members": len(grown.get("parameters") or []),
+        "twin_test_accuracy": mean(twin.get("test_accuracy") or []),
+        "gain": difference.get("mean"),
+        "gain_low": difference.get("low"),
+        "gain_high": difference.get("high"),
+        **{name: seeds.get(name) for name in ("planted", "culled", "fossilized")},
+    }
+
+
+def _latest(folder: str) -> Row:
+    """What the last line of metrics.jsonl says, as long as there is no summary."""
+    try:
+        members = json.loads(_last_line(f"{folder}/metrics.jsonl"))["members"]
+        grown = [member for member in members if not member["is_twin"]]
+        return {
+            "members": len(grown),
+            "val_accuracy": mean(member["val_accuracy"] for member in grown),
+            "parameters": mean(member["parameter_count"] for member in grown),
+            "flops_per_sample": mean(member["flops_per_sample"] for member in grown),
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _last_line(path: str) -> bytes:
+    """The last line that was written whole."""
+    with open(path, "rb") as file:
+        end = file.seek(0, 2)
+        back = _TAIL_BYTES
+        while True:
+            file.seek(max(end - back, 0))
+            lines = file.read(min(back, end)).split(b"\n")[:-1]
+            if len(lines) > 1 or back >= end:
+                return lines[-1] if lines else b""
+            back *= 4
+
+
+def chosen_groups(folder: Path | str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were chosen; of task, host and policy at least the names that config.yaml has."""
+    missing = [group for group in _GROUPS if not options.get(group)]
+    if not missing:
+        return options
+    try:
+        config = Path(folder, CONFIG_FILE).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return options
+    names = {group: re.search(rf"^{group}:\n(?: .*\n)*?  name: (.+)$", config, re.MULTILINE) for group in missing}
+    return options | {group: name[1].strip("'\"") for group, name in names.items() if name}
+
+
+def _part(record: dict[str, Any], key: str) -> dict[str, Any]:
+    value = record.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _plain(value: Any) -> Any:
+    """What SQLite can hold as it is."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        return str(value)
+    return value if value is None or isinstance(value, int | float) else str(value)

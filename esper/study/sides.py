@@ -1,0 +1,240 @@
+"""What is compared: runs that differ in nothing but their seeds are one side."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from esper.config.checks import spelled
+from esper.config.store import VOLATILE
+from esper.errors import RunError
+from esper.nissa.history import RunHistory, read_run
+from esper.study.find import find_run
+from esper.study.folders import ROOT, RUN_FILE, SWEEP_FILE, is_attempt, place, walk
+from esper.study.query import flat, read_config_file
+from esper.study.rows import chosen_groups
+
+Host = tuple[int, int]  # (seed, member)
+# Parts of a configuration that decide nothing about what is measured, and what of them does all the same.
+_ASIDE = (*VOLATILE, "seed", "engine")
+_NEVERTHELESS = ("engine.precision", "engine.governor.")
+_HOW_MANY = ("engine.members", "engine.twins")
+_MOST_WORDS = 3
+
+
+@dataclass(slots=True)
+class Member:
+    """A run of a side: what it wrote, what it was configured as, and its grown members by number."""
+
+    history: RunHistory
+    config: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        return self.history.run_dir
+
+    @property
+    def seed(self) -> int:
+        return int(self.config.get("seed") or self.history.run.get("seed") or 0)
+
+    @property
+    def hosts(self) -> list[int]:
+        """Grown members, from the first epoch's line or, without one, as many as the summary has."""
+        return self.history.grown or list(range(len(self.final("parameters"))))
+
+    def final(self, name: str, who: str = "grown") -> list[float | None]:
+        """One figure of the summary, member by member; empty as long as there is none."""
+        return ((self.history.run.get("summary") or {}).get(who) or {}).get(name) or []
+
+
+@dataclass
+class Side:
+    """Runs of one configuration, each of its own seed."""
+
+    label: str
+    runs: list[Member]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration, by dotted key."""
+        return self.runs[0].config
+
+    @cached_property
+    def epochs(self) -> np.ndarray:
+        """The epochs that any of its runs has recorded. [T]"""
+        return np.unique(np.concatenate([run.history.epochs for run in self.runs]))
+
+    def finals(self, name: str) -> dict[Host, float]:
+        """One figure of the summaries, host by host; "gain" is the test accuracy over the static twin's."""
+        found = {}
+        for run in self.runs:
+            values = run.final("test_accuracy" if name == "gain" else name)
+            if name == "gain":
+                twins = run.final("test_accuracy", "twin")
+                values = [_minus(mine, other) for mine, other in zip(values, twins, strict=False)]
+            found |= {(run.seed, host): value for host, value in zip(run.hosts, values, strict=False)}
+        return {host: float(value) for host, value in found.items() if value is not None}
+
+    def curves(self, key: str) -> dict[Host, np.ndarray]:
+        """One metric of metrics.jsonl, host by host, over `epochs`; NaN where nothing was measured. [T] each"""
+        found = {}
+        for run in self.runs:
+            at = np.searchsorted(self.epochs, run.history.epochs)
+            for host in run.history.grown:
+                values = np.full(len(self.epochs), np.nan)
+                values[at] = np.array(run.history.member_series(host, key), dtype=float)
+                found[run.seed, host] = values
+        return found
+
+    def a_host(self, name: str) -> float | None:
+        """Seeds "planted", "culled" or "fossilized", a host; None as long as no run has a summary."""
+        tested = [run for run in self.runs if run.history.run.get("summary")]
+        hosts = sum(len(run.hosts) for run in tested)
+        counts = [((run.history.run["summary"]).get("seeds") or {}).get(name, 0) for run in tested]
+        return sum(counts) / hosts if hosts else None
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds that its runs took together."""
+        return sum(float(run.history.run.get("wall_s") or 0.0) for run in self.runs)
+
+
+@dataclass(slots=True)
+class Sides:
+    """What is compared with what; the first side is what the others are measured by."""
+
+    sides: list[Side]
+    left_out: list[str]  # runs that are not in it, and why
+
+    def differences(self) -> dict[str, list[Any]]:
+        """The keys in which configurations differ, and each side's value; `...` where it has no such key."""
+        keys = dict.fromkeys(key for side in self.sides for key in side.config if _decides(key) or key in _HOW_MANY)
+        found = {"seed": [seeds(run.seed for run in side.runs) for side in self.sides]}
+        found |= {key: [side.config.get(key, ...) for side in self.sides] for key in keys}
+        return {key: values for key, values in found.items() if _differ(values)}
+
+    def is_own(self, key: str) -> bool:
+        """Whether a key is one that only some of a group's options have, as policy=ppo has `policy.updates`."""
+        name = f"{key.partition('.')[0]}.name"
+        is_choice = _differ(side.config.get(name) for side in self.sides)
+        return is_choice and any(key not in side.config for side in self.sides)
+
+
+def read_sides(arguments: Sequence[str], root: Path | str = ROOT) -> Sides:
+    """The runs that the arguments mean, read and put together.
+
+    arguments: runs (see `find_run`), or folders of them, such as a sweep's. Raises RunError where one means no run, or
+    all of them mean a single one.
+    """
+    folders = list(dict.fromkeys(folder for argument in arguments for folder in _folders(argument, Path(root))))
+    left_out, runs = [], []
+    for folder in folders:
+        run = Member(read_run(folder), flat(read_config_file(folder)))
+        if run.history.records or run.history.run.get("summary"):
+            runs.append(run)
+        else:
+            left_out.append(f"{folder}: no epoch of it has been recorded")
+    groups: dict[str, list[Member]] = {}
+    for run in runs:
+        groups.setdefault(_experiment(run), []).append(run)
+    if len(groups) == 1:  # nothing but seeds tells them apart: each is a side
+        groups = {str(run.folder): [run] for run in runs}
+    if len(groups) < 2:
+        what = f"only {runs[0].folder} has something to compare" if runs else "there is nothing to compare"
+        raise RunError(f"{what}\n  give two runs or more, or a sweep's folder: esper compare RUN RUN ...")
+    sides = [Side("", _one_a_seed(group, left_out)) for group in groups.values()]
+    for side, label in zip(sides, _labels(sides), strict=True):
+        side.label = label
+    return Sides(sides, left_out)
+
+
+def seeds(numbers: Iterable[int]) -> str:
+    """ "3", "0 to 7", or "0, 2, 5"."""
+    given = sorted(set(numbers))
+    if len(given) > 2 and given[-1] - given[0] == len(given) - 1:
+        return f"{given[0]} to {given[-1]}"
+    return ", ".join(map(str, given))
+
+
+def _experiment(run: Member) -> str:
+    """All of a configuration that decides what is measured, but for the seed."""
+    decisive = sorted((key, value) for key, value in run.config.items() if _decides(key))
+    return repr(decisive) if decisive else str(run.folder)
+
+
+def _decides(key: str) -> bool:
+    return key.partition(".")[0] not in _ASIDE or key.startswith(_NEVERTHELESS)
+
+
+def _folders(argument: str, root: Path) -> list[Path]:
+    """The runs of a folder (of attempts, the last), of a sweep that has the argument in its name, or the one run."""
+    folder = Path(argument)
+    if not folder.is_dir() and root.is_dir():
+        sweeps = [sweep for sweep in walk(root).sweeps if sweep.rpartition("/")[2] == argument]
+        folder = Path(place(root, sweeps[0])) if len(sweeps) == 1 else folder
+    if folder.is_dir() and not (folder / RUN_FILE).is_file():
+        found = walk(folder)
+        jobs = [place(sweep, job) for sweep in sorted(found.sweeps) for job in _jobs(Path(place(folder, sweep)))]
+        order = {job.removeprefix("./"): number for number, job in enumerate(jobs)}
+        runs = [run for run in found.runs if not is_attempt(run)]
+        if runs:
+            runs.sort(key=lambda run: (order.get(run, len(order)), run))
+            return [Path(place(folder, run)) for run in runs]
+    return [find_run(argument, root)]
+
+
+def _jobs(sweep: Path) -> list[str]:
+    """The names of a sweep's jobs, in the order in which they were asked for."""
+    try:
+        return list(json.loads((sweep / SWEEP_FILE).read_text(encoding="utf-8"))["jobs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _one_a_seed(runs: list[Member], left_out: list[str]) -> list[Member]:
+    """Of runs with the same seed the newest that finished; in the order of seeds."""
+    newest: dict[int, Member] = {}
+    for run in sorted(runs, key=lambda run: (run.history.status == "finished", str(run.history.run.get("started_at")))):
+        if run.seed in newest:
+            left_out.append(f"{newest[run.seed].folder}: {run.folder} is a newer run of the same")
+        newest[run.seed] = run
+    return [newest[seed] for seed in sorted(newest)]
+
+
+def _labels(sides: Sequence[Side]) -> list[str]:
+    """What tells each side from the others, in a few words: "ppo", "learning_rate 0.1", else the run's id."""
+    chosen = [chosen_groups(side.runs[0].folder, side.runs[0].history.run.get("options") or {}) for side in sides]
+    groups = [
+        group for group in dict.fromkeys(g for one in chosen for g in one) if _differ(c.get(group) for c in chosen)
+    ]
+    keys = dict.fromkeys(key for side in sides for key in side.config if _decides(key))
+    keys = [
+        key
+        for key in keys
+        if key.partition(".")[0] not in groups and _differ(side.config.get(key, ...) for side in sides)
+    ]
+    if len({run.seed for side in sides for run in side.runs}) > 1 and all(len(side.runs) == 1 for side in sides):
+        keys += ["seed"] if _differ(side.config.get("seed") for side in sides) else []
+    labels = []
+    for side, options in zip(sides, chosen, strict=True):
+        words = [str(options.get(group)) for group in groups]
+        words += [f"{key.rpartition('.')[2]} {spelled(side.config[key])}" for key in keys if key in side.config]
+        labels.append(", ".join(words[:_MOST_WORDS]))
+    ids = [side.runs[0].folder.name for side in sides]
+    return [
+        label if label and labels.count(label) == 1 else ", ".join(filter(None, (label, name)))
+        for label, name in zip(labels, ids, strict=True)
+    ]
+
+
+def _differ(values: Iterable[Any]) -> bool:
+    given = list(values)
+    return any(value != given[0] for value in given)
+
+
+def _minus(mine: float | None, other: float | None) -> float | None:
+    return None if mine is None or other is None else mine - other

@@ -1,0 +1,170 @@
+"""What a run has stored, ready to be evaluated: RUN@latest, RUN@best:METRIC or RUN@epoch-12."""
+
+import json
+import re
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from esper.build import DEFAULT_THREADS, Grown, build_growth, check_precision, pick_device
+from esper.checkpoint import Checkpoint, CheckpointManager
+from esper.checkpoint.bundle import bundle_paths, read_sidecar
+from esper.checkpoint.plain import fingerprint
+from esper.config.checks import did_you_mean
+from esper.config.composing import from_plain, to_plain
+from esper.config.explain import explain
+from esper.config.root import RunSchema
+from esper.config.store import VOLATILE
+from esper.config.suite import GrowthSuite
+from esper.engine.growth import Growth
+from esper.errors import CheckpointError, ConfigError, RunError
+from esper.learning import AGENTS, build_policy, learned_part
+from esper.leyline import Controller
+from esper.rundir import RUN_FILE
+from esper.simic.controller import LearnedController
+from esper.simic.iql import IQL
+from esper.simic.iql_controller import IQLController
+from esper.simic.iql_settings import IQLPolicyConfig
+from esper.simic.learned_settings import LearnedPolicySettings
+from esper.study.find import find_run
+
+_WHICH = re.compile(r"(?P<run>.+)@(?:latest|best:(?P<metric>\w+)|epoch-(?P<epoch>\d{1,9}))")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One checkpoint of a run. policy: as the run was told, an option's name where it is known."""
+
+    run: Path
+    uid: str
+    policy: str
+    checkpoint: Checkpoint
+    config: RunSchema
+
+    @property
+    def epoch(self) -> int:
+        """The checkpoint's number."""
+        return self.checkpoint.epoch or 0
+
+    @property
+    def tensors_sha256(self) -> str:
+        """Of the checkpoint's .safetensors file."""
+        return str(self.checkpoint.sidecar["tensors_sha256"])
+
+    @property
+    def sha256(self) -> str:
+        """Of the tensors and of the configuration under which they are used: what makes it this version."""
+        config = {key: value for key, value in to_plain(self.config).items() if key not in VOLATILE}
+        return fingerprint({"tensors": self.tensors_sha256, "config": config})
+
+    def configuration(self, suite: GrowthSuite, seed: int) -> RunSchema:
+        """Of the hosts that grow on a held-out seed, on the engine that the run found best. Raises ConfigError."""
+        config = self._here(_with_overrides(self.config, suite))
+        engine = replace(config.engine, members=suite.members, twins=False)
+        return replace(config, seed=seed, engine=engine)
+
+    def controller(self, config: RunSchema, grown: Grown) -> Controller:
+        """The stored one, at the beginning of its work. Raises EsperError where it does not fit what grows."""
+        match config.policy:
+            case LearnedPolicySettings() as settings:
+                encoder, layout = grown.encoder(), grown.layout(settings.blends)
+                learner = AGENTS[settings.name].for_growth(encoder.names, layout, settings, seed=config.seed)
+                learner.load_state(*learned_part(self.checkpoint, "learner"), policy_only=True)
+                return LearnedController(learner, encoder, layout, settings.deterministic, config.seed)
+            case IQLPolicyConfig() as settings:
+                return IQLController(IQL.from_state(*learned_part(self.checkpoint, "model")), grown.catalogue, settings)
+        return build_policy(config, grown)[0]
+
+    def hosts(self) -> Growth:
+        """The run's population as it was stored. Raises EsperError where nothing has been trained yet."""
+        if not self.checkpoint.state["growth"]["epoch"]:
+            raise RunError(
+                f"{self.run}@epoch-{self.epoch}: its hosts have not been trained yet; take a later checkpoint"
+            )
+        growth = build_growth(self._here(self.config)).growth
+        growth.load_state(dict(self.checkpoint.tensors), self.checkpoint.state["growth"])
+        return growth
+
+    def _here(self, config: RunSchema) -> RunSchema:
+        """On this machine, and on the engine that the run has chosen: nothing is measured anew."""
+        device = pick_device("auto")
+        check_precision(config.engine.precision, device)
+        chosen = self.checkpoint.metadata["engine"]
+        threads = min(chosen["threads"], DEFAULT_THREADS)
+        return replace(config, engine=replace(config.engine, kind=chosen["kind"], threads=threads, device=device.type))
+
+
+def read_stored(text: str, root: str | Path) -> Stored:
+    """What RUN, RUN@latest, RUN@best:METRIC or RUN@epoch-N means; RUN as `find_run` takes it.
+
+    Raises RunError where there is no such run, CheckpointError where it has no such sound checkpoint.
+    """
+    which = _WHICH.fullmatch(text)
+    if which is None and "@" in text and not Path(text).is_dir():
+        raise RunError(f"{text}: cannot be read\n  expected RUN@latest, RUN@best:METRIC or RUN@epoch-12")
+    run = find_run(which["run"] if which else text, root)
+    manager = CheckpointManager(run)
+    if which and which["epoch"]:
+        checkpoint = manager.load_agent(int(which["epoch"]))
+    elif which and which["metric"]:
+        checkpoint = manager.load_agent(_best(manager, which["metric"], text))
+    else:
+        checkpoint = manager.load_latest_agent()
+        for unsound in checkpoint.skipped:
+            print(f"skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", file=sys.stderr)
+    if checkpoint.kind != "population":
+        raise CheckpointError(f"{checkpoint.path}: is of kind {checkpoint.kind!r}; expected the checkpoint of a run")
+    record = _record(run)
+    config = from_plain(checkpoint.config, str(checkpoint.path))
+    policy = (record.get("options") or {}).get("policy") or config.policy.name
+    return Stored(run, str(record.get("uid") or record.get("id") or run.name), str(policy), checkpoint, config)
+
+
+def _record(run: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{run / RUN_FILE}: cannot be read ({error})") from error
+    if not isinstance(record, dict):
+        raise RunError(f"{run / RUN_FILE}: expected an object, found {type(record).__name__}")
+    return record
+
+
+def _best(manager: CheckpointManager, metric: str, text: str) -> int:
+    """The checkpoint with the best value of this metric: the lowest loss, the highest of anything else."""
+    epoch = manager.best(metric, "min" if "loss" in metric else "max")
+    if epoch is not None:
+        return epoch
+    known: set[str] = set()
+    for kept in manager.list_epochs():
+        try:
+            metrics = read_sidecar(bundle_paths(manager.path(kept))[1])["metrics"]
+        except CheckpointError:
+            continue
+        known |= {name for name, value in metrics.items() if value is not None}
+    raise CheckpointError(
+        f"{text}: no sound checkpoint has {metric}{did_you_mean(metric, known)}\n"
+        f"  they have: {', '.join(sorted(known)) or 'no metrics'}"
+    )
+
+
+def _with_overrides(config: RunSchema, suite: GrowthSuite) -> RunSchema:
+    """The configuration with a suite's changes, checked as a command line is. Raises ConfigError naming the suite."""
+    if not suite.overrides:
+        return config
+    where = f"suite {suite.name}"
+    changed = OmegaConf.create(to_plain(config))
+    for override in suite.overrides:
+        key, _, value = (part.strip() for part in override.partition("="))
+        try:
+            if OmegaConf.is_dict(OmegaConf.select(changed, key)):
+                raise ConfigError(f"this is a group of keys; set one of them: {key}.KEY=VALUE")
+            OmegaConf.update(changed, key, yaml.safe_load(value), merge=False)
+        except (ConfigError, OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
+            raise ConfigError(f"{where}: {override}: {explain(error, ())}") from error
+    return from_plain(OmegaConf.to_container(changed), where)
