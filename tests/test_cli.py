@@ -1,6 +1,7 @@
-"""The command line for checkpoints, driven as a user does."""
+"""The command line, driven as a user does."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -8,51 +9,122 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
-from esper.cli import main
+from esper.cli import COMMANDS, main
+from esper.config.composing import compose, to_plain
 from esper.forensics import KINDS
 from tests.checkpoint.evil import evil_files
+from tests.study.run_folders import make_run
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def program(*command: str, temporary: Path | None = None) -> subprocess.CompletedProcess[str]:
+def program(
+    *command: str, temporary: Path | None = None, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | ({"TMPDIR": str(temporary)} if temporary else {})
-    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=60, env=environment)
+    return subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=60, env=environment, cwd=folder
+    )
+
+
+HEAVY = {"torch", "numpy", "matplotlib", "hydra", "omegaconf", "wandb"}
+
+
+def light(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run `esper` and fail where it loads what is heavy."""
+    code = f"import sys\nfrom esper.cli import main\ntry:\n    code = main({arguments})\n"
+    code += f"finally:\n    assert not {HEAVY} & set(sys.modules), sorted({HEAVY} & set(sys.modules))\nsys.exit(code)"
+    return program("-c", code, folder=folder)
 
 
 @pytest.mark.parametrize(
-    "arguments", ["['--help']", "['audit', '--help']", "['convert', '--help']", "['nonsense']", "[]"]
+    "arguments",
+    [["--help"], *([command, "--help"] for command in COMMANDS), ["nonsense"], [], ["completion", "zsh"], ["audit"]],
+    ids=" ".join,
 )
-def test_help_and_mistakes_load_nothing_heavy(arguments: str) -> None:
-    code = f"""
-import sys
-from esper.cli import main
-try:
-    main({arguments})
-finally:
-    assert not {{"torch", "numpy", "omegaconf", "hydra"}} & set(sys.modules)
-"""
-    done = program("-c", code)
-    assert done.returncode == (0 if "help" in arguments else 2)
+def test_help_and_mistakes_load_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
+    done = light(arguments, tmp_path)
+    assert done.returncode == (0 if {"--help", "zsh"} & set(arguments) else 2), done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) <= 2
 
 
-def test_help_answers_within_half_a_second() -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["runs"],
+        ["runs", "--json", "--filter", "optimizer.learning_rate>0"],
+        ["clean"],
+        ["report", "none"],
+        ["resume", "none"],
+    ],
+    ids=" ".join,
+)
+def test_looking_at_runs_loads_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
+    make_run(tmp_path / "outputs/digits/a")
+    done = light(arguments, tmp_path)
+    assert done.returncode == (2 if "none" in arguments else 0), done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], *([command, "--help"] for command in COMMANDS), ["runs"]], ids=" ".join
+)
+def test_it_answers_within_half_a_second(arguments: list[str], tmp_path: Path) -> None:
+    make_run(tmp_path / "outputs/digits/a")
+
     def seconds() -> float:
         started = time.perf_counter()
-        assert program("-m", "esper.cli", "--help").returncode == 0
+        assert program("-m", "esper.cli", *arguments, folder=tmp_path).returncode == 0
         return time.perf_counter() - started
 
     assert any(seconds() < 0.5 for _ in range(5))  # whatever else the machine is doing
 
 
-@pytest.mark.parametrize("command", ["audit", "convert"])
+def test_the_shell_completes_commands_and_choices(tmp_path: Path) -> None:
+    def completed(*words: str) -> str:
+        script = f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_esper; echo ${{COMPREPLY[@]}}"
+        shell = ["bash", "-c", f"source {tmp_path}/esper.bash; {script}"]
+        return subprocess.run(shell, capture_output=True, text=True, timeout=20, cwd=tmp_path).stdout.strip()
+
+    (tmp_path / "esper.bash").write_text(program("-m", "esper.cli", "completion", "bash").stdout)
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "other.txt").touch()
+    assert completed("esper", "ru") == "runs"
+    assert completed("esper", "analyze", "--format", "js") == "json"
+    assert completed("esper", "report", "o") == "outputs"
+
+
+def test_resume_and_report_know_a_run_by_part_of_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = make_run(tmp_path / "outputs/digits/2026_fbca5242")
+    (folder / "config.yaml").write_text(yaml.safe_dump(to_plain(compose([]))))
+    assert main(["resume", "fbca"]) == 0
+    assert capsys.readouterr().out == "outputs/digits/2026_fbca5242: this run has finished, after epoch 3\n"
+    assert main(["report", "fbca"]) == 0
+    assert capsys.readouterr().out == "outputs/digits/2026_fbca5242/report.html\n"
+    assert "81.0" in (folder / "report.html").read_text()
+    for command in ("resume", "report"):
+        assert main([command, "fbcb"]) == 2
+        assert "no such run in outputs" in capsys.readouterr().err
+
+
+def test_nobody_needs_to_read_to_the_end(tmp_path: Path) -> None:
+    make_run(tmp_path / "outputs/digits/a")
+    command = f"{sys.executable} -m esper.cli runs | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=20, cwd=tmp_path)
+    assert done.stdout == "0\n"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_says_what_exit_codes_mean(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])
-    assert "Exit code: 0" in capsys.readouterr().out
+    assert re.search(r"Exit code: (as of a run: )?0", capsys.readouterr().out)
 
 
 def test_the_script_audits_what_it_generates(tmp_path: Path) -> None:
@@ -71,7 +143,7 @@ def test_esper_s_own_examples_load(
     assert main(["audit", f"--generate-{name}"]) == 0
     assert "SUCCESS - checkpoint is already compatible!" in capsys.readouterr().out
     assert torch.load(tmp_path / KINDS[name].file_name, weights_only=True)["epoch"] == 3
-    assert [file.name for file in tmp_path.iterdir()] == [f"esper_{name}_checkpoint.pt"]
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == [f"esper_{name}_checkpoint.pt"]
 
 
 def test_malicious_files_are_audited_and_not_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

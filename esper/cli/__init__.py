@@ -108,7 +108,7 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int
         return complain(error)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # nobody reads on, as in `| head`
+    except (BrokenPipeError, SystemExit):  # nobody reads on, as in `| head`; rich turns one into the other
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 

@@ -2,9 +2,10 @@
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from esper.nissa import figures, learning_figures, seed_figures
 from esper.nissa.decisions import decisions, gate_totals
@@ -16,6 +17,9 @@ from esper.nissa.setup import facts, why_nothing_was_planted
 from esper.nissa.statistics import ACCURACY, Interval, mean_interval, paired_difference
 from esper.nissa.text import compact, signed
 from esper.nissa.tracker import DiagnosticTracker, seeds_of_record
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 REPORT_FILE = "report.html"
 
@@ -40,17 +44,12 @@ def write_report(run_dir: Path | str) -> Path:
 
 def render(history: RunHistory) -> str:
     """The page as text. Everything that comes from the run is escaped by the template."""
-    from jinja2 import Environment
-
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"compact": compact, "signed": signed}
-    template = environment.from_string(resources.files("esper.nissa").joinpath("report.html.j2").read_text("utf-8"))
     lives = {(member, slot): segments(history, member, slot) for member in history.grown for slot in history.slots}
     stories = seed_stories(history.events)
     scores = final_scores(history)
     sizes = history.series(history.grown, "parameter_count")  # [M, T]
     last_rows = history.records[-1]["members"] if history.records else []
-    return template.render(
+    return _template().render(
         history=history,
         run=history.run,
         facts=facts(history),
@@ -72,6 +71,15 @@ def render(history: RunHistory) -> str:
         decisions=decisions(history.events),
         diagnostics=_diagnostics(history),
     )
+
+
+@cache
+def _template() -> "Template":
+    from jinja2 import Environment
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"compact": compact, "signed": signed}
+    return environment.from_string(resources.files("esper.nissa").joinpath("report.html.j2").read_text("utf-8"))
 
 
 @dataclass(slots=True)
