@@ -30,6 +30,9 @@ _TENSORS = re.compile(rf"{_PREFIX}(0|[1-9][0-9]*)\.safetensors")
 T = TypeVar("T")
 
 
+Stamp = tuple[tuple[int, int, int] | None, ...]
+
+
 class Agent(Protocol):
     """Whatever a run trains and can continue from."""
 
@@ -46,6 +49,7 @@ class CheckpointManager:
 
     def __init__(self, run_dir: str | os.PathLike[str]) -> None:
         self.folder = Path(run_dir) / "checkpoints"
+        self._sound: dict[int, Stamp] = {}  # what was written or read here, and has not been touched since
 
     def exists(self) -> bool:
         """Whether the run has a checkpoint, sound or not."""
@@ -78,7 +82,7 @@ class CheckpointManager:
         """
         tensors, state = _agent_state(agent)
         sweep_temporaries(self.folder, _PREFIX)
-        return write_bundle(
+        path = write_bundle(
             self.path(epoch),
             Checkpoint(
                 tensors=tensors,
@@ -92,6 +96,8 @@ class CheckpointManager:
                 metadata=metadata or {},
             ),
         )
+        self._sound[epoch] = self._stamp(epoch)
+        return path
 
     @overload
     def load_agent(self, epoch: int, builder: None = None, *, device: str | torch.device = "cpu") -> Checkpoint: ...
@@ -169,7 +175,7 @@ class CheckpointManager:
         for name, count in {"keep_last": keep_last, "keep_best": keep_best, "keep_every": keep_every}.items():
             if count < 0:
                 raise CheckpointError(f"prune({name}={count}): expected an integer from 0 on.")
-        sound = [epoch for epoch in self.list_epochs() if self._problem(epoch) is None]
+        sound = [epoch for epoch in self.list_epochs() if self._is_sound(epoch)]
         kept = set(sound[-max(keep_last, 1) :])
         kept.update([epoch for epoch in self._ranking(metric, mode) if epoch in sound][:keep_best])
         kept.update(epoch for epoch in sound if keep_every and epoch % keep_every == 0)
@@ -215,6 +221,22 @@ class CheckpointManager:
         except CheckpointError as error:
             return str(error)
         return None
+
+    def _is_sound(self, epoch: int) -> bool:
+        stamp = self._stamp(epoch)
+        if self._sound.get(epoch) != stamp:
+            if self._problem(epoch) is not None:
+                return False
+            self._sound[epoch] = stamp
+        return True
+
+    def _stamp(self, epoch: int) -> Stamp:
+        """Changes with its files."""
+        known = []
+        for path in bundle_paths(self.path(epoch)):
+            status = os.stat(path) if path.exists() else None
+            known.append(status and (status.st_ino, status.st_size, status.st_mtime_ns))
+        return tuple(known)
 
     def _ranking(self, metric: str, mode: str) -> list[int]:
         if mode not in ("max", "min"):

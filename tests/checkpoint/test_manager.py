@@ -232,3 +232,15 @@ def test_a_bad_epoch_is_refused(manager: CheckpointManager) -> None:
         with pytest.raises(CheckpointError, match="epoch is an integer from 0 on"):
             manager.save_checkpoint(Agent(0), epoch)  # type: ignore[arg-type]
     assert not manager.exists()
+
+
+def test_pruning_reads_nothing_again_but_what_was_touched(tmp_path, monkeypatch):
+    kept = CheckpointManager(tmp_path)
+    for epoch in range(3):
+        kept.save_checkpoint(nn.Linear(2, 1), epoch)
+    read = []
+    load = CheckpointManager.load_agent
+    monkeypatch.setattr(CheckpointManager, "load_agent", lambda self, e, **kw: read.append(e) or load(self, e, **kw))
+    assert kept.prune(keep_last=3) == [] and read == []
+    kept.path(1).write_bytes(kept.path(1).read_bytes()[:-1])
+    assert kept.prune(keep_last=1) == [0] and read == [1]  # what is damaged stays, and does not count
