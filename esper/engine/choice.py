@@ -84,7 +84,7 @@ def _measure(
     engine, host = population.engine, population.stacks[HOST].buffers
     before = {name: buffer.clone() for name, buffer in host.items()}
     engine.prepare(1, population.version, seeds=[0] * len(population))
-    ((xb, yb),) = engine.batches(x.unsqueeze(0), y.unsqueeze(0), len(y), None)
+    xb, yb = engine.lay(x.unsqueeze(0)), y.unsqueeze(0)
     times: dict[tuple[str, int], float] = {}
     for threads in thread_counts:
         torch.set_num_threads(threads)

@@ -1,6 +1,6 @@
 """What a population asks of the engine that trains it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -27,11 +27,8 @@ class Engine(Protocol):
         """
         ...
 
-    def batches(self, x: Tensor, y: Tensor, size: int, source: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Minibatches of inputs x [J, N, ...] and targets y [J, N, ...]: a row for each member, or one for all.
-
-        source [M]: which of the J a member sees (None: there is one, and all see it).
-        """
+    def lay(self, x: Tensor) -> Tensor:
+        """A minibatch of inputs [J, B, ...] as it lies in memory here; J is 1, or one for each member."""
         ...
 
     def gradients(self, x: Tensor, y: Tensor, step: int | Tensor) -> tuple[Gradients, Tensor, Tensor]:

@@ -89,9 +89,9 @@ class FusedEngine:
 
     # ---- training
 
-    def batches(self, x: Tensor, y: Tensor, size: int, source: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """See `Engine.batches`."""
-        return self.layout.batches(x, y, size, source)
+    def lay(self, x: Tensor) -> Tensor:
+        """See `Engine.lay`."""
+        return self.layout.lay(x)
 
     def losses(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """See `Engine.losses`."""

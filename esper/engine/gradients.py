@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from esper.engine.share import Members
+from esper.engine.population import Population
 from esper.engine.stacks import HOST
 from esper.leyline.gradients import GradientStatistics, gradient_statistics
 
@@ -18,7 +18,7 @@ def row_statistics(gradients: Iterable[Tensor]) -> GradientStatistics:
     return gradient_statistics(torch.stack([grad.flatten(1).norm(dim=1) for grad in gradients]))  # [P, R]
 
 
-def note_seed_gradients(population: Members) -> SeedGradients:
+def note_seed_gradients(population: Population) -> SeedGradients:
     """(member, slot) -> mean norm, health, vanishing, exploding of the seed's last gradients.
 
     Their size beside the host's, and whether they are finite, goes into the seed's state at once: gates ask for it.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from esper.checkpoint import pack_generators, unpack_generators
 from esper.engine.gardener import Episode, Gardener
 from esper.engine.governor import Governor
-from esper.engine.gradients import SeedGradients, note_seed_gradients
+from esper.engine.gradients import SeedGradients
 from esper.engine.population import Scores
 from esper.engine.reporting import UNKNOWN, Score, member_report, plain_report, report_from_plain
 from esper.engine.share import Members
@@ -37,6 +37,7 @@ class Epoch:
     events: list[TelemetryEvent]
     refused: set[int | None]
     trained: list[Score] = field(default_factory=list)
+    validated: Sequence[Score] = ()
     without: list[dict[str, Score]] = field(default_factory=list)
     is_retired: dict[int, bool] = field(default_factory=dict)
 
@@ -175,10 +176,10 @@ class Growth:
         trained: list[Score],
         validated: Sequence[Score],
         without: list[dict[str, Score]],
+        gradients: SeedGradients,
     ) -> None:
         """End the epoch of every seed, or put a member back whose training went wrong."""
-        epoch.trained, epoch.without = trained, without
-        gradients = note_seed_gradients(self.population)
+        epoch.trained, epoch.validated, epoch.without = trained, validated, without
         for member in self.everyone:
             if epoch.before[member].retired:
                 continue
@@ -190,13 +191,14 @@ class Growth:
                 epoch.is_retired[member], happened = self._roll_back(member, complaint)
                 epoch.events += happened
 
-    def conclude(self, epoch: Epoch, validated: Sequence[Score]) -> tuple[list[EpochReport], list[TelemetryEvent]]:
-        """Report every member as it is now."""
+    def conclude(self, epoch: Epoch, now: Sequence[Score]) -> tuple[list[EpochReport], list[TelemetryEvent]]:
+        """Report every member, and one that was put back as what it is now."""
         for member, earlier in enumerate(epoch.before):
             is_back = member in epoch.is_retired
             left_out = {} if is_back else epoch.without[member]
             trained, best = epoch.trained[member], earlier.best_val_accuracy
-            report = self._report(member, trained, validated[member], left_out, best)
+            validated = (now if is_back else epoch.validated)[member]
+            report = self._report(member, trained, validated, left_out, best)
             report.rolled_back, report.retired = is_back, epoch.is_retired.get(member, earlier.retired)
             report.action, report.is_refused = epoch.asked[member], member in epoch.refused
             self._reports[member] = report

@@ -3,7 +3,6 @@
 Chains of convolution, batch norm, ReLU and pooling run as one block.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -23,11 +22,9 @@ class LaneLayout:
 
     leaves: tuple[type[nn.Module], ...] = ()
 
-    def batches(self, x: Tensor, y: Tensor, size: int, source: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """x [J, N, C, H, W] -> [M or 1, C, H, W, size]."""
-        lanes = x.permute(0, 2, 3, 4, 1).contiguous()
-        for xb, yb in zip(lanes.split(size, -1), y.split(size, 1), strict=True):
-            yield (xb.contiguous(), yb) if source is None else (xb[source], yb[source])
+    def lay(self, x: Tensor) -> Tensor:
+        """x [J, B, C, H, W] -> [J, C, H, W, B]."""
+        return x.permute(0, 2, 3, 4, 1).contiguous()
 
     def chain(self, node: fx.Node, modules: Modules) -> list[fx.Node]:
         """See `Layout.chain`."""

@@ -130,9 +130,9 @@ class Population:
         """One epoch for every member. Inputs x [N, ...], targets y [N, ...], in the order [N].
 
         source [M]: which of J sets of examples a member sees, where there are several: x, y and order are then
-        [J, N, ...]. rate_factors [M]: shares of the
-        members' learning rates, 1 where they are not given. seeds [M]: of what layers such as Dropout draw (None: they
-        draw from torch's own stream). The last gradients stay in `last_gradients`.
+        [J, N, ...]. rate_factors [M]: shares of the members' learning rates, 1 where they are not given. seeds [M]: of
+        what layers such as Dropout draw (None: they draw from torch's own stream). The last gradients stay in
+        `last_gradients`.
         """
         self.sync_topology()
         if source is None:
@@ -144,8 +144,11 @@ class Population:
         self.engine.prepare(steps, self.version, seeds)
         self.optimizer.scale_rates(rate_factors or [1.0] * len(self))
         self.optimizer.begin_epoch(*row_roles(self.stacks, self.models))
-        rows = torch.arange(len(x), device=x.device).unsqueeze(1)
-        for index, (xb, yb) in enumerate(self.engine.batches(x[rows, order], y[rows, order], batch_size, source)):
+        rows = torch.arange(len(x), device=x.device) if source is None else source
+        # Minibatch by minibatch: a whole epoch of several sets of examples would not fit into any cache.
+        for index, picked in enumerate(order.split(batch_size, 1)):
+            places = rows.unsqueeze(1), picked[rows]
+            xb, yb = self.engine.lay(x[places]), y[places]
             batch_loss, batch_correct = self._replayed(xb, yb, index) if self.is_graphed else self._step(xb, yb, index)
             loss += batch_loss * yb[0].numel()
             correct += batch_correct
@@ -231,7 +234,11 @@ class Population:
         if source is None:
             x, y = x.unsqueeze(0), y.unsqueeze(0)
         count = y[0].numel()
-        for xb, yb in self.engine.batches(x, y, max(1, self._chunk_targets() * y.shape[1] // count), source):
+        size = max(1, self._chunk_targets() * y.shape[1] // count)
+        for x_plain, yb in zip(x.split(size, 1), y.split(size, 1), strict=True):
+            xb = self.engine.lay(x_plain)
+            if source is not None:
+                xb, yb = xb[source], yb[source]
             captured: Captured = {}
             self._add(totals, self.engine.logits(xb, captured), yb)
             started = self._now_s()

@@ -6,7 +6,7 @@ name, and the population then trains its members one after another.
 """
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,8 +29,8 @@ class Layout(Protocol):
 
     leaves: tuple[type[nn.Module], ...]
 
-    def batches(self, x: Tensor, y: Tensor, size: int, source: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Minibatches of plain inputs x [J, N, ...] and targets y [J, N, ...]; see `Engine.batches`."""
+    def lay(self, x: Tensor) -> Tensor:
+        """See `Engine.lay`."""
         ...
 
     def chain(self, node: fx.Node, modules: Modules) -> list[fx.Node]:

@@ -42,12 +42,11 @@ class SequentialEngine:
         self.trained = trained_stacks(self.stacks, self.models)
         self.seeds = seeds
 
-    def batches(self, x: Tensor, y: Tensor, size: int, source: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """See `Engine.batches`."""
-        if x.dim() == 5:
-            x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last).view(x.shape)
-        for xb, yb in zip(x.split(size, 1), y.split(size, 1), strict=True):
-            yield (xb, yb) if source is None else (xb[source], yb[source])
+    def lay(self, x: Tensor) -> Tensor:
+        """See `Engine.lay`."""
+        if x.dim() < 5:
+            return x
+        return x.flatten(0, 1).contiguous(memory_format=torch.channels_last).view(x.shape)
 
     def gradients(self, x: Tensor, y: Tensor, step: int | Tensor) -> tuple[Gradients, Tensor, Tensor]:
         """See `Engine.gradients`."""

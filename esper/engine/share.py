@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from esper.engine.engine import Gradients
 from esper.engine.optimizer import Rows
 from esper.engine.population import Population
 from esper.errors import EngineError
@@ -66,16 +65,6 @@ class Share:
         """Views of what the optimizer holds of these members."""
         held = self.whole.optimizer.rows
         return OptimizerShare({name: _cut(held[name], share) for name, share in self.stacks.items()})
-
-    @property
-    def last_gradients(self) -> Gradients:
-        """Of the last step, by stack."""
-        last, stacks = self.whole.last_gradients, self.stacks
-        return {
-            name: {parameter: gradient[stacks[name].rows] for parameter, gradient in named.items()}
-            for name, named in last.items()
-            if name in stacks
-        }
 
     @property
     def halted(self) -> set[int]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from esper.engine.gradients import SeedGradients, note_seed_gradients
 from esper.engine.population import Population, Scores
 from esper.engine.reporting import Score
 from esper.errors import EngineError
@@ -32,10 +33,10 @@ def step_together(
     epochs = [growth.begin(asked) for growth, asked in zip(growths, actions, strict=True)]
     trained = train_together(growths)
     validated = validate_together(growths, [growth.measured() for growth in growths])
-    for growth, epoch, scores, seen in zip(growths, epochs, trained, validated, strict=True):
-        growth.settle(epoch, scores, *seen)
+    gradients = _seed_gradients(growths)  # of all, before any settles: to put a member back changes the stacks of all
+    for growth, epoch, scores, seen, of_seeds in zip(growths, epochs, trained, validated, gradients, strict=True):
+        growth.settle(epoch, scores, *seen, of_seeds)
     growths[0].population.sync_topology()
-    # A member that was put back is reported as what it is now.
     now = validate_together(growths) if any(epoch.is_retired for epoch in epochs) else validated
     return [growth.conclude(epoch, seen[0]) for growth, epoch, seen in zip(growths, epochs, now, strict=True)]
 
@@ -93,6 +94,16 @@ def validate_together(growths: Sequence["Growth"], live: Sequence[Live] | None =
     return [
         (seen, without[first : first + len(growth.population)])
         for growth, first, seen in zip(growths, firsts, found, strict=True)
+    ]
+
+
+def _seed_gradients(growths: Sequence["Growth"]) -> list[SeedGradients]:
+    """What is noted of the seeds' last gradients, for each growth."""
+    noted = note_seed_gradients(_whole(growths))
+    firsts = [(growth.population.first, len(growth.population)) for growth in growths]
+    return [
+        {(member - first, slot): seen for (member, slot), seen in noted.items() if first <= member < first + count}
+        for first, count in firsts
     ]
 
 

@@ -1,7 +1,5 @@
 """Token sequences of many networks as [R, B, T, C]; every linear layer is one batched product."""
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
@@ -19,10 +17,9 @@ class TokenLayout:
 
     leaves: tuple[type[nn.Module], ...] = (CausalSelfAttention, TokenEmbedding)
 
-    def batches(self, x: Tensor, y: Tensor, size: int, source: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """x [J, N, T] -> [M or 1, size, T]."""
-        for xb, yb in zip(x.split(size, 1), y.split(size, 1), strict=True):
-            yield (xb, yb) if source is None else (xb[source], yb[source])
+    def lay(self, x: Tensor) -> Tensor:
+        """x [J, B, T], as it is."""
+        return x
 
     def chain(self, node: fx.Node, modules: Modules) -> list[fx.Node]:
         """Nothing is merged."""

@@ -77,6 +77,19 @@ def test_each_job_is_what_it_would_be_alone(setting):
     assert fossils  # whole lives were compared
 
 
+def test_a_job_that_goes_wrong_again_and_again_touches_no_other():
+    """It is put back in every epoch, and its seeds leave the stacks before the other's are judged."""
+    overrides = [*SMALL, *IMAGES, *QUICK, "engine=fused", "engine.precision=float64", "engine.twins=false"]
+    wild = ["seed=3", "optimizer.learning_rate=1000", "engine.governor.max_rollbacks=99"]
+    configs = [compose([*overrides, *own]) for own in (wild, ["seed=4"])]
+    told, events, _ = play(configs, build_growths(configs))
+    assert all(report.rolled_back for reports in told[0][1:] for report in reports)
+    (own_told,), (own_events,), _ = play(configs[1:], [build_growth(configs[1])])
+    assert events[1] == own_events and any(event[0] is TelemetryEventType.CULLED for event in own_events)
+    for mine, reference in zip(told[1], own_told, strict=True):
+        torch.testing.assert_close(figures(mine), figures(reference), rtol=1e-9, atol=1e-9, equal_nan=True)
+
+
 def test_a_step_in_float32_is_the_same_to_1e_5():
     configs = [compose([*SMALL, *IMAGES, "engine=fused", f"seed={seed}"]) for seed in range(3)]
     for config, (_, first, *_) in zip(configs, play(configs, build_growths(configs))[0], strict=True):
