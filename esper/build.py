@@ -143,8 +143,8 @@ def grow(prepared: Sequence[Prepared], engine: dict[str, Any] | None = None) -> 
     chosen = prepared[0].ranks.broadcast(measured)
     if chosen != measured:  # every rank measures, so that each has the machine's load, and one decides
         population, _ = build_population(prepared, chosen)
-    shares = split(population, [len(part.models) for part in prepared])
-    return [_grown(part, share, chosen) for part, share in zip(prepared, shares, strict=True)]
+    members = split(population, [len(part.models) for part in prepared])
+    return [_grown(part, own, chosen) for part, own in zip(prepared, members, strict=True)]
 
 
 def _grown(part: Prepared, members: Members, chosen: dict[str, Any]) -> Grown:

@@ -5,9 +5,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import mode
 
 from esper.build import grow, prepare
-from esper.checkpoint import CheckpointManager
+from esper.checkpoint import Checkpoint, CheckpointManager
 from esper.config.checks import in_short
 from esper.config.root import RunSchema
 from esper.distributed import ranks
@@ -50,7 +51,8 @@ def see_through(jobs: Sequence[Job], is_shown: bool) -> list[int]:
             for run in runs:
                 with run.guarded():
                     run.open(is_shown, together=len(runs))
-            drive(runs, stop)
+            if runs:  # else other ranks, if there are any, are not that far
+                drive(runs, stop)
         except KeyboardInterrupt:
             stop.signal = stop.signal or signal.SIGINT
         except Exception as error:
@@ -62,36 +64,43 @@ def see_through(jobs: Sequence[Job], is_shown: bool) -> list[int]:
 def _build(jobs: Sequence[Job]) -> list[Run]:
     """The runs of those jobs that can be built, in one population; the others have their error."""
     ready = list(jobs)
+    loaded: dict[str, Task] = {}
     while ready:
-        loaded: dict[str, Task] = {}
         prepared = []
         for job in ready:
             with _blamed([job]):
                 prepared.append(prepare(job.config, job.folder.record["engine"], loaded, ranks()))
-        runs: list[Run | None] = []
         if len(prepared) == len(ready):
             with _blamed(ready):
                 grown = grow(prepared, ready[0].folder.record["engine"])
-            for job in ready if ready[0].error is None else ():
-                with _blamed([job]):
-                    manager = CheckpointManager(job.folder.path)
-                    checkpoint = manager.load_latest_agent() if not job.is_new and manager.exists() else None
-                    ranks().broadcast(checkpoint)
-                    job.run = Run(job.folder, job.config, grown[len(runs)], checkpoint)
-                    _check_place(job.run, runs[:1])
-                runs.append(job.run)
+            if all(job.error is None for job in ready):
+                for job, part in zip(ready, grown, strict=True):
+                    with _blamed([job]):
+                        job.run = Run(job.folder, job.config, part, _last_checkpoint(job))
+                _check_places(ready)
         if all(job.error is None for job in ready):
-            return [run for run in runs if run is not None]
+            return [job.run for job in ready if job.run is not None]
         ready = [job for job in ready if job.error is None]  # the others are built anew without them
     return []
 
 
-def _check_place(run: Run, others: Sequence[Run | None]) -> None:
-    for other in others:
-        if other is not None and run.growth.epoch != other.growth.epoch:
-            raise RunError(
-                f"{run.folder.path}: its checkpoint is of epoch {run.growth.epoch}, and those beside it are of "
-                f"{other.growth.epoch}\n  to continue it alone: python -m esper.run resume={run.folder.path}"
+def _last_checkpoint(job: Job) -> Checkpoint | None:
+    manager = CheckpointManager(job.folder.path)
+    checkpoint = manager.load_latest_agent() if not job.is_new and manager.exists() else None
+    ranks().broadcast(checkpoint)
+    return checkpoint
+
+
+def _check_places(jobs: Sequence[Job]) -> None:
+    """Leave out those that stand at another epoch than most, as after the loss of a checkpoint."""
+    built = [(job, job.run.growth.epoch) for job in jobs if job.run is not None]
+    most = mode(epoch for _, epoch in built) if built else 0
+    for job, epoch in built:
+        if epoch != most:
+            job.run = None
+            job.error = RunError(
+                f"{job.folder.path}: its checkpoint is of epoch {epoch}, and those beside it are of {most}\n"
+                f"  to continue it alone: python -m esper.run resume={job.folder.path}"
             )
 
 
@@ -174,14 +183,13 @@ def _end(job: Job, stop: StopRequest) -> int:
         return BAD_INPUT if is_bad_input else FAILED if job.error else stop.code
     with run.guarded():
         run.close("failed" if run.error else "finished" if run.summary else "interrupted")
+        if run.summary is None and run.error is None:
+            folder.finish("interrupted")
     if run.error:
         job.error = run.error
         folder.fail(told(run.error))
         return FAILED
-    if run.summary is None:
-        folder.finish("interrupted")
-        return stop.code
-    return 0
+    return stop.code if run.summary is None else 0
 
 
 def told(error: Exception) -> str:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from esper.config.checks import in_short
 from esper.config.composing import read_config, to_plain
 from esper.config.root import RunSchema
 from esper.course import BAD_INPUT, Job, see_through, told
@@ -26,7 +25,7 @@ class Outcome:
 
     code: int
     record: Mapping[str, Any]
-    error: str | None = None
+    error: Exception | None = None
 
 
 def start(
@@ -68,7 +67,7 @@ def run_together(planned: Sequence[Planned]) -> list[Outcome]:
                 is_new = not (plan.path / RUN_FILE).exists()
                 folder = locks.enter_context(_folder(plan, is_new))
             except EsperError as error:
-                outcomes[number] = Outcome(BAD_INPUT, {}, in_short(str(error)))
+                outcomes[number] = Outcome(BAD_INPUT, {}, error)
                 continue
             if folder.record["status"] == "finished":
                 outcomes[number] = Outcome(0, folder.record)
@@ -76,7 +75,7 @@ def run_together(planned: Sequence[Planned]) -> list[Outcome]:
                 jobs[number] = Job(folder, plan.config, is_new)
         codes = see_through(list(jobs.values()), is_shown=False)
         for (number, job), code in zip(jobs.items(), codes, strict=True):
-            outcomes[number] = Outcome(code, job.folder.record, None if job.error is None else told(job.error))
+            outcomes[number] = Outcome(code, job.folder.record, job.error)
     return [outcomes[number] for number in range(len(planned))]
 
 

@@ -4,6 +4,7 @@ Each has its own run directory, metrics, checkpoints and result all the same, as
 """
 
 import copy
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,12 +13,13 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from esper.errors import ConfigError
-from esper.job import figures, shown
+from esper.errors import ConfigError, EsperError
+from esper.job import figures
 from esper.planned import Planned, planned
 from esper.sweep import FAILED, FINISHED, INTERRUPTED, JobFile, composed_job, job_folder, job_return
 from esper.sweep.composing import task_part
-from esper.sweep.tracked import output_to
+from esper.sweep.terminal import shown
+from esper.sweep.tracked import TrackedTask, output_to
 
 Planning = tuple[DictConfig, Planned]
 
@@ -35,11 +37,11 @@ class FusedLauncher(Launcher):
     """Brings jobs to their ends group by group; a job that shares a population with no other runs by itself."""
 
     def __init__(self, members: int) -> None:
-        if members < 1:
-            raise ConfigError(f"hydra.launcher.members={members}: expected 1 or more")
         self.members = members
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        if self.members < 1:
+            raise ConfigError(f"hydra.launcher.members={self.members}: expected 1 or more")
         self.hydra_context = hydra_context
         self.task_function = task_function
         self.config = config
@@ -51,10 +53,13 @@ class FusedLauncher(Launcher):
             composed_job(self.hydra_context, self.config, overrides, number)
             for number, overrides in enumerate(job_overrides, start=initial_job_idx)
         ]
-        returns: list[JobReturn] = []
+        returns: dict[int, JobReturn] = {}
         for group in self._groups(jobs):
-            returns += self._together(group) if len(group) > 1 else [self._alone(group[0][0])]
-        return returns
+            if isinstance(self.task_function, TrackedTask):
+                self.task_function.go_on()
+            ended = self._together(group) if len(group) > 1 else [self._alone(group[0][0])]
+            returns |= zip((job.hydra.job.num for job, _ in group), ended, strict=True)
+        return [returns[number] for number in sorted(returns)]
 
     def _groups(self, jobs: Sequence[DictConfig]) -> list[list[Planning]]:
         """Jobs that can train together, with their plans; as many as fit into one population."""
@@ -78,7 +83,8 @@ class FusedLauncher(Launcher):
         )
 
     def _together(self, group: Sequence[Planning]) -> list[JobReturn]:
-        from esper.drive import run_together  # here, since it loads torch
+        from esper.course import told  # here, since they load torch
+        from esper.drive import run_together
 
         files = [JobFile(plan.path) for _, plan in group]
         for (_, plan), file in zip(group, files, strict=True):
@@ -90,10 +96,13 @@ class FusedLauncher(Launcher):
             status = FINISHED if outcome.code == 0 else INTERRUPTED if outcome.code >= 128 else FAILED
             if status == INTERRUPTED:
                 stopped = outcome.code
-            if outcome.error:
+            error = None if outcome.error is None else told(outcome.error)
+            if error:
                 with open(file.log, "a", encoding="utf-8") as log:
-                    print(f"error: {outcome.error}", file=log)
-            returns.append(job_return(job, file.end(status, figures(outcome.record), outcome.error)))
+                    if not isinstance(outcome.error, (EsperError, OSError)):
+                        traceback.print_exception(outcome.error, file=log)
+                    print(f"error: {error}", file=log)
+            returns.append(job_return(job, file.end(status, figures(outcome.record), error)))
         if stopped:
             raise SystemExit(stopped)
         return returns

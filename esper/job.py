@@ -13,6 +13,7 @@ from esper.config.composing import finish
 from esper.config.telemetry import require_packages
 from esper.errors import EsperError, RunError
 from esper.planned import planned
+from esper.sweep.terminal import shown
 
 BAD_INPUT = 2
 FIGURES = ("test_accuracy", "test_bits_per_byte", "parameters")
@@ -67,11 +68,6 @@ def complain(error: EsperError) -> int:
     """Print what is wrong and return the exit code of bad input."""
     print(f"error: {in_short(str(error))}", file=sys.stderr)
     return BAD_INPUT
-
-
-def shown(path: Path) -> Path:
-    """A path as it is best read: relative, where it lies below the current folder."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _mean(values: list[float | None]) -> float | None:

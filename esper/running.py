@@ -127,7 +127,7 @@ class Run:
     def begin(self, wall_s: float) -> None:
         """Take the reports to decide the next epoch by; the untrained hosts' are recorded as epoch 0."""
         self.reports = self.growth.reports()
-        if self.growth.epoch == 0:
+        if self.growth.epoch == 0 and self.error is None:
             self._record((), wall_s)
 
     def decide(self) -> list[Action]:

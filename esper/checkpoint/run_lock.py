@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,7 @@ from types import TracebackType
 from esper.errors import RunError
 
 LOCK_NAME = "run.lock"
+_TRIES, _PAUSE_S = 10, 0.002
 _held: "set[RunLock]" = set()
 
 
@@ -44,7 +46,7 @@ class RunLock:
                 f"Cannot lock {self.path.parent}: {error.strerror}. Expected a run directory that can be written to."
             ) from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _flock(descriptor)
         except OSError as error:
             holder = os.pread(descriptor, 4096, 0)
             os.close(descriptor)
@@ -77,6 +79,16 @@ class RunLock:
         holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, holder.encode(), 0)
+
+
+def _flock(descriptor: int) -> None:
+    # Whoever asks whether a run is held has its lock for some microseconds: that is no holder.
+    for _ in range(_TRIES):
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_PAUSE_S)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _describe(holder: bytes) -> str:

@@ -62,7 +62,7 @@ def choices(history: RunHistory) -> str:
             counts.setdefault(name, np.zeros(len(history.records) - 1))[index] += 100 / len(history.grown)
     if not set(counts) - {"WAIT"}:
         return ""
-    blueprints = sorted(set(counts) - set(_OPERATIONS), key=lambda name: -counts[name].sum())
+    blueprints = sorted(set(counts) - set(_OPERATIONS), key=lambda name: (-counts[name].sum(), name))
     looks = [(name, f"plant {name}", tint(series)) for name, series in zip(blueprints, cycle(_SERIES), strict=False)]
     looks += [(name, word, tint(series)) for name, (word, series) in _OPERATIONS.items() if name in counts]
     right = 40 + min(max(text_width(word) for _, word, _ in looks), 260)

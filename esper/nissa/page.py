@@ -1,11 +1,15 @@
 """Pages of one file that work offline: one look for all of them."""
 
 import os
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from esper.nissa.palette import THEME
 from esper.nissa.text import compact, signed
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 def render_page(template: str, **values: Any) -> str:
@@ -13,12 +17,7 @@ def render_page(template: str, **values: Any) -> str:
 
     Everything that comes from a run is escaped.
     """
-    from jinja2 import Environment, PackageLoader
-
-    loader = PackageLoader("esper", "")
-    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"compact": compact, "signed": signed}
-    return environment.get_template(template).render(theme=THEME, **values)
+    return _environment().get_template(template).render(theme=THEME, **values)
 
 
 def write_page(path: Path, page: str) -> None:
@@ -29,3 +28,14 @@ def write_page(path: Path, page: str) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@cache
+def _environment() -> "Environment":
+    """Where templates are found; it keeps them compiled."""
+    from jinja2 import Environment, PackageLoader
+
+    loader = PackageLoader("esper", "")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"compact": compact, "signed": signed}
+    return environment

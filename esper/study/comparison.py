@@ -81,15 +81,8 @@ class Comparison:
 
     def values(self, side: Side, name: str) -> dict[Unit, float]:
         """One measure of a side, unit by unit."""
-        if name == "val_accuracy":
-            if self.last_epoch < 0:
-                return {}
-            at = int(np.searchsorted(side.epochs, self.last_epoch))
-            found = {host: float(curve[at]) for host, curve in side.curves("val_accuracy").items()}
-        else:
-            key = {"parameters": "parameter_count"}.get(name, name)
-            found = side.finals(name) or {host: _last(curve) for host, curve in side.curves(key).items()}
-        return {unit: value for unit, value in self._together(found).items() if np.isfinite(value)}
+        found = self._together({host: np.array(value) for host, value in self._of_hosts(side, name).items()})
+        return {unit: float(value) for unit, value in found.items() if np.isfinite(value)}
 
     def curves(self, side: Side, key: str) -> Curves:
         """One metric over the side's epochs, unit by unit."""
@@ -109,13 +102,21 @@ class Comparison:
         keys = [key for key in {**first, **side.config} if key.startswith(_WORLD)]
         return bool(keys) and all(first.get(key) == side.config.get(key) for key in keys)
 
-    def _together(self, hosts: Mapping[Host, np.ndarray | float]) -> dict[Unit, np.ndarray | float]:
+    def _of_hosts(self, side: Side, name: str) -> dict[Host, float]:
+        if name == "val_accuracy":
+            at = np.searchsorted(side.epochs, self.last_epoch)
+            curves = side.curves(name) if self.last_epoch >= 0 else {}
+            return {host: float(curve[at]) for host, curve in curves.items()}
+        key = {"parameters": "parameter_count"}.get(name, name)
+        return side.finals(name) or {host: _last(curve) for host, curve in side.curves(key).items()}
+
+    def _together(self, hosts: Mapping[Host, np.ndarray]) -> Curves:
         """Hosts as they are, or the means of each seed's."""
         if not self.is_by_seed:
             return dict(hosts)
-        by_seed: dict[Unit, list[np.ndarray | float]] = {}
-        for (seed, _), value in hosts.items():
-            by_seed.setdefault((seed,), []).append(value)
+        by_seed: dict[Unit, list[np.ndarray]] = {}
+        for (seed, _), values in hosts.items():
+            by_seed.setdefault((seed,), []).append(values)
         return {unit: np.mean(values, axis=0) for unit, values in by_seed.items()}
 
 

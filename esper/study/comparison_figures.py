@@ -114,7 +114,7 @@ def spread(comparison: Comparison, measure: Measure, width: int) -> str:
             mean = comparison.mean(side, measure)
             if mean.low is not None and mean.high is not None:
                 axes.hlines(row + 0.1, mean.low, mean.high, color=shade, linewidth=3)
-            axes.scatter([mean.mean], [row + 0.1], s=44, color=shade, zorder=3)
+            axes.scatter([values.mean()], [row + 0.1], s=44, color=shade, zorder=3)
             label = _short(side.label)
             axes.annotate(label, (0, row + 0.3), xycoords=("axes fraction", "data"), color=shade, fontweight="bold")
         axes.set_yticks([])

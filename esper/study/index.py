@@ -100,8 +100,8 @@ class _Cache:
 
     def write(self, fresh: Known, gone: Iterable[str]) -> None:
         """One short transaction; none where nothing changed."""
-        gone = [(run,) for run in gone]
-        if self._database is None or not (fresh or gone):
+        lost = [(run,) for run in gone]
+        if self._database is None or not (fresh or lost):
             return
         columns = (*_STAMP, *COLUMNS)
         values = [(*stamp, *map(row.__getitem__, COLUMNS)) for stamp, row in fresh.values()]
@@ -110,7 +110,7 @@ class _Cache:
             with self._database:
                 self._database.execute("BEGIN IMMEDIATE")
                 self._database.executemany(f"INSERT OR REPLACE INTO runs ({_quoted(columns)}) VALUES ({marks})", values)
-                self._database.executemany("DELETE FROM runs WHERE run = ?", gone)
+                self._database.executemany("DELETE FROM runs WHERE run = ?", lost)
         except sqlite3.DatabaseError as error:
             self._mend(error)
 

@@ -49,7 +49,7 @@ def runs_table(
     Also returned: what all rows have in common, as far as its column was left out ("task digits").
     """
     possible = [column for column in _columns(rows) if any(column.cell(row) for row in rows)]
-    columns = possible + [Column(key, lambda row, key=key: _spelled(table.value(row, key))) for key in further]
+    columns = possible + [_further(table, key) for key in further]
     cells = [[column.cell(row) for row in rows] for column in columns]
     if width is not None:
         columns, cells = _fit(columns, cells, width)
@@ -91,19 +91,24 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
     return [
         Column("run", lambda row: row["run"]),
         Column("status", _status),
-        Column("progress", _progress, rank=7, is_right=True),
+        Column("progress", _progress, rank=2 if any(row["status"] in UNDER_WAY for row in rows) else 7, is_right=True),
         Column("task", lambda row: row["task"] or "", rank=rank("task", 8)),
         Column("host", lambda row: row["host"] or "", rank=rank("host", 9)),
         Column("policy", lambda row: row["policy"] or "", rank=rank("policy", 1)),
         Column("seed", lambda row: _spelled(row["seed"]), rank=rank("seed", 4), is_right=True),
         Column("accuracy", _accuracy, is_right=True),
-        Column("over twins", _gain, rank=2, is_right=True),
+        Column("over twins", _gain, rank=3, is_right=True),
         Column("bits/byte", lambda row: _fixed(row["test_bits_per_byte"], 3), rank=3, is_right=True),
         Column("parameters", lambda row: "" if row["parameters"] is None else compact(row["parameters"]), 6, True),
         Column("took", lambda row: clock(row["wall_s"]) if row["wall_s"] else "", rank=10, is_right=True),
         Column("age", lambda row: ago(row["started_at"]), rank=5, is_right=True),
         Column("heartbeat", _heartbeat, rank=3, is_right=True),
     ]
+
+
+def _further(table: Table, key: str) -> Column:
+    """A column that was asked for."""
+    return Column(key, lambda row: _spelled(table.value(row, key)))
 
 
 def _fit(columns: list[Column], cells: list[list[Any]], width: int) -> tuple[list[Column], list[list[Any]]]:

@@ -70,7 +70,7 @@ class Side:
 
     def finals(self, name: str) -> dict[Host, float]:
         """One figure of the summaries, host by host; "gain" is the test accuracy over the static twin's."""
-        found = {}
+        found: dict[Host, float | None] = {}
         for run in self.runs:
             values = run.final("test_accuracy" if name == "gain" else name)
             if name == "gain":
@@ -208,27 +208,21 @@ def _one_a_seed(runs: list[Member], left_out: list[str]) -> list[Member]:
 def _labels(sides: Sequence[Side]) -> list[str]:
     """What tells each side from the others, in a few words: "ppo", "learning_rate 0.1", else the run's id."""
     chosen = [chosen_groups(side.runs[0].folder, side.runs[0].history.run.get("options") or {}) for side in sides]
-    groups = [
-        group for group in dict.fromkeys(g for one in chosen for g in one) if _differ(c.get(group) for c in chosen)
-    ]
-    keys = dict.fromkeys(key for side in sides for key in side.config if _decides(key))
-    keys = [
-        key
-        for key in keys
-        if key.partition(".")[0] not in groups and _differ(side.config.get(key, ...) for side in sides)
-    ]
-    if len({run.seed for side in sides for run in side.runs}) > 1 and all(len(side.runs) == 1 for side in sides):
-        keys += ["seed"] if _differ(side.config.get("seed") for side in sides) else []
+    known = dict.fromkeys(group for options in chosen for group in options if _decides(group))
+    groups = [group for group in known if _differ(options.get(group) for options in chosen)]
+    keys = [key for key in dict.fromkeys(key for side in sides for key in side.config) if _decides(key)]
+    keys = [key for key in keys if key.partition(".")[0] not in groups]
+    keys += ["seed"] if all(len(side.runs) == 1 for side in sides) else []
+    keys = [key for key in keys if _differ(side.config.get(key, ...) for side in sides)]
     labels = []
     for side, options in zip(sides, chosen, strict=True):
         words = [str(options.get(group)) for group in groups]
         words += [f"{key.rpartition('.')[2]} {spelled(side.config[key])}" for key in keys if key in side.config]
         labels.append(", ".join(words[:_MOST_WORDS]))
-    ids = [side.runs[0].folder.name for side in sides]
-    return [
-        label if label and labels.count(label) == 1 else ", ".join(filter(None, (label, name)))
-        for label, name in zip(labels, ids, strict=True)
-    ]
+    for number, side in enumerate(sides):
+        if labels.count(labels[number]) > 1 or not labels[number]:
+            labels[number] = ", ".join(filter(None, (labels[number], side.runs[0].folder.name)))
+    return labels
 
 
 def _differ(values: Iterable[Any]) -> bool:

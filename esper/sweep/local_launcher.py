@@ -75,7 +75,7 @@ class LocalLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; leaves by SystemExit once all processes have ended, where it was asked to stop."""
         waiting = deque(enumerate(job_overrides, start=initial_job_idx))
-        returns: list[JobReturn] = []
+        returns: dict[int, JobReturn] = {}
         try:
             with self._passing_stops_on():
                 self._open_server()
@@ -85,13 +85,13 @@ class LocalLauncher(Launcher):
                     connection.wait([worker.process.sentinel for worker in self._workers])
                     for worker in [worker for worker in self._workers if worker.process.exitcode is not None]:
                         self._workers.remove(worker)
-                        returns.append(_ended(worker))
+                        returns[worker.composed.hydra.job.num] = _ended(worker)
         finally:
             for worker in self._workers:
                 worker.process.kill()
         if self._stops:
             raise SystemExit(128 + self._stops[0])
-        return returns
+        return [returns[number] for number in sorted(returns)]
 
     def _open_server(self) -> None:
         """Start the process that jobs are forked from: single-threaded code with the thread cap in its environment.

@@ -4,9 +4,11 @@ import fcntl
 import json
 import os
 import socket
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+TRIES, PAUSE_S = 10, 0.002  # whoever asks whether a file is taken has it for some microseconds, and is no holder
 _held: "set[FileLock]" = set()
 
 
@@ -23,7 +25,11 @@ class FileLock:
 
     def acquire(self) -> bool:
         """Take the lock; whether it was free. Raises OSError where there is no such place, or no locks."""
-        if not self._take():
+        for _ in range(TRIES):
+            if self._take():
+                break
+            time.sleep(PAUSE_S)
+        else:
             return False
         if self.is_signed and self._descriptor is not None:
             signature = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}

@@ -178,7 +178,7 @@ class ResumableSweeper(Sweeper):
 
     def _launch(self, due: Sequence[Job], terminal: Terminal) -> int:
         """Run these jobs; the exit code of what stopped the sweep, or 0."""
-        with Watch(terminal, due):
+        with Watch(terminal, due, self.task.stop):
             try:
                 returns = self.launcher.launch([job.overrides for job in due], initial_job_idx=0)
             except KeyboardInterrupt:

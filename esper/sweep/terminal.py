@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,11 +76,12 @@ class Terminal:
 class Watch:
     """While it is open, says when a job begins and ends, wherever it runs, and when the sweep is asked to stop.
 
-    What jobs do is read off their folders, which works under any launcher.
+    What jobs do is read off their folders, which works under any launcher. stop: is told the signal that asks.
     """
 
-    def __init__(self, terminal: Terminal, jobs: Sequence[Job]) -> None:
+    def __init__(self, terminal: Terminal, jobs: Sequence[Job], stop: Callable[[int], None]) -> None:
         self.terminal = terminal
+        self._stop = stop
         self._jobs = {job.id: job for job in jobs}
         self._numbers = {job.id: number for number, job in enumerate(jobs, start=1)}
         self._seen = {job.id: _stamp(job.file) for job in jobs}
@@ -111,7 +112,9 @@ class Watch:
         is_told = False
         while not self._is_over.is_set():
             ready, _, _ = select.select([self._signals], [], [], POLL_S)
-            if ready and {signal.SIGINT, signal.SIGTERM} & set(os.read(self._signals, 64)) and not is_told:
+            asked = {signal.SIGINT, signal.SIGTERM} & set(os.read(self._signals, 64)) if ready else ()
+            if asked and not is_told:
+                self._stop(min(asked))
                 self.terminal.say("stopping: what runs is saved first (once more: at once)", is_error=True)
                 is_told = True
             self._look()

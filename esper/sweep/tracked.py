@@ -27,6 +27,7 @@ class TrackedTask:
     def __init__(self, task: TaskFunction) -> None:
         self.task = task
         self._home = os.getpid()
+        self._asked = 0
 
     def __getstate__(self) -> dict[str, Any]:
         # What @hydra.main decorates goes by the name of the decorated function, which is all that pickle has.
@@ -38,8 +39,19 @@ class TrackedTask:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.task = state["task"].__wrapped__ if state["is_decorated"] else state["task"]
         self._home = 0  # elsewhere, whatever number the process there has
+        self._asked = 0
+
+    def stop(self, number: int) -> None:
+        """Begin no other job in this process: a signal has asked for it, of which a job that ends may make nothing."""
+        self._asked = number
+
+    def go_on(self) -> None:
+        """Raises SystemExit where it was asked to stop."""
+        if self._asked:
+            raise SystemExit(128 + self._asked)
 
     def __call__(self, config: DictConfig) -> dict[str, Any]:
+        self.go_on()
         hydra = HydraConfig.get()
         job = JobFile(Path(hydra.runtime.output_dir))
         attempt = job.begin(list(hydra.overrides.task))

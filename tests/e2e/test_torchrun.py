@@ -1,6 +1,8 @@
 """One run over several processes that torchrun starts."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,3 +118,13 @@ def test_stopped_and_killed_it_ends_as_in_one_process(alone, tmp_path) -> None:
     assert done.code == 0, done.err
     assert [path.name for path in tmp_path.iterdir()] == ["run"], "one rank writes"
     check_alike(run_dir, alone)
+
+
+def test_what_rank_0_alone_meets_with_ends_all(alone, tmp_path) -> None:
+    run_dir = shutil.copytree(alone, tmp_path / "run")
+    (run_dir / "run.json").write_text(json.dumps(record_of(run_dir) | {"status": "interrupted"}))
+    for file in run_dir.glob("checkpoints/*.safetensors"):
+        file.write_bytes(b"damaged")
+    launcher = start(tmp_path, 2, "resume=run")
+    _, err = launcher.communicate(timeout=TIMEOUT_S)
+    assert launcher.returncode == 1 and err.count("error: ") == 1, err

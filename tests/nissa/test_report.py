@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -245,8 +246,7 @@ class Texts(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not self.look:
             return
-        font = FontProperties(family="DejaVu Sans", weight=int(self.look["font-weight"]))
-        width = TextPath((0, 0), data, size=11, prop=font).get_extents().x1
+        width = _width(data, int(self.look["font-weight"]))
         x = (
             self.corner[0]
             + float(self.look["x"])
@@ -282,6 +282,11 @@ def test_no_text_is_cut_off_or_covers_another(make_run: Callable[..., Path], opt
         for one, other in itertools.combinations(texts.boxes, 2):
             apart = one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
             assert apart, (one[4], other[4])
+
+
+@cache
+def _width(text: str, weight: int) -> float:
+    return TextPath((0, 0), text, size=11, prop=FontProperties(family="DejaVu Sans", weight=weight)).get_extents().x1
 
 
 def _make_wide(run_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -64,6 +65,15 @@ def ctrl_c(config, folder):
     raise KeyboardInterrupt
 
 
+def finish_at_ctrl_c(config, folder):
+    """Be asked to stop when there is nothing left to stop."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.1)
+    signal.signal(signal.SIGINT, before)
+    return config.x
+
+
 def die(config, folder):
     """End without a word while x is 2."""
     if config.x == 2:
@@ -85,7 +95,7 @@ def wait(config, folder):
     time.sleep(30)
 
 
-DOES = {f.__name__: f for f in (add, fail_once, stop_at_two, ctrl_c, die, remember, wait)}
+DOES = {f.__name__: f for f in (add, fail_once, stop_at_two, ctrl_c, finish_at_ctrl_c, die, remember, wait)}
 SEEN: list[int] = []
 
 

@@ -95,6 +95,12 @@ def test_ctrl_c_is_an_interruption(tmp_path):
     assert [record["status"] for record in jobs(tmp_path).values()] == ["interrupted"]
 
 
+def test_ctrl_c_of_which_a_job_that_ends_makes_nothing_stops_the_sweep(tmp_path, capfd):
+    assert sweep(tmp_path, "does=finish_at_ctrl_c", "x=1,2") == 130
+    assert [record["status"] for record in jobs(tmp_path).values()] == ["finished"]
+    assert "1 finished, 1 new; the same command goes on from here" in capfd.readouterr().out
+
+
 def test_an_interruption_far_away_is_no_reason_to_stop(tmp_path, monkeypatch, basic_launcher):
     """A worker elsewhere has a copy of the task, and maybe the number of the sweep's own process."""
     setup = basic_launcher.setup
