@@ -27,8 +27,7 @@ STAGE_LOOKS: dict[SeedStage, StageLook] = {
     SeedStage.RESETTING: StageLook("resetting", "r", "#bfc5cf", "#1c2430"),
 }
 
-# name -> (on light, on dark). Figures are drawn in the light colours, each of which occurs once; the page replaces
-# them by CSS variables of these names, so that one picture serves both themes.
+# name -> (on light, on dark). Pages define them as CSS variables of these names, so that one picture serves both.
 THEME: dict[str, tuple[str, str]] = {
     "paper": ("#fbfbfa", "#14181f"),
     "card": ("#fffffe", "#1c222b"),

@@ -112,9 +112,9 @@ class Plot:
             path = "".join(f"M{'L'.join(points[part])}h0" for part in _stretches(np.isfinite(curve)))
             self._parts.append(f'<path d="{path}" {look} stroke-linejoin="round"/>')
 
-    def level(self, height: float) -> None:
+    def level(self, height: float, colour: str = tint("twin")) -> None:
         """A line all the way across."""
-        self.lines(np.array(self._x), np.full(2, height), tint("twin"), 1.2)
+        self.lines(np.array(self._x), np.full(2, height), colour, 1.2)
 
     def band(self, x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str, opacity: float = 0.18) -> None:
         """What lies between two curves. [T] each"""
@@ -130,11 +130,12 @@ class Plot:
         for low, high, (_, colour) in zip(bottoms, tops, layers, strict=True):
             self.band(x, low, high, colour, opacity=1)
 
-    def dots(self, x: np.ndarray, y: np.ndarray, colour: str, radius: float) -> None:
+    def dots(self, x: np.ndarray, y: np.ndarray, colour: str, radius: float, opacity: float = 1.0) -> None:
         """A dot for each y that is known. [N] each"""
         known = np.isfinite(y)
+        look = f'r="{radius}" fill="{colour}" fill-opacity="{opacity}"'
         for x_px, y_px in zip(self._across(x[known]), self._down(y[known]), strict=True):
-            self._parts.append(f'<circle cx="{x_px:.1f}" cy="{y_px:.1f}" r="{radius}" fill="{colour}"/>')
+            self._parts.append(f'<circle cx="{x_px:.1f}" cy="{y_px:.1f}" {look}/>')
 
     def names(self, x: float, ends: Iterable[tuple[float, str, str]]) -> None:
         """Name curves where they end at x, moved apart where they would overlap: (value, text, colour)."""

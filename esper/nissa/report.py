@@ -1,25 +1,20 @@
 """report.html: one file that shows a whole run, made from its run directory alone."""
 
-import os
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from esper.nissa import figures, learning_figures, seed_figures
 from esper.nissa.decisions import decisions, gate_totals
 from esper.nissa.history import RunHistory, read_run
 from esper.nissa.lives import seed_stories, segments
 from esper.nissa.outcomes import seed_groups
-from esper.nissa.palette import STAGE_LOOKS, THEME, stage_look
+from esper.nissa.page import render_page, write_page
+from esper.nissa.palette import STAGE_LOOKS, stage_look
+from esper.nissa.plots import ticks
 from esper.nissa.setup import facts, why_nothing_was_planted
 from esper.nissa.statistics import ACCURACY, Interval, mean_interval, paired_difference
-from esper.nissa.text import compact, signed
 from esper.nissa.tracker import DiagnosticTracker, seeds_of_record
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 REPORT_FILE = "report.html"
 
@@ -31,14 +26,8 @@ def write_report(run_dir: Path | str) -> Path:
         RunError: the folder holds nothing that a run writes.
     """
     run_dir = Path(run_dir)
-    page = render(read_run(run_dir))
     path = run_dir / REPORT_FILE
-    partial = path.with_name(f".{REPORT_FILE}.{os.getpid()}")
-    try:
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_page(path, render(read_run(run_dir)))
     return path
 
 
@@ -49,7 +38,8 @@ def render(history: RunHistory) -> str:
     scores = final_scores(history)
     sizes = history.series(history.grown, "parameter_count")  # [M, T]
     last_rows = history.records[-1]["members"] if history.records else []
-    return _template().render(
+    return render_page(
+        "nissa/report.html.j2",
         history=history,
         run=history.run,
         facts=facts(history),
@@ -59,9 +49,9 @@ def render(history: RunHistory) -> str:
         lives=lives,
         sizes=[float(sizes[:, 0].mean()), float(sizes[:, -1].mean())] if sizes.size else [0.0, 0.0],
         last_accuracy={row["member"]: row.get("val_accuracy") for row in last_rows},
+        epoch_ticks=ticks(0, max(history.max_epochs, 1), 8, whole=True),
         looks=STAGE_LOOKS,
         stage_look=stage_look,
-        theme=THEME,
         blueprints=seed_figures.blueprint_colours(lives),
         pictures=_pictures(history, lives, scores),
         troubles=_troubles(history),
@@ -71,15 +61,6 @@ def render(history: RunHistory) -> str:
         decisions=decisions(history.events),
         diagnostics=_diagnostics(history),
     )
-
-
-@cache
-def _template() -> "Template":
-    from jinja2 import Environment
-
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"compact": compact, "signed": signed}
-    return environment.from_string(resources.files("esper.nissa").joinpath("report.html.j2").read_text("utf-8"))
 
 
 @dataclass(slots=True)

@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from esper.errors import EsperError
-from esper.nissa import drawing
 from esper.nissa.palette import SERIES_COLOURS, colour
 from esper.nissa.statistics import Interval
 from esper.nissa.text import compact, signed
@@ -19,6 +18,32 @@ if TYPE_CHECKING:
 FORMATS = (".svg", ".png", ".pdf")
 _WIDTH, _ROW_HEIGHT, _FRAME_HEIGHT = 10.5, 0.48, 1.15  # inches
 _BELOW = 0.2  # of a row: the dots, so that the interval hides none
+_STYLE: dict[Any, Any] = {
+    "font.size": 11,
+    "font.family": "DejaVu Sans",
+    "axes.titlesize": 11,
+    "axes.labelsize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": colour("line"),
+    "axes.labelcolor": colour("muted"),
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": colour("line"),
+    "grid.linewidth": 0.8,
+    "text.color": colour("ink"),
+    "figure.facecolor": colour("paper"),
+    "axes.facecolor": "none",
+    "text.parse_math": False,  # a "$" in a name is a "$"
+    "xtick.color": colour("muted"),
+    "ytick.color": colour("muted"),
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "legend.fontsize": 11,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "esper",
+}
 Tints = Mapping[str, str]  # sha256 of a version -> its colour, the same in every panel
 
 
@@ -38,7 +63,7 @@ def draw_comparisons(comparisons: Sequence[Comparison], metrics: Sequence[str], 
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     heights = [_FRAME_HEIGHT + _ROW_HEIGHT * len(comparison.rows) for comparison, _ in panels]
-    with matplotlib.rc_context({**drawing._STYLE, "figure.facecolor": colour("paper"), "axes.facecolor": "none"}):
+    with matplotlib.rc_context(_STYLE):
         layout = ConstrainedLayoutEngine(w_pad=0.1)
         figure = Figure(figsize=(_WIDTH, sum(heights)), dpi=160, layout=layout)
         parts = figure.subfigures(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]

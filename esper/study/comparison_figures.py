@@ -1,21 +1,17 @@
 """The pictures of a comparison: curves over each other, every unit a dot, what was bought with how many parameters."""
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from esper.nissa.drawing import draw, end_labels, epoch_axes, limit
+from esper.nissa import plots
 from esper.nissa.history import RunHistory
-from esper.nissa.palette import SERIES_COLOURS, colour
+from esper.nissa.palette import SERIES_COLOURS
+from esper.nissa.plots import Plot, over_epochs, picture, span, text_width
 from esper.nissa.statistics import mean_band
 from esper.nissa.text import compact, signed
 from esper.study.comparison import Comparison, Curves, Measure
 from esper.study.sides import Side
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 MOST_CURVES = SERIES_COLOURS
 _LONGEST_LABEL = 24
@@ -40,14 +36,13 @@ def drawn(comparison: Comparison) -> list[Side]:
 def accuracy(comparison: Comparison) -> str:
     """Validation accuracy of each side over epochs, means with 95% bands."""
 
-    def end(value: float) -> str:
-        return f"{value:.1f}"
+    def accuracies(side: Side) -> Curves:
+        return comparison.curves(side, "val_accuracy")
 
-    def fit(axes: "Axes", values: list[np.ndarray]) -> None:
-        limit(axes, np.concatenate(values), 0.0, 100.0)
+    def fit(values: np.ndarray) -> tuple[float, float]:
+        return span(values, 0.0, 100.0)
 
-    what = "validation accuracy, %"
-    return _curves(comparison, lambda side: comparison.curves(side, "val_accuracy"), what, 700, 360, end, fit)
+    return _curves(comparison, accuracies, "validation accuracy, %", (700, 360), "{:.1f}".format, fit)
 
 
 def difference(comparison: Comparison) -> str:
@@ -67,18 +62,19 @@ def difference(comparison: Comparison) -> str:
     if not others:
         return ""
 
-    def fit(axes: "Axes", values: list[np.ndarray]) -> None:
-        axes.axhline(0, color=colour(tint(comparison, first)), linewidth=1.2)
-        limit(axes, np.append(np.concatenate(values), 0.0))
-
     what = f"minus {_short(first.label)}, points"
-    return _curves(comparison, minus_first, what, 530, 340, signed, fit, others)
+    return _curves(comparison, minus_first, what, (530, 340), signed, lambda values: span(np.append(values, 0)), others)
 
 
 def parameters(comparison: Comparison) -> str:
     """Mean parameters of each side over epochs."""
     return _curves(
-        comparison, lambda side: comparison.curves(side, "parameter_count"), "parameters", 530, 290, compact, _from_zero
+        comparison,
+        lambda side: comparison.curves(side, "parameter_count"),
+        "parameters",
+        (530, 290),
+        compact,
+        _from_zero,
     )
 
 
@@ -98,33 +94,26 @@ def in_place(comparison: Comparison) -> str:
     if not any(curve[np.isfinite(curve)].any() for side in comparison.sides for curve in count(side).values()):
         return ""
     what = "seeds that have a share in the output, a host"
-    return _curves(comparison, count, what, 530, 290, lambda value: f"{value:.1f}", _from_zero)
+    return _curves(comparison, count, what, (530, 290), "{:.1f}".format, _from_zero)
 
 
 def spread(comparison: Comparison, measure: Measure, width: int) -> str:
     """One row a side: every unit a dot, the mean in its 95% interval."""
-    sides = comparison.sides
-
-    def paint(figure: "Figure") -> None:
-        axes = figure.subplots()
-        for row, side in enumerate(reversed(sides)):
-            shade = colour(tint(comparison, side))
-            values = np.array(list(comparison.values(side, measure.name).values()))
-            axes.scatter(values, np.full(len(values), row - 0.12), s=26, color=shade, alpha=0.4, linewidth=0)
-            mean = comparison.mean(side, measure)
-            if mean.low is not None and mean.high is not None:
-                axes.hlines(row + 0.1, mean.low, mean.high, color=shade, linewidth=3)
-            axes.scatter([values.mean()], [row + 0.1], s=44, color=shade, zorder=3)
-            label = _short(side.label)
-            axes.annotate(label, (0, row + 0.3), xycoords=("axes fraction", "data"), color=shade, fontweight="bold")
-        axes.set_yticks([])
-        axes.set_ylim(-0.5, len(sides) - 0.25)
-        axes.spines["left"].set_visible(False)
-        axes.locator_params(axis="x", nbins=5)
-        axes.set_title(f"{measure.title}{measure.unit and ', ' + measure.unit}", loc="left", color=colour("muted"))
-
-    height = max(360 if width < 500 else 0, 60 + _ROW_HEIGHT * len(sides))
-    return draw(paint, width, height, f"{measure.title} of each side, every one of its {comparison.unit} a dot")
+    sides = comparison.sides[::-1]
+    values = [np.array(list(comparison.values(side, measure.name).values())) for side in sides]
+    means = [comparison.mean(side, measure) for side in sides]
+    ends = np.array([end for mean in means for end in (mean.low, mean.high)], dtype=float)  # None becomes NaN
+    size = (width, max(360 if width < 500 else 0, 70 + _ROW_HEIGHT * len(sides)))
+    x, y = span(np.concatenate([*values, ends])), (-0.5, len(sides) - 0.25)
+    plot = Plot(_title(measure), x, y, size, across="", rows=[""] * len(sides))
+    for row, (side, mean) in enumerate(zip(sides, means, strict=True)):
+        shade = _colour(comparison, side)
+        plot.dots(values[row], np.full(len(values[row]), row - 0.12), shade, 2.6, opacity=0.3)
+        if mean.low is not None and mean.high is not None:
+            plot.lines(np.array([mean.low, mean.high]), np.full(2, row + 0.1), shade, 3)
+        plot.dots(np.array([values[row].mean()]), np.array([row + 0.1]), shade, 3.7)
+        plot.names(-np.inf, [(row + 0.36, _short(side.label), shade)])
+    return picture(f"{measure.title} of each side, every one of its {comparison.unit} a dot", plot)
 
 
 def bought(comparison: Comparison, measure: Measure) -> str:
@@ -137,79 +126,73 @@ def bought(comparison: Comparison, measure: Measure) -> str:
     if not sizes.size or np.ptp(sizes) == 0:
         return ""
 
-    def paint(figure: "Figure") -> None:
-        axes = figure.subplots()
-        for side in comparison.sides:
-            xs, ys = points[side.label]
-            shade = colour(tint(comparison, side))
-            axes.scatter(xs, ys, s=26, color=shade, alpha=0.4, linewidth=0)
-            axes.scatter([xs.mean()], [ys.mean()], s=90, color=shade, zorder=3)
-        axes.xaxis.set_major_formatter(lambda value, _: compact(value))
-        axes.locator_params(axis="x", nbins=6)
-        axes.set_xlabel("parameters")
-        axes.margins(x=0.08)
-        axes.set_title(f"{measure.title}{measure.unit and ', ' + measure.unit}", loc="left", color=colour("muted"))
-
-    return draw(paint, 530, 340, f"{measure.title} against parameters")
+    values = np.concatenate([ys for _, ys in points.values()])
+    plot = Plot(_title(measure), span(sizes), span(values), (530, 340), across="parameters")
+    for side in comparison.sides:
+        xs, ys = points[side.label]
+        plot.dots(xs, ys, _colour(comparison, side), 2.6, opacity=0.3)
+        plot.dots(np.array([xs.mean()]), np.array([ys.mean()]), _colour(comparison, side), 5.3)
+    return picture(f"{measure.title} against parameters", plot)
 
 
 def returns(comparison: Comparison) -> str:
     """Mean return of the episodes learned from, over updates; empty where no policy learned."""
-    learned = [side for side in drawn(comparison) if any(len(run.history.updates) > 1 for run in side.runs)]
+    learned = [(side, run) for side in drawn(comparison) for run in side.runs if len(run.history.updates) > 1]
     if not learned:
         return ""
-
-    def paint(figure: "Figure") -> None:
-        axes = figure.subplots()
-        ends, last = [], 0.0
-        for side in learned:
-            shade = colour(tint(comparison, side))
-            for run in side.runs:
-                updates, values = run.history.update_series("update"), run.history.update_series("return_mean")
-                axes.plot(updates, values, color=shade, linewidth=1.8)
-            known = values[np.isfinite(values)]
-            if known.size:
-                last = max(last, float(updates[-1]))
-                ends.append((float(known[-1]), _short(side.label), shade))
-        axes.set_title("return of an episode", loc="left", color=colour("muted"))
-        axes.set_xlabel("update")
-        axes.margins(x=0)
-        end_labels(axes, last, ends)
-
-    return draw(paint, 1100, 300, "Mean return over the updates of each policy")
+    curves = [(run.history.update_series("update"), run.history.update_series("return_mean")) for _, run in learned]
+    last = max(updates[-1] for updates, _ in curves)
+    ends = {
+        side.label: (values[np.isfinite(values)][-1], _short(side.label), _colour(comparison, side))
+        for (side, _), (_, values) in zip(learned, curves, strict=True)
+        if np.isfinite(values).any()
+    }
+    x, y = (min(updates[0] for updates, _ in curves), last), span(np.concatenate([values for _, values in curves]))
+    plot = Plot("return of an episode", x, y, (1100, 300), across="update", right=_room(ends.values()))
+    for (side, _), (updates, values) in zip(learned, curves, strict=True):
+        plot.lines(updates, values, _colour(comparison, side), 1.8)
+    plot.names(last, ends.values())
+    return picture("Mean return over the updates of each policy", plot)
 
 
 def _curves(
     comparison: Comparison,
     curves_of: Callable[[Side], Curves],
     what: str,
-    width: int,
-    height: int,
+    size: tuple[int, int],
     spelled: Callable[[float], str],
-    fit: Callable[["Axes", list[np.ndarray]], None],
+    fit: Callable[[np.ndarray], tuple[float, float]],
     sides: Sequence[Side] = (),
 ) -> str:
-    """Means of sides over epochs with their bands. fit: sets the limits, given all values that are drawn."""
+    """Means of sides over epochs with their bands. fit: the range shown, of all values there are."""
+    found = [(side, curves_of(side)) for side in sides or drawn(comparison)]
+    bands = [(side, mean_band(np.array(list(curves.values())))) for side, curves in found if curves]
+    ends = []
+    for side, (mean, _, _) in bands:
+        last = mean[np.isfinite(mean)][-1]
+        ends.append((last, f"{_short(side.label)} {spelled(last)}", _colour(comparison, side)))
+    y = fit(np.concatenate([values for _, band in bands for values in band]))
+    plot = over_epochs(_longest(comparison), what, y, size, right=_room(ends))
+    if y[0] < 0:
+        plot.level(0.0, _colour(comparison, comparison.sides[0]))
+    for side, (mean, low, high) in bands:
+        plot.band(side.epochs, low, high, _colour(comparison, side), opacity=0.15)
+        plot.lines(side.epochs, mean, _colour(comparison, side), 2.4)
+    plot.names(max(side.epochs[-1] for side, _ in bands), ends)
+    return picture(f"{what}, over epochs", plot)
 
-    def paint(figure: "Figure") -> None:
-        axes = epoch_axes(figure.subplots(), _longest(comparison), what)
-        ends, values, last = [], [], 0.0
-        for side in sides or drawn(comparison):
-            units = np.array(list(curves_of(side).values()))
-            if not units.size:
-                continue
-            shade = colour(tint(comparison, side))
-            mean, low, high = mean_band(units)
-            axes.fill_between(side.epochs, low, high, color=shade, alpha=0.15, linewidth=0)
-            axes.plot(side.epochs, mean, color=shade, linewidth=2.4)
-            values += [mean, low, high]
-            last = max(last, float(side.epochs[-1]))
-            ends.append((float(mean[np.isfinite(mean)][-1]), shade, side.label))
-        fit(axes, values)
-        labels = [(value, f"{_short(label)} {spelled(value)}", shade) for value, shade, label in ends]
-        end_labels(axes, last, labels)
 
-    return draw(paint, width, height, f"{what}, over epochs")
+def _colour(comparison: Comparison, side: Side) -> str:
+    return plots.tint(tint(comparison, side))
+
+
+def _room(ends: Iterable[tuple[float, str, str]]) -> float:
+    """Pixels for the names of curves, in bold."""
+    return 12 + 1.1 * max((text_width(text) for _, text, _ in ends), default=0)
+
+
+def _title(measure: Measure) -> str:
+    return f"{measure.title}{measure.unit and ', ' + measure.unit}"
 
 
 def _shared(comparison: Comparison, side: Side, *measures: Measure) -> list[np.ndarray]:
@@ -224,10 +207,8 @@ def _longest(comparison: Comparison) -> RunHistory:
     return max(histories, key=lambda history: history.max_epochs)
 
 
-def _from_zero(axes: "Axes", values: list[np.ndarray]) -> None:
-    top = max(float(np.nanmax(np.concatenate(values))), 1.0)
-    axes.set_ylim(-0.03 * top, 1.06 * top)  # a little below zero: a curve that stays there is still seen
-    axes.yaxis.set_major_formatter(lambda value, _: compact(value) if value >= 10 else f"{value:g}")
+def _from_zero(values: np.ndarray) -> tuple[float, float]:
+    return 0.0, span(values)[1]
 
 
 def _short(label: str) -> str:

@@ -263,7 +263,7 @@ class Texts(HTMLParser):
         {"members": 1, "twins": False, "rollback": None},
         {"members": 64, "epochs": 4},
         {"members": 2, "epochs": 1, "rollback": None},
-        {"members": 2, "epochs": 700_000, "last_epoch": 6, "status": "interrupted"},
+        {"members": 2, "epochs": 1_234_567, "last_epoch": 6, "status": "interrupted"},
         {"members": 2, "slots": ("a_slot_whose_name_is_longer_than_a_plot_is_wide_" * 2, "W" * 99, "<&>" * 20, "d")},
     ],
     ids=["few", "one", "many", "one epoch", "long", "long names"],
