@@ -3,9 +3,10 @@
 
 def compact(value: float) -> str:
     """1030 -> "1,030", 118000 -> "118k", 2.4e6 -> "2.4M"."""
+    rounded = float(f"{value:.3g}") if abs(value) >= 1e4 else value
     for limit, scale, suffix in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
-        if abs(value) >= limit:
-            return f"{value / scale:.3g}{suffix}"
+        if abs(rounded) >= limit:
+            return f"{rounded / scale:.3g}{suffix}"
     return f"{value:,.0f}"
 
 
