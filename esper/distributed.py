@@ -1,7 +1,9 @@
 """Processes that torchrun started, as the ranks of one run."""
 
+import ctypes
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +20,7 @@ from esper.leyline.ranks import ALONE, Ranks
 
 FAILED = 1
 INTERRUPTED = 130
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 _joined: "TorchRanks | None" = None
 
@@ -94,7 +97,10 @@ class TorchRanks:
         try:
             yield
         except RuntimeError as error:
-            raise RankLost(self._what_happened() or f"a process of this run has gone ({error})") from error
+            reasons = self._what_happened()
+            if not reasons:  # what gloo or NCCL says is for experts
+                print(f"rank {self.rank}: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
+            raise RankLost(reasons or "a process of this run has gone") from error
 
     def _what_happened(self) -> str:
         """What ranks said that have left."""
@@ -120,6 +126,7 @@ def together(lead: Callable[[], int], follow: Callable[[], int]) -> int:
     rank 0 begins, whose first word reaches them as `ranks().broadcast(None)`: None where there is none.
     """
     global _joined
+    _die_with_parent()
     try:
         with TorchRanks.join() as _joined:
             if _joined.rank:
@@ -139,6 +146,12 @@ def together(lead: Callable[[], int], follow: Callable[[], int]) -> int:
         return FAILED
     finally:
         _joined = None
+
+
+def _die_with_parent() -> None:
+    """Be killed when torchrun has gone, which then can stop nobody; where the system offers that (Linux)."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _spelled(error: BaseException) -> str:

@@ -41,12 +41,20 @@ def light(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], *([command, "--help"] for command in COMMANDS), ["nonsense"], [], ["completion", "zsh"], ["audit"]],
+    [
+        ["--help"],
+        *([command, "--help"] for command in COMMANDS),
+        ["nonsense"],
+        ["run"],
+        [],
+        ["completion", "zsh"],
+        ["audit"],
+    ],
     ids=" ".join,
 )
 def test_help_and_mistakes_load_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     done = light(arguments, tmp_path)
-    assert done.returncode == (0 if {"--help", "zsh"} & set(arguments) else 2), done.stderr
+    assert done.returncode == (0 if not arguments or {"--help", "zsh"} & set(arguments) else 2), done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) <= 2
 
@@ -110,6 +118,17 @@ def test_resume_and_report_know_a_run_by_part_of_its_path(
     for command in ("resume", "report"):
         assert main([command, "fbcb"]) == 2
         assert "no such run in outputs" in capsys.readouterr().err
+
+
+def test_what_is_no_command_is_told_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["repotr"]) == 2
+    error = capsys.readouterr().err
+    assert "did you mean report?" in error
+    assert all(command in error for command in COMMANDS)
+    assert main(["run"]) == 2
+    assert "python -m esper.run" in capsys.readouterr().err
+    assert main([]) == 0
+    assert "commands:" in capsys.readouterr().out
 
 
 def test_nobody_needs_to_read_to_the_end(tmp_path: Path) -> None:

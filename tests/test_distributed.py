@@ -5,6 +5,8 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
@@ -75,6 +77,8 @@ def follow() -> int:
     order = ranks().broadcast(None)
     if order == "fail":
         raise ValueError("cannot follow")
+    if order == "die":
+        os._exit(9)
     return 0 if order is None else order + ranks().rank
 
 
@@ -95,12 +99,18 @@ def one_that_fails() -> int:
     return 1
 
 
-@pytest.mark.parametrize(("lead", "codes"), [(no_run, [2, 0]), (a_run, [3, 41]), (one_that_fails, [1, 1])])
+def one_that_dies() -> int:
+    ranks().broadcast("die")
+    with pytest.raises(RankLost, match=r"^a process of this run has gone$"):
+        ranks().gather(None)
+    return 1
+
+
+@pytest.mark.parametrize(
+    ("lead", "codes"), [(no_run, [2, 0]), (a_run, [3, 41]), (one_that_fails, [1, 1]), (one_that_dies, [1, 9])]
+)
 def test_rank_0_leads_and_the_others_follow(lead: Callable[[], int], codes: list[int]) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = forking()
+    context, port = forking(), free_port()
     processes = [context.Process(target=launched, args=(rank, port, lead)) for rank in range(2)]
     for process in processes:
         process.start()
@@ -114,8 +124,44 @@ def test_rank_0_leads_and_the_others_follow(lead: Callable[[], int], codes: list
     assert ranks() is ALONE
 
 
-def launched(rank: int, port: int, lead: Callable[[], int]) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def test_a_rank_dies_with_whoever_started_it() -> None:
+    context = forking()
+    ours, theirs = context.Pipe()
+    starter = context.Process(target=starts_and_waits, args=(free_port(), theirs))
+    starter.start()
+    theirs.close()
+    assert ours.poll(TIMEOUT_S)
+    rank = ours.recv()
+    starter.kill()
+    starter.join()
+    try:
+        assert ours.poll(10), "it lives on"
+        with pytest.raises(EOFError):
+            ours.recv()
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(rank, signal.SIGKILL)
+
+
+def starts_and_waits(port: int, pipe: Connection) -> None:
+    def lead() -> int:
+        pipe.send(os.getpid())
+        time.sleep(TIMEOUT_S)
+        return 0
+
+    if not os.fork():
+        launched(0, port, lead, world=1)
+    time.sleep(TIMEOUT_S)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def launched(rank: int, port: int, lead: Callable[[], int], world: int = 2) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ["LOCAL_RANK"] = str(rank)
     torch.set_num_threads(1)
     code = together(lead, follow)

@@ -34,7 +34,7 @@ COMMANDS: dict[str, Command] = {
     "report": Command("esper.cli.report", "write a run's report.html anew"),
     "resume": Command(
         "esper.cli.resume",
-        "continue a run that was stopped; the same as python -m esper.run resume=RUN",
+        "continue a run that was stopped; the same as python -m esper.run resume=RUN, and a part of its path will do",
         "Exit code: as of a run: 0 done; 1 failed; 2 bad input; 130 interrupted.",
     ),
     "evaluate": Command(
@@ -76,7 +76,13 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 2 bad input, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    return run(build_parser(arguments), arguments)
+    parser = build_parser(arguments)
+    if not arguments:
+        parser.print_help()
+        return 0
+    if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        return complain(_unknown(arguments[0]))
+    return run(parser, arguments)
 
 
 def audit_main(arguments: Sequence[str] | None = None) -> int:
@@ -119,6 +125,15 @@ def complain(error: EsperError) -> int:
 
     print(f"error: {in_short(str(error))}", file=sys.stderr)
     return BAD_INPUT
+
+
+def _unknown(command: str) -> EsperError:
+    from esper.config.checks import did_you_mean
+
+    if command == "run":
+        return EsperError("esper run: no such command\n  to start a run: python -m esper.run; to list them: esper runs")
+    hint = did_you_mean(command, COMMANDS)
+    return EsperError(f"esper {command}: no such command{hint}\n  the commands are: {', '.join(COMMANDS)}")
 
 
 def _fill(parser: argparse.ArgumentParser, command: Command) -> None:

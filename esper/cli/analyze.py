@@ -68,6 +68,12 @@ def run(options: argparse.Namespace) -> int:
                 print_comparison(comparison, metrics, console)
             print(footnote(comparisons) or "nothing was evaluated")
     verdicts = [verdict for requirement in requirements for verdict in requirement.judge(comparisons)]
-    for verdict in verdicts:  # what programs read stays free of it
-        print(verdict.text, file=sys.stdout if options.format == "table" else sys.stderr)
+    if verdicts and options.format == "md":
+        print("\n**Required**\n")
+    for verdict in verdicts:
+        # What programs read stays free of it.
+        aside = sys.stderr if options.format in ("csv", "json") else sys.stdout
+        print(f"- {verdict.text}" if options.format == "md" else verdict.text, file=aside)
+    if options.plot:
+        print(f"wrote {options.plot}", file=sys.stdout if options.format == "table" else sys.stderr)
     return int(not all(verdict.is_met for verdict in verdicts))

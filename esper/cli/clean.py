@@ -1,10 +1,15 @@
 """`esper clean`."""
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from esper.cli import complain
 from esper.cli.runs import add_root
 from esper.errors import RunError
+
+if TYPE_CHECKING:
+    from esper.study.clean import Clutter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runs",
         nargs="*",
         metavar="RUN",
-        help="remove these runs (default: failed, interrupted and killed runs without a checkpoint, attempts that a "
-        "sweep replaced, and what killed processes left)",
+        help="remove these runs, or all of a folder, such as a sweep's (default: failed, interrupted and killed runs "
+        "without a checkpoint, attempts that a sweep replaced, and what killed processes left)",
     )
     parser.add_argument("--yes", action="store_true", help="remove it; without, only what would go is shown")
     parser.add_argument(
@@ -25,29 +30,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Show what would go, or remove it; 2 where something could not be removed."""
-    from esper.study.clean import as_clutter, find_clutter
-    from esper.study.find import find_run
+    from esper.study.clean import find_clutter
 
-    if options.runs:
-        folders = dict.fromkeys(find_run(text, options.root) for text in options.runs)
-        clutter = [as_clutter(folder, options.finished) for folder in folders]
-    else:
-        clutter = find_clutter(options.root, options.finished)
+    clutter = _named(options) if options.runs else find_clutter(options.root, options.finished)
     sizes = [one.size for one in clutter]
-    code, freed = 0, 0
+    code, freed, goes = 0, 0, 0
     for one, size in zip(clutter, sizes, strict=True):
         try:
             if options.yes:
                 one.remove()
+            elif options.runs:
+                one.check()
             freed += size
+            goes += 1
             print(f"{'removed' if options.yes else 'would go'}  {_spelled(size):>8}  {one.folder}  ({one.why})")
         except RunError as error:
             code = complain(error)
-    if not clutter:
+    if not clutter and not options.runs:
         print(f"nothing to clean in {options.root}")
-    elif not options.yes:
+    elif goes and not options.yes:
         print(f"{_spelled(freed)} in all; to remove it: the same with --yes")
     return code
+
+
+def _named(options: argparse.Namespace) -> "list[Clutter]":
+    """The runs that were named; of a folder of several, all but the finished ones."""
+    from esper.study.clean import as_clutter
+    from esper.study.find import find_folders
+    from esper.study.index import settled_row
+
+    folders: dict[Path, None] = {}
+    for text in options.runs:
+        found = find_folders(text, options.root)
+        if len(found) > 1 and not options.finished:
+            left = [folder for folder in found if settled_row(folder)["status"] != "finished"]
+            if len(left) < len(found):
+                print(f"{text}: {len(found) - len(left)} finished of {len(found)} runs stay; they go with --finished")
+            found = left
+        folders |= dict.fromkeys(found)
+    return [as_clutter(folder, options.finished) for folder in folders]
 
 
 def _spelled(size: int) -> str:

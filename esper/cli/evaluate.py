@@ -18,8 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "targets",
         nargs="+",
-        metavar="RUN",
-        help="a run's folder, or part of its path; @latest (the default), @best:METRIC or @epoch-N: which checkpoint",
+        metavar="RUN|SWEEP",
+        help="the folder of a run, or of a sweep (or of any runs: every finished one), or part of its path; "
+        "@latest (the default), @best:METRIC or @epoch-N: which checkpoint",
     )
     parser.add_argument(
         "--suite", default="default", help="one of conf/suite, or a file of your own (default: %(default)s)"
@@ -42,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
 
     suite = read_suite(options.suite)
     seeds = range(suite.first_seed, suite.first_seed + (options.seeds or suite.seeds))
-    targets = [read_stored(target, options.root) for target in options.targets]
+    targets = [stored for target in options.targets for stored in read_stored(target, options.root)]
     for stored in targets:
         seen = seen_seeds(stored.checkpoint)
         check_held_out(seeds, seen, suite.name)
@@ -62,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
                     failed += measured.error is not None
                     print(_line(measured), flush=True)
             except KeyboardInterrupt:
-                print("interrupted; what was measured is kept: the same command does the rest", file=sys.stderr)
+                print("interrupted: the seeds under way are lost, and the same command does the rest", file=sys.stderr)
                 raise
     what = " ".join(dict.fromkeys(stored.sha256[:8] for stored in targets))
     print(f"to look at: esper analyze {what}" + (f" --db {options.db}" if options.db != DATABASE else ""))

@@ -7,7 +7,7 @@ from esper.cli.runs import add_root
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which run, and what is to be different from here on."""
-    parser.add_argument("run_dir", metavar="RUN", help="a run's folder, or a part of its path")
+    parser.add_argument("run_dir", metavar="RUN", help="a run's folder, or a part of its path that no other run has")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for python -m esper.run resume=RUN")
     add_root(parser)
 

@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -97,7 +98,7 @@ class WandbSink:
             self._run.define_metric(axis, hidden=True)
             self._run.define_metric(f"{group}/*", step_metric=axis)
         if self._run.url:
-            log.info("W&B: %s", self._run.url)
+            _say(f"W&B: {self._run.url}")
 
     def epoch(self, record: dict[str, Any]) -> None:
         """Draw the epoch, unless W&B has it: one that is lived through again comes out the same."""
@@ -128,7 +129,7 @@ class WandbSink:
             if part != self._folder:
                 shutil.rmtree(part, ignore_errors=True)
         if self._run.offline:
-            log.info("W&B is offline; to upload this run: wandb sync %s", self._folder)
+            _say(f"W&B is offline; to upload this run: wandb sync {self._folder}")
 
     def _add_what_is_left(self) -> None:
         if self._run.url:  # it is online: artifacts ask the server first, and would wait for a lost one for minutes
@@ -175,6 +176,12 @@ def _mode() -> Literal["offline"] | None:
     except wandb.Error as error:
         log.warning("W&B stays offline: %s", " ".join(str(error).split()))
         return "offline"
+
+
+def _say(line: str) -> None:
+    """Tell the user, on the error stream: whether news are logged is up to the program, and resuming shows none."""
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What evaluations add up to: a mean over seeds for each version under each suite, and differences seed by seed."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,19 @@ from esper.study.measures import MEASURES
 _SHORT = 8  # of a sha256, where people read it
 _FEWEST_DIGITS = 4  # of a sha256 that means a version
 _MOST_NAMED = 3  # runs, in an error
+_MOST_KEYS = 2  # of a configuration, that tell versions apart in a title
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One version under one suite. values: metric -> seed -> mean over that seed's hosts; failed: seed -> its error."""
+    """One version under one suite. values: metric -> seed -> mean over that seed's hosts; failed: seed -> its error.
+
+    title: its policy, and where others have the same one, what tells it from them.
+    """
 
     sha256: str
     policy: str
+    title: str
     task: dict[str, Any]
     checkpoints: list[str]
     values: dict[str, dict[int, float]] = field(default_factory=dict)
@@ -31,7 +36,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        """What people call it by."""
+        """What people name it by on a command line."""
         return self.sha256[:_SHORT]
 
     def mean(self, metric: str) -> float | None:
@@ -82,12 +87,13 @@ def compare(database: Evaluations, targets: Sequence[str], suite: str | None) ->
     versions = database.versions()
     chosen = [version for target in targets for version in _named(target, versions)] if targets else versions
     by_id = {version["id"]: version for version in chosen}
+    titles = _titles(list(by_id.values()))
     suites = _suites(database.suites(), suite)
     rows: dict[tuple[int, int], Row] = {}
     for evaluation in database.evaluations(by_id, suites):
         key = (evaluation["suite"], evaluation["version"])
         if key not in rows:
-            rows[key] = _row(by_id[evaluation["version"]])
+            rows[key] = _row(by_id[evaluation["version"]], titles[evaluation["version"]])
         _count(rows[key], evaluation)
     comparisons = []
     for number, row in suites.items():
@@ -129,9 +135,49 @@ def _present(same: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return same[-1]
 
 
-def _row(version: dict[str, Any]) -> Row:
-    checkpoints = [f"{source['path']}@epoch-{source['epoch']}" for source in version["sources"]]
-    return Row(version["sha256"], version["policy"], version["config"]["task"], checkpoints)
+def _row(version: dict[str, Any], title: str) -> Row:
+    return Row(version["sha256"], version["policy"], title, version["config"]["task"], _checkpoints(version))
+
+
+def _checkpoints(version: dict[str, Any]) -> list[str]:
+    return [f"{source['path']}@epoch-{source['epoch']}" for source in version["sources"]]
+
+
+def _titles(versions: Sequence[dict[str, Any]]) -> dict[int, str]:
+    """Version -> "ppo"; where others have that policy too, "ppo, seed 1", or with its checkpoint, or its sha256."""
+    titles: dict[int, str] = {}
+    by_policy: dict[str, list[dict[str, Any]]] = {}
+    for version in versions:
+        by_policy.setdefault(version["policy"], []).append(version)
+    for policy, same in by_policy.items():
+        told = _differences(same) if len(same) > 1 else [""]
+        if len(set(told)) < len(same):
+            told = [" ".join(name.rpartition("/")[2] for name in _checkpoints(version)[:1]) for version in same]
+        if len(set(told)) < len(same):
+            told = [version["sha256"][:_SHORT] for version in same]
+        for version, words in zip(same, told, strict=True):
+            titles[version["id"]] = ", ".join(filter(None, (policy, words)))
+    return titles
+
+
+def _differences(versions: Sequence[dict[str, Any]]) -> list[str]:
+    """What tells the configurations apart, as in "seed 1"; nothing where that takes many keys."""
+    from esper.config.store import VOLATILE  # brings Hydra, and is seldom needed
+
+    configs = [_leaves(version["config"]) for version in versions]
+    known = dict.fromkeys(key for config in configs for key in config if key.partition(".")[0] not in VOLATILE)
+    keys = [key for key in known if any(config.get(key) != configs[0].get(key) for config in configs)]
+    if len(keys) > _MOST_KEYS:
+        return [""] * len(versions)
+    return [", ".join(f"{key.rpartition('.')[2]} {config.get(key)}" for key in keys) for config in configs]
+
+
+def _leaves(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """A configuration's values by their whole keys, such as "policy.learning_rate"."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= _leaves(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return found
 
 
 def _count(row: Row, evaluation: dict[str, Any]) -> None:

@@ -78,8 +78,7 @@ def draw_comparisons(comparisons: Sequence[Comparison], metrics: Sequence[str], 
 
 def _tints(comparisons: Sequence[Comparison]) -> Tints:
     versions = dict.fromkeys(row.sha256 for comparison in comparisons for row in comparison.rows)
-    names = ["grown", *(f"series{number}" for number in range(SERIES_COLOURS))]
-    return {version: colour(names[place % len(names)]) for place, version in enumerate(versions)}
+    return {version: colour(f"series{place % SERIES_COLOURS}") for place, version in enumerate(versions)}
 
 
 def _panel(figure: "SubFigure", comparison: Comparison, measure: Measure, tints: Tints) -> None:
@@ -104,7 +103,7 @@ def _values(axes: "Axes", rows: Sequence[Row], measure: Measure, tints: Tints) -
             mean = interval.mean * measure.scale
             text = compact(mean) if abs(mean) >= 1000 else f"{mean:.{measure.decimals}f}"
             _whisker(axes, interval, place, measure, tints[row.sha256], text)
-    axes.set_yticks(range(len(rows)), [f"{row.policy}  {row.label}" for row in rows], color=colour("ink"))
+    axes.set_yticks(range(len(rows)), [row.title for row in rows], color=colour("ink"))
     axes.set_ylim(len(rows) - 0.5, -0.6)
     axes.set_title(measure.heading, loc="left", color=colour("muted"))
     _bare(axes)
@@ -120,7 +119,7 @@ def _differences(
             text = compact(mean) if abs(mean) >= 1000 else signed(mean, measure.decimals)
             _whisker(axes, gap, place, measure, tints[row.sha256], text)
     unit = "points" if measure.is_accuracy else measure.unit
-    title = ", ".join(filter(None, (f"less {rows[0].policy} {rows[0].label}", unit)))
+    title = ", ".join(filter(None, (f"less {rows[0].title}", unit)))
     axes.set_title(title, loc="left", color=colour("muted"))
     axes.tick_params(labelleft=False)
     _bare(axes)

@@ -20,6 +20,7 @@ _WITH_INTERVAL = ("test_accuracy", "test_bits_per_byte", "val_accuracy")
 # What a narrow terminal goes without, one after another.
 _DROPPED = ("val_accuracy", "wall_s", "culled", "planted", "fossilized", "training_flops")
 _ANY_WIDTH = 1000
+_WORDS = ("version", "policy", "less", "excludes")  # headings of columns that hold no numbers begin so
 Columns = list[tuple[str, list[str]]]  # heading, a cell a row
 
 
@@ -158,7 +159,7 @@ def _columns(comparison: Comparison, metrics: Sequence[str], dropped: Sequence[s
     rows, main = comparison.rows, comparison.main_metric
     usual = [main, *(name for name in comparison.metrics if name != main and name not in dropped)]
     shown = [MEASURES[name] for name in metrics or usual]
-    columns = [("version", [row.label for row in rows]), ("policy", [row.policy for row in rows])]
+    columns = [("version", [row.label for row in rows]), ("policy", [row.title for row in rows])]
     columns.append(("n", [_count(row) for row in rows]))
     for measure in shown:
         cell = _whole_cell if metrics or measure.name in _WITH_INTERVAL else _mean_cell
@@ -175,8 +176,7 @@ def _differences(comparison: Comparison, metric: str) -> Columns:
         return []
     unit = "points" if measure.is_accuracy else measure.unit
     return [
-        (f"less\n{reference.label}", [row.label for row, _ in known]),
-        ("policy", [row.policy for row, _ in known]),
+        (f"less\n{reference.title}", [row.title for row, _ in known]),
         ("pairs", [str(gap.n) for _, gap in known]),
         (
             ", ".join(filter(None, (measure.title, unit))),
@@ -235,8 +235,8 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 def _table(columns: Columns) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for index, (heading, _) in enumerate(columns):
-        is_number = index > 1 and not heading.startswith("excludes")
+    for heading, _ in columns:
+        is_number = not heading.startswith(_WORDS)
         table.add_column(heading.replace(", ", ",\n"), no_wrap=True, justify="right" if is_number else "left")
     for cells in zip(*(cells for _, cells in columns), strict=True):
         table.add_row(*cells)

@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esper.errors import RunError
-from esper.study.folders import CONFIG_FILE, LOCK_FILE, RUN_FILE, is_attempt, is_held, place, walk
+from esper.study.folders import (
+    CONFIG_FILE,
+    JOB_LOG,
+    LOCK_FILE,
+    RUN_FILE,
+    SWEEP_FILE,
+    SWEEP_LOCK,
+    is_attempt,
+    is_held,
+    is_locked,
+    place,
+    walk,
+)
 from esper.study.index import read_index, settled_row
 from esper.study.rows import Row
 
@@ -30,18 +42,28 @@ class Clutter:
         files = self.files or [Path(place, name) for place, _, names in os.walk(self.folder) for name in names]
         return sum(file.lstat().st_size for file in files if file.exists())
 
+    def check(self) -> None:
+        """Raises RunError where a process has it, so that it would stay."""
+        if is_held(self.folder):
+            raise RunError(
+                f"{self.folder}: it is in use by a process and will not go\n  wait until it ends, or stop it"
+            )
+
     def remove(self) -> None:
         """Remove it. Raises RunError where a process has the run by now, or the folder cannot be removed."""
         from esper.checkpoint import RunLock  # here, since it loads torch
 
         try:
             with RunLock(self.folder):  # nobody can begin in a folder that goes
+                if is_locked(self.folder / JOB_LOG):
+                    raise RunError(f"{self.folder}: its sweep is at it\n  wait until it ends, or stop it")
                 for file in self.files:
                     file.unlink(missing_ok=True)
                 if not self.files:
                     _empty(self.folder)
             if not self.files:
                 self.folder.rmdir()
+                _drop_sweep(self.folder.parent)
                 with contextlib.suppress(OSError):  # other runs are in it
                     self.folder.parent.rmdir()
         except OSError as error:
@@ -51,13 +73,15 @@ class Clutter:
 def find_clutter(root: Path, finished: bool = False) -> list[Clutter]:
     """All that may go below `root`, by path. Finished runs are not among it, unless `finished`: attempts replaced."""
     found = walk(root)
+    holders = {parent for run in (*found.runs, *found.jobs) for parent in Path(place(root, run)).parents}
     attempts = {path for sweep in found.sweeps for path in _attempts(Path(place(root, sweep)))}
-    clutter = [_superseded(path) for path in attempts if finished or not _is_finished(path)]
+    clutter = [_superseded(path) for path in attempts - holders if finished or not _is_finished(path)]
     for row in read_index(root).rows:
         folder = Path(row["path"])
         if folder in attempts or is_held(folder):
             continue
-        clutter += [_came_to_nothing(folder, row)] if is_lost(folder, row) else _temporaries(folder)
+        may_go = is_lost(folder, row) and folder not in holders
+        clutter += [_came_to_nothing(folder, row)] if may_go else _temporaries(folder)
     for run in found.unborn:
         folder = Path(place(root, run))
         if not is_held(folder) and all(_is_of_the_start(file) for file in folder.iterdir()):
@@ -66,8 +90,14 @@ def find_clutter(root: Path, finished: bool = False) -> list[Clutter]:
 
 
 def as_clutter(folder: Path, finished: bool = False) -> Clutter:
-    """A run that is to go because it was named. Raises RunError on one that finished, unless `finished`."""
+    """A run that is to go because it was named. Raises RunError on one that finished, unless `finished`.
+
+    One that other runs lie in stays as long as they do.
+    """
     row = settled_row(folder)
+    found = walk(folder)
+    if within := [run for run in (*found.runs, *found.jobs) if run != "."]:
+        raise RunError(f"{folder}: other runs lie in it, such as {min(within)}\n  remove those first")
     if row["status"] == "finished" and not finished:
         raise RunError(f"{folder}: this run has finished\n  to remove it all the same: --finished")
     return Clutter(folder, f"named, {row['status']}")
@@ -80,6 +110,14 @@ def is_lost(folder: Path, row: Row) -> bool:
 
 def _came_to_nothing(folder: Path, row: Row) -> Clutter:
     return Clutter(folder, f"{row['status']}, and has no checkpoint to go on from")
+
+
+def _drop_sweep(folder: Path) -> None:
+    """What is left of a sweep without any job."""
+    left = {file.name for file in folder.iterdir()}
+    if SWEEP_FILE in left and left <= {SWEEP_FILE, SWEEP_LOCK} and not is_locked(folder / SWEEP_LOCK):
+        for name in left:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _superseded(folder: Path) -> Clutter:

@@ -42,7 +42,7 @@ class Difference:
 
 @dataclass
 class Comparison:
-    """Sides and what came of them. What is counted as one is a seed where each side has enough of them, else a host."""
+    """Sides and what came of them. A seed is counted as one; a host only where no side has more than one seed."""
 
     given: Sides
 
@@ -53,7 +53,7 @@ class Comparison:
     @cached_property
     def is_by_seed(self) -> bool:
         """Hosts of one seed see the same data in the same order: only seeds are independent of each other."""
-        return all(len(side.runs) >= FEWEST for side in self.sides)
+        return any(len(side.runs) > 1 for side in self.sides)
 
     @property
     def unit(self) -> str:

@@ -55,6 +55,7 @@ def render(comparison: Comparison, folder: Path) -> str:
         main=main,
         unit=comparison.unit,
         is_by_seed=comparison.is_by_seed,
+        has_too_few=any(comparison.mean(side, main).low is None for side in comparison.sides),
         measures=comparison.measures,
         all_pair=all(comparison.difference(side, main).is_paired for side in comparison.sides[1:]),
         drawn=len(figures.drawn(comparison)),

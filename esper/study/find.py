@@ -1,12 +1,15 @@
 """A run by its folder, or by any part of its path that no other run has."""
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from esper.config.checks import did_you_mean
 from esper.errors import RunError
-from esper.study.folders import ROOT, RUN_FILE, walk
+from esper.study.folders import JOB_LOG, ROOT, RUN_FILE, place, walk
 
 _MOST_NAMED = 3
+_EXPECTED = f"expected the folder of a run, such as {ROOT}/NAME/ID"
 
 
 def find_run(text: str, root: Path | str = ROOT) -> Path:
@@ -14,20 +17,63 @@ def find_run(text: str, root: Path | str = ROOT) -> Path:
 
     Raises RunError where there is none, or more than one.
     """
-    folder, root = Path(text), Path(root)
-    if (folder / RUN_FILE).is_file():
-        return folder
+    if (Path(text) / RUN_FILE).is_file():
+        return Path(text)
+    found = _within(text, root)
+    if len(found) > 1:
+        raise RunError(f"{text}: {len(found)} runs lie there: {_named(map(str, found))}\n  expected one of them")
+    folder = found[0] if found else _by_part(text, Path(root))
+    if not (folder / RUN_FILE).is_file():
+        from esper.study.index import settled_row
+
+        row = settled_row(folder)
+        why = f"{row['status']} before it was a run: {row['error'] or 'its log may tell why'}"
+        raise RunError(f"{folder}: a job of a sweep that {why}\n  what it printed: {folder / JOB_LOG}")
+    return folder
+
+
+def find_folders(text: str, root: Path | str = ROOT) -> list[Path]:
+    """All runs that `text` means, a folder's all together, and jobs that did not become runs. Raises RunError."""
+    if (Path(text) / RUN_FILE).is_file():
+        return [Path(text)]
+    return _within(text, root) or [_by_part(text, Path(root))]
+
+
+def _within(text: str, root: Path | str) -> list[Path]:
+    """Runs and jobs of the folder that the text names, as it stands or below `root`."""
+    folder = _folder(text, root)
+    found = walk(folder) if folder else None
+    return [Path(place(folder, run)) for run in sorted([*found.runs, *found.jobs])] if folder and found else []
+
+
+def _folder(text: str, root: Path | str) -> Path | None:
+    folders = (Path(text), Path(root, text))
+    return next((folder for folder in folders if text.strip("./") and folder.is_dir()), None)
+
+
+def _by_part(text: str, root: Path) -> Path:
     if not root.is_dir():
-        raise RunError(f"{text}: no run\n  expected the folder of a run, such as {ROOT}/NAME/ID")
-    runs = list(walk(root).runs)
+        raise RunError(f"{text}: no run\n  {_EXPECTED}")
+    found = walk(root)
     part = text.removeprefix(f"{root}/").rstrip("/")
-    matches = [run for run in runs if part in (run, run.rpartition("/")[2])] or [run for run in runs if part in run]
+    matches = _matches(part, [*found.runs]) or _matches(part, [*found.jobs])
     if len(matches) == 1:
         return root / matches[0]
     if matches:
-        named = ", ".join(sorted(matches)[:_MOST_NAMED]) + (", ..." if len(matches) > _MOST_NAMED else "")
-        raise RunError(f"{text}: {len(matches)} runs in {root} have that in their path: {named}\n  write more of it")
-    if folder.is_dir():
-        raise RunError(f"{text}: it has no {RUN_FILE}\n  expected the folder of a run, such as {ROOT}/NAME/ID")
-    known = [*runs, *(run.rpartition("/")[2] for run in runs)]
+        raise RunError(
+            f"{text}: {len(matches)} runs in {root} have that in their path: {_named(matches)}\n  write more of it"
+        )
+    if folder := _folder(text, root):
+        raise RunError(f"{folder}: it has no {RUN_FILE}\n  {_EXPECTED}")
+    known = [*found.runs, *map(os.path.basename, found.runs)]
     raise RunError(f"{text}: no such run in {root}{did_you_mean(text, known)}\n  esper runs lists them")
+
+
+def _matches(part: str, runs: list[str]) -> list[str]:
+    """Those that the part is all of, or the last of; else those that have it."""
+    return [run for run in runs if part in (run, os.path.basename(run))] or [run for run in runs if part in run]
+
+
+def _named(runs: Iterable[str]) -> str:
+    given = sorted(runs)
+    return ", ".join(given[:_MOST_NAMED]) + (", ..." if len(given) > _MOST_NAMED else "")

@@ -13,7 +13,11 @@ RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
 LOCK_FILE = "run.lock"
 SWEEP_FILE = "sweep.json"
+SWEEP_LOCK = "sweep.lock"
+JOB_FILE = "job.json"
+JOB_LOG = "job.log"
 ROOT = "outputs"
+_OF_A_RUN = ("checkpoints",)  # folders that a run has itself
 _ATTEMPT = re.compile(r"[0-9a-f]{6,}\.[1-9][0-9]*")
 
 
@@ -33,7 +37,8 @@ class Found(NamedTuple):
     """What a walk met. Paths are below its root, "." for the root itself."""
 
     runs: dict[str, Stamp]  # run folders
-    unborn: list[str]  # folders that a run has claimed and not begun in
+    jobs: dict[str, Stamp]  # folders of a sweep's jobs that have not become runs
+    unborn: list[str]  # other folders that a run has claimed and not begun in
     sweeps: list[str]  # folders of sweeps
 
 
@@ -54,34 +59,46 @@ def walk(root: Path) -> Found:
     """
     if not root.is_dir():
         raise RunError(f"{root}: there is no such folder\n  expected the folder that runs are written to (--root)")
-    found = Found({}, [], [])
+    found = Found({}, {}, [], [])
     pending = ["."]
     while pending:
         relative = pending.pop()
         folder = place(root, relative)
         try:
-            found.runs[relative] = Stamp.of(os.stat(f"{folder}/{RUN_FILE}"))
-            continue  # a run holds no other
-        except OSError:
-            pass
-        try:
-            entries = list(os.scandir(folder))
+            entries = {entry.name: entry for entry in os.scandir(folder)}
         except OSError:  # removed since, or none of ours
             continue
-        for entry in entries:
-            if entry.name == LOCK_FILE:
-                found.unborn.append(relative)
-            elif entry.name == SWEEP_FILE:
-                found.sweeps.append(relative)
-            elif not entry.name.startswith(".") and entry.name.isprintable() and entry.is_dir(follow_symlinks=False):
-                pending.append(entry.name if relative == "." else f"{relative}/{entry.name}")
+        is_run = _note(found.runs, relative, folder, RUN_FILE) if RUN_FILE in entries else False
+        if SWEEP_FILE in entries:
+            found.sweeps.append(relative)
+        if not is_run and not (JOB_FILE in entries and _note(found.jobs, relative, folder, JOB_FILE)):
+            found.unborn.extend([relative] if LOCK_FILE in entries else [])
+        for name, entry in entries.items():
+            if is_run and name in _OF_A_RUN:
+                continue
+            if not name.startswith(".") and name.isprintable() and entry.is_dir(follow_symlinks=False):
+                pending.append(name if relative == "." else f"{relative}/{name}")
     return found
 
 
-def is_held(folder: Path | str) -> bool:
-    """Whether a process has this run, as far as its lock tells; one that cannot be asked counts as held."""
+def _note(stamps: dict[str, Stamp], relative: str, folder: str, file: str) -> bool:
+    """Whether the file is still there."""
     try:
-        lock = os.open(f"{folder}/{LOCK_FILE}", os.O_RDONLY)
+        stamps[relative] = Stamp.of(os.stat(f"{folder}/{file}"))
+    except OSError:
+        return False
+    return True
+
+
+def is_held(folder: Path | str) -> bool:
+    """Whether a process has this run, or the job that it is, as far as locks tell; what cannot be asked is held."""
+    return any(is_locked(f"{folder}/{name}") for name in (LOCK_FILE, JOB_LOG))
+
+
+def is_locked(path: Path | str) -> bool:
+    """Whether a process has a lock on this file; one that cannot be asked counts as held."""
+    try:
+        lock = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
     except OSError:

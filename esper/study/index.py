@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from esper.study.folders import Stamp, is_held, place, walk
-from esper.study.rows import COLUMNS, Row, read_row
+from esper.study.folders import RUN_FILE, Stamp, is_held, place, walk
+from esper.study.rows import COLUMNS, Row, read_job_row, read_row
 
 INDEX_FILE = "index.sqlite"
 VERSION = 1
@@ -37,12 +37,14 @@ class Index:
 
 
 def read_index(root: Path) -> Index:
-    """Every run below `root` as it is now. A run under way whose process is gone has the status "killed".
+    """Every run below `root` as it is now, and every job of a sweep that has not become one.
 
+    A run under way whose process is gone has the status "killed".
     Each row has the columns of `COLUMNS`, and `path`: its folder as this process sees it.
     Raises RunError where there is no such folder.
     """
-    found = walk(root).runs
+    met = walk(root)
+    found = met.runs
     with contextlib.closing(_Cache(root / INDEX_FILE)) as cache:
         known = cache.read()
         fresh: Known = {}
@@ -51,6 +53,8 @@ def read_index(root: Path) -> Index:
                 fresh[run] = _read(root, run)
         cache.write(fresh, known.keys() - found.keys())
     rows = [(fresh.get(run) or known[run])[1] for run in found]
+    # Jobs that went wrong before they were runs are few, and not in the cache. One that finished is of no run of ours.
+    rows += [row for job in met.jobs if (row := read_job_row(root, job)[0])["status"] != "finished"]
     for row in rows:
         row["path"] = place(root, row["run"])
         if row["status"] in UNDER_WAY:
@@ -65,10 +69,15 @@ def _read(root: Path, run: str) -> tuple[Stamp, Row]:
 
 
 def settled_row(folder: Path) -> Row:
-    """The row of one run as it is now, without the cache."""
-    row = read_row(folder.parent, folder.name)[0]
+    """The row of one run, or of a job that has not become one, as it is now, without the cache."""
+
+    def read() -> Row:
+        kind = read_row if (folder / RUN_FILE).exists() else read_job_row
+        return kind(folder.parent, folder.name)[0]
+
+    row = read()
     if row["status"] in UNDER_WAY and not is_held(folder):
-        row = read_row(folder.parent, folder.name)[0]  # it may have ended between the two
+        row = read()  # it may have ended between the two
         if row["status"] in UNDER_WAY:
             row["status"] = "killed"
     return row | {"path": str(folder)}

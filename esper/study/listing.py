@@ -1,9 +1,12 @@
 """The table of runs: on a terminal as much of it as fits, in a file or a pipe all of it."""
 
+import json
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from rich.cells import cell_len
@@ -12,6 +15,7 @@ from rich.text import Text
 
 from esper.config.checks import spelled
 from esper.nissa.text import clock, compact, signed
+from esper.study.folders import SWEEP_FILE, is_attempt
 from esper.study.index import UNDER_WAY
 from esper.study.query import Table
 from esper.study.rows import Row
@@ -69,17 +73,43 @@ def counts(rows: Sequence[Row]) -> str:
 
 
 def reasons(rows: Sequence[Row]) -> list[Text]:
-    """Why runs went wrong, and how they go on, a line each; the first few."""
-    lines = []
-    for row in rows:
-        if row["status"] in ("failed", "interrupted", "killed", "unreadable"):
-            line = Text(row["run"], STATUS_STYLES[row["status"]])
-            line.append(f": {' '.join((row['error'] or row['status']).split())}", "default")
-            if row["status"] != "unreadable":
-                line.append(f"  → esper resume {row['path']}", "dim")
-            lines.append(line)
+    """Why runs went wrong, and how they go on: a line for each, or for all of a sweep; the first few."""
+    wrong = [row for row in rows if row["status"] in ("failed", "interrupted", "killed", "unreadable")]
+    together: dict[Path, list[Row]] = {}
+    for row in wrong:
+        folder = Path(row["path"])
+        is_job = (folder.parent / SWEEP_FILE).is_file()
+        if not (is_job and is_attempt(row["run"])):  # what was put aside needs nothing
+            together.setdefault(folder.parent if is_job else folder, []).append(row)
+    lines = [_reason(folder, given) for folder, given in together.items()]
     left = len(lines) - _MOST_REASONS
     return lines[:_MOST_REASONS] + ([Text(f"... and {left} more", "dim")] if left > 0 else [])
+
+
+def _reason(folder: Path, rows: Sequence[Row]) -> Text:
+    """Of one run, or of the jobs of one sweep; folder: of the run, or of the sweep."""
+    first = next((row for row in rows if row["error"]), rows[0])
+    is_sweep = str(folder) != first["path"]
+    name, why = first["run"], " ".join((first["error"] or first["status"]).split())
+    if len(rows) > 1:
+        name, why = str(Path(name).parent), counts(rows) + (f", one of them: {why}" if first["error"] else "")
+    line = Text(name, STATUS_STYLES[first["status"]])
+    line.append(f": {why}", "default")
+    if is_sweep:
+        line.append(f"  → {_command(folder, any(row['status'] == 'failed' for row in rows))}", "dim")
+    elif first["status"] != "unreadable":
+        line.append(f"  → esper resume {first['path']}", "dim")
+    return line
+
+
+def _command(sweep: Path, has_failed: bool) -> str:
+    """What goes on with a sweep."""
+    try:
+        given = json.loads((sweep / SWEEP_FILE).read_text(encoding="utf-8"))["arguments"]
+        arguments = [str(argument) for argument in given if not str(argument).startswith("rerun=")]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "the sweep's command again" + (", with rerun=failed" if has_failed else "")
+    return shlex.join(["python", "-m", "esper.run", *arguments, *(["rerun=failed"] if has_failed else [])])
 
 
 def _columns(rows: Sequence[Row]) -> list[Column]:

@@ -12,7 +12,7 @@ from typing import Any
 from esper.config.checks import did_you_mean
 from esper.errors import ConfigError, RunError
 from esper.study.folders import CONFIG_FILE
-from esper.study.rows import COLUMNS, Row
+from esper.study.rows import COLUMNS, STATUSES, Row
 
 DERIVED = {"age": "seconds since it first began; a condition may say 30m, 12h, 7d", "path": "its folder"}
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
@@ -43,6 +43,10 @@ class Condition:
         condition = cls(*parts.groups())
         if condition.comparison in _COMPARISONS and condition.key not in _TEXTS and condition.number is None:
             raise ConfigError(f"--filter {text}: expected a number after {condition.comparison}")
+        for wanted in condition.value.split(",") if condition.key == "status" else ():
+            if condition.comparison not in _COMPARISONS and not fnmatch.filter(STATUSES, wanted):
+                hint = did_you_mean(wanted, STATUSES)
+                raise ConfigError(f"--filter {text}: no run is {wanted}{hint}\n  a status is {', '.join(STATUSES)}")
         return condition
 
     @property

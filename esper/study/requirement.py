@@ -67,7 +67,7 @@ class Requirement:
             is_met = _OPERATORS[self.sign](mean, self.threshold)
             why = f"{mean:.6g} over {self._count(row)} seeds"
         said = "met" if is_met else "not met"
-        return Verdict(is_met, f"{said}: {self._spelled}: {why} ({row.label}, {row.policy}, suite {suite}){self.note}")
+        return Verdict(is_met, f"{said}: {self._spelled}: {why} ({row.label}, {row.title}, suite {suite}){self.note}")
 
     def _count(self, row: Row) -> int:
         return len(row.values[self.measure.name])

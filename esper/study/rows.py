@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from esper.study.folders import CONFIG_FILE, RUN_FILE, Stamp, place
+from esper.study.folders import CONFIG_FILE, JOB_FILE, RUN_FILE, Stamp, place
 
 Row = dict[str, Any]
 
+STATUSES = ("queued", "running", "finished", "failed", "interrupted", "killed", "unreadable")
 # Every figure of a row: what it is stored as, and what it means. Accuracies are in percent.
 COLUMNS: dict[str, tuple[str, str]] = {
     "run": ("TEXT PRIMARY KEY", "its folder, below the root"),
@@ -19,7 +20,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "uid": ("TEXT", "stays the same when it is resumed or moved"),
     "name": ("TEXT", "as configured"),
     "sweep": ("TEXT", "the sweep that it is a job of"),
-    "status": ("TEXT", "queued, running, finished, failed, interrupted, killed, or unreadable"),
+    "status": ("TEXT", f"{', '.join(STATUSES[:-1])}, or {STATUSES[-1]}"),
     "task": ("TEXT", "the option that was chosen"),
     "host": ("TEXT", "the option that was chosen"),
     "policy": ("TEXT", "the option that was chosen"),
@@ -61,17 +62,9 @@ _TAIL_BYTES = 1 << 16
 
 def read_row(root: Path | str, run: str) -> tuple[Row, Stamp | None]:
     """The row of this run, and the stamp of the run.json that it was read from (None where there is none any more)."""
-    folder = place(root, run)
-    row: Row = dict.fromkeys(COLUMNS) | {"run": run, "id": os.path.basename(folder), "status": "unreadable"}
-    stamp = None
-    try:
-        with open(f"{folder}/{RUN_FILE}", "rb", buffering=0) as file:
-            stamp = Stamp.of(os.fstat(file.fileno()))
-            record = json.loads(file.read())
-        if not isinstance(record, dict):
-            raise ValueError("it holds no object")
-    except (OSError, ValueError, RecursionError) as error:
-        row["error"] = f"{RUN_FILE} cannot be read: {error}"
+    folder, row = place(root, run), _empty(root, run)
+    record, stamp, row["error"] = _read(f"{folder}/{RUN_FILE}")
+    if row["error"]:
         return row, stamp
     row |= {key: _plain(record.get(key)) for key in _COPIED}
     row |= {"machine": _plain(record.get("host")), "version": _part(record, "versions").get("esper")}
@@ -80,6 +73,37 @@ def read_row(root: Path | str, run: str) -> tuple[Row, Stamp | None]:
     row |= {group: _plain(groups.get(group)) for group in _GROUPS}
     row |= _figures(_part(record, "summary")) or _latest(folder)
     return row, stamp
+
+
+def read_job_row(root: Path | str, job: str) -> tuple[Row, Stamp | None]:
+    """As `read_row`, of a sweep's job that has not become a run, by its job.json."""
+    row = _empty(root, job)
+    record, stamp, row["error"] = _read(f"{place(root, job)}/{JOB_FILE}")
+    if row["error"]:
+        return row, stamp
+    row |= {key: _plain(record.get(key)) for key in ("status", "started_at", "finished_at", "pid", "error")}
+    row |= {"wall_s": _plain(record.get("seconds")), "machine": _plain(record.get("host"))}
+    row["sweep"] = os.path.basename(os.path.dirname(place(root, job))).removeprefix("sweep-")
+    row["overrides"] = " ".join(map(str, record.get("overrides") or []))
+    return row, stamp
+
+
+def _empty(root: Path | str, run: str) -> Row:
+    return dict.fromkeys(COLUMNS) | {"run": run, "id": os.path.basename(place(root, run)), "status": "unreadable"}
+
+
+def _read(path: str) -> tuple[dict[str, Any], Stamp | None, str | None]:
+    """What the file holds, its stamp, and why it cannot be read."""
+    stamp = None
+    try:
+        with open(path, "rb", buffering=0) as file:
+            stamp = Stamp.of(os.fstat(file.fileno()))
+            record = json.loads(file.read())
+        if not isinstance(record, dict):
+            raise ValueError("it holds no object")
+    except (OSError, ValueError, RecursionError) as error:
+        return {}, stamp, f"{os.path.basename(path)} cannot be read: {error}"
+    return record, stamp, None
 
 
 def mean(values: Iterable[Any]) -> float | None:

@@ -20,10 +20,11 @@ from esper.study.rows import chosen_groups
 
 Host = tuple[int, int]  # (seed, member)
 # Parts of a configuration that decide nothing about what is measured, and what of them does all the same.
-_ASIDE = (*VOLATILE, "seed", "engine")
+_ASIDE = (*VOLATILE, "seed", "engine", "debug")
 _NEVERTHELESS = ("engine.precision", "engine.governor.")
 _HOW_MANY = ("engine.members", "engine.twins")
-_MOST_WORDS = 3
+_MOST_WORDS = 4
+_LONGEST_WORD = 24
 
 
 @dataclass(slots=True)
@@ -99,8 +100,9 @@ class Side:
 
     @property
     def wall_s(self) -> float:
-        """Seconds that its runs took together."""
-        return sum(float(run.history.run.get("wall_s") or 0.0) for run in self.runs)
+        """Seconds that its runs took together; runs that trained as one program share its time."""
+        records = [run.history.run for run in self.runs]
+        return sum(float(record.get("wall_s") or 0.0) / max(record.get("together") or 1, 1) for record in records)
 
 
 @dataclass(slots=True)
@@ -173,7 +175,9 @@ def _decides(key: str) -> bool:
 def _folders(argument: str, root: Path) -> list[Path]:
     """The runs of a folder (of attempts, the last), of a sweep that has the argument in its name, or the one run."""
     folder = Path(argument)
-    if not folder.is_dir() and root.is_dir():
+    if not folder.is_dir() and (root / argument).is_dir():
+        folder = root / argument
+    elif not folder.is_dir() and root.is_dir():
         sweeps = [sweep for sweep in walk(root).sweeps if sweep.rpartition("/")[2] == argument]
         folder = Path(place(root, sweeps[0])) if len(sweeps) == 1 else folder
     if folder.is_dir() and not (folder / RUN_FILE).is_file():
@@ -207,22 +211,53 @@ def _one_a_seed(runs: list[Member], left_out: list[str]) -> list[Member]:
 
 def _labels(sides: Sequence[Side]) -> list[str]:
     """What tells each side from the others, in a few words: "ppo", "learning_rate 0.1", else the run's id."""
-    chosen = [chosen_groups(side.runs[0].folder, side.runs[0].history.run.get("options") or {}) for side in sides]
-    known = dict.fromkeys(group for options in chosen for group in options if _decides(group))
-    groups = [group for group in known if _differ(options.get(group) for options in chosen)]
-    keys = [key for key in dict.fromkeys(key for side in sides for key in side.config) if _decides(key)]
-    keys = [key for key in keys if key.partition(".")[0] not in groups]
-    keys += ["seed"] if all(len(side.runs) == 1 for side in sides) else []
-    keys = [key for key in keys if _differ(side.config.get(key, ...) for side in sides)]
-    labels = []
-    for side, options in zip(sides, chosen, strict=True):
-        words = [str(options.get(group)) for group in groups]
-        words += [f"{key.rpartition('.')[2]} {spelled(side.config[key])}" for key in keys if key in side.config]
-        labels.append(", ".join(words[:_MOST_WORDS]))
-    for number, side in enumerate(sides):
-        if labels.count(labels[number]) > 1 or not labels[number]:
-            labels[number] = ", ".join(filter(None, (labels[number], side.runs[0].folder.name)))
-    return labels
+    told = _told_by(sides)
+    chosen: list[int] = []
+    labels = [""] * len(sides)
+    while len(set(labels)) < len(sides) and len(chosen) < min(_MOST_WORDS, len(told)):
+        left = (number for number in range(len(told)) if number not in chosen)
+        chosen.append(max(left, key=lambda number: len({*zip(labels, told[number], strict=True)})))
+        labels = [_in_words(told[number][index] for number in sorted(chosen)) for index in range(len(sides))]
+    further = [number for number in range(len(told)) if number not in chosen][: _MOST_WORDS - len(chosen)]
+    shown = sorted([*chosen, *further])
+    labels = [_in_words(told[number][index] for number in shown) for index in range(len(sides))]
+    return [
+        _in_words((label, side.runs[0].folder.name)) if not label or labels.count(label) > 1 else label
+        for side, label in zip(sides, labels, strict=True)
+    ]
+
+
+def _told_by(sides: Sequence[Side]) -> list[list[str]]:
+    """All in which sides differ, the policy first: for each thing the words for it, side by side."""
+    options = [chosen_groups(side.runs[0].folder, side.runs[0].history.run.get("options") or {}) for side in sides]
+    known = dict.fromkeys(group for chosen in options for group in chosen if _decides(group))
+    choices = {group: [str(chosen.get(group) or "") for chosen in options] for group in known}
+    choices = {group: names for group, names in choices.items() if _differ(names)}
+
+    def is_of_the_choice(key: str, values: list[Any]) -> bool:
+        """Whether an option's name says as much as the value."""
+        names = choices.get(key.partition(".")[0], [])
+        return bool(names) and len({*zip(names, map(repr, values), strict=True)}) == len(set(names))
+
+    keys = list(dict.fromkeys(key for side in sides for key in side.config if _decides(key)))
+    keys += [*_HOW_MANY, *(["seed"] if all(len(side.runs) == 1 for side in sides) else [])]
+    told = [choices[group] for group in sorted(choices, key=lambda group: group != "policy")]
+    for key in keys:
+        values = [side.config.get(key, ...) for side in sides]
+        if _differ(values) and not is_of_the_choice(key, values):
+            told.append(["" if value is ... else f"{key.rpartition('.')[2]} {_short(value)}" for value in values])
+    return told
+
+
+def _in_words(words: Iterable[str]) -> str:
+    return ", ".join(filter(None, words))
+
+
+def _short(value: Any) -> str:
+    """A value in a label; of a path, the last part."""
+    text = spelled(value)
+    text = text.rstrip("/").rpartition("/")[2] if isinstance(value, str) else text
+    return text if len(text) <= _LONGEST_WORD else f"{text[: _LONGEST_WORD - 1]}…"
 
 
 def _differ(values: Iterable[Any]) -> bool:

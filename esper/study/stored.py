@@ -1,4 +1,4 @@
-"""What a run has stored, ready to be evaluated: RUN@latest, RUN@best:METRIC or RUN@epoch-12."""
+"""What runs have stored, ready to be evaluated: RUN@latest, RUN@best:METRIC or RUN@epoch-12; SWEEP in place of RUN."""
 
 import json
 import re
@@ -31,7 +31,9 @@ from esper.simic.iql import IQL
 from esper.simic.iql_controller import IQLController
 from esper.simic.iql_settings import IQLPolicyConfig
 from esper.simic.learned_settings import LearnedPolicySettings
-from esper.study.find import find_run
+from esper.study.find import find_folders, find_run
+from esper.study.folders import is_attempt, place, walk
+from esper.study.index import settled_row
 
 _WHICH = re.compile(r"(?P<run>.+)@(?:latest|best:(?P<metric>\w+)|epoch-(?P<epoch>\d{1,9}))")
 
@@ -99,27 +101,57 @@ class Stored:
         return replace(config, engine=replace(config.engine, kind=chosen["kind"], threads=threads, device=device.type))
 
 
-def read_stored(text: str, root: str | Path) -> Stored:
-    """What RUN, RUN@latest, RUN@best:METRIC or RUN@epoch-N means; RUN as `find_run` takes it.
+def read_stored(text: str, root: Path) -> list[Stored]:
+    """What RUN, RUN@latest, RUN@best:METRIC or RUN@epoch-N means.
 
-    Raises RunError where there is no such run, CheckpointError where it has no such sound checkpoint.
+    RUN: as `find_run` takes it. A folder of runs, or a part of one sweep's path below `root`, stands for every finished
+    run in it, in the order of their beginning. Raises RunError where there is no such run, CheckpointError where one
+    has no such sound checkpoint.
     """
     which = _WHICH.fullmatch(text)
     if which is None and "@" in text and not Path(text).is_dir():
         raise RunError(f"{text}: cannot be read\n  expected RUN@latest, RUN@best:METRIC or RUN@epoch-12")
-    run = find_run(which["run"] if which else text, root)
-    manager = CheckpointManager(run)
+    return [_read(run, which) for run in _runs(which["run"] if which else text, root)]
+
+
+def _runs(text: str, root: Path) -> list[Path]:
+    meant = _sweep(text, root)
+    folders = [folder for folder in find_folders(meant, root) if not is_attempt(str(folder))]
+    if len(folders) < 2:
+        return [find_run(meant, root)]
+    rows = sorted(map(settled_row, folders), key=lambda row: (str(row["started_at"]), row["path"]))
+    finished = [Path(row["path"]) for row in rows if row["status"] == "finished"]
+    if not finished:
+        raise RunError(f"{meant}: none of its {len(rows)} runs has finished\n  esper runs says how far they are")
+    for row in rows:
+        if row["status"] != "finished":
+            print(f"left out: {row['path']}: {row['status']}", file=sys.stderr)
+    return finished
+
+
+def _sweep(text: str, root: Path) -> str:
+    """The folder of the one sweep that has this in its path, if no other run has; else the text as it is."""
+    if Path(text).is_dir() or not root.is_dir():
+        return text
+    found, part = walk(root), text.removeprefix(f"{root}/").rstrip("/")
+    sweeps = [sweep for sweep in found.sweeps if part in sweep]
+    if len(sweeps) == 1 and all(run.startswith(f"{sweeps[0]}/") for run in found.runs if part in run):
+        return place(root, sweeps[0])
+    return text
+
+
+def _read(run: Path, which: re.Match[str] | None) -> Stored:
+    manager, record = CheckpointManager(run), _record(run)
     if which and which["epoch"]:
-        checkpoint = manager.load_agent(int(which["epoch"]))
+        checkpoint = _of_epoch(manager, int(which["epoch"]), record)
     elif which and which["metric"]:
-        checkpoint = manager.load_agent(_best(manager, which["metric"], text))
+        checkpoint = manager.load_agent(_best(manager, which["metric"], f"{run}@best:{which['metric']}"))
     else:
         checkpoint = manager.load_latest_agent()
         for unsound in checkpoint.skipped:
             print(f"skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", file=sys.stderr)
     if checkpoint.kind != "population":
         raise CheckpointError(f"{checkpoint.path}: is of kind {checkpoint.kind!r}; expected the checkpoint of a run")
-    record = _record(run)
     config = from_plain(checkpoint.config, str(checkpoint.path))
     policy = (record.get("options") or {}).get("policy") or config.policy.name
     return Stored(run, str(record.get("uid") or record.get("id") or run.name), str(policy), checkpoint, config)
@@ -133,6 +165,18 @@ def _record(run: Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise RunError(f"{run / RUN_FILE}: expected an object, found {type(record).__name__}")
     return record
+
+
+def _of_epoch(manager: CheckpointManager, epoch: int, record: dict[str, Any]) -> Checkpoint:
+    try:
+        return manager.load_agent(epoch)
+    except CheckpointError as error:
+        updates = record.get("max_updates")
+        if not updates or epoch in manager.list_epochs():
+            raise
+        raise CheckpointError(
+            f"{error}\n  checkpoints count the policy's {updates} updates, too: that of epoch 1 is epoch-{updates + 1}"
+        ) from error
 
 
 def _best(manager: CheckpointManager, metric: str, text: str) -> int:

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from esper.sweep.errors import SweepError
-from esper.sweep.jobs import write_json
+from esper.sweep.jobs import JOB_FILE, write_json
 from esper.sweep.lock import FileLock
 
 SWEEP_FILE = "sweep.json"
@@ -18,7 +18,7 @@ class SweepFolder:
     """Claims a folder for a sweep while it is open: `with SweepFolder(path, identity) as folder`.
 
     identity: {"id", "base": what all jobs share, "swept": the names of the keys that differ}. Raises SweepError where
-    the folder belongs to another sweep, another process has it, or it cannot be made.
+    the folder belongs to another sweep or to a single job, another process has it, or it cannot be made.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
@@ -27,6 +27,7 @@ class SweepFolder:
         self._lock = FileLock(path / LOCK_FILE)
 
     def __enter__(self) -> "SweepFolder":
+        self.check()  # before anything is written
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             is_free = self._lock.acquire()
@@ -47,8 +48,13 @@ class SweepFolder:
         self._lock.release()
 
     def check(self) -> None:
-        """Raises SweepError if what lies here is another sweep."""
+        """Raises SweepError if what lies here is another sweep, or a single job."""
         known = self._read()
+        if not known and (sign := self._sign_of_job()):
+            raise SweepError(
+                f"{self.path}: this is the folder of a single job, as its {sign} says\n"
+                "  hydra.sweep.dir: expected the folder of a sweep, or a new one"
+            )
         if not known or known["id"] == self.identity["id"]:
             return
         raise SweepError(f"{self.path} is the folder of another sweep: {_difference(known, self.identity)}")
@@ -57,6 +63,11 @@ class SweepFolder:
         """Write down the command's arguments and its jobs (id -> what each sets), beside those of earlier commands."""
         known = self._read().get("jobs", {}) | jobs
         write_json(self.path / SWEEP_FILE, self.identity | {"arguments": list(arguments), "jobs": known})
+
+    def _sign_of_job(self) -> str | None:
+        """What only the folder of a job holds: job.json, or a lock that the task itself keeps in it."""
+        names = (file.name for file in sorted(self.path.glob("*.lock")) if file.name != LOCK_FILE)
+        return JOB_FILE if (self.path / JOB_FILE).exists() else next(names, None)
 
     def _read(self) -> dict[str, Any]:
         """sweep.json; nothing where it is missing or cannot be read: the jobs are told by their own folders."""

@@ -23,7 +23,7 @@ from esper.sweep.errors import JobError, SweepEnded, SweepError
 from esper.sweep.expanding import expand
 from esper.sweep.folder import SweepFolder
 from esper.sweep.jobs import FAILED, FINISHED, NEW, RUNNING, JobFile
-from esper.sweep.terminal import Job, Terminal, Watch, counted, show_end, show_jobs, shown
+from esper.sweep.terminal import Job, Terminal, Watch, counted, jobs_text, show_end, show_jobs, shown
 from esper.sweep.tracked import TrackedTask
 
 RERUN = {"none": (), "failed": (FAILED,), "all": None}  # what is run again from its beginning; None: whatever there is
@@ -97,13 +97,15 @@ class ResumableSweeper(Sweeper):
         terminal = Terminal()
         try:
             jobs = self._jobs(job_overrides, swept, folder.path)
+            if not swept:
+                terminal.say("nothing is swept: one job")
             if len(jobs) < len(job_overrides):
-                terminal.say(f"{len(job_overrides)} combinations are {len(jobs)} jobs: some are alike")
+                terminal.say(f"{len(job_overrides)} combinations are {jobs_text(jobs)}: some are alike")
             if self.dry_run:
                 folder.check()
                 statuses = [job.file.status() for job in jobs]
                 show_jobs(terminal, jobs, statuses)
-                terminal.say(f"{len(jobs)} jobs in {shown(folder.path)}: {counted(statuses)}; none is run now")
+                terminal.say(f"{jobs_text(jobs)} in {shown(folder.path)}: {counted(statuses)}; none is run now")
                 return
             self.launcher = Plugins.instance().instantiate_launcher(self.hydra_context, self.task, self.config)
             with folder:
@@ -145,7 +147,7 @@ class ResumableSweeper(Sweeper):
     def _run(self, jobs: list[Job], path: Path, terminal: Terminal) -> None:
         due = self._due(jobs, terminal)
         statuses = [job.file.status() for job in jobs]
-        terminal.say(f"sweep {self.id}: {len(jobs)} jobs in {shown(path)}: {counted(statuses)}; {len(due)} to run")
+        terminal.say(f"sweep {self.id}: {jobs_text(jobs)} in {shown(path)}: {counted(statuses)}; {len(due)} to run")
         code = self._launch(due, terminal) if due else 0
         statuses = [job.file.status() for job in jobs]
         show_end(terminal, jobs, statuses)

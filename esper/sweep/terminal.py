@@ -115,7 +115,7 @@ class Watch:
             asked = {signal.SIGINT, signal.SIGTERM} & set(os.read(self._signals, 64)) if ready else ()
             if asked and not is_told:
                 self._stop(min(asked))
-                self.terminal.say("stopping: what runs is saved first (once more: at once)", is_error=True)
+                self.terminal.say("stopping: what runs is saved first (once more: at once)")
                 is_told = True
             self._look()
 
@@ -126,8 +126,7 @@ class Watch:
                 continue
             self._seen[name] = stamp
             record = job.file.record()
-            line = f"[{self._numbers[name]}/{len(self._jobs)}] {name} {_news(job, record)}"
-            self.terminal.say(line, is_error=record.get("status") == FAILED)
+            self.terminal.say(f"[{self._numbers[name]}/{len(self._jobs)}] {name} {_news(job, record)}")
 
 
 def _news(job: Job, record: dict[str, Any]) -> str:
@@ -158,7 +157,12 @@ def show_end(terminal: Terminal, jobs: Sequence[Job], statuses: Sequence[str]) -
     terminal.table(["job", "status", "time", *names, "sets"], rows, [STYLES.get(status, "") for status in statuses])
     for job, status, record in zip(jobs, statuses, records, strict=True):
         if status == FAILED:
-            terminal.say(f"{job.id} failed: {first_line(record.get('error'))}\n  {shown(job.file.log)}")
+            terminal.say(f"{job.id} failed: {first_line(record.get('error'))}\n  {shown(job.file.log)}", is_error=True)
+
+
+def jobs_text(jobs: Sequence[Job]) -> str:
+    """ "1 job", "2 jobs"."""
+    return f"{len(jobs)} job{'s' * (len(jobs) != 1)}"
 
 
 def counted(statuses: Sequence[str]) -> str:

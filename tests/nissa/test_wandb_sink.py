@@ -158,9 +158,16 @@ def test_offline_without_a_network_everything_is_on_disk(lab: Lab) -> None:
 def test_offline_a_resumed_run_leaves_one_part_that_holds_every_epoch_once(lab: Lab) -> None:
     lab.live(lab.stretch(last=4, die="kill -9"), code=-9)
     (killed,) = lab.parts()
-    lab.live(lab.stretch(first=3))  # the checkpoint was of epoch 2: 3 and 4 are lived through again
+    site = lab.path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text("import logging; logging.disable(logging.INFO)")  # nobody set logging up
+    told = "W&B is offline; to upload this run: wandb sync {}"
+    said = lab.live(lab.stretch(first=3, last=5), PYTHONPATH=f"{site}:{ROOT}")  # from epoch 2: 3 and 4 come again
+    (stopped,) = lab.parts()
+    assert stopped != killed and said == [told.format(stopped)]
+    said = lab.live(lab.stretch(first=6), PYTHONPATH=f"{site}:{ROOT}")
     (part,) = lab.parts()
-    assert part != killed and part.name.endswith(UID)
+    assert part != stopped and part.name.endswith(UID) and said == [told.format(part)]
     assert epochs(history(inspect(part))) == list(range(EPOCHS + 1))
 
 

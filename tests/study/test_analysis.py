@@ -154,6 +154,28 @@ def test_an_unknown_suite_is_answered_with_the_nearest(path):
         comparisons(path, suite="defualt")
 
 
+def titles(path):
+    return {row.sha256: row.title for row in only(path).rows}
+
+
+def test_versions_of_one_policy_are_told_apart_by_what_differs(path):
+    assert set(titles(path).values()) == {"heuristic", "static"}
+    seeds = {sha(f"ppo{seed}"): f"ppo, seed {seed}" for seed in (1, 2)}
+    for seed, version in zip((1, 2), seeds, strict=True):
+        config = {"task": {"name": "digits"}, "seed": seed, "name": f"run{seed}"}
+        fill(path, [finished(1, 50.0)], version, "ppo", config=config)
+    assert titles(path) == {HEURISTIC: "heuristic", STATIC: "static"} | seeds
+
+
+def test_versions_of_one_configuration_are_told_apart_by_their_checkpoints_or_digits(path):
+    later, stray = sha("later"), sha("stray")
+    fill(path, [finished(1, 50.0)], later, "static", run="outputs/a/two_static", epoch=50)
+    assert (titles(path)[STATIC], titles(path)[later]) == ("static, two_static@epoch-25", "static, two_static@epoch-50")
+    for version in (stray, sha("another")):
+        fill(path, [finished(1, 50.0)], version, "static")
+    assert titles(path)[stray] == f"static, {stray[:8]}"
+
+
 # ---- requirements
 
 

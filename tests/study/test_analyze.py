@@ -118,15 +118,34 @@ def test_markdown_is_a_page(path, capsys):
     assert "| heuristic | 20 | 2549 [2549, 2549] |" in out
 
 
+def test_the_verdict_is_part_of_the_page_and_apart_from_what_programs_read(path, capsys):
+    assert analyze(path, "--format", "md", "--require", "test_accuracy>0.85") == 1
+    printed = capsys.readouterr()
+    assert "\n- met: test_accuracy > 85" in printed.out and "\n- not met: test_accuracy > 85" in printed.out
+    assert printed.err == ""
+    assert analyze(path, "--format", "csv", "--require", "test_accuracy>0.85") == 1
+    printed = capsys.readouterr()
+    assert "met:" not in printed.out and "not met: test_accuracy > 85" in printed.err
+
+
 def test_a_picture_is_drawn_in_the_format_that_its_name_asks_for(path, tmp_path, capsys):
     fill(path, [finished(1, 50.0)], sha("b"), "static", suite="long")
     for name, begins in (("a.png", b"\x89PNG"), ("new/a.svg", b"<?xml"), ("a.pdf", b"%PDF")):
         assert analyze(path, "--plot", tmp_path / name) == 0
         assert (tmp_path / name).read_bytes().startswith(begins)
+        assert f"wrote {tmp_path / name}\n" in capsys.readouterr().out
     width, height = struct.unpack(">II", (tmp_path / "a.png").read_bytes()[16:24])
     assert width == 1680 and height > 400
     drawing = (tmp_path / "new/a.svg").read_text()
-    for text in ("suite default", "suite long", "test accuracy, %", "heuristic  " + sha("a")[:8], "88.0", "-8.0"):
+    for text in (
+        "suite default",
+        "suite long",
+        "test accuracy, %",
+        "heuristic",
+        "less heuristic, points",
+        "88.0",
+        "-8.0",
+    ):
         assert f">{text}<" in drawing, text
     assert analyze(path, "--plot", tmp_path / "b.svg") == 0
     assert (tmp_path / "b.svg").read_text() == analyze_again(path, tmp_path)

@@ -8,6 +8,7 @@ import pytest
 from esper.checkpoint import RunLock
 from esper.cli import main
 from esper.study.clean import find_clutter
+from esper.sweep.jobs import JobFile
 from tests.study.run_folders import make_run
 
 
@@ -88,8 +89,41 @@ def test_a_finished_run_goes_only_when_it_is_asked_for_twice(root, capsys):
     assert not (root / "stopped").exists()
 
 
+def test_a_job_that_never_became_a_run_may_go_and_stays_while_it_is_under_way(root, capsys):
+    job = JobFile(root / "other/sweep-01/0123456789ab")
+    job.begin([])
+    (root / "other/sweep-01/sweep.json").write_text("{}")
+    assert "other/sweep-01/0123456789ab" not in found(root)
+    assert main(["clean", "other/sweep-01", "--root", str(root), "--yes"]) == 2
+    job.end("failed", error="no such slot")
+    assert found(root)["other/sweep-01/0123456789ab"] == "failed, and has no checkpoint to go on from"
+    assert main(["clean", "other/sweep-01", "--root", str(root), "--yes"]) == 0
+    assert not (root / "other/sweep-01").exists()
+
+
+def test_a_folder_s_name_means_all_of_its_runs(root, capsys):
+    assert main(["clean", "sweep-0123abcd", "--root", str(root / "digits")]) == 0
+    output = capsys.readouterr().out
+    assert "2 finished of 3 runs stay; they go with --finished" in output
+    assert output.count("would go") == 1
+    assert main(["clean", "digits/sweep-0123abcd", "--root", str(root), "--finished", "--yes"]) == 0
+    assert not (root / "digits/sweep-0123abcd").exists()
+
+
+def test_a_run_that_holds_others_stays(root, capsys):
+    make_run(root / "killed/sweep-01/inner")
+    assert "killed" not in found(root)
+    assert main(["clean", str(root / "killed"), "--root", str(root), "--yes"]) == 2
+    assert "other runs lie in it" in capsys.readouterr().err
+    assert (root / "killed/sweep-01/inner/run.json").exists()
+
+
 def test_a_run_under_way_cannot_be_removed(root, capsys):
     with RunLock(root / "killed"):
+        assert main(["clean", "killed", "--root", str(root)]) == 2
+        output = capsys.readouterr()
+        assert "in use by a process and will not go" in output.err
+        assert output.out == ""
         assert main(["clean", "killed", "--root", str(root), "--yes"]) == 2
     assert "is in use by process" in capsys.readouterr().err
     assert (root / "killed/run.json").exists()

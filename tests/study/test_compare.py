@@ -47,6 +47,34 @@ def test_runs_that_differ_in_the_seed_alone_are_one_side(tmp_path):
     assert comparison.mean(comparison.sides[0], main_measure).mean == 70.5
 
 
+def test_hosts_are_not_pooled_where_a_side_has_several_seeds(tmp_path):
+    few = sweep(tmp_path, {"static": 0.0}, range(2))
+    comparison = compared(*few, *sweep(tmp_path, {"ppo": 5.0}, range(3)), *sweep(tmp_path, {"iql": 1.0}, range(1)))
+    assert comparison.unit == "seeds"
+    means = [comparison.mean(side, comparison.measures[0]) for side in comparison.sides]
+    assert [mean.n for mean in means] == [2, 3, 1]
+    assert [mean.low is None for mean in means] == [True, False, True]
+    assert "With fewer than three there is no interval." in render(comparison, tmp_path)
+
+
+def test_labels_say_what_differs_the_policy_first(tmp_path):
+    options = {"task": "digits", "host": "cnn", "telemetry": "plain", "debug": "smoke"}
+    load = {"policy": {"name": "ppo", "load": "outputs/x/2026_aa11/agent_epoch_9"}, "telemetry": {"name": "plain"}}
+    first = make_run(tmp_path / "a", config={"epochs": 4, "engine": {"members": 8}})
+    second = make_run(tmp_path / "b", policy="ppo", options=options | {"policy": "ppo"}, config=load)
+    third = make_run(tmp_path / "c", policy="ppo", config={"policy": {"name": "ppo", "load": None}})
+    assert [side.label for side in compared(first, second, third).sides] == [
+        "heuristic, epochs 4, members 8",
+        "ppo, epochs 3, load agent_epoch_9, members 2",
+        "ppo, epochs 3, load null, members 2",
+    ]
+
+
+def test_runs_that_trained_as_one_program_share_its_time(tmp_path):
+    folders = sweep(tmp_path, {"static": 0.0, "ppo": 1.0}, range(2), together=4, wall_s=8.0)
+    assert [side.wall_s for side in compared(*folders).sides] == [4.0, 4.0]
+
+
 def test_where_nothing_but_the_seed_differs_each_run_is_a_side(tmp_path):
     comparison = compared(*sweep(tmp_path, {"static": 0.0}, range(2)))
     assert [side.label for side in comparison.sides] == ["seed 0", "seed 1"]

@@ -209,11 +209,42 @@ def test_checkpoints_are_chosen_as_they_are_named(learned, database, capsys):
         assert {source["epoch"] for version in opened.versions() for source in version["sources"]} <= {2, 3, 4, 5}
 
 
+@pytest.mark.parametrize("named", ["root/named/sweep-12", "named/sweep-12", "sweep-12", "eep-1", "root/named"])
+def test_a_sweep_stands_for_its_finished_runs(named, grown, learned, database, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sweep = tmp_path / "root" / "named" / "sweep-12"
+    for name, run_of in (("aaaaaa", learned), ("bbbbbb", grown), ("cccccc", grown), ("aaaaaa.1", grown)):
+        shutil.copytree(run_of, sweep / name)
+    (sweep / "sweep.json").write_text("{}")
+    stopped = sweep / "cccccc" / "run.json"
+    stopped.write_text(json.dumps(json.loads(stopped.read_text()) | {"status": "failed"}))
+    assert evaluate(database, f"{named}@epoch-3", "--seeds", 1, "--root", "root") == 0
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == ["left out: root/named/sweep-12/cccccc: failed"]
+    # In the order in which they began.
+    shown = [line.partition("  ")[2] for line in printed.out.splitlines() if "@epoch-3" in line]
+    places = {"random": "bbbbbb", "ppo": "aaaaaa"}
+    began = sorted(
+        places, key=lambda policy: json.loads((sweep / places[policy] / "run.json").read_text())["started_at"]
+    )
+    assert shown == [f"{policy}, root/named/sweep-12/{places[policy]}@epoch-3" for policy in began]
+
+
+def test_a_sweep_without_a_finished_run_is_refused(grown, database, tmp_path, capsys):
+    for name in ("aaaaaa", "bbbbbb"):
+        shutil.copytree(grown, tmp_path / "sweep-1" / name)
+        stopped = tmp_path / "sweep-1" / name / "run.json"
+        stopped.write_text(json.dumps(json.loads(stopped.read_text()) | {"status": "interrupted"}))
+    assert evaluate(database, tmp_path / "sweep-1") == 2
+    assert "none of its 2 runs has finished" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("target", "suite", "wanted"),
     [
         ("RUN@best:val_acuracy", "default", "did you mean val_accuracy?"),
         ("RUN@epoch-99", "default", "no checkpoint of epoch 99"),
+        ("LEARNED@epoch-99", "default", "the policy's 2 updates, too: that of epoch 1 is epoch-3"),
         ("RUN@newest", "default", "expected RUN@latest, RUN@best:METRIC or RUN@epoch-12"),
         ("nowhere", "default", "no run"),
         ("RUN", "defualt", "did you mean default?"),

@@ -4,6 +4,7 @@ import pytest
 
 from esper.errors import RunError
 from esper.study.find import find_run
+from esper.sweep.jobs import JobFile
 from tests.study.run_folders import make_run
 
 
@@ -49,6 +50,26 @@ def test_what_is_not_clear_is_said(root, text, expected):
         find_run(text)
     assert expected in str(raised.value)
     assert len(str(raised.value).splitlines()) == 2
+
+
+def test_a_folder_that_is_no_run_is_told_what_it_is(root):
+    (root / "half/norunjson").mkdir(parents=True)
+    (root / "half/norunjson/config.yaml").touch()
+    job = JobFile(root / "sweep-01/0123456789ab")
+    job.begin([])
+    job.end("failed", error="no such slot")
+    for text, expected in {
+        "half/norunjson": "outputs/half/norunjson: it has no run.json",
+        "outputs/half/norunjson": "outputs/half/norunjson: it has no run.json",
+        "outputs/digits_ppo": "2 runs lie there: outputs/digits_ppo/2026_aa11, outputs/digits_ppo/2026_aa22",
+        "digits_ppo": "2 runs lie there",
+        "456789": "failed before it was a run: no such slot",
+        "sweep-01/0123456789ab": "failed before it was a run: no such slot",
+    }.items():
+        with pytest.raises(RunError) as raised:
+            find_run(text)
+        assert expected in str(raised.value)
+        assert len(str(raised.value).splitlines()) == 2
 
 
 def test_without_any_runs(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from esper.rundir import CONFIG_FILE, RUN_FILE, RunDirectory
 from esper.study import folders
 from esper.study.index import INDEX_FILE, read_index, settled_row
 from esper.study.rows import COLUMNS
+from esper.sweep.jobs import JobFile
 from tests.study.run_folders import make_run, write_record
 
 
@@ -24,10 +25,13 @@ def listed(root: Path) -> dict[str, dict]:
 
 def test_names_of_files_are_those_that_runs_write():
     from esper.checkpoint.run_lock import LOCK_NAME
-    from esper.sweep.folder import SWEEP_FILE
+    from esper.sweep.folder import LOCK_FILE, SWEEP_FILE
+    from esper.sweep.jobs import JOB_FILE
+    from esper.sweep.jobs import LOG_FILE as JOB_LOG
 
     assert (folders.RUN_FILE, folders.CONFIG_FILE) == (RUN_FILE, CONFIG_FILE)
     assert (folders.LOCK_FILE, folders.SWEEP_FILE) == (LOCK_NAME, SWEEP_FILE)
+    assert (folders.SWEEP_LOCK, folders.JOB_FILE, folders.JOB_LOG) == (LOCK_FILE, JOB_FILE, JOB_LOG)
 
 
 def test_a_finished_run_has_its_figures(tmp_path):
@@ -49,6 +53,27 @@ def test_the_index_gives_the_same_as_the_folders(tmp_path):
     first = listed(tmp_path)
     assert sqlite3.connect(tmp_path / INDEX_FILE).execute("SELECT count(*) FROM runs").fetchone() == (2,)
     assert listed(tmp_path) == first
+
+
+def test_runs_within_a_run_are_found_and_checkpoints_not_searched(tmp_path):
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "a/sweep-01/b")
+    make_run(tmp_path / "a/checkpoints/c")
+    assert listed(tmp_path).keys() == {"a", "a/sweep-01/b"}
+
+
+def test_a_job_that_never_became_a_run_is_a_row(tmp_path):
+    job = JobFile(tmp_path / "sweep-01/0123456789ab")
+    job.begin(["policy=static"])
+    row = listed(tmp_path)["sweep-01/0123456789ab"]
+    assert (row["status"], row["overrides"]) == ("running", "policy=static")
+    job.end("failed", error="no such slot")
+    row = listed(tmp_path)["sweep-01/0123456789ab"]
+    assert row.keys() == {*COLUMNS, "path"}
+    assert (row["status"], row["error"], row["sweep"]) == ("failed", "no such slot", "01")
+    record = json.loads(job.path.read_text())
+    job.path.write_text(json.dumps(record | {"status": "running"}))
+    assert listed(tmp_path)["sweep-01/0123456789ab"]["status"] == "killed"
 
 
 def test_what_changed_is_read_anew_and_what_went_is_forgotten(tmp_path):

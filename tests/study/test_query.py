@@ -46,6 +46,7 @@ def kept(table: Table, *conditions: str) -> set[int]:
         ([" test_accuracy > 85 "], {0}),
         (["run=bad/*"], {3}),
         (["status=running"], set()),
+        (["status=fin*"], {0, 1, 2}),
     ],
 )
 def test_conditions(table, conditions, seeds):
@@ -57,6 +58,8 @@ def test_conditions(table, conditions, seeds):
     [
         ("finished", "expected KEY=VALUE"),
         ("=3", "expected KEY=VALUE"),
+        ("status=finishd", "did you mean finished?"),
+        ("status!=failed,kiled", "did you mean killed?"),
         ("seed>many", "expected a number after >"),
         ("statu=finished", "did you mean status?"),
         ("optimizer.learning_rat=3", "did you mean optimizer.learning_rate?"),

@@ -11,6 +11,7 @@ from esper.cli import main
 from esper.study.index import read_index
 from esper.study.listing import ago, runs_table, shortened
 from esper.study.query import Table
+from esper.sweep.jobs import JobFile
 from tests.study.run_folders import make_run
 
 
@@ -34,6 +35,24 @@ def test_a_pipe_gets_the_whole_table_and_nothing_else(root, capsys):
     assert "\x1b" not in output.out
     assert "4 runs: 3 finished, 1 failed" in output.err
     assert f"bad/x: Error: [red]no space  → esper resume {root}/bad/x" in output.err
+
+
+def test_jobs_of_a_sweep_go_on_together(tmp_path, capsys):
+    sweep = tmp_path / "digits/sweep-01"
+    for number in range(4):
+        make_run(sweep / f"{number}23456789ab", status="interrupted")
+    (sweep / "sweep.json").write_text(json.dumps({"arguments": ["-m", "seed=0,1,2,3", "rerun=none"]}))
+    main(["runs", "--root", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert "digits/sweep-01: 4 interrupted  → python -m esper.run -m seed=0,1,2,3\n" in error
+    assert "esper resume" not in error
+    job = JobFile(sweep / "423456789abc")
+    job.begin([])
+    job.end("failed", error="no such slot")
+    main(["runs", "--root", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert "4 interrupted, 1 failed, one of them: no such slot  →" in error
+    assert "seed=0,1,2,3 rerun=failed\n" in error
 
 
 def test_filter_sort_limit_and_further_columns(root, capsys):

@@ -41,6 +41,15 @@ def test_another_sweep_is_refused_by_the_first_thing_that_differs(tmp_path, othe
         pass
 
 
+@pytest.mark.parametrize("sign", ["job.json", "own.lock"])
+def test_the_folder_of_a_single_job_is_refused_and_left_as_it_is(tmp_path, sign):
+    (tmp_path / sign).write_text("{}")
+    with pytest.raises(SweepError, match=f"a single job, as its {sign} says\n") as caught:
+        SweepFolder(tmp_path, identity()).__enter__()
+    assert len(str(caught.value).splitlines()) == 2
+    assert [path.name for path in tmp_path.iterdir()] == [sign]
+
+
 def test_a_second_process_is_refused_by_the_name_of_the_first(tmp_path):
     with (
         SweepFolder(tmp_path, identity()),

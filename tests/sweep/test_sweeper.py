@@ -56,9 +56,9 @@ def test_a_failing_job_stops_no_other_and_is_told_at_once_and_at_the_end(tmp_pat
     log = tmp_path / records["x=2"]["id"] / "job.log"
     assert "x is 2" in log.read_text() and "Traceback" in log.read_text()
     shown = capfd.readouterr()
-    assert f"{records['x=2']['id']} failed" in shown.err and "two is too many" in shown.err
+    assert f"[1/2] {records['x=2']['id']} failed" in shown.out and "two is too many" in shown.out
     assert "Traceback" not in shown.out + shown.err
-    assert f"two is too many\n  {log}" in shown.out
+    assert f"two is too many\n  {log}" in shown.err
     assert "rerun=failed" in shown.out
 
     (tmp_path / "mended").touch()
@@ -129,7 +129,13 @@ def test_a_dry_run_lists_the_jobs_and_touches_nothing(tmp_path, capfd):
 def test_jobs_that_are_alike_are_one(tmp_path, capfd):
     assert sweep(tmp_path, "x=1,1") == 0
     assert len(jobs(tmp_path)) == 1
-    assert "2 combinations are 1 jobs" in capfd.readouterr().out
+    assert "2 combinations are 1 job:" in capfd.readouterr().out
+
+
+def test_where_nothing_is_swept_that_is_said(tmp_path, capfd):
+    assert sweep(tmp_path, "x=1") == 0
+    shown = capfd.readouterr().out
+    assert shown.startswith("nothing is swept: one job\n") and ": 1 job in " in shown
 
 
 def test_what_is_volatile_tells_jobs_apart_only_where_it_is_swept(tmp_path):
