@@ -89,6 +89,9 @@ class FusedLauncher(Launcher):
         files = [JobFile(plan.path) for _, plan in group]
         for (_, plan), file in zip(group, files, strict=True):
             file.begin(plan.overrides)
+        for file in files[1:]:
+            with open(file.log, "a", encoding="utf-8") as log:
+                print(f"trains together with {files[0].folder.name}; see {shown(files[0].log)}", file=log)
         with output_to(files[0].log):
             outcomes = run_together([plan for _, plan in group])
         returns, stopped = [], 0

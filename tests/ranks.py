@@ -1,6 +1,7 @@
 """Functions in several processes at once, as the ranks of one run."""
 
 import multiprocessing
+import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -49,6 +50,8 @@ def _as_rank(
     pipe: Connection, store: str, rank: int, world: int, function: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
     torch.set_num_threads(1)
+    # The process that this was forked from may also serve hydra/launcher=local, and then it blocks them.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         with TorchRanks(dist.FileStore(store, world), rank, world) as ranks:
             pipe.send(function(ranks, *arguments))

@@ -40,7 +40,8 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(
         "esper.cli.evaluate",
         "measure what runs have stored, on held-out seeds; what is measured already is kept",
-        "Exit code: 0 every seed is measured; 1 one has failed; 2 bad input; 130 interrupted, and nothing is lost.",
+        "Exit code: 0 every seed is measured; 1 one has failed; 2 bad input; 130 interrupted: only the seeds under way "
+        "are lost.",
     ),
     "analyze": Command(
         "esper.cli.analyze",

@@ -6,7 +6,7 @@ A version is what a checkpoint holds: equal tensors under an equal configuration
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -214,7 +214,7 @@ class Evaluations:
                         base.execute(statement)
                     base.execute(f"PRAGMA application_id = {_APPLICATION}")
                     base.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        with self._answered():
+        with self._answered(), suppress(sqlite3.OperationalError):  # busy, whatever the timeout: another does it
             self._base.execute("PRAGMA journal_mode = WAL")  # readers and the one who writes do not wait for each other
 
     def _is_ours(self) -> bool:
