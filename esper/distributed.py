@@ -39,10 +39,13 @@ class TorchRanks:
     """
 
     def __init__(self, store: dist.Store, rank: int, world: int) -> None:
-        self.rank, self.world, self.is_used = rank, world, False
+        self.rank, self.world = rank, world
         self._store = store
         has_nccl = torch.cuda.is_available() and dist.is_nccl_available()
-        dist.init_process_group("cpu:gloo,cuda:nccl" if has_nccl else "gloo", store=store, rank=rank, world_size=world)
+        kind = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
+        with self._all_there():  # one that is done connecting may already have left
+            dist.init_process_group(kind, store=store, rank=rank, world_size=world)
+        self.is_used = False
 
     @classmethod
     def join(cls) -> "TorchRanks":

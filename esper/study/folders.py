@@ -17,7 +17,7 @@ SWEEP_LOCK = "sweep.lock"
 JOB_FILE = "job.json"
 JOB_LOG = "job.log"
 ROOT = "outputs"
-_OF_A_RUN = ("checkpoints",)  # folders that a run has itself
+_OF_A_RUN = ("checkpoints", "tensorboard", "wandb")  # folders that a run has itself
 _ATTEMPT = re.compile(r"[0-9a-f]{6,}\.[1-9][0-9]*")
 
 
