@@ -86,13 +86,13 @@ class RayLauncher(Launcher):
         with self._connected() as ray:
             needs = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
             task = ray.remote(**needs, max_calls=1, max_retries=0)(_entrance())
-            common = ray.put(ray.cloudpickle.dumps((self.task_function, self.hydra_context, Singleton.get_state())))
+            common = ray.put((self.task_function, self.hydra_context, Singleton.get_state()))
             place = (sys.path, os.getcwd(), dict.fromkeys(CAPS, str(self.num_cpus)))
             jobs: list[tuple[Any, DictConfig]] = []
             try:
                 for number, overrides in enumerate(job_overrides, start=initial_job_idx):
                     composed = composed_job(self.hydra_context, self.config, overrides, number)
-                    jobs.append((task.remote(*place, common, ray.cloudpickle.dumps(composed)), composed))
+                    jobs.append((task.remote(*place, [common, ray.put(composed)]), composed))
                 return [_returned(ray, promise, composed) for promise, composed in jobs]
             except KeyboardInterrupt:
                 _stop(ray, [promise for promise, _ in jobs])
@@ -174,19 +174,20 @@ def _last_line(said: bytes | None) -> str:
 def _entrance() -> Any:
     """What Ray calls; sent by value, as the sweep's own modules can be imported only once it has done its part."""
 
-    def enter(path: list[str], folder: str, environment: dict[str, str], common: bytes, composed: bytes) -> Any:
+    def enter(path: list[str], folder: str, environment: dict[str, str], parts: list[Any]) -> Any:
         import os
         import sys
 
         os.environ.update(environment)
         sys.path[:] = dict.fromkeys([*path, *sys.path])
         os.chdir(folder)
-        from ray import cloudpickle
+        import ray
 
         from esper.sweep.ray_launcher import work
 
-        task, context, singletons = cloudpickle.loads(common)
-        return work(task, context, singletons, cloudpickle.loads(composed))
+        # In a list they come as references: what they hold can be brought here only now that its modules are found.
+        (task, context, singletons), composed = ray.get(parts)
+        return work(task, context, singletons, composed)
 
     return enter
 

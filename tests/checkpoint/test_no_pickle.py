@@ -19,12 +19,12 @@ def forbidden(source: str) -> list[str]:
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Import(names=names):
-                found += [alias.name for alias in names if alias.name.split(".")[0] in PICKLERS]
+                found += [alias.name for alias in names if PICKLERS & set(alias.name.split("."))]
             case ast.ImportFrom(module=str(module), names=names):
-                found += [module] if module.split(".")[0] in PICKLERS else []
+                found += [module for alias in names if PICKLERS & {*module.split("."), alias.name}]
                 found += [name for alias in names if (name := f"{module}.{alias.name}") in TORCH_CALLS]
             case ast.Attribute():
-                found += [name] if (name := ast.unparse(node)) in TORCH_CALLS else []
+                found += [name] if (name := ast.unparse(node)) in TORCH_CALLS or node.attr in PICKLERS else []
             case ast.keyword(arg="allow_pickle"):
                 found.append("allow_pickle")
     return found
@@ -37,6 +37,8 @@ def forbidden(source: str) -> list[str]:
         "import joblib.memory",
         "from pickle import loads",
         "from torch import save",
+        "from ray import cloudpickle",
+        "import ray\nray.cloudpickle.loads(b'')",
         "from torch.serialization import load as read",
         "import torch\nx = torch.load('f', weights_only=True)",
         "import torch\nwrite = torch.save",

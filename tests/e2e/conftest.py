@@ -32,14 +32,14 @@ class Finished:
 
 @dataclass
 class CommandLine:
-    """`python -m esper.run` in `folder`."""
+    """`python -m esper.run`, or another module, in `folder`."""
 
     folder: Path
     processes: list[subprocess.Popen] = field(default_factory=list)
 
-    def start(self, *arguments, **options):
+    def start(self, *arguments, module="esper.run", **options):
         process = subprocess.Popen(
-            [sys.executable, "-m", "esper.run", *arguments],
+            [sys.executable, "-m", module, *arguments],
             cwd=self.folder,
             env=environment(),
             stdout=subprocess.PIPE,

@@ -4,30 +4,14 @@ import contextlib
 import json
 import signal
 import sqlite3
-import subprocess
-import sys
 
 from esper.cli import main
-from tests.e2e.conftest import TIMEOUT_S, environment
+from tests.e2e.conftest import TIMEOUT_S
 
 SMOKE = ("debug=smoke", "epochs=1", "engine.kind=fused", "engine.threads=1", "telemetry=none")
 
 
 SEEDS = 24
-
-
-def command(esper, *arguments):
-    """`esper` in a process of its own."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "esper.cli", *arguments],
-        cwd=esper.folder,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    esper.processes.append(process)
-    return process
 
 
 def command_here(esper, *arguments):
@@ -48,7 +32,7 @@ def test_train_evaluate_analyse_and_gate_on_it(esper, capsys):
     evaluation = ("evaluate", f"{run.name[-8:]}@latest", "--seeds", str(SEEDS))
 
     # Interrupted in the middle: what was measured is kept ...
-    interrupted = command(esper, *evaluation)
+    interrupted = esper.start(*evaluation, module="esper.cli")
     for line in interrupted.stdout:
         if line.startswith("  seed 9102"):
             break
@@ -63,7 +47,7 @@ def test_train_evaluate_analyse_and_gate_on_it(esper, capsys):
     assert f"{SEEDS - len(kept)} of {SEEDS} to do" in capsys.readouterr().out
     assert len(evaluated(esper.folder)) == SEEDS and evaluated(esper.folder)[: len(kept)] == kept
 
-    gate = command(esper, "analyze", run.name, "--require", "test_accuracy>0.02")
+    gate = esper.start("analyze", run.name, "--require", "test_accuracy>0.02", module="esper.cli")
     out, err = gate.communicate(timeout=TIMEOUT_S)
     assert gate.returncode == 0, out + err
     assert "met: test_accuracy > 2" in out
