@@ -13,6 +13,7 @@ from esper.config.composing import finish
 from esper.config.telemetry import require_packages
 from esper.errors import EsperError, RunError
 from esper.planned import planned
+from esper.study.rows import mean
 from esper.sweep.terminal import shown
 
 BAD_INPUT = 2
@@ -59,7 +60,7 @@ def figures(record: Mapping[str, Any]) -> dict[str, float] | None:
     if not summary:
         return None
     grown, difference = summary["grown"], summary["difference"] or {}
-    found = {name: _mean(grown[name]) for name in FIGURES if name in grown}
+    found = {name: mean(grown[name]) for name in FIGURES if name in grown}
     found["gain"] = (difference.get("test_accuracy") or {}).get("mean")
     return {name: value for name, value in found.items() if value is not None}
 
@@ -68,8 +69,3 @@ def complain(error: EsperError) -> int:
     """Print what is wrong and return the exit code of bad input."""
     print(f"error: {in_short(str(error))}", file=sys.stderr)
     return BAD_INPUT
-
-
-def _mean(values: list[float | None]) -> float | None:
-    measured = [value for value in values if value is not None]
-    return sum(measured) / len(measured) if measured else None

@@ -1,7 +1,7 @@
 """What evaluations add up to: a mean over seeds for each version under each suite, and differences seed by seed."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from esper.nissa.statistics import Interval
 from esper.study.bootstrap import bootstrap_interval
 from esper.study.evaluations import Evaluations
 from esper.study.measures import MEASURES
+from esper.study.query import flat
 
 _SHORT = 8  # of a sha256, where people read it
 _FEWEST_DIGITS = 4  # of a sha256 that means a version
@@ -164,20 +165,12 @@ def _differences(versions: Sequence[dict[str, Any]]) -> list[str]:
     """What tells the configurations apart, as in "seed 1"; nothing where that takes many keys."""
     from esper.config.store import VOLATILE  # brings Hydra, and is seldom needed
 
-    configs = [_leaves(version["config"]) for version in versions]
+    configs = [flat(version["config"]) for version in versions]
     known = dict.fromkeys(key for config in configs for key in config if key.partition(".")[0] not in VOLATILE)
     keys = [key for key in known if any(config.get(key) != configs[0].get(key) for config in configs)]
     if len(keys) > _MOST_KEYS:
         return [""] * len(versions)
     return [", ".join(f"{key.rpartition('.')[2]} {config.get(key)}" for key in keys) for config in configs]
-
-
-def _leaves(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """A configuration's values by their whole keys, such as "policy.learning_rate"."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        found |= _leaves(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
-    return found
 
 
 def _count(row: Row, evaluation: dict[str, Any]) -> None:
