@@ -1,4 +1,4 @@
-"""Example checkpoints of four kinds, as torch files, and the page that their audits make."""
+"""Example checkpoints of five kinds, as torch files, and the page that their audits make."""
 
 import tempfile
 from collections import deque
@@ -12,8 +12,10 @@ from torch import nn
 
 from esper.checkpoint.audit import audit_checkpoint, iterative_audit
 from esper.checkpoint.convert import write_torch
+from esper.errors import CheckpointError
 from esper.kasmina import CNNHost, MorphogeneticModel, SlotConfig
 from esper.leyline import SeedStage, SeedTelemetry
+from esper.simic.ppo import PPOAgent
 
 _SEED = 7
 _BLENDING_STEPS = 4
@@ -30,16 +32,15 @@ _CONVERSIONS = {
 
 
 class Kind(NamedTuple):
-    """One example: its title, its file's name in the temporary folder, and what makes its content."""
+    """One example: its title, its file's name in the temporary folder, and what writes it."""
 
     title: str
     file_name: str
-    build: Callable[[], dict[str, Any]]
-    is_plain: bool
+    write: Callable[[Path], object]
 
 
-def agent_checkpoint() -> dict[str, Any]:
-    """A PPO-style agent as it used to be saved: with values that are not plain, so that an audit finds something."""
+def legacy_checkpoint() -> dict[str, Any]:
+    """An agent as it used to be saved: with values that are not plain, so that an audit finds something."""
     generator = torch.Generator().manual_seed(_SEED)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(_SEED)
@@ -94,28 +95,35 @@ def _grow(model: MorphogeneticModel, stage: SeedStage) -> None:
         state.stage = stage
 
 
+def _seed(stage: SeedStage) -> Kind:
+    name = stage.name.lower() if stage is not SeedStage.GERMINATED else "morphogenetic"
+    return Kind(stage.name, f"esper_{name}_checkpoint.pt", lambda path: write_torch(seed_checkpoint(stage), path))
+
+
 KINDS = {
-    "test": Kind("PPO agent", "esper_test_checkpoint.pt", agent_checkpoint, is_plain=False),
-    "morphogenetic": Kind(
-        "GERMINATED", "esper_morphogenetic_checkpoint.pt", lambda: seed_checkpoint(SeedStage.GERMINATED), is_plain=True
+    "test": Kind("PPO agent", "esper_test_checkpoint.pt", lambda path: PPOAgent(state_dim=50).save(path)),
+    "legacy": Kind(
+        "Legacy agent",
+        "esper_legacy_checkpoint.pt",
+        lambda path: write_torch(legacy_checkpoint(), path, must_be_plain=False),
     ),
-    "blending": Kind(
-        "BLENDING", "esper_blending_checkpoint.pt", lambda: seed_checkpoint(SeedStage.BLENDING), is_plain=True
-    ),
-    "probationary": Kind(
-        "PROBATIONARY",
-        "esper_probationary_checkpoint.pt",
-        lambda: seed_checkpoint(SeedStage.PROBATIONARY),
-        is_plain=True,
-    ),
+    "morphogenetic": _seed(SeedStage.GERMINATED),
+    "blending": _seed(SeedStage.BLENDING),
+    "probationary": _seed(SeedStage.PROBATIONARY),
 }
 
 
 def generate(name: str, folder: Path | None = None) -> Path:
-    """Write the example of this kind (a key of KINDS) into a folder, the temporary one by default."""
-    kind = KINDS[name]
-    path = (folder or Path(tempfile.gettempdir())) / kind.file_name
-    return write_torch(kind.build(), path, must_be_plain=kind.is_plain)
+    """Write the example of this kind (a key of KINDS) into a folder, the temporary one by default.
+
+    Raises CheckpointError where it cannot be written.
+    """
+    try:
+        path = (folder or Path(tempfile.gettempdir())) / KINDS[name].file_name
+    except FileNotFoundError as error:
+        raise CheckpointError(f"There is no folder for temporary files: {error.strerror}. Set TMPDIR.") from error
+    KINDS[name].write(path)
+    return path
 
 
 def results_page() -> str:
@@ -128,8 +136,9 @@ def results_page() -> str:
     parts = [
         "# What audits of esper's checkpoints say",
         "Written by `esper audit --write-docs docs/checkpoint-audit-results.md` from checkpoints made for it.\n"
-        "The PPO agent is saved the old way, with values that are not plain, so that there is something to find;\n"
-        "the other three are a `MorphogeneticModel` whose seed is in that stage, as esper describes it.",
+        "The PPO agent is what `PPOAgent(state_dim=50).save(path)` writes (`esper audit --generate-test`). The legacy\n"
+        "agent (`--generate-legacy`) is saved the old way, with values that are not plain, so that there is something\n"
+        "to find. The other three are a `MorphogeneticModel` whose seed is in that stage, as esper describes it.",
         "## Environment",
         "\n".join(f"- {name}: {value}" for name, value in environment.items()),
         "## Results",

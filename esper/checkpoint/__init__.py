@@ -7,7 +7,7 @@ from esper.checkpoint.bundle import Checkpoint, Unsound, read_bundle, write_bund
 from esper.checkpoint.convert import migrate_torch_checkpoint
 from esper.checkpoint.manager import Agent, CheckpointManager
 from esper.checkpoint.model import load_checkpoint, module_state, restore_module, save_checkpoint
-from esper.checkpoint.plain import fingerprint
+from esper.checkpoint.plain import fingerprint, spelled
 from esper.checkpoint.rng import pack_generators, unpack_generators
 from esper.checkpoint.run_lock import RunLock
 
@@ -25,6 +25,7 @@ __all__ = [
     "read_bundle",
     "restore_module",
     "save_checkpoint",
+    "spelled",
     "unpack_generators",
     "write_bundle",
 ]

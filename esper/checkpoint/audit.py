@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from esper.checkpoint.file_kind import Layout
 from esper.checkpoint.pickle_machine import Global, StandIn, printable
 from esper.checkpoint.pickle_scan import Scan, entries, scan_file
 from esper.checkpoint.value_audit import audit_value, verdict_of_call
@@ -32,11 +33,12 @@ def get_environment_info() -> dict[str, str]:
 
 
 def audit_checkpoint(path: str | os.PathLike[str], include_optimizer: bool = True) -> dict[str, Any]:
-    """Audit a torch file of the zip or the legacy layout, without running anything in it.
+    """Audit a torch file of the zip or the legacy layout, or a pickle, without running anything in it.
 
-    Returns plain values: `path`; `layout` ("zip", "legacy", or "pickle" for one that torch did not write);
-    `environment`; `compatible`; `weights_only`, the result in words, and `error`; `unsafe_globals`; `issues` and
-    `optimizer_issues`, lines of `audit_value`; `structure`, what is at each key of the top level.
+    Returns plain values: `path`; `layout` ("zip", "legacy", or "pickle" for one that torch did not write); `protocol`,
+    the pickle's (0 stands for 0 and 1, which do not tell); `environment`; `compatible`; `weights_only`, the result in
+    words, and `error`; `unsafe_globals`; `issues` and `optimizer_issues`, lines of `audit_value`; `structure`, what is
+    at each key of the top level.
     Raises CheckpointError where the file is no torch file, or malformed.
     """
     source = Path(path)
@@ -54,7 +56,8 @@ def audit_checkpoint(path: str | os.PathLike[str], include_optimizer: bool = Tru
     optimizer = tuple(f"root[{key!r}]" for key in top if _OPTIMIZER in key.lower())
     return {
         "path": str(source),
-        "layout": scan.layout,
+        "layout": scan.layout.value,
+        "protocol": scan.protocol,
         "environment": get_environment_info(),
         "compatible": error is None,
         "weights_only": SUCCESS if error is None else FAILED + error,
@@ -86,10 +89,12 @@ def format_audit(audit: dict[str, Any]) -> str:
         "Top-level structure": structure or ["empty"],
     }
     parts = [f"{title}\n" + "\n".join(f"  {line}" for line in lines) for title, lines in sections.items()]
-    return "\n\n".join([f"Audit of {audit['path']} ({audit['layout']} layout)", *parts])
+    is_plain_pickle = audit["layout"] == Layout.PICKLE.value
+    kind = plain_pickle(audit["protocol"]) if is_plain_pickle else f"{audit['layout']} layout"
+    return "\n\n".join([f"Audit of {printable(audit['path'])} ({kind})", *parts])
 
 
-def load_refusal(error: Exception) -> str:
+def load_refusal(error: BaseException) -> str:
     """What torch.load says against a file, in one line and without its advice to load it all the same."""
     name = type(error).__name__
     lines = [line for line in str(error).splitlines() if line.strip() and "Check the documentation" not in line]
@@ -100,12 +105,19 @@ def load_refusal(error: Exception) -> str:
     return f"{name}: {printable(said.partition(' Please ')[0].strip())}"
 
 
+def plain_pickle(protocol: int) -> str:
+    """A pickle of another program, in words."""
+    return f"a plain pickle of protocol {protocol or '0 or 1'}, not written by torch.save"
+
+
 def _load_error(path: Path, scan: Scan) -> str | None:
     """What torch.load(weights_only=True) says against the file, without its advice; None when it loads."""
+    if scan.layout is Layout.PICKLE:
+        return f"{plain_pickle(scan.protocol)}, which torch.load cannot read"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.load(path, map_location="cpu", weights_only=True, mmap=scan.layout == "zip")
+            torch.load(path, map_location="cpu", weights_only=True, mmap=scan.layout is Layout.ZIP)
     except Exception as error:  # of many kinds, whatever the file holds
         return load_refusal(error)
     return None

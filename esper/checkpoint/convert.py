@@ -2,6 +2,7 @@
 
 import io
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from esper.checkpoint.atomic import write_atomic
-from esper.checkpoint.audit import load_refusal
+from esper.checkpoint.audit import load_refusal, plain_pickle
 from esper.checkpoint.bundle import Checkpoint, bundle_paths, write_bundle
+from esper.checkpoint.file_kind import Layout, file_layout
 from esper.checkpoint.model import restore_module
-from esper.checkpoint.pickle_scan import is_zip, scan_file
+from esper.checkpoint.pickle_machine import printable
+from esper.checkpoint.pickle_scan import scan_file
+from esper.checkpoint.plain import check_plain
 from esper.checkpoint.plain_form import PlainForm, kind
+from esper.checkpoint.sources import find_files
+from esper.checkpoint.tensors import storable
 from esper.checkpoint.value_audit import audit_value
 from esper.errors import CheckpointError
 
@@ -23,6 +29,7 @@ _MODEL_KEYS = ("model_state_dict", "state_dict", "model")
 _REST = ".rest"
 _EXTRA_STATE = "_extra_state"
 _MAX_PROBLEMS = 20
+_MAX_GLOBALS = 5
 
 
 def migrate_torch_checkpoint(
@@ -40,6 +47,8 @@ def migrate_torch_checkpoint(
     checkpoint's too. A tensor or array in there is written `{"tensor": NAME}` and kept in `<name>.rest.safetensors`, or
     with the others if there is no model.
 
+    A number that is not finite is written `{"float": "inf"}` ("-inf", "nan"), and is a number again when read.
+
     With a `model`, its names, shapes and dtypes must be the file's, and it is given the weights.
     `trust` lets the file run whatever it holds: for files that you made yourself. The source is only ever read.
     Raises CheckpointError naming what cannot be represented; nothing is written then.
@@ -47,33 +56,13 @@ def migrate_torch_checkpoint(
     source = Path(torch_path)
     payload = read_torch(source, trust=trust)
     try:
-        state, others = _split(payload)
-        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-        beside, rest = PlainForm(), PlainForm(tensors={})
-        extra = {name: beside.convert(value, name) for name, value in state.items() if name not in tensors}
-        metadata = rest.convert(others)
-        if problems := beside.problems + rest.problems:
-            more = f"; and {len(problems) - _MAX_PROBLEMS} more" if len(problems) > _MAX_PROBLEMS else ""
-            raise CheckpointError("; ".join(problems[:_MAX_PROBLEMS]) + f"{more}.")
-        epoch = metadata.get("epoch")
-        main = Checkpoint(
-            tensors=tensors if state else rest.tensors or {},
-            kind="torch",
-            epoch=epoch if type(epoch) is int and epoch >= 0 else None,
-            state=extra,
-            metadata=metadata,
-        )
+        main, rest = _parts(payload)
         if model is not None:
             restore_module(model, main)
-        if state and rest.tensors:
-            name = bundle_paths(output_path)[0].stem
-            write_bundle(
-                Path(output_path).with_name(f"{name}{_REST}.safetensors"),
-                Checkpoint(tensors=rest.tensors, kind="torch_rest"),
-            )
-        return write_bundle(output_path, main)
-    except CheckpointError as error:
-        raise CheckpointError(f"{source} cannot be converted: {error}") from error
+        return _write(output_path, main, rest)
+    except (Exception, SystemExit) as error:  # of many kinds: a trusted file's objects run their own code here
+        reason = str(error) if isinstance(error, CheckpointError) else load_refusal(error)
+        raise CheckpointError(f"{printable(str(source))} cannot be converted: {reason}") from error
 
 
 def convert_all(
@@ -81,34 +70,44 @@ def convert_all(
 ) -> Iterator[tuple[Path, Path | CheckpointError]]:
     """Convert files and whole trees into a folder, trees with their inner folders: each source, and where it went.
 
-    A file that cannot be converted is answered with the error, and the others go on. Raises CheckpointError before
-    anything is written when a source is missing, two would get one name, or a checkpoint of that name is there.
+    What cannot be converted, whatever the reason, is answered with the error, and the others go on; nothing is ever
+    overwritten. Raises CheckpointError before anything is written when `folder` is a file.
     """
-    targets: dict[Path, Path] = {}
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        raise CheckpointError(
+            f"{printable(str(folder))} is a file: the last argument is the folder that the converted files go to."
+        )
+    taken: dict[Path, Path] = {}
     for source in sources:
-        found = _files_in(source) if source.is_dir() else [source]
-        if not source.exists() or not found:
-            raise CheckpointError(
-                f"{source}: expected a torch file, or a folder with {', '.join(SUFFIXES)} files in it."
-            )
-        for file in found:
-            inner = file.relative_to(source) if source.is_dir() else Path(file.name)
-            name = file.stem if file.suffix in SUFFIXES else file.name
-            target = folder / inner.with_name(f"{name}.safetensors")
-            if name.endswith(_REST):
-                raise CheckpointError(
-                    f"{file}: names ending in {_REST} are kept for what is beside a model. Rename it."
-                )
-            if target in targets:
-                raise CheckpointError(f"{targets[target]} and {file} would both become {target}. Convert them apart.")
-            if target.exists() or bundle_paths(target)[1].exists():
-                raise CheckpointError(f"{target} exists already. Remove it, or name another folder.")
-            targets[target] = file
-    for target, file in targets.items():
-        try:
-            yield file, migrate_torch_checkpoint(file, target, trust=trust)
-        except CheckpointError as error:
-            yield file, error
+        for file, inner in find_files(source, SUFFIXES):
+            if isinstance(inner, CheckpointError):
+                yield file, inner
+                continue
+            try:
+                target = _target(file, folder / inner, taken)
+                yield file, migrate_torch_checkpoint(file, target, trust=trust)
+            except CheckpointError as error:
+                yield file, error
+
+
+def _target(file: Path, path: Path, taken: dict[Path, Path]) -> Path:
+    """Where a file's tensors go, which nothing may have already."""
+    name = path.stem if path.suffix in SUFFIXES else path.name
+    target = path.with_name(f"{name}.safetensors")
+    shown = printable(str(file))
+    if name.endswith(_REST):
+        raise CheckpointError(f"{shown}: names ending in {_REST} are kept for what is beside a model. Rename it.")
+    if (earlier := taken.setdefault(target, file)) is not file:
+        raise CheckpointError(
+            f"{shown} would become {printable(str(target))}, as {printable(earlier.name)} does. Convert it to another "
+            "folder."
+        )
+    rest = target.with_name(f"{name}{_REST}.safetensors")
+    if there := [each for each in (*bundle_paths(target), *bundle_paths(rest)) if os.path.lexists(each)]:
+        raise CheckpointError(
+            f"{shown} is not converted: {printable(str(there[0]))} exists already. Remove it, or name another folder."
+        )
+    return target
 
 
 def write_torch(payload: Any, path: str | os.PathLike[str], *, must_be_plain: bool = True) -> Path:
@@ -129,22 +128,72 @@ def write_torch(payload: Any, path: str | os.PathLike[str], *, must_be_plain: bo
 def read_torch(path: str | os.PathLike[str], *, trust: bool = False) -> Any:
     """What a torch file holds, on the CPU; `trust` lets the file run whatever it holds. Raises CheckpointError."""
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path} cannot be read: there is no such file.")
-    if path.suffix == ".safetensors":
-        raise CheckpointError(f"{path} is a safetensors file already: read it with esper.checkpoint.load_checkpoint.")
-    unsafe = [] if trust else scan_file(path).unsafe
-    if unsafe:
+    shown = printable(str(path))
+    layout = file_layout(path)
+    if layout is Layout.PICKLE:  # trusted or not: torch would run it, and then find that it is none of its own
+        scan = scan_file(path)
         raise CheckpointError(
-            f"{path} is not loaded: it asks for {', '.join(unsafe[:5])}{', ...' if len(unsafe) > 5 else ''}.\n"
+            f"{shown} is {plain_pickle(scan.protocol)}{_asked_for(scan.unsafe)}. "
+            "If you made it: load it with the program that did, and torch.save a dictionary of its tensors."
+        )
+    if not trust and (unsafe := scan_file(path).unsafe):
+        raise CheckpointError(
+            f"{shown} is not loaded{_asked_for(unsafe)}.\n"
             "esper audit shows where; --trust runs whatever the file holds, so only for a file that you made yourself."
         )
     try:
-        # Mapped, a large file costs no memory; the layout before zip files cannot be.
-        return torch.load(path, map_location="cpu", weights_only=not trust, mmap=is_zip(path))
-    except Exception as error:  # whatever the file's own code raises, too
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # Mapped, a large file costs no memory; other layouts cannot be.
+            return torch.load(path, map_location="cpu", weights_only=not trust, mmap=layout is Layout.ZIP)
+    except (Exception, SystemExit) as error:  # whatever the file's own code raises, too
         hint = "; put the folder of that module on PYTHONPATH" if isinstance(error, ModuleNotFoundError) else ""
-        raise CheckpointError(f"{path} cannot be loaded: {load_refusal(error)}{hint}") from error
+        raise CheckpointError(f"{shown} cannot be loaded: {load_refusal(error)}{hint}") from error
+
+
+def _parts(payload: Any) -> tuple[Checkpoint, Checkpoint | None]:
+    """What becomes of a file's content: the checkpoint, and tensors that go beside it. Raises CheckpointError."""
+    state, others = _split(payload)
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    beside, rest = PlainForm(), PlainForm(tensors={})
+    extra = {name: beside.convert(value, name) for name, value in state.items() if name not in tensors}
+    metadata = rest.convert(others)
+    if problems := beside.problems + rest.problems:
+        more = f"; and {len(problems) - _MAX_PROBLEMS} more" if len(problems) > _MAX_PROBLEMS else ""
+        raise CheckpointError("; ".join(problems[:_MAX_PROBLEMS]) + f"{more}.")
+    epoch = metadata.get("epoch")
+    main = Checkpoint(
+        tensors=tensors if state else rest.tensors or {},
+        kind="torch",
+        epoch=epoch if type(epoch) is int and epoch >= 0 else None,
+        state=extra,
+        metadata=metadata,
+    )
+    return main, Checkpoint(tensors=rest.tensors, kind="torch_rest") if state and rest.tensors else None
+
+
+def _write(path: str | os.PathLike[str], main: Checkpoint, rest: Checkpoint | None) -> Path:
+    """Write both or neither, and return the path of the tensors."""
+    if rest is None:
+        return write_bundle(path, main)
+    check_plain(main.state, "state")
+    check_plain(main.metadata, "metadata")
+    for name, tensor in (*main.tensors.items(), *rest.tensors.items()):
+        storable(name, tensor)
+    beside = Path(path).with_name(f"{bundle_paths(path)[0].stem}{_REST}.safetensors")
+    is_new = not beside.exists()
+    write_bundle(beside, rest)
+    try:
+        return write_bundle(path, main)
+    except CheckpointError:  # the disk is full
+        for each in bundle_paths(beside) if is_new else ():
+            each.unlink(missing_ok=True)
+        raise
+
+
+def _asked_for(unsafe: Sequence[str]) -> str:
+    shown = ", ".join(unsafe[:_MAX_GLOBALS])
+    return f": it asks for {shown}{', ...' if len(unsafe) > _MAX_GLOBALS else ''}" if unsafe else ""
 
 
 def _split(payload: Any) -> tuple[Mapping[str, Any], dict[Any, Any]]:
@@ -163,7 +212,3 @@ def _split(payload: Any) -> tuple[Mapping[str, Any], dict[Any, Any]]:
         for name, value in payload.items()
     )
     return (payload, {}) if is_bare else ({}, dict(payload))
-
-
-def _files_in(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.suffix in SUFFIXES and file.is_file())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.checkpoint.bundle import Checkpoint, read_bundle, write_bundle
+from esper.checkpoint.plain import spelled
 from esper.checkpoint.tensors import compare_tensors
 from esper.errors import CheckpointError
 
@@ -21,10 +22,13 @@ def save_checkpoint(
     """Write a network as `.safetensors` + `.json`, and return the path of the tensors.
 
     Tied, bf16, 0-d, empty and non-contiguous tensors come back exactly; so do the plain values of `get_extra_state()`.
-    `config` and `metadata` hold plain values. Raises CheckpointError; an existing checkpoint is then untouched.
+    `config` and `metadata` hold plain values; in `metadata` numbers need not be finite.
+    Raises CheckpointError; an existing checkpoint is then untouched.
     """
     tensors, extra = module_state(model)
-    checkpoint = Checkpoint(tensors=tensors, kind="module", state=extra, config=config or {}, metadata=metadata or {})
+    checkpoint = Checkpoint(
+        tensors=tensors, kind="module", state=extra, config=config or {}, metadata=spelled(metadata or {})
+    )
     return write_bundle(output_path, checkpoint)
 
 

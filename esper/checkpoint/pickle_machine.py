@@ -65,6 +65,7 @@ class PickleMachine:
         self.below_marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.depths: dict[int, int] = {}  # of tuples, by id
+        self.protocol = 0  # as the pickle says itself; those of 0 and 1 do not
 
     def run(self, file: IO[bytes]) -> Any:
         for opcode, argument, _ in pickletools.genops(file):
@@ -79,7 +80,9 @@ class PickleMachine:
     def follow(self, operation: str, argument: Any) -> None:
         stack = self.stack
         match operation:
-            case "PROTO" | "FRAME" | "READONLY_BUFFER":
+            case "PROTO":
+                self.protocol = argument
+            case "FRAME" | "READONLY_BUFFER":
                 pass
             case "NONE":
                 stack.append(None)

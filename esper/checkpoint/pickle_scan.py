@@ -4,24 +4,28 @@ import io
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from esper.checkpoint.pickle_machine import Global, Key, PickleMachine, StandIn
+from esper.checkpoint.file_kind import Layout, file_layout, text_kind
+from esper.checkpoint.pickle_machine import Global, Key, PickleMachine, StandIn, printable
 from esper.errors import CheckpointError
 
-_ZIP_START = b"PK\x03\x04"
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_ONLY_TRUSTED = {
+    Layout.TORCHSCRIPT: "a TorchScript archive: export the module's state_dict() with torch.save",
+    Layout.TAR: "a torch file of the tar layout, the first that torch had, which no weights-only load reads",
+}
 
 
 class Scan(NamedTuple):
-    """`layout` is "zip", "legacy" or "pickle" (one that torch did not write); `unsafe` in the order of appearance.
+    """`layout` is ZIP, LEGACY or PICKLE (of another program); `unsafe` in the order of appearance.
 
-    `called`: those of them that the file calls, whether it keeps what comes of it or not.
+    `called`: those of them that the file calls, whether it keeps what comes of it or not. `protocol`: the pickle's.
     """
 
-    layout: str
+    layout: Layout
+    protocol: int
     root: Any
     unsafe: list[str]
     called: list[Global]
@@ -30,48 +34,46 @@ class Scan(NamedTuple):
 def scan_file(path: Path) -> Scan:
     """Read the structure of a torch file. Raises CheckpointError where it is none, or is malformed."""
     known: dict[str, Global] = {}
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder: name a torch file in it.")
-    if path.suffix == ".safetensors" and path.is_file():
+    machine = PickleMachine(known)
+    layout = file_layout(path)
+    if layout in _ONLY_TRUSTED:
         raise CheckpointError(
-            f"{path} is a safetensors file, which runs nothing: read it with esper.checkpoint.load_checkpoint."
+            f"{printable(str(path))} is {_ONLY_TRUSTED[layout]}. esper convert --trust reads it, and runs whatever it "
+            "holds: only for a file that you made yourself."
         )
     try:
-        if is_zip(path):
-            layout, root = "zip", PickleMachine(known).run(io.BytesIO(_zip_record(path)))
-        else:
-            with path.open("rb") as file:
-                layout, root = _scan_sequence(file, known)
+        root = _root(path, layout, machine)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, TypeError, LookupError, OverflowError, MemoryError, RuntimeError) as error:
+        raise CheckpointError(f"{printable(str(path))} cannot be read: {error.strerror or error}.") from error
+    except Exception as error:  # of many kinds, whatever the file holds
         unsafe = _mark_unsafe(known)
         named = f" What could be read names {', '.join(unsafe)}: do not load it." if unsafe else ""
-        reason = "malformed pickle" if isinstance(error, LookupError) else " ".join(str(error).split()).split(". ")[0]
-        raise CheckpointError(f"{path} is not a sound torch checkpoint: {reason.rstrip('.')}.{named}") from error
+        reason = _reason(path, layout, error)
+        raise CheckpointError(f"{printable(str(path))} is not a sound torch checkpoint: {reason}.{named}") from error
     unsafe = _mark_unsafe(known)
-    return Scan(layout, root, unsafe, [known[name] for name in unsafe if known[name].is_called])
+    return Scan(layout, machine.protocol, root, unsafe, [known[name] for name in unsafe if known[name].is_called])
 
 
-def is_zip(path: Path) -> bool:
-    """Whether torch takes the file for one of the zip layout: it looks at the first bytes only."""
+def _root(path: Path, layout: Layout, machine: PickleMachine) -> Any:
+    """What the file's main pickle holds."""
+    if layout is Layout.ZIP:
+        reader = torch._C.PyTorchFileReader(str(path))  # torch.load's own: another might see another file in the bytes
+        return machine.run(io.BytesIO(bytes(reader.get_record("data.pkl"))))
     with path.open("rb") as file:
-        return file.read(len(_ZIP_START)) == _ZIP_START
+        if layout is Layout.PICKLE:
+            return machine.run(file)
+        _magic, _protocol, _system, root, _storages = (PickleMachine(machine.known).run(file) for _ in range(5))
+        return root
 
 
-def _scan_sequence(file: IO[bytes], known: dict[str, Global]) -> tuple[str, Any]:
-    first = PickleMachine(known).run(file)
-    if type(first) is not int or first != _LEGACY_MAGIC:
-        return "pickle", first
-    _protocol, _system, root, _storages = (PickleMachine(known).run(file) for _ in range(4))
-    return "legacy", root
-
-
-def _zip_record(path: Path) -> bytes:
-    reader = torch._C.PyTorchFileReader(str(path))  # torch.load's own: another might see another file in the same bytes
-    if "constants.pkl" in reader.get_all_records():
-        raise ValueError("it is a TorchScript archive; export the module's state_dict() with torch.save")
-    return bytes(reader.get_record("data.pkl"))
+def _reason(path: Path, layout: Layout, error: Exception) -> str:
+    """Why a file's pickle cannot be followed, in words."""
+    if layout is Layout.PICKLE and (what := text_kind(path)):
+        return f"it is {what}"
+    said = " ".join(str(error).split()).split(". ")[0].rstrip(".")
+    if said.startswith("at position 0, opcode"):
+        return "it is neither a zip archive nor a pickle"
+    return "malformed pickle" if isinstance(error, LookupError) else printable(said) or type(error).__name__
 
 
 def _mark_unsafe(known: dict[str, Global]) -> list[str]:

@@ -1,4 +1,7 @@
-"""Plain values: what JSON can hold such that what is read equals what was written."""
+"""Plain values: what JSON can hold such that what is read equals what was written.
+
+JSON has no number that is not finite. One is spelled `{"float": "inf"}` (or "-inf", "nan"), and read as the number.
+"""
 
 import hashlib
 import json
@@ -10,6 +13,8 @@ from esper.errors import CheckpointError
 
 _MAX_DEPTH = 64
 _MAX_INTEGER_BITS = 8192  # Python refuses to parse integers of more than 4,300 digits
+_FLOAT = "float"
+_NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
 def check_plain(value: Any, where: str, *, _depth: int = 0) -> None:
@@ -19,7 +24,9 @@ def check_plain(value: Any, where: str, *, _depth: int = 0) -> None:
             return
         case float():
             if not math.isfinite(value):
-                raise CheckpointError(f"{where} is {value}: JSON has no such number. Store None instead.")
+                raise CheckpointError(
+                    f"{where} is {value}: JSON has no such number. Store None instead, or {spelled(value)} for it."
+                )
         case int():
             if value.bit_length() > _MAX_INTEGER_BITS:
                 raise CheckpointError(f"{where} is an integer of {value.bit_length()} bits: too long to be read back.")
@@ -44,8 +51,35 @@ def check_plain(value: Any, where: str, *, _depth: int = 0) -> None:
             )
 
 
+def spelled(value: Any, *, _depth: int = 0) -> Any:
+    """The same value with every number that is not finite in its spelled form, which a sidecar may hold."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {_FLOAT: str(float(value))}
+    if _depth < _MAX_DEPTH and isinstance(value, dict):
+        return {key: spelled(item, _depth=_depth + 1) for key, item in value.items()}
+    if _depth < _MAX_DEPTH and isinstance(value, list):
+        return [spelled(item, _depth=_depth + 1) for item in value]
+    return value
+
+
+def is_spelled(value: dict[str, Any]) -> bool:
+    """Whether this is the spelled form of a number that is not finite."""
+    name = value.get(_FLOAT) if len(value) == 1 else None
+    return isinstance(name, str) and name in _NOT_FINITE
+
+
 def to_json(value: Any) -> str:
-    """Compact strict JSON, in the order of insertion. Raises ValueError where JSON has no such value."""
+    """Compact strict JSON, in the order of insertion; what is not finite is spelled.
+
+    Raises ValueError where JSON has no such value.
+    """
+    try:
+        return _dumps(value)
+    except ValueError:  # most values have nothing to spell, and are not walked through for it
+        return _dumps(spelled(value))
+
+
+def _dumps(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
@@ -55,9 +89,11 @@ def fingerprint(value: Any) -> str:
 
 
 def parse_object(data: bytes, path: Path) -> dict[str, Any]:
-    """The JSON object that a file holds. Raises CheckpointError on anything else."""
+    """The JSON object that a file holds, with numbers for what is spelled. Raises CheckpointError on anything else."""
     try:
-        value = json.loads(data.decode())
+        # Looking into every object takes five times as long, and hardly any file has something spelled.
+        hook = _with_number if f'"{_FLOAT}"'.encode() in data else None
+        value = json.loads(data.decode(), object_hook=hook, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is altered or cut short: it is not JSON ({error}).") from error
     if not isinstance(value, dict):
@@ -70,3 +106,11 @@ def _check_text(text: str, where: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise CheckpointError(f"{where} is text that is not valid Unicode: {text!r}.") from error
+
+
+def _with_number(read: dict[str, Any]) -> Any:
+    return _NOT_FINITE[read[_FLOAT]] if is_spelled(read) else read
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")

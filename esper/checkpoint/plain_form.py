@@ -1,6 +1,5 @@
 """The plain form of what old files hold: their values as a sidecar can hold them, and their tensors by name."""
 
-import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
@@ -12,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from esper.checkpoint.plain import is_spelled, spelled
 
 _MAX_DEPTH = 60  # below what a sidecar may hold
 
@@ -39,9 +40,7 @@ class PlainForm:
             case int():
                 return int(value)
             case float():
-                if not math.isfinite(value):
-                    return self._refuse(path, f"is {value}: JSON has no such number")
-                return float(value)
+                return spelled(float(value))
             case str():
                 return str(value)
             case torch.dtype() | torch.device() | PurePath():
@@ -91,6 +90,8 @@ class PlainForm:
                 self._refuse(path, f"has two keys that are the same as text, {key}")
             else:
                 plain[str(key)] = self.convert(item, _join(path, key))
+        if is_spelled(plain):
+            self._refuse(path, "is a dictionary that would be read back as a number that is not finite")
         return plain
 
     def _put_aside(self, tensor: Tensor, path: str) -> Any:

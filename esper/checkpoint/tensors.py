@@ -20,7 +20,7 @@ def encode_tensors(tensors: Mapping[str, Tensor]) -> tuple[list[bytes | memoryvi
     views that merely overlap are stored apart. Raises CheckpointError naming a tensor that cannot be stored.
     """
     # The resolved tensors are held until all are compared: an address that was freed could name another tensor.
-    views = {name: _storable(name, tensor) for name, tensor in tensors.items()}
+    views = {name: storable(name, tensor) for name, tensor in tensors.items()}
     stored: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     first_name: dict[tuple[object, ...], str] = {}
@@ -32,11 +32,15 @@ def encode_tensors(tensors: Mapping[str, Tensor]) -> tuple[list[bytes | memoryvi
             aliases[name] = first_name[identity]
             continue
         first_name[identity] = name
-        stored[name] = view.clone(memory_format=torch.contiguous_format) if storage in seen_storages else view
-        stored[name] = stored[name].contiguous().cpu()
+        try:
+            view = view.clone(memory_format=torch.contiguous_format) if storage in seen_storages else view
+            stored[name] = view.contiguous().cpu()
+        except (RuntimeError, MemoryError) as error:  # a small storage may be spread over any number of elements
+            reason = str(error).partition("\n")[0]
+            raise CheckpointError(f"The tensor {name!r} {list(view.shape)} cannot be laid out: {reason}") from error
         seen_storages.add(storage)
     head, order = lay_out(stored)
-    return [head, *(stored[name].view(-1).view(torch.uint8).numpy().data for name in order)], aliases
+    return [head, *(_bytes(stored[name]) for name in order)], aliases
 
 
 def decode_tensors(data: bytes | memoryview, aliases: Mapping[str, str], where: str) -> dict[str, Tensor]:
@@ -74,8 +78,12 @@ def compare_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor],
         )
 
 
-def _storable(name: str, tensor: Tensor) -> Tensor:
-    if not isinstance(name, str) or name == RESERVED_NAME:
+def storable(name: str, tensor: Tensor) -> Tensor:
+    """The tensor as its values alone: no gradient, no class of its own, no bits that stand for an operation.
+
+    Raises CheckpointError naming one that a file cannot hold.
+    """
+    if not isinstance(name, str) or name == RESERVED_NAME or not _is_unicode(name):
         raise CheckpointError(f"A tensor cannot be named {name!r}: expected any text but {RESERVED_NAME!r}.")
     if not isinstance(tensor, Tensor):
         raise CheckpointError(
@@ -83,12 +91,42 @@ def _storable(name: str, tensor: Tensor) -> Tensor:
         )
     if tensor.is_meta or torch.nn.parameter.is_lazy(tensor):
         raise CheckpointError(f"The tensor {name!r} has no values yet. Run the network once before saving it.")
-    if tensor.layout != torch.strided or tensor.dtype not in DTYPE_NAMES:
+    # A class with a dispatch of its own keeps its values elsewhere.
+    is_plain = type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__ and not tensor.is_nested
+    if not is_plain or tensor.layout != torch.strided or tensor.dtype not in DTYPE_NAMES:
+        what = type(tensor).__name__ if not is_plain else f"{tensor.layout}, {tensor.dtype}"
         raise CheckpointError(
-            f"The tensor {name!r} ({tensor.layout}, {tensor.dtype}) cannot be stored: expected a dense tensor of a "
-            "standard dtype. Convert it before saving."
+            f"The tensor {name!r} ({what}) cannot be stored: expected a dense tensor of a standard dtype. "
+            "Convert it before saving."
         )
-    return tensor.detach().resolve_conj().resolve_neg()
+    with torch._C.DisableTorchFunctionSubclass():
+        values = tensor.detach().resolve_conj().resolve_neg().as_subclass(Tensor)
+        if not _has_storage(values):  # reading past its end would crash
+            raise CheckpointError(f"The tensor {name!r} {list(tensor.shape)} has no values: its storage was freed.")
+    return values
+
+
+def _is_unicode(text: str) -> bool:
+    return text.isascii() or text.encode(errors="replace").decode() == text
+
+
+def _has_storage(tensor: Tensor) -> bool:
+    """Whether the storage holds every element that shape, strides and offset point at."""
+    if tensor.numel() == 0:
+        return True
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    try:
+        storage = tensor.untyped_storage()
+        available = storage.nbytes() if storage.data_ptr() else 0
+    except RuntimeError:  # one without memory, as of a tensor that is zero by definition
+        return False
+    return (tensor.storage_offset() + last + 1) * tensor.element_size() <= available
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor. Its strides may be anything where a dimension has a single element."""
+    flat = tensor.as_strided((tensor.numel(),), (1,))
+    return flat.view(torch.uint8).numpy().data
 
 
 def _tensor(buffer: memoryview, place: Place) -> Tensor:

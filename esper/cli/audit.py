@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 _EXAMPLES = {
-    "test": "a PPO-style agent saved with values that are not plain",
+    "test": "a PPO agent as esper saves it",
+    "legacy": "an agent as it used to be saved (with unsafe values)",
     "morphogenetic": "a model with a planted seed (GERMINATED)",
     "blending": "a model whose seed blends in (BLENDING)",
     "probationary": "a model whose seed is on probation (PROBATIONARY)",
@@ -30,10 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print what keeps the file from loading safely."""
     from esper.checkpoint import audit  # here and below, since they load torch
+    from esper.checkpoint.pickle_machine import printable
 
     if options.iterative:
         unsafe = audit.iterative_audit(options.iterative)
-        print(f"Unsafe globals of {options.iterative}: {len(unsafe)}")
+        print(f"Unsafe globals of {printable(str(options.iterative))}: {len(unsafe)}")
         print("".join(f"  {name}\n" for name in unsafe), end="")
     elif options.write_docs:
         from esper.checkpoint.atomic import write_atomic

@@ -17,12 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Convert file by file; one that cannot be is said, and the others go on."""
-    from esper.checkpoint.convert import convert_all  # here, since it loads torch
+    from esper.checkpoint.convert import convert_all  # here, since they load torch
+    from esper.checkpoint.pickle_machine import printable
 
     code = 0
     for source, result in convert_all(options.sources, options.folder, trust=options.trust):
         if isinstance(result, Path):
-            print(f"{source} → {result}")
+            print(printable(f"{source} → {result}"))
         else:
             code = complain(result)
     return code
