@@ -147,11 +147,21 @@ def test_help_says_what_exit_codes_mean(command: str, capsys: pytest.CaptureFixt
 
 
 def test_the_script_audits_what_it_generates(tmp_path: Path) -> None:
-    done = program(str(ROOT / "scripts/checkpoint_audit.py"), "--generate-test", temporary=tmp_path)
+    done = program(str(ROOT / "scripts/checkpoint_audit.py"), "--generate-legacy", temporary=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "FAILED: " in done.stdout
     assert "root['metadata']['recent_rewards']: deque → list" in done.stdout
-    assert torch.load(tmp_path / "esper_test_checkpoint.pt", weights_only=False)["train_steps"] == 1
+    assert torch.load(tmp_path / "esper_legacy_checkpoint.pt", weights_only=False)["train_steps"] == 1
+
+
+def test_the_agent_s_own_file_is_clean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert main(["audit", "--generate-test"]) == 0
+    output = capsys.readouterr().out
+    assert "SUCCESS - checkpoint is already compatible!" in output and "tensors: dict of" in output
+    assert [file.name for file in tmp_path.iterdir()] == ["esper_test_checkpoint.pt"]
 
 
 @pytest.mark.parametrize("name", ["morphogenetic", "blending", "probationary"])
@@ -210,4 +220,4 @@ def test_mistakes_are_answered_in_two_lines(arguments: list[str], capsys: pytest
 
 def test_the_page_is_written_where_it_is_asked_for(tmp_path: Path) -> None:
     assert main(["audit", "--write-docs", str(tmp_path / "page.md")]) == 0
-    assert "| PPO agent | FAILED | 5 |" in (tmp_path / "page.md").read_text()
+    assert "| Legacy agent | FAILED | 5 |" in (tmp_path / "page.md").read_text()

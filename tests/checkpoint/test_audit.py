@@ -24,6 +24,7 @@ from esper.checkpoint.pickle_scan import scan_file
 from esper.errors import CheckpointError
 from esper.forensics import KINDS, generate, results_page, seed_checkpoint
 from esper.leyline import SeedStage
+from esper.simic.ppo import PPOAgent
 from tests.checkpoint.evil import evil_files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -441,7 +442,7 @@ def test_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_sections_come_in_order(tmp_path: Path) -> None:
-    text = format_audit(audit_checkpoint(generate("test", tmp_path)))
+    text = format_audit(audit_checkpoint(generate("legacy", tmp_path)))
     titles = ["Environment", "weights_only=True", "Contents", "Optimizer", "Top-level structure"]
     places = [text.index(f"\n{title}\n") for title in titles]
     assert places == sorted(places)
@@ -461,13 +462,18 @@ def test_esper_s_own_checkpoints_are_clean_in_every_stage(tmp_path: Path, stage:
 
 def test_the_examples_are_what_they_are_said_to_be(tmp_path: Path) -> None:
     audits = {name: audit_checkpoint(generate(name, tmp_path)) for name in KINDS}
-    assert {name: audit["compatible"] for name, audit in audits.items()} == {name: name != "test" for name in KINDS}
-    assert {line.split(": ")[1].split(" ")[0] for line in audits["test"]["issues"]} == {
+    assert {name: audit["compatible"] for name, audit in audits.items()} == {name: name != "legacy" for name in KINDS}
+    assert {line.split(": ")[1].split(" ")[0] for line in audits["legacy"]["issues"]} == {
         "datetime",
         "Enum",
         "deque",
         "dataclass",
     }
+    agent = PPOAgent(state_dim=50)
+    agent.save(tmp_path / "own.pt")
+    assert audits["test"]["structure"] == audit_checkpoint(tmp_path / "own.pt")["structure"]
+    assert audits["test"]["issues"] == audits["test"]["optimizer_issues"] == []
+    assert PPOAgent.load(tmp_path / KINDS["test"].file_name).state_dim == 50
     blending, probationary = (torch.load(tmp_path / KINDS[name].file_name) for name in ("blending", "probationary"))
     assert blending["seed_states"]["mid"]["stage"] == SeedStage.BLENDING
     assert 0 < blending["seed_states"]["mid"]["alpha"] < 1

@@ -1,6 +1,9 @@
+import errno
 import hashlib
 import json
 import math
+import os
+import sys
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from esper.checkpoint import load_checkpoint, migrate_torch_checkpoint, read_bundle
+from esper.checkpoint import load_checkpoint, migrate_torch_checkpoint, read_bundle, save_checkpoint
 from esper.checkpoint.convert import convert_all, write_torch
 from esper.errors import CheckpointError
 from esper.forensics import generate, seed_checkpoint
@@ -147,7 +150,8 @@ def test_a_model_that_is_given_must_fit_and_gets_the_weights(tmp_path: Path) -> 
         ([1, 2], "it holds a list; expected a dictionary"),
         ({"a": {"b": b"bytes"}}, r"a\.b is a bytes"),
         ({"a": [1, 2j]}, r"a\.1 is a complex"),
-        ({"a": [1, 2j], "b": {"best": math.inf}}, r"a\.1 is a complex, .*; b\.best is inf: JSON has no such number\."),
+        ({"a": [1, 2j], "b": {"c": b"x"}}, r"a\.1 is a complex, .*; b\.c is a bytes, which .* to keep\."),
+        ({"a": {"float": "inf"}}, "a is a dictionary that would be read back as a number"),
         ({"a": list(range(9)), "b": [b"x"] * 25}, r"b\.0 is a bytes.*; b\.19 is a bytes.*; and 5 more\."),
         ({5.0: 1}, "the file has a key that is a float"),
         ({"a": {(1, 2): 3}}, "a has a key that is a tuple"),
@@ -163,6 +167,110 @@ def test_what_cannot_be_represented_is_refused_by_name(tmp_path: Path, payload: 
     with pytest.raises(CheckpointError, match=rf"old\.pt cannot be converted: .*{message}"):
         migrate_torch_checkpoint(source, tmp_path / "new")
     assert [file.name for file in tmp_path.iterdir()] == ["old.pt"]
+
+
+def test_numbers_that_are_not_finite_come_back(tmp_path: Path) -> None:
+    model = network()
+    others = {"best": math.inf, "worst": [-math.inf, {"loss": math.nan}], "word": "inf"}
+    path = migrate_torch_checkpoint(saved({"model": model.state_dict(), **others}, tmp_path / "old.pt"), tmp_path / "n")
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    written = json.loads((tmp_path / "n.json").read_text(), parse_constant=refuse)["metadata"]
+    spelled = {"float": "inf"}, [{"float": "-inf"}, {"loss": {"float": "nan"}}], "inf"
+    assert tuple(written.values()) == spelled
+    read = load_checkpoint(network(), path)["metadata"]
+    assert repr(read) == repr(others) == repr(read_bundle(path).metadata)
+    assert repr(load_checkpoint(network(), save_checkpoint(model, tmp_path / "again", metadata=read))["metadata"]) == (
+        repr(others)
+    )
+
+
+@pytest.mark.parametrize("where", ["main", "rest"])
+def test_both_files_are_written_or_none(tmp_path: Path, where: str) -> None:
+    bad = {"bad": torch.eye(2).to_sparse()}
+    payload = {
+        "model": network().state_dict() | (bad if where == "main" else {}),
+        "optimizer": {"moment": torch.ones(2)} | (bad if where == "rest" else {}),
+    }
+    with pytest.raises(CheckpointError, match=r"bad'.*cannot be stored"):
+        migrate_torch_checkpoint(saved(payload, tmp_path / "old.pt"), tmp_path / "new" / "n")
+    assert not (tmp_path / "new").exists()
+
+
+def test_tensors_of_any_strides_are_converted(tmp_path: Path) -> None:
+    whole = torch.randn(1, 5)
+    state = {"whole": whole, "column": whole[:, 0], "spread": whole[0, 1::5], "wide": whole.t().expand(5, 3)}
+    read = read_bundle(migrate_torch_checkpoint(saved({"model": state}, tmp_path / "old.pt"), tmp_path / "new"))
+    assert read.sidecar["aliases"] == {}
+    assert all(torch.equal(read.tensors[name], tensor) for name, tensor in state.items())
+
+
+class Leaving:
+    """Unpickling it ends the program."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return sys.exit, (0,)
+
+
+@dataclass
+class Stubborn:
+    """What a trusted file may bring: an object whose own code fails."""
+
+    value: int = 0
+
+    def to_dict(self) -> Any:
+        raise ZeroDivisionError("no\ndictionary")
+
+
+def test_whatever_a_trusted_file_does_the_others_are_converted(tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    saved({"a": Leaving()}, old / "a.pt")
+    saved({"b": Stubborn()}, old / "b.pt")
+    good = saved({"w": torch.ones(2)}, old / "c.pt")
+    done = dict(convert_all([old], tmp_path / "new", trust=True))
+    assert "a.pt cannot be loaded: SystemExit" in str(done[old / "a.pt"])
+    assert "b.pt cannot be converted: ZeroDivisionError: no" in str(done[old / "b.pt"])
+    assert done[good] == tmp_path / "new" / "c.safetensors"
+
+
+def test_links_and_what_cannot_be_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, elsewhere = tmp_path / "old", tmp_path / "elsewhere"
+    good = saved({"w": torch.ones(2)}, old / "run_2" / "good.pt")
+    saved({"w": torch.ones(2)}, elsewhere / "far.pt")
+    (old / "latest").symlink_to("run_2")  # what it leads to is converted where it is
+    (old / "run_2" / "up").symlink_to("..")
+    (old / "last.pt").symlink_to("run_2/good.pt")
+    (old / "gone.pt").symlink_to("run_1/good.pt")
+    (old / "away").symlink_to(elsewhere)
+    os.mkfifo(old / "pipe.pt")
+    (old / "shut").mkdir()
+    scan = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(path).name == "shut":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    new = old / "new"  # inside what is converted
+    done = {str(file.relative_to(old)): str(result) for file, result in convert_all([old], new)}
+    assert done == {
+        "last.pt": str(new / "last.safetensors"),
+        "run_2/good.pt": str(new / "run_2/good.safetensors"),
+        "gone.pt": f"{old}/gone.pt cannot be read: No such file or directory.",
+        "pipe.pt": f"{old}/pipe.pt is a pipe or a device: name a torch file.",
+        "away": f"{old}/away is a link to another folder: name that folder itself.",
+        "shut": f"{old}/shut cannot be read: Permission denied.",
+    }
+    assert good.is_file()
+
+
+def test_a_folder_without_torch_files_is_told(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    ((_, error),) = convert_all([tmp_path], tmp_path / "new")
+    assert "expected a torch file, or a folder with .pt, .pth, .ckpt files in it" in str(error)
 
 
 def test_a_cycle_is_refused(tmp_path: Path) -> None:
@@ -242,28 +350,31 @@ def test_no_malicious_file_runs_unless_trusted(tmp_path: Path) -> None:
 
 
 def test_a_trusted_file_that_fails_is_an_error_in_words(tmp_path: Path) -> None:
-    (tmp_path / "f.pt").write_bytes(b"\x80\x02cno_such_module\nThing\n)R.")
+    data = saved({"a": Note("x")}, tmp_path / "f.pt", legacy=True).read_bytes()
+    (tmp_path / "f.pt").write_bytes(data.replace(f"c{Note.__module__}\n".encode(), b"cno_such_module\n"))
     with pytest.raises(
         CheckpointError, match=r"ModuleNotFoundError: No module named 'no_such_module'; put the folder .* on PYTHONPATH"
     ):
         migrate_torch_checkpoint(tmp_path / "f.pt", tmp_path / "new", trust=True)
-    (tmp_path / "f.safetensors").touch()
+    (tmp_path / "f.safetensors").write_bytes(b"\x02" + bytes(7) + b"{}")
     with pytest.raises(CheckpointError, match="safetensors file already"):
         migrate_torch_checkpoint(tmp_path / "f.safetensors", tmp_path / "new")
-    with pytest.raises(CheckpointError, match="there is no such file"):
+    with pytest.raises(CheckpointError, match="is a folder"):
         migrate_torch_checkpoint(tmp_path, tmp_path / "new")
+    with pytest.raises(CheckpointError, match="cannot be read: No such file"):
+        migrate_torch_checkpoint(tmp_path / "missing.pt", tmp_path / "new")
 
 
 def test_a_tree_keeps_its_folders_and_goes_on_after_a_failure(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     for name in ("a.pt", "runs/1/agent_2.5.pth", "runs/2/agent.ckpt"):
         saved({"state_dict": network().state_dict(), "epoch": 1}, old / name)
-    generate("test", old / "runs")
+    generate("legacy", old / "runs")
     (old / "notes.txt").write_text("not a checkpoint")
     before = digests(old)
     done = dict(convert_all([old], new))
     assert len(done) == 4
-    assert "datetime.datetime" in str(done.pop(old / "runs/esper_test_checkpoint.pt"))
+    assert "datetime.datetime" in str(done.pop(old / "runs/esper_legacy_checkpoint.pt"))
     stems = ("a", "runs/1/agent_2.5", "runs/2/agent")
     assert set(done.values()) == {new / f"{stem}.safetensors" for stem in stems}
     assert sorted(str(file.relative_to(new)) for file in new.rglob("*.*") if file.is_file()) == sorted(
@@ -273,19 +384,33 @@ def test_a_tree_keeps_its_folders_and_goes_on_after_a_failure(tmp_path: Path) ->
     assert digests(old) == before
 
 
-def test_nothing_is_overwritten(tmp_path: Path) -> None:
+def test_nothing_is_overwritten_and_the_others_go_on(tmp_path: Path) -> None:
     first, second = (saved({"w": torch.ones(1)}, tmp_path / folder / "a.pt") for folder in ("x", "y"))
-    for sources, message in {
-        (first, second): "would both become",
-        (tmp_path / "missing.pt",): "expected a torch file, or a folder",
-        (saved({}, tmp_path / "z" / "a.rest.pt"),): "names ending in .rest",
+    kept, good = saved({}, tmp_path / "z" / "a.rest.pt"), saved({"w": torch.ones(1)}, tmp_path / "z" / "good.pt")
+    missing, new = tmp_path / "missing.pt", tmp_path / "new"
+    (new / "there").mkdir(parents=True)
+    (new / "there.json").write_text("mine")
+    there = saved({}, tmp_path / "there.pt")
+    before = digests(new)
+    done = dict(convert_all([first, second, missing, kept, there, good], new))
+    refused = {file: str(result) for file, result in done.items() if isinstance(result, CheckpointError)}
+    assert {file: result for file, result in done.items() if isinstance(result, Path)} == {
+        first: new / "a.safetensors",
+        good: new / "good.safetensors",
+    }
+    for file, message in {
+        second: f"{second} would become {new}/a.safetensors, as a.pt does",
+        missing: f"{missing}: No such file or directory; expected a torch file, or a folder with",
+        kept: f"{kept}: names ending in .rest are kept",
+        there: f"{there} is not converted: {new}/there.json exists already",
     }.items():
-        with pytest.raises(CheckpointError, match=message):
-            list(convert_all(sources, tmp_path / "new"))
-    list(convert_all([first], tmp_path / "new"))
+        assert message in refused.pop(file)
+    assert not refused
+    assert digests(new).items() >= before.items()
     before = digests(tmp_path)
-    with pytest.raises(CheckpointError, match="exists already"):
-        list(convert_all([second], tmp_path / "new"))
+    assert "exists already" in str(dict(convert_all([second], new))[second])
+    with pytest.raises(CheckpointError, match=r"good\.pt is a file: the last argument is the folder"):
+        list(convert_all([first], good))
     assert digests(tmp_path) == before
 
 

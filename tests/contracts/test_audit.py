@@ -24,6 +24,7 @@ SCRIPT = ROOT / "scripts" / "checkpoint_audit.py"
 SUCCESS = "SUCCESS - checkpoint is already compatible!"
 GENERATED = {
     "--generate-test": "esper_test_checkpoint.pt",
+    "--generate-legacy": "esper_legacy_checkpoint.pt",
     "--generate-morphogenetic": "esper_morphogenetic_checkpoint.pt",
     "--generate-blending": "esper_blending_checkpoint.pt",
     "--generate-probationary": "esper_probationary_checkpoint.pt",

@@ -93,10 +93,15 @@ def test_what_cannot_be_represented_is_named(tmp_path: Path) -> None:
     source = save(tmp_path / "old.pt", {"state_dict": network().state_dict(), "notes": [1, {"inner": Odd()}]})
     with pytest.raises(EsperError, match=r"notes.*inner"):
         migrate_torch_checkpoint(source, tmp_path / "new", trust=True)
-    nan = save(tmp_path / "nan.pt", {"state_dict": network().state_dict(), "loss": float("nan")})
-    with pytest.raises(EsperError, match="loss"):
-        migrate_torch_checkpoint(nan, tmp_path / "new")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["nan.pt", "old.pt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["old.pt"]
+
+
+def test_numbers_that_are_not_finite_are_kept(tmp_path: Path) -> None:
+    payload = {"state_dict": network().state_dict(), "loss": float("nan"), "best": float("inf")}
+    path = migrate_torch_checkpoint(save(tmp_path / "old.pt", payload), tmp_path / "new")
+    assert json.loads((tmp_path / "new.json").read_text())["metadata"]["best"] == {"float": "inf"}
+    metadata = load_checkpoint(network(), path)["metadata"]
+    assert metadata["best"] == float("inf") and metadata["loss"] != metadata["loss"]
 
 
 def test_another_models_weights_are_refused(tmp_path: Path) -> None:
