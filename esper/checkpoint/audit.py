@@ -11,6 +11,7 @@ import torch
 from esper.checkpoint.file_kind import Layout
 from esper.checkpoint.pickle_machine import Global, StandIn, printable
 from esper.checkpoint.pickle_scan import Scan, entries, scan_file
+from esper.checkpoint.plain import is_unicode
 from esper.checkpoint.value_audit import audit_value, verdict_of_call
 
 __all__ = ["audit_checkpoint", "audit_value", "format_audit", "get_environment_info", "iterative_audit"]
@@ -105,6 +106,17 @@ def load_refusal(error: BaseException) -> str:
     return f"{name}: {printable(said.partition(' Please ')[0].strip())}"
 
 
+def load_torch(path: Path, layout: Layout, *, weights_only: bool = True) -> Any:
+    """What a torch file of this layout holds, on the CPU. Raises whatever torch does, or the file's own code."""
+    # Mapped, a large file costs no memory. torch maps only zip files, opens none whose name is no text, and believes a
+    # name that says safetensors.
+    is_mapped = layout is Layout.ZIP and is_unicode(str(path)) and path.suffix != ".safetensors"
+    with warnings.catch_warnings(), path.open("rb") as file:
+        warnings.simplefilter("ignore")
+        source = path if is_mapped else file
+        return torch.load(source, map_location="cpu", weights_only=weights_only, mmap=is_mapped)
+
+
 def plain_pickle(protocol: int) -> str:
     """A pickle of another program, in words."""
     return f"a plain pickle of protocol {protocol or '0 or 1'}, not written by torch.save"
@@ -115,9 +127,7 @@ def _load_error(path: Path, scan: Scan) -> str | None:
     if scan.layout is Layout.PICKLE:
         return f"{plain_pickle(scan.protocol)}, which torch.load cannot read"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.load(path, map_location="cpu", weights_only=True, mmap=scan.layout is Layout.ZIP)
+        load_torch(path, scan.layout)
     except Exception as error:  # of many kinds, whatever the file holds
         return load_refusal(error)
     return None

@@ -2,7 +2,6 @@
 
 import io
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.checkpoint.atomic import write_atomic
-from esper.checkpoint.audit import load_refusal, plain_pickle
+from esper.checkpoint.audit import load_refusal, load_torch, plain_pickle
 from esper.checkpoint.bundle import Checkpoint, bundle_paths, write_bundle
 from esper.checkpoint.file_kind import Layout, file_layout
 from esper.checkpoint.model import restore_module
@@ -142,10 +141,7 @@ def read_torch(path: str | os.PathLike[str], *, trust: bool = False) -> Any:
             "esper audit shows where; --trust runs whatever the file holds, so only for a file that you made yourself."
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # Mapped, a large file costs no memory; other layouts cannot be.
-            return torch.load(path, map_location="cpu", weights_only=not trust, mmap=layout is Layout.ZIP)
+        return load_torch(path, layout, weights_only=not trust)
     except (Exception, SystemExit) as error:  # whatever the file's own code raises, too
         hint = "; put the folder of that module on PYTHONPATH" if isinstance(error, ModuleNotFoundError) else ""
         raise CheckpointError(f"{shown} cannot be loaded: {load_refusal(error)}{hint}") from error

@@ -74,14 +74,11 @@ def file_layout(path: Path) -> Layout:
                     "esper.checkpoint.load_checkpoint."
                 )
             file.seek(0)
-            layout = _layout(path, file, head)
+            return _layout(file, head)
     except OSError as error:
         raise CheckpointError(f"{shown} cannot be read: {error.strerror or error}.") from error
     except NotTorch as error:
         raise CheckpointError(f"{shown} is not a sound torch checkpoint: it is {error}.") from error
-    if path.suffix == ".safetensors":  # torch.load goes by that name
-        raise CheckpointError(f"{shown} is a torch file by its content: give it a name that ends in .pt.")
-    return layout
 
 
 def text_kind(path: Path) -> str | None:
@@ -102,30 +99,30 @@ def text_kind(path: Path) -> str | None:
     return "JSON text" if text.startswith(("{", "[")) else "text"
 
 
-def _layout(path: Path, file: IO[bytes], head: bytes) -> Layout:
+def _layout(file: IO[bytes], head: bytes) -> Layout:
     if not head:
         raise NotTorch("empty")
     for offset, signature, what in _SIGNATURES:
         if head[offset:].startswith(signature):
             raise NotTorch(what)
     if head.startswith(_ZIP_START):  # torch, too, looks at the first bytes only
-        return _zip_layout(path)
+        return _zip_layout(file)
     if _is_tar(head):
-        return _tar_layout(path)
+        return _tar_layout(file)
     return Layout.LEGACY if _begins_with_magic(file) else Layout.PICKLE
 
 
-def _zip_layout(path: Path) -> Layout:
+def _zip_layout(file: IO[bytes]) -> Layout:
     try:
-        records = torch._C.PyTorchFileReader(str(path)).get_all_records()
-    except RuntimeError:
+        records = torch._C.PyTorchFileReader(file).get_all_records()
+    except Exception:  # of many kinds, whatever the file holds
         records = []
     if "constants.pkl" in records:
         return Layout.TORCHSCRIPT
     if "data.pkl" in records:
         return Layout.ZIP
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
     except Exception as error:  # of many kinds, whatever the file holds
         raise NotTorch("a zip archive that is cut short or damaged") from error
@@ -140,9 +137,9 @@ def _zip_layout(path: Path) -> Layout:
     raise NotTorch("a zip archive that torch.save did not write: it has no data.pkl")
 
 
-def _tar_layout(path: Path) -> Layout:
+def _tar_layout(file: IO[bytes]) -> Layout:
     try:
-        with tarfile.open(path, "r:") as archive:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
             members = {archive.next() for _ in _TORCH_TAR} - {None}
     except Exception as error:  # of many kinds, whatever the file holds
         raise NotTorch("a tar archive that is cut short or damaged") from error

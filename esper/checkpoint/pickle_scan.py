@@ -56,10 +56,10 @@ def scan_file(path: Path) -> Scan:
 
 def _root(path: Path, layout: Layout, machine: PickleMachine) -> Any:
     """What the file's main pickle holds."""
-    if layout is Layout.ZIP:
-        reader = torch._C.PyTorchFileReader(str(path))  # torch.load's own: another might see another file in the bytes
-        return machine.run(io.BytesIO(bytes(reader.get_record("data.pkl"))))
     with path.open("rb") as file:
+        if layout is Layout.ZIP:
+            reader = torch._C.PyTorchFileReader(file)  # torch.load's own: another might see another file in the bytes
+            return machine.run(io.BytesIO(bytes(reader.get_record("data.pkl"))))
         if layout is Layout.PICKLE:
             return machine.run(file)
         _magic, _protocol, _system, root, _storages = (PickleMachine(machine.known).run(file) for _ in range(5))
@@ -70,10 +70,13 @@ def _reason(path: Path, layout: Layout, error: Exception) -> str:
     """Why a file's pickle cannot be followed, in words."""
     if layout is Layout.PICKLE and (what := text_kind(path)):
         return f"it is {what}"
-    said = " ".join(str(error).split()).split(". ")[0].rstrip(".")
+    said = printable(" ".join(str(error).split()).split(". ")[0].rstrip("."))
+    if said.startswith("its pickle "):
+        return said
     if said.startswith("at position 0, opcode"):
         return "it is neither a zip archive nor a pickle"
-    return "malformed pickle" if isinstance(error, LookupError) else printable(said) or type(error).__name__
+    is_told = isinstance(error, ValueError) and not isinstance(error, UnicodeError)
+    return f"its pickle is damaged or cut short{f' ({said})' if is_told else ''}"
 
 
 def _mark_unsafe(known: dict[str, Global]) -> list[str]:

@@ -99,11 +99,18 @@ def parse_object(data: bytes, path: Path) -> dict[str, Any]:
     return value
 
 
-def _check_text(text: str, where: str) -> None:
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written at all: halves of characters cannot."""
     try:
         text.encode()
-    except UnicodeEncodeError as error:
-        raise CheckpointError(f"{where} is text that is not valid Unicode: {text!r}.") from error
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_text(text: str, where: str) -> None:
+    if not is_unicode(text):
+        raise CheckpointError(f"{where} is text that is not valid Unicode: {text!r}.")
 
 
 def _with_number(read: dict[str, Any]) -> Any:

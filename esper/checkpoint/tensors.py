@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from esper.checkpoint.layout import DTYPE_NAMES, RESERVED_NAME, Place, lay_out, places
+from esper.checkpoint.plain import is_unicode
 from esper.errors import CheckpointError
 
 _SHOWN = 3
@@ -83,7 +84,7 @@ def storable(name: str, tensor: Tensor) -> Tensor:
 
     Raises CheckpointError naming one that a file cannot hold.
     """
-    if not isinstance(name, str) or name == RESERVED_NAME or not _is_unicode(name):
+    if not isinstance(name, str) or name == RESERVED_NAME or not is_unicode(name):
         raise CheckpointError(f"A tensor cannot be named {name!r}: expected any text but {RESERVED_NAME!r}.")
     if not isinstance(tensor, Tensor):
         raise CheckpointError(
@@ -104,10 +105,6 @@ def storable(name: str, tensor: Tensor) -> Tensor:
         if not _has_storage(values):  # reading past its end would crash
             raise CheckpointError(f"The tensor {name!r} {list(tensor.shape)} has no values: its storage was freed.")
     return values
-
-
-def _is_unicode(text: str) -> bool:
-    return text.isascii() or text.encode(errors="replace").decode() == text
 
 
 def _has_storage(tensor: Tensor) -> bool:
