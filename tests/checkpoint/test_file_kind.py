@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from esper.checkpoint import read_bundle
 from esper.checkpoint.file_kind import text_kind
 from esper.cli import main
 from tests.checkpoint.evil import Touch
@@ -159,9 +160,10 @@ def test_what_torch_wrote_is_told_from_plain_pickles(
     path.write_bytes(packed(WEIGHTS, _use_new_zipfile_serialization=is_zip, pickle_protocol=protocol))
     assert main(["audit", str(path)]) == 0
     assert f"({'zip' if is_zip else 'legacy'} layout)" in capsys.readouterr().out
-    path.rename(tmp_path / "file.safetensors")  # torch.load would take it for one
-    assert main(["audit", str(tmp_path / "file.safetensors")]) == 2
-    assert "is a torch file by its content: give it a name that ends in .pt" in capsys.readouterr().err
+    path = path.rename(tmp_path / "file.safetensors")  # torch.load would take it for one
+    assert main(["audit", str(path)]) == main(["convert", str(path), str(tmp_path / "new")]) == 0
+    assert "SUCCESS" in capsys.readouterr().out
+    assert torch.equal(read_bundle(tmp_path / "new" / "file.safetensors.safetensors").tensors["w"], WEIGHTS["w"])
 
 
 def test_what_only_trust_reads_is_read_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
