@@ -18,6 +18,7 @@ __all__ = ["audit_checkpoint", "audit_value", "format_audit", "get_environment_i
 
 SUCCESS = "SUCCESS - checkpoint is already compatible!"
 FAILED = "FAILED: "
+LAST_PROTOCOL = 3  # that torch.load(weights_only=True) reads
 _OPTIMIZER = "optim"
 _REASON = "WeightsUnpickler error: "
 _SPELLED = {"pytorch": "PyTorch", "cuda": "CUDA", "python": "Python"}
@@ -122,10 +123,17 @@ def plain_pickle(protocol: int) -> str:
     return f"a plain pickle of protocol {protocol or '0 or 1'}, not written by torch.save"
 
 
+def newer_pickle(protocol: int) -> str:
+    """Why a weights-only load does not even begin to read a file, in words."""
+    return f"its pickle is of protocol {protocol}, and such a load knows none after {LAST_PROTOCOL}"
+
+
 def _load_error(path: Path, scan: Scan) -> str | None:
     """What torch.load(weights_only=True) says against the file, without its advice; None when it loads."""
     if scan.layout is Layout.PICKLE:
         return f"{plain_pickle(scan.protocol)}, which torch.load cannot read"
+    if scan.protocol > LAST_PROTOCOL:
+        return f"UnpicklingError: {newer_pickle(scan.protocol)}"
     try:
         load_torch(path, scan.layout)
     except Exception as error:  # of many kinds, whatever the file holds

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from esper.checkpoint.atomic import write_atomic
-from esper.checkpoint.audit import load_refusal, load_torch, plain_pickle
+from esper.checkpoint.audit import LAST_PROTOCOL, load_refusal, load_torch, newer_pickle, plain_pickle
 from esper.checkpoint.bundle import Checkpoint, bundle_paths, write_bundle
 from esper.checkpoint.file_kind import Layout, file_layout
 from esper.checkpoint.model import restore_module
 from esper.checkpoint.pickle_machine import printable
-from esper.checkpoint.pickle_scan import scan_file
+from esper.checkpoint.pickle_scan import Scan, scan_file
 from esper.checkpoint.plain import check_plain
 from esper.checkpoint.plain_form import PlainForm, kind
 from esper.checkpoint.sources import find_files
@@ -132,14 +132,17 @@ def read_torch(path: str | os.PathLike[str], *, trust: bool = False) -> Any:
     if layout is Layout.PICKLE:  # trusted or not: torch would run it, and then find that it is none of its own
         scan = scan_file(path)
         raise CheckpointError(
-            f"{shown} is {plain_pickle(scan.protocol)}{_asked_for(scan.unsafe)}. "
+            f"{'; '.join([f'{shown} is {plain_pickle(scan.protocol)}', *_asked_for(scan)])}. "
             "If you made it: load it with the program that did, and torch.save a dictionary of its tensors."
         )
-    if not trust and (unsafe := scan_file(path).unsafe):
-        raise CheckpointError(
-            f"{shown} is not loaded{_asked_for(unsafe)}.\n"
-            "esper audit shows where; --trust runs whatever the file holds, so only for a file that you made yourself."
-        )
+    if not trust:
+        scan = scan_file(path)
+        newer = [newer_pickle(scan.protocol)] if scan.protocol > LAST_PROTOCOL else []
+        if objections := newer + _asked_for(scan):
+            raise CheckpointError(
+                f"{shown} is not loaded: {'; '.join(objections)}.\n"
+                "esper audit shows more; --trust runs whatever the file holds: only for a file that you made yourself."
+            )
     try:
         return load_torch(path, layout, weights_only=not trust)
     except (Exception, SystemExit) as error:  # whatever the file's own code raises, too
@@ -187,9 +190,9 @@ def _write(path: str | os.PathLike[str], main: Checkpoint, rest: Checkpoint | No
         raise
 
 
-def _asked_for(unsafe: Sequence[str]) -> str:
-    shown = ", ".join(unsafe[:_MAX_GLOBALS])
-    return f": it asks for {shown}{', ...' if len(unsafe) > _MAX_GLOBALS else ''}" if unsafe else ""
+def _asked_for(scan: Scan) -> list[str]:
+    shown = ", ".join(scan.unsafe[:_MAX_GLOBALS])
+    return [f"it asks for {shown}{', ...' if len(scan.unsafe) > _MAX_GLOBALS else ''}"] if scan.unsafe else []
 
 
 def _split(payload: Any) -> tuple[Mapping[str, Any], dict[Any, Any]]:

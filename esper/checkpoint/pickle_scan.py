@@ -62,7 +62,8 @@ def _root(path: Path, layout: Layout, machine: PickleMachine) -> Any:
             return machine.run(io.BytesIO(bytes(reader.get_record("data.pkl"))))
         if layout is Layout.PICKLE:
             return machine.run(file)
-        _magic, _protocol, _system, root, _storages = (PickleMachine(machine.known).run(file) for _ in range(5))
+        machine.run(file)  # the magic number; the version, the system, the content and the storages are to follow
+        _version, _system, root, _storages = (PickleMachine(machine.known).run(file) for _ in range(4))
         return root
 
 

@@ -15,7 +15,7 @@ _EXAMPLES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What may be audited: a file, or an example that is made first."""
     choice = parser.add_mutually_exclusive_group(required=True)
-    choice.add_argument("file", nargs="?", type=Path, metavar="FILE", help="audit this file")
+    choice.add_argument("file", nargs="?", type=Path, metavar="FILE", help="audit this torch file, or pickle")
     for name, what in _EXAMPLES.items():
         choice.add_argument(
             f"--generate-{name}",
