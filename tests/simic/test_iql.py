@@ -420,7 +420,7 @@ def test_a_file_that_would_run_code_is_not_loaded(tmp_path):
     torch.save(seven_keys(model()) | {"extra": math.sqrt}, tmp_path / "old.pt")
     with pytest.raises(CheckpointError, match="sqrt"):
         IQL.load(tmp_path / "old.pt")
-    with pytest.raises(CheckpointError, match="no such file"):
+    with pytest.raises(CheckpointError, match="No such file"):
         IQL.load(tmp_path / "nothing.pt")
     with pytest.raises(CheckpointError, match="missing"):
         IQL.load(tmp_path / "nothing")
