@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from esper.engine.choice import choose_engine
+from esper.engine.population import choose_engine
 from esper.engine.optimizer import OptimizerConfig
 from esper.engine.population import Population
 from esper.kasmina.host import CNNHost, MorphogeneticModel

@@ -9,7 +9,7 @@ import torch
 
 from esper.config.root import RunSchema
 from esper.engine import native
-from esper.engine.choice import choose_engine
+from esper.engine.population import choose_engine
 from esper.engine.environment import GrowthVectorEnv, Reward
 from esper.engine.governor import Governor, GovernorConfig
 from esper.engine.growth import Growth

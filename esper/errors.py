@@ -35,3 +35,8 @@ class RunError(EsperError):
 
 class LearnerError(EsperError, ValueError):
     """Something that learns, or what it learns from, was given values it cannot use."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of any make says, in one line; its class where it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

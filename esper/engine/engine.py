@@ -1,13 +1,28 @@
 """What a population asks of the engine that trains it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
 
 Gradients = dict[str, dict[str, Tensor]]  # stack -> parameter -> [R, ...]
+Absent = Mapping[str, Mapping[str, Sequence[int]]]  # stack -> parameter -> rows
 Values = dict[str, Tensor]
 Captured = dict[str, Values]
+
+
+@dataclass(frozen=True, slots=True)
+class Backward:
+    """What a minibatch gives: losses [M] and correct [M], and the gradients of all that took part.
+
+    absent: rows of a parameter that took no part, where others did; a parameter that took part nowhere has no gradient.
+    """
+
+    gradients: Gradients
+    losses: Tensor
+    correct: Tensor
+    absent: Absent = field(default_factory=dict)
 
 
 class Engine(Protocol):
@@ -19,11 +34,11 @@ class Engine(Protocol):
     kind: str
     generation: int
 
-    def prepare(self, steps: int, version: int, seeds: Sequence[int] | None = None) -> None:
-        """Take over stages and blends for an epoch of this many steps.
+    def prepare(self, steps: int, version: int, seeds: Sequence[int] | None = None, training: bool = True) -> None:
+        """Take over stages and blends for an epoch of this many steps, or for an evaluation.
 
         version: of the stacks; seeds [M]: of what layers such as Dropout draw while training (None: they draw from
-        torch's own stream).
+        the global streams). Raises EngineError where the networks are no longer what this engine was made for.
         """
         ...
 
@@ -31,8 +46,8 @@ class Engine(Protocol):
         """A minibatch of inputs [J, B, ...] as it lies in memory here; J is 1, or one for each member."""
         ...
 
-    def gradients(self, x: Tensor, y: Tensor, step: int | Tensor) -> tuple[Gradients, Tensor, Tensor]:
-        """One minibatch for all; step: of the epoch. Returns gradients, losses [M], correct [M]."""
+    def backward(self, x: Tensor, y: Tensor, step: int | Tensor) -> Backward:
+        """One minibatch for all, forward and backward; step: of the epoch."""
         ...
 
     def finish(self, steps: int) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper.engine.engine import Captured, Gradients
+from esper.engine.engine import Backward, Captured
+from esper.engine.fusable import check_alike, watch
 from esper.engine.groups import Group, make_group, signature, trained_stacks
 from esper.engine.lanes import LaneLayout
 from esper.engine.program import Layout, Program
@@ -39,20 +40,29 @@ class FusedEngine:
         self.stacks = stacks
         self.halted = halted
         self.precision = precision
-        self.layout = make_layout(models[0].host.topology)
-        self.host = Program(models[0].host, self.layout)
+        hosts = [model.host for model in models]
+        check_alike(hosts)
+        self.layout = make_layout(hosts[0].topology)
+        self.host = Program(hosts[0], self.layout)
+        self.watched = watch(hosts)
         self.programs: dict[str, Program] = {}  # of every blueprint that was ever in a slot
         self.groups: dict[str, list[Group]] = {}
         self.signature: tuple[object, ...] = ()
-        self.trained: list[str] = []
+        self.leaves: dict[str, dict[str, Tensor]] = {}
         self.steps = 0
         self.generation = 0
         self._chosen: dict[tuple[str, tuple[int, ...]], Any] = {}  # what evaluation has selected since `prepare`
 
     # ---- what is to be done
 
-    def prepare(self, steps: int, version: int, seeds: Sequence[int] | None = None) -> None:
+    def prepare(self, steps: int, version: int, seeds: Sequence[int] | None = None, training: bool = True) -> None:
         """See `Engine.prepare`; layers that draw are never fused."""
+        seen = watch([model.host for model in self.models])
+        if len(seen) != len(self.watched) or any(now is not was for now, was in zip(seen, self.watched, strict=True)):
+            raise EngineError(
+                "a host was changed since its population was made (a hook, an attribute), which the fused engine cannot "
+                "follow; make a new population, or use kind='sequential'"
+            )
         slots = {name: [model.slots[name] for model in self.models] for name in self.models[0].slots}
         work = (version, signature(slots))
         changed = work != self.signature or steps > self.steps
@@ -61,10 +71,26 @@ class FusedEngine:
             self.signature, self.steps = work, steps
             self.generation += 1
             self.groups = {name: self._groups(name, members) for name, members in slots.items()}
-            self.trained = trained_stacks(self.stacks, self.models)
         else:
             for group in self._all_groups():
                 group.update(self._slots_of(group), steps)
+        if training:
+            self._choose_leaves()
+
+    def _choose_leaves(self) -> None:
+        """Parameters that are to be trained. Raises EngineError where some rows of one are, and others are not."""
+        leaves: dict[str, dict[str, Tensor]] = {}
+        for name in trained_stacks(self.stacks, self.models):
+            for parameter, rows in self.stacks[name].trained_rows().items():
+                if any(rows) and not all(rows):
+                    raise EngineError(f"{parameter} is frozen in some members and trained in others: kind='sequential'")
+                stack = self.stacks[name].parameters[parameter]
+                if stack.requires_grad != rows[0]:
+                    stack.requires_grad_(rows[0])
+                    self.generation += 1
+                if rows[0]:
+                    leaves.setdefault(name, {})[parameter] = stack
+        self.leaves = leaves
 
     def _groups(self, slot: str, members: Sequence[SeedSlot]) -> list[Group]:
         groups = []
@@ -97,9 +123,8 @@ class FusedEngine:
         """See `Engine.losses`."""
         return self.layout.losses(logits, y)
 
-    def gradients(self, x: Tensor, y: Tensor, step: int | Tensor) -> tuple[Gradients, Tensor, Tensor]:
-        """See `Engine.gradients`."""
-        leaves = {name: self.stacks[name].parameters for name in self.trained}
+    def backward(self, x: Tensor, y: Tensor, step: int | Tensor) -> Backward:
+        """See `Engine.backward`."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision is torch.bfloat16):
             logits = self.host.run(
                 {self.host.input: x},
@@ -108,10 +133,15 @@ class FusedEngine:
                 lambda slot, h: self._train_slot(slot, h, step),
             )
         losses, correct = self.losses(logits, y)
-        flat = [parameter for named in leaves.values() for parameter in named.values()]
-        # A stack may hold rows that take no part just now.
-        grads = iter(torch.autograd.grad(losses.sum(), flat, allow_unused=True, materialize_grads=True))
-        return {stack: {n: next(grads) for n in named} for stack, named in leaves.items()}, losses.detach(), correct
+        flat = [leaf for named in self.leaves.values() for leaf in named.values()]
+        # What is not in the pass has no gradient; a frozen network without seeds has none at all.
+        found = torch.autograd.grad(losses.sum(), flat, allow_unused=True) if losses.requires_grad else [None] * len(flat)
+        grads = iter(found)
+        gradients = {
+            stack: {name: grad for name in named if (grad := next(grads)) is not None}
+            for stack, named in self.leaves.items()
+        }
+        return Backward(gradients, losses.detach(), correct)
 
     def _train_slot(self, slot: str, h: Tensor, step: int | Tensor) -> Tensor:
         pieces = []
@@ -150,10 +180,10 @@ class FusedEngine:
 
     def finish(self, steps: int) -> None:
         """See `Engine.finish`; waits for the device."""
-        for stack in self.stacks.values():
-            for name, buffer in stack.buffers.items():
-                if name.endswith("num_batches_tracked"):
-                    buffer += steps
+        for stack_name, stack in self.stacks.items():
+            program = self.host if stack_name == HOST else self.programs.get(stack_name)
+            for name, calls in program.calls.items() if program is not None else ():
+                stack.buffers[name] += steps * calls
         for member, model in enumerate(self.models):
             for slot in model.slots.values() if member not in self.halted else ():
                 slot.step(steps)

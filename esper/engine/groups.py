@@ -39,10 +39,10 @@ class Group:
 
     def update(self, slots: Sequence[SeedSlot], steps: int) -> None:
         """Write this epoch's values in place (a captured graph reads the same memory again)."""
-        table = [[slot.alpha_at(step) for slot in slots] for step in range(steps + 1)]
+        table = [[_alpha_at(slot, step) for slot in slots] for step in range(steps + 1)]
         self.alpha[: steps + 1].copy_(torch.tensor(table, dtype=self.alpha.dtype))
-        trains = [slot.stage is SeedStage.TRAINING for slot in slots]
-        closed = [slot.stage is SeedStage.TRAINING and slot.isolate_gradients for slot in slots]
+        trains = [slot.computes and slot.stage is SeedStage.TRAINING for slot in slots]
+        closed = [is_isolated(slot) for slot in slots]
         self.through.copy_(torch.tensor(trains))
         self.open_rows.copy_(~torch.tensor(closed))
         self.ok.fill_(1)
@@ -65,13 +65,13 @@ class Group:
 
     def update_alpha_now(self, slots: Sequence[SeedSlot]) -> None:
         """Take over the present blend of each seed."""
-        self.alpha_now.copy_(torch.tensor([slot.alpha for slot in slots], dtype=self.alpha.dtype))
+        self.alpha_now.copy_(torch.tensor([slot.alpha if slot.computes else 0.0 for slot in slots], dtype=self.alpha.dtype))
 
 
 def signature(slots: dict[str, list[SeedSlot]]) -> tuple[object, ...]:
     """Equal as long as the same work is to be done on the same stacks: the same gates and ways upstream."""
     return tuple(
-        (name, member, _is_gated(slot), _is_open(slot))
+        (name, member, _is_gated(slot), not is_isolated(slot))
         for name, members in slots.items()
         for member, slot in enumerate(members)
         if slot.seed is not None
@@ -105,18 +105,24 @@ def make_group(
         gate=gate if gated else None,
         gate_rows=torch.tensor(gated, device=like.device),
         gate_picks=torch.tensor(picks, device=like.device),
-        is_open=any(_is_open(slot) for slot in slots),
+        is_open=any(not is_isolated(slot) for slot in slots),
     )
     group.update(slots, steps)
     return group
 
 
+def _alpha_at(slot: SeedSlot, step: int) -> float:
+    """A seed that its slot passes by has no share of the output."""
+    return slot.alpha_at(step) if slot.computes else 0.0
+
+
 def _is_gated(slot: SeedSlot) -> bool:
-    return slot.gate is not None and slot.stage in (SeedStage.BLENDING, SeedStage.CULLED)
+    return slot.computes and slot.gate is not None and slot.stage in (SeedStage.BLENDING, SeedStage.CULLED)
 
 
-def _is_open(slot: SeedSlot) -> bool:
-    return not (slot.stage is SeedStage.TRAINING and slot.isolate_gradients)
+def is_isolated(slot: SeedSlot) -> bool:
+    """Whether no gradient of the slot's seed goes upstream."""
+    return slot.stage is SeedStage.TRAINING and slot.isolate_gradients
 
 
 def trained_stacks(stacks: Mapping[str, ModuleStack], models: Sequence[MorphogeneticModel]) -> list[str]:
@@ -137,5 +143,6 @@ def row_roles(
         if name.endswith(".gate"):
             idle[name] = [not _is_gated(slot) for slot in slots]
         else:
-            isolated[name] = [not _is_open(slot) for slot in slots]
+            idle[name] = [not slot.computes for slot in slots]
+            isolated[name] = [is_isolated(slot) for slot in slots]
     return idle, isolated

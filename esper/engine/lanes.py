@@ -38,13 +38,13 @@ class LaneLayout:
         if node.op == "call_function" and node.target is blending.bound_residual:
             max_ratio = bound_arguments(node)
             return lambda inputs, tensors, training: bound_residual(inputs[0], inputs[1], max_ratio)
-        match modules.get(str(node.target)) if node.op == "call_module" else None:
-            case nn.AdaptiveAvgPool2d(output_size=(1 | (1, 1))):
-                return lambda inputs, tensors, training: inputs[0].mean((2, 3), keepdim=True)
-            case nn.Flatten(start_dim=1, end_dim=-1):
-                return lambda inputs, tensors, training: inputs[0].flatten(1, -2)
-            case nn.Linear() as linear:
-                return _linear(str(node.target), linear.bias is not None)
+        layer: Any = modules.get(str(node.target)) if node.op == "call_module" else None
+        if type(layer) is nn.AdaptiveAvgPool2d and layer.output_size in (1, (1, 1)):
+            return lambda inputs, tensors, training: inputs[0].mean((2, 3), keepdim=True)
+        if type(layer) is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1):
+            return lambda inputs, tensors, training: inputs[0].flatten(1, -2)
+        if type(layer) is nn.Linear:
+            return _linear(str(node.target), layer.bias is not None)
         return None
 
     def gate(self, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -58,16 +58,11 @@ class LaneLayout:
 
 
 def _kind(node: fx.Node, modules: Modules) -> str:
-    module = modules.get(str(node.target)) if node.op == "call_module" else None
-    if isinstance(module, nn.Conv2d):
-        return "conv"
-    if isinstance(module, nn.BatchNorm2d):
-        return "norm"
-    if isinstance(module, nn.ReLU) or (node.op == "call_function" and node.target in (F.relu, torch.relu)):
-        return "relu"
-    if isinstance(module, nn.MaxPool2d):
-        return "pool"
-    return ""
+    """Of a layer of exactly this class: one that derives from it may compute something else."""
+    if node.op == "call_function":
+        return "relu" if node.target in (F.relu, torch.relu) and len(node.args) == 1 else ""
+    kind = type(modules.get(str(node.target))) if node.op == "call_module" else None
+    return {nn.Conv2d: "conv", nn.BatchNorm2d: "norm", nn.ReLU: "relu", nn.MaxPool2d: "pool"}.get(kind, "")
 
 
 def _chain(node: fx.Node, modules: Modules) -> list[fx.Node]:
@@ -100,8 +95,8 @@ def _block(chain: list[fx.Node], modules: Modules) -> Run:
                 names |= {"gamma": f"{name}.weight", "beta": f"{name}.bias"}
                 names |= {statistic: f"{name}.{statistic}" for statistic in ("running_mean", "running_var")}
             case nn.MaxPool2d():
-                pooling = (module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
-                if pooling != (2, 2, 0, 1, False):
+                pooling = (module.kernel_size, module.stride, module.padding, module.dilation)
+                if pooling != (2, 2, 0, 1) or module.ceil_mode or module.return_indices:
                     raise EngineError(f"layer {name}: only 2x2 max pooling can be fused")
                 facts["pool"] = True
             case _:

@@ -32,12 +32,16 @@ class OptimizerConfig:
 
 @dataclass(slots=True)
 class Rows:
-    """What the optimizer holds of one stack; `slots` are its moments: slot -> parameter -> [R, ...]."""
+    """What the optimizer holds of one stack; `slots` are its moments: slot -> parameter -> [R, ...].
+
+    Moments, rates and steps are in float32 at least: in bfloat16 0.999 is 1, and nothing would move.
+    """
 
     members: list[int]
+    parameters: list[str]  # P, in the order of `steps`
     learning_rate: Tensor  # [R]
     weight_decay: Tensor  # [R]
-    steps: Tensor  # [R]
+    steps: Tensor  # [R, P]
     counted: Tensor  # [R], 1 where a step counts: 0 in rows that take no part, or stand still
     clip_group: Tensor  # [R], rows of one group are clipped together
     slots: dict[str, dict[str, Tensor]] = field(default_factory=dict)
@@ -45,13 +49,20 @@ class Rows:
 
 @dataclass(slots=True)
 class _Plan:
+    """The tensors that a step of some parameters works on; they stay the same until a stack changes.
+
+    has_gradient [P] says per stack which of its parameters take part. corrections: views, one a parameter, of what
+    `_corrections` writes of each stack's steps.
+    """
+
+    held: list[Rows] = field(default_factory=list)
+    has_gradient: list[Tensor] = field(default_factory=list)
     parameters: list[Tensor] = field(default_factory=list)
     rates: list[Tensor] = field(default_factory=list)
     decays: list[Tensor] = field(default_factory=list)
-    steps: list[Tensor] = field(default_factory=list)
     slots: dict[str, list[Tensor]] = field(default_factory=dict)
-    counts: list[Tensor] = field(default_factory=list)
-    counted: list[Tensor] = field(default_factory=list)
+    unbiased: list[Tensor] = field(default_factory=list)  # [2, R, P] a stack: 1 - beta1^t, sqrt(1 - beta2^t)
+    corrections: tuple[list[Tensor], list[Tensor]] = field(default_factory=lambda: ([], []))
     decays_any: bool = False
     halted_any: bool = False
 
@@ -66,6 +77,7 @@ class StackedOptimizer:
             if own != replace(self.config, learning_rate=own.learning_rate, weight_decay=own.weight_decay):
                 raise EngineError(f"member {member}: members share an optimizer but for learning rate and weight decay")
         rates, decays = [c.learning_rate for c in configs], [c.weight_decay for c in configs]
+        dtype = accurate(dtype)
         self.member_learning_rate = torch.tensor(rates, dtype=dtype, device=device)
         self.member_weight_decay = torch.tensor(decays, dtype=dtype, device=device)
         self.rows: dict[str, Rows] = {}
@@ -74,18 +86,22 @@ class StackedOptimizer:
 
     def track(self, name: str, stack: ModuleStack, newborn: set[int]) -> None:
         """Take on a stack, or follow it: rows of members that stayed keep their state, newborn rows start afresh."""
-        device = self.member_learning_rate.device
-        index = torch.tensor(stack.members, device=device)
+        like = self.member_learning_rate
+        index = torch.tensor(stack.members, device=like.device)
         old = self.rows.get(name)
         slots = ("momentum",) if self.config.name == "sgd" else ("exp_avg", "exp_avg_sq")
         rows = Rows(
             members=list(stack.members),
-            learning_rate=self.member_learning_rate[index],
+            parameters=list(stack.parameters),
+            learning_rate=like[index],
             weight_decay=self.member_weight_decay[index],
-            steps=torch.zeros(len(stack.members), dtype=self.member_learning_rate.dtype, device=device),
-            counted=torch.ones(len(stack.members), dtype=self.member_learning_rate.dtype, device=device),
+            steps=like.new_zeros(len(stack.members), len(stack.parameters)),
+            counted=like.new_ones(len(stack.members)),
             clip_group=index.clone(),
-            slots={slot: {n: torch.zeros_like(p) for n, p in stack.parameters.items()} for slot in slots},
+            slots={
+                slot: {n: torch.zeros_like(real(p), dtype=accurate(real(p).dtype)) for n, p in stack.parameters.items()}
+                for slot in slots
+            },
         )
         for row, member in enumerate(stack.members):
             if old is not None and member in old.members and member not in newborn:
@@ -141,6 +157,8 @@ class StackedOptimizer:
             standing = rows.learning_rate == 0
             away = torch.tensor(idle.get(name, [False] * len(rows.members)), device=standing.device)
             rows.counted.copy_(~(standing | away))
+            # A row that takes no part does not decay either.
+            rows.weight_decay.copy_(self.member_weight_decay[rows.members] * ~away)
             alone = isolated.get(name, [False] * len(rows.members))
             own = [
                 group + row if by_itself else member
@@ -150,70 +168,113 @@ class StackedOptimizer:
             group += len(rows.members)
 
     @torch.no_grad()
-    def step(self, stacks: Mapping[str, ModuleStack], gradients: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """One step of every stack that has gradients: stack -> parameter -> [R, ...]."""
-        if not gradients:
-            return
-        if self.config.clip_norm is not None:
-            gradients = self._clipped(gradients, self.config.clip_norm)
-        plan = self._plans.get(tuple(gradients)) or self._plan(stacks, gradients)
-        torch._foreach_add_(plan.counts, plan.counted)
-        grads = [grad for named in gradients.values() for grad in named.values()]
-        if plan.halted_any:  # 0 times a gradient that is not finite would still reach the weights
-            grads = [torch.where(rate > 0, grad, 0.0) for rate, grad in zip(plan.rates, grads, strict=True)]
-        (self._sgd if self.config.name == "sgd" else self._adamw)(plan, grads)
+    def step(
+        self,
+        stacks: Mapping[str, ModuleStack],
+        gradients: Mapping[str, Mapping[str, Tensor]],
+        absent: Mapping[str, Mapping[str, Sequence[int]]] | None = None,
+    ) -> None:
+        """One step of every parameter that has a gradient: stack -> parameter -> [R, ...].
 
-    def _plan(self, stacks: Mapping[str, ModuleStack], gradients: Mapping[str, Mapping[str, Tensor]]) -> "_Plan":
-        """The lists of tensors that a step works on; they stay the same until a stack changes."""
+        absent: the rows of a parameter that took no part, which stay exactly as they are.
+        """
+        if not any(gradients.values()):
+            return
+        kept = self._rows_of(stacks, absent or {})
+        before = [row.clone() for row in kept]
+        grads = {
+            name: {parameter: real(grad).to(accurate(real(grad).dtype)) for parameter, grad in named.items()}
+            for name, named in gradients.items()
+        }
+        if self.config.clip_norm is not None:
+            grads = self._clipped(grads, self.config.clip_norm)
+        key = tuple(f"{name}/{parameter}" for name, named in grads.items() for parameter in named)
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = self._plan(stacks, grads)
+        for held, has_gradient in zip(plan.held, plan.has_gradient, strict=True):
+            held.steps.addcmul_(held.counted.unsqueeze(1), has_gradient)
+        flat = [grad for named in grads.values() for grad in named.values()]
+        if plan.halted_any:  # 0 times a gradient that is not finite would still reach the weights
+            flat = [torch.where(rate > 0, grad, 0.0) for rate, grad in zip(plan.rates, flat, strict=True)]
+        low = [p for p in plan.parameters if p.dtype != accurate(p.dtype)]
+        parameters = [p.to(accurate(p.dtype)) for p in plan.parameters] if low else plan.parameters
+        (self._sgd if self.config.name == "sgd" else self._adamw)(plan, parameters, flat)
+        if low:
+            for parameter, moved in zip(plan.parameters, parameters, strict=True):
+                parameter.copy_(moved)
+        for row, was in zip(kept, before, strict=True):
+            row.copy_(was)
+
+    def _rows_of(
+        self, stacks: Mapping[str, ModuleStack], absent: Mapping[str, Mapping[str, Sequence[int]]]
+    ) -> list[Tensor]:
+        """Views of all that a step could change in these rows."""
+        views = []
+        for name, named in absent.items():
+            held = self.rows[name]
+            for parameter, rows in named.items():
+                tensors = [stacks[name].parameters[parameter].detach(), held.steps[:, held.parameters.index(parameter)]]
+                tensors += [moments[parameter] for moments in held.slots.values()]
+                views += [tensor[row] for row in rows for tensor in tensors]
+        return views
+
+    def _plan(self, stacks: Mapping[str, ModuleStack], gradients: Mapping[str, Mapping[str, Tensor]]) -> _Plan:
         plan = _Plan()
         for name, named in gradients.items():
             held = self.rows[name]
-            plan.counts.append(held.steps)
-            plan.counted.append(held.counted)
-            plan.decays_any |= bool(held.weight_decay.any())
+            plan.held.append(held)
+            plan.has_gradient.append(held.steps.new_tensor([[parameter in named for parameter in held.parameters]]))
+            plan.unbiased.append(held.steps.new_ones(2, *held.steps.shape))
+            plan.decays_any |= bool(self.member_weight_decay.any())
             plan.halted_any |= not bool(held.learning_rate.all())
             for parameter, grad in named.items():
                 shape = (-1, *(1,) * (grad.dim() - 1))
-                plan.parameters.append(stacks[name].parameters[parameter].detach())
+                plan.parameters.append(real(stacks[name].parameters[parameter]))
                 plan.rates.append(held.learning_rate.view(shape))
                 plan.decays.append(held.weight_decay.view(shape))
-                plan.steps.append(held.steps.view(shape))
+                place = held.parameters.index(parameter)
+                for views, unbiased in zip(plan.corrections, plan.unbiased[-1], strict=True):
+                    views.append(unbiased[:, place].view(shape))
                 for slot, moments in held.slots.items():
                     plan.slots.setdefault(slot, []).append(moments[parameter])
-        self._plans[tuple(gradients)] = plan
         return plan
 
-    def _sgd(self, plan: "_Plan", grads: list[Tensor]) -> None:
+    def _sgd(self, plan: _Plan, parameters: list[Tensor], grads: list[Tensor]) -> None:
         if plan.decays_any:
-            grads = list(torch._foreach_addcmul(grads, plan.parameters, plan.decays))
+            grads = list(torch._foreach_addcmul(grads, parameters, plan.decays))
         moments = plan.slots["momentum"]
         torch._foreach_mul_(moments, self.config.momentum)
         torch._foreach_add_(moments, grads)
-        torch._foreach_addcmul_(plan.parameters, moments, plan.rates, value=-1)
+        torch._foreach_addcmul_(parameters, moments, plan.rates, value=-1)
 
-    def _adamw(self, plan: "_Plan", grads: list[Tensor]) -> None:
+    def _adamw(self, plan: _Plan, parameters: list[Tensor], grads: list[Tensor]) -> None:
         beta1, beta2 = self.config.betas
         first, second = plan.slots["exp_avg"], plan.slots["exp_avg_sq"]
         if plan.decays_any:
-            torch._foreach_addcmul_(
-                plan.parameters, plan.parameters, torch._foreach_mul(plan.rates, plan.decays), value=-1
-            )
+            torch._foreach_addcmul_(parameters, parameters, torch._foreach_mul(plan.rates, plan.decays), value=-1)
         torch._foreach_lerp_(first, grads, 1 - beta1)
         torch._foreach_mul_(second, beta2)
         torch._foreach_addcmul_(second, grads, grads, value=1 - beta2)
-        steps = [step.clamp(min=1) for step in plan.steps]  # a row that stands still may never have stepped
-        rates = [rate / (1 - beta1**step) for rate, step in zip(plan.rates, steps, strict=True)]
-        spread = [s.sqrt() / (1 - beta2**step).sqrt() + self.config.eps for s, step in zip(second, steps, strict=True)]
-        torch._foreach_addcmul_(plan.parameters, torch._foreach_div(first, spread), rates, value=-1)
+        for held, unbiased in zip(plan.held, plan.unbiased, strict=True):
+            steps = held.steps.clamp(min=1)  # a row that stands still may never have stepped
+            unbiased[0].copy_(1 - beta1**steps)
+            unbiased[1].copy_((1 - beta2**steps).sqrt())
+        rates = torch._foreach_div(plan.rates, plan.corrections[0])
+        spread = torch._foreach_div(torch._foreach_sqrt(second), plan.corrections[1])
+        torch._foreach_add_(spread, self.config.eps)
+        torch._foreach_addcmul_(parameters, torch._foreach_div(first, spread), rates, value=-1)
 
     def _clipped(self, gradients: Mapping[str, Mapping[str, Tensor]], limit: float) -> dict[str, dict[str, Tensor]]:
         groups = len(self.member_learning_rate) + sum(len(rows.members) for rows in self.rows.values())
         square = self.member_learning_rate.new_zeros(groups)
         indices = {name: self.rows[name].clip_group for name in gradients}
         for name, named in gradients.items():
-            rows = torch.stack([g.flatten(1).square().sum(1) for g in named.values()]).sum(0)
+            if not named:
+                continue
+            rows = torch.stack([flat_rows(g).square().sum(1).to(square.dtype) for g in named.values()]).sum(0)
             # A seed that is not finite is cut out of the host; it must not scale the host's gradients either.
-            square.index_add_(0, indices[name], torch.where(torch.isfinite(rows), rows, 0.0).to(square.dtype))
+            square.index_add_(0, indices[name], torch.where(torch.isfinite(rows), rows, 0.0))
         scale = (limit / (square.sqrt() + 1e-6)).clamp(max=1.0)
         return {
             name: {
@@ -222,3 +283,18 @@ class StackedOptimizer:
             }
             for name, named in gradients.items()
         }
+
+
+def accurate(dtype: torch.dtype) -> torch.dtype:
+    """What to hold moments and sums in: the dtype itself, or float32 where that is finer."""
+    return torch.promote_types(dtype, torch.float32) if dtype.is_floating_point else dtype
+
+
+def real(tensor: Tensor) -> Tensor:
+    """The tensor, detached; complex numbers are pairs of real ones to an optimizer, as they are to torch's."""
+    return torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+
+
+def flat_rows(tensor: Tensor) -> Tensor:
+    """[R, ...] -> [R, n], for rows of any shape: single numbers and nothing at all, too."""
+    return tensor.unsqueeze(-1).flatten(1)

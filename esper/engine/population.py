@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +12,14 @@ from esper.engine.engine import Captured, Engine, Gradients
 from esper.engine.fused import FusedEngine
 from esper.engine.graphs import GraphedStep
 from esper.engine.groups import row_roles
-from esper.engine.optimizer import OptimizerConfig, StackedOptimizer
+from esper.engine.optimizer import OptimizerConfig, StackedOptimizer, accurate
+from esper.engine.proof import check_step
+from esper.engine.selection import FUSED, KINDS, SEQUENTIAL, Way, check, choose, thread_counts
 from esper.engine.sequential import SequentialEngine
 from esper.engine.stacks import HOST, ModuleStack
 from esper.errors import EngineError
 from esper.kasmina.host import MorphogeneticModel
+from esper.kasmina.seeding import undisturbed_streams
 
 # Targets of one evaluation chunk: of each member, and of all together where they run as one program on a CPU. There
 # fresh memory for larger activations costs more than computing them.
@@ -35,36 +39,72 @@ class Population:
     """Members with one host architecture, each with its own weights and growth.
 
     Args: models: the members, all on one device and of one dtype; their weights move into this population's stacks.
-    optimizer: of all of them, or each member's own (learning rate and weight decay may differ); kind: "fused" or
-    "sequential" (see `esper.engine.choice` for the measurement that decides); precision: float32, float64, or bfloat16
-    (CUDA autocast). Raises EngineError where a layer forbids the kind.
+    optimizer: of all of them, or each member's own (learning rate and weight decay may differ); kind: "fused",
+    "sequential", or None: the faster one that trains these very networks, chosen on the first data it sees (see
+    `esper.engine.selection`); precision: float32, float64, or bfloat16 (CUDA autocast); is_channels_last: how images
+    lie where members train one by one; is_proven: that the kind was compared with plain PyTorch before.
+
+    Raises EngineError where a layer forbids the kind, and when its first step turns out not to be plain PyTorch's.
     """
 
     def __init__(
         self,
         models: Sequence[MorphogeneticModel],
         optimizer: OptimizerConfig | Sequence[OptimizerConfig],
-        kind: str = "fused",
+        kind: str | None = None,
         precision: torch.dtype = torch.float32,
+        is_channels_last: bool = False,
+        is_proven: bool = False,
     ) -> None:
         if not models:
             raise EngineError("a population needs at least one model")
+        if kind not in (None, *KINDS):
+            raise EngineError(f"engine kind {kind!r}: must be one of {', '.join(KINDS)}")
         self.models = list(models)
-        slots = [f"slots.{position}" for position in self.models[0].slot_positions.values()]
-        self.is_channels_last = kind == "sequential"  # torch's own convolutions are fastest so
-        hosts = {e: model.host for e, model in enumerate(self.models)}
-        self.stacks = {HOST: ModuleStack(hosts, slots, self.is_channels_last)}
-        like = next(iter(self.stacks[HOST].parameters.values()))
-        self.device, self.dtype = like.device, like.dtype
-        configs = [optimizer] * len(self.models) if isinstance(optimizer, OptimizerConfig) else optimizer
-        self.optimizer = StackedOptimizer(configs, self.device, self.dtype)
-        self.optimizer.track(HOST, self.stacks[HOST], set())
+        self.precision = precision
         self.version = 0
         self.halted: set[int] = set()
-        self.engine = self._make_engine(kind, precision)
         self.last_gradients: Gradients = {}
         self._graph: GraphedStep | None = None
+        self._asked_kind = kind
+        self._is_settled = is_proven
+        self._trains_one: tuple[int, bool] = (-1, True)  # at which version, and whether a minibatch of one is possible
+        self.configs = [optimizer] * len(self.models) if isinstance(optimizer, OptimizerConfig) else list(optimizer)
+        like = next(self.models[0].host.parameters())
+        self.device, self.dtype = like.device, like.dtype
+        self.optimizer = StackedOptimizer(self.configs, self.device, self.dtype)
+        self.stacks: dict[str, ModuleStack] = {}
+        hosts = dict(enumerate(model.host for model in self.models))
+        self._assemble(Way(kind or SEQUENTIAL, is_channels_last), {HOST: hosts})
+
+    def _assemble(self, way: Way, modules: Mapping[str, Mapping[int, torch.nn.Module]]) -> None:
+        """Lay these modules' weights side by side, as an engine wants them; the optimizer's state stays."""
+        self.is_channels_last = way.is_channels_last
+        slots = [f"slots.{position}" for position in self.models[0].slot_positions.values()]
+        for name, members in modules.items():
+            skip = slots if name == HOST else ()
+            self.stacks[name] = ModuleStack(members, skip, way.is_channels_last)
+            self.optimizer.track(name, self.stacks[name], set())
+        self.engine: Engine = (
+            FusedEngine(self.models, self.stacks, self.halted, self.precision)
+            if way.kind == FUSED
+            else SequentialEngine(self.models, self.stacks, self.halted, self.precision, way.is_channels_last)
+        )
+        self.version += 1
         self.sync_topology()
+
+    def _settle(self, x: Tensor, y: Tensor) -> None:
+        """Before the first step: see that the engine trains these networks, or choose one that does."""
+        if self._is_settled:
+            return
+        if self._asked_kind is None:
+            way = choose(self.models, self.configs, x, y, build, self.precision).way
+            if way != Way(self.engine.kind, self.is_channels_last):
+                held = {name: dict(zip(s.members, s.modules, strict=True)) for name, s in self.stacks.items()}
+                self._assemble(way, held)
+        else:
+            check(self._asked_kind, self.models, self.configs, x, y, build)
+        self._is_settled = True
 
     @property
     def whole(self) -> "Population":
@@ -75,13 +115,6 @@ class Population:
     def first(self) -> int:
         """The number of its first member in the whole."""
         return 0
-
-    def _make_engine(self, kind: str, precision: torch.dtype) -> Engine:
-        if kind == "fused":
-            return FusedEngine(self.models, self.stacks, self.halted, precision)
-        if kind == "sequential":
-            return SequentialEngine(self.models, self.stacks, self.halted, precision)
-        raise EngineError(f"engine kind {kind!r}: must be fused or sequential")
 
     def __len__(self) -> int:
         return len(self.models)
@@ -134,38 +167,68 @@ class Population:
         what layers such as Dropout draw (None: they draw from torch's own stream). The last gradients stay in
         `last_gradients`.
         """
-        self.sync_topology()
         if source is None:
             x, y, order = x.unsqueeze(0), y.unsqueeze(0), order.unsqueeze(0)
+        self._settle(*(part[0, order[0, :batch_size]] for part in (x, y)))
+        self.sync_topology()
+        self._check_minibatches(x, y, order.shape[1], batch_size)
         steps = -(-order.shape[1] // batch_size)
-        loss = torch.zeros(len(self), dtype=self.dtype, device=self.device)
-        correct = torch.zeros(len(self), dtype=torch.int64, device=self.device)
-        kept = self._halted_buffers()
-        self.engine.prepare(steps, self.version, seeds)
-        self.optimizer.scale_rates(rate_factors or [1.0] * len(self))
-        self.optimizer.begin_epoch(*row_roles(self.stacks, self.models))
-        rows = torch.arange(len(x), device=x.device) if source is None else source
-        # Minibatch by minibatch: a whole epoch of several sets of examples would not fit into any cache.
-        for index, picked in enumerate(order.split(batch_size, 1)):
-            places = rows.unsqueeze(1), picked[rows]
-            xb, yb = self.engine.lay(x[places]), y[places]
-            batch_loss, batch_correct = self._replayed(xb, yb, index) if self.is_graphed else self._step(xb, yb, index)
-            loss += batch_loss * yb[0].numel()
-            correct += batch_correct
-        self.engine.finish(steps)
+        loss, correct = self._zeros(len(self))
+        kept = self._standing_buffers()
+        with nullcontext() if seeds is None else undisturbed_streams(self.device):
+            self.engine.prepare(steps, self.version, seeds)
+            self.optimizer.scale_rates(rate_factors or [1.0] * len(self))
+            self.optimizer.begin_epoch(*row_roles(self.stacks, self.models))
+            rows = torch.arange(len(x), device=x.device) if source is None else source
+            # Minibatch by minibatch: a whole epoch of several sets of examples would not fit into any cache.
+            for index, picked in enumerate(order.split(batch_size, 1)):
+                places = rows.unsqueeze(1), picked[rows]
+                xb, yb = self.engine.lay(x[places]), y[places]
+                step = self._replayed if self.is_graphed else self._step
+                batch_loss, batch_correct = step(xb, yb, index)
+                loss += batch_loss * yb[0].numel()
+                correct += batch_correct
+            self.engine.finish(steps)
+        self._adopt()
         for row, before in kept:
             row.copy_(before)
         return Scores(loss / y[0].numel(), 100.0 * correct / y[0].numel())
 
-    def _halted_buffers(self) -> list[tuple[Tensor, Tensor]]:
-        """Running statistics of members that stand still, and copies: passing through would move them."""
+    def _check_minibatches(self, x: Tensor, y: Tensor, count: int, batch_size: int) -> None:
+        """Raises EngineError where an epoch has a minibatch of one example and the networks do not train on one."""
+        if count % batch_size != 1 and batch_size != 1:
+            return
+        if self._trains_one[0] != self.version:
+            model = max(self.models, key=lambda model: sum(1 for _ in model.modules()))  # the most grown
+            try:
+                check_step(model, x[0, :1], y[0, :1])
+                self._trains_one = self.version, True
+            except EngineError:
+                self._trains_one = self.version, False
+        if not self._trains_one[1]:
+            raise EngineError(
+                f"batch_size={batch_size}: {count} examples leave a minibatch of one, and this network does not train on "
+                "one example (batch norm needs two); use another batch size"
+            )
+
+    def _adopt(self) -> None:
+        """Take over what the networks themselves have put in the place of their tensors."""
+        for stack in self.stacks.values():
+            stack.adopt()
+
+    def _standing_buffers(self) -> list[tuple[Tensor, Tensor]]:
+        """Running statistics of members that are halted and seeds that are passed by, and copies: training one program
+        would move them."""
         return [
-            (buffer[stack.row_of(member)], buffer[stack.row_of(member)].clone())
-            for stack in self.stacks.values()
-            for member in self.halted
-            if member in stack.members
+            (buffer[row], buffer[row].clone())
+            for name, stack in self.stacks.items()
+            for row, member in enumerate(stack.members)
+            if member in self.halted or self._is_passed_by(name, member)
             for buffer in stack.buffers.values()
         ]
+
+    def _is_passed_by(self, stack: str, member: int) -> bool:
+        return stack != HOST and not self.models[member].slots[stack.split(".")[1]].computes
 
     @property
     def is_graphed(self) -> bool:
@@ -178,9 +241,10 @@ class Population:
         return self._graph(x, y, index)
 
     def _step(self, x: Tensor, y: Tensor, index: int | Tensor) -> tuple[Tensor, Tensor]:
-        self.last_gradients, loss, correct = self.engine.gradients(x, y, index)
-        self.optimizer.step(self.stacks, self.last_gradients)
-        return loss, correct
+        found = self.engine.backward(x, y, index)
+        self.last_gradients = found.gradients
+        self.optimizer.step(self.stacks, found.gradients, found.absent)
+        return found.losses, found.correct
 
     def halt(self, member: int) -> None:
         """Train a member no further: its weights, statistics and blends stay as they are."""
@@ -223,6 +287,9 @@ class Population:
         in percent) of that member with that seed left out, and the seconds that the latter took. Fused, each pair costs
         the host behind its slot, once; one by one, it costs the member's whole pass.
         """
+        if source is None:
+            x, y = x.unsqueeze(0), y.unsqueeze(0)
+        self._settle(x[0, :EVALUATION_TARGETS], y[0, :EVALUATION_TARGETS])
         self.sync_topology()
         slots: dict[str, list[int]] = {}
         for member, slot in sorted(without):
@@ -230,22 +297,22 @@ class Population:
         totals = self._zeros(len(self))
         ablated = {slot: self._zeros(len(members)) for slot, members in slots.items()}
         seconds = 0.0
-        self.engine.prepare(1, self.version)
-        if source is None:
-            x, y = x.unsqueeze(0), y.unsqueeze(0)
         count = y[0].numel()
         size = max(1, self._chunk_targets() * y.shape[1] // count)
-        for x_plain, yb in zip(x.split(size, 1), y.split(size, 1), strict=True):
-            xb = self.engine.lay(x_plain)
-            if source is not None:
-                xb, yb = xb[source], yb[source]
-            captured: Captured = {}
-            self._add(totals, self.engine.logits(xb, captured), yb)
-            started = self._now_s()
-            for slot, members in slots.items():
-                targets = yb if len(yb) == 1 else yb[members]
-                self._add(ablated[slot], self.engine.logits_without(slot, members, captured), targets)
-            seconds += self._now_s() - started
+        with undisturbed_streams(self.device):
+            self.engine.prepare(1, self.version, training=False)
+            for x_plain, yb in zip(x.split(size, 1), y.split(size, 1), strict=True):
+                xb = self.engine.lay(x_plain)
+                if source is not None:
+                    xb, yb = xb[source], yb[source]
+                captured: Captured = {}
+                self._add(totals, self.engine.logits(xb, captured), yb)
+                started = self._now_s()
+                for slot, members in slots.items():
+                    targets = yb if len(yb) == 1 else yb[members]
+                    self._add(ablated[slot], self.engine.logits_without(slot, members, captured), targets)
+                seconds += self._now_s() - started
+        self._adopt()
         results: dict[tuple[int, str], tuple[float, float]] = {}
         for slot, members in slots.items():
             losses, hits = (total.tolist() for total in ablated[slot])
@@ -264,10 +331,44 @@ class Population:
         return time.perf_counter()
 
     def _zeros(self, count: int) -> tuple[Tensor, Tensor]:
-        losses = torch.zeros(count, dtype=self.dtype, device=self.device)
+        losses = torch.zeros(count, dtype=accurate(self.dtype), device=self.device)
         return losses, torch.zeros(count, dtype=torch.int64, device=self.device)
 
     def _add(self, total: tuple[Tensor, Tensor], logits: Tensor, y: Tensor) -> None:
         loss, correct = self.engine.losses(logits, y)
         total[0].add_(loss * y[0].numel())
         total[1].add_(correct)
+
+
+def build(
+    models: Sequence[MorphogeneticModel],
+    configs: Sequence[OptimizerConfig],
+    kind: str,
+    precision: torch.dtype,
+    is_channels_last: bool,
+) -> Population:
+    """A population on an engine that is taken as it is."""
+    return Population(models, configs, kind, precision, is_channels_last, is_proven=True)
+
+
+def choose_engine(
+    models: Sequence[MorphogeneticModel],
+    optimizer: OptimizerConfig | Sequence[OptimizerConfig],
+    x: Tensor,
+    y: Tensor,
+    precision: torch.dtype = torch.float32,
+    kind: str = "auto",
+    threads: int | None = None,
+    blueprints: Sequence[str] = (),
+) -> tuple[Population, str]:
+    """A population on the fastest engine, and why; torch is set to the number of threads that is fastest with it.
+
+    kind: "auto", or the engine that is asked for; threads: None is measured, too. Else, and raises, as
+    `esper.engine.selection.choose`.
+    """
+    configs = [optimizer] * len(models) if isinstance(optimizer, OptimizerConfig) else list(optimizer)
+    counts = thread_counts(threads, x.device)
+    asked = None if kind == "auto" else kind
+    choice = choose(models, configs, x, y, build, precision, asked, counts, blueprints)
+    torch.set_num_threads(choice.threads)
+    return build(models, configs, choice.way.kind, precision, choice.way.is_channels_last), choice.reason

@@ -5,7 +5,9 @@ say how each layer runs for all networks, and which chains of layers run as one.
 name, and the population then trains its members one after another.
 """
 
+import functools
 import operator
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,13 +17,33 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from esper.engine.engine import Captured, Values
+from esper.engine.fusable import check_plain, trace
 from esper.errors import EngineError
-from esper.kasmina.probe import evaluating
 from esper.kasmina.slot import SeedSlot
 
 Tensors = Mapping[str, Tensor]
 Run = Callable[[list[Tensor], Tensors, bool], Tensor]
 Modules = Mapping[str, nn.Module]
+
+_UNARY_LAYERS: dict[type[nn.Module] | None, Callable[..., Tensor]] = {
+    nn.ReLU: torch.relu,
+    nn.Sigmoid: torch.sigmoid,
+    nn.Tanh: torch.tanh,
+    nn.SiLU: F.silu,
+}
+_UNARY: dict[Any, Callable[..., Tensor]] = {
+    F.relu: torch.relu,
+    torch.relu: torch.relu,
+    F.gelu: F.gelu,
+    torch.sigmoid: torch.sigmoid,
+    torch.tanh: torch.tanh,
+}
+_BINARY: dict[Any, Callable[..., Tensor]] = {
+    operator.add: torch.add,
+    operator.mul: torch.mul,
+    torch.add: torch.add,
+    torch.mul: torch.mul,
+}
 
 
 class Layout(Protocol):
@@ -61,21 +83,20 @@ class Step:
     drops: tuple[str, ...]
 
 
-class _Tracer(fx.Tracer):
-    def __init__(self, leaves: tuple[type[nn.Module], ...]) -> None:
-        super().__init__()
-        self.leaves: tuple[type[nn.Module], ...] = (SeedSlot, *leaves)
-
-    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        return isinstance(module, self.leaves) or super().is_leaf_module(module, qualified_name)
-
-
 class Program:
     """Steps of one module. Raises EngineError for a layer that cannot be fused."""
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:
-        graph = _trace(module, layout.leaves)
-        self.steps = _compile(graph, dict(module.named_modules()), layout)
+        check_plain(module)
+        graph, modules = trace(module, layout.leaves)
+        _check_inplace(graph, modules)
+        self.steps = _compile(graph, modules, layout)
+        called = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+        self.calls = {  # of each count of batches, how often a pass adds to it
+            name: count
+            for name, _ in module.named_buffers()
+            if name.endswith("num_batches_tracked") and (count := called[name.rpartition(".")[0]])
+        }
         self.input = next(node.name for node in graph.nodes if node.op == "placeholder")
         self.slots = {step.slot: index for index, step in enumerate(self.steps) if step.slot is not None}
 
@@ -109,20 +130,27 @@ class Program:
         return out
 
 
-def _trace(module: nn.Module, leaves: tuple[type[nn.Module], ...]) -> fx.Graph:
-    """One graph for training and evaluation. Raises EngineError where Python code makes them differ, or draws."""
-    name = type(module).__name__
-    try:
-        with evaluating(module), torch.random.fork_rng([]):
-            before = torch.get_rng_state()
-            evaluated = _Tracer(leaves).trace(module)
-            trained = _Tracer(leaves).trace(module.train())
-            draws = not torch.equal(before, torch.get_rng_state())
-    except (fx.proxy.TraceError, TypeError) as error:
-        raise EngineError(f"{name}.forward cannot be traced: {error}") from error
-    if draws or evaluated.python_code("self").src != trained.python_code("self").src:
-        raise EngineError(f"{name}.forward draws, or does otherwise in training, and cannot be fused")
-    return trained
+def _check_inplace(graph: fx.Graph, modules: Modules) -> None:
+    """Raises EngineError where a layer writes into memory that is read elsewhere; otherwise it may as well not."""
+    for node in graph.nodes:
+        if not _is_inplace(node, modules):
+            continue
+        source = node.args[0]
+        while isinstance(source, fx.Node):
+            if source.op == "placeholder" or len(source.users) > 1:
+                raise EngineError(f"layer {node.target}: works in place on what is read elsewhere, too")
+            # These may hand on the memory they were given; others make their own.
+            source = source.args[0] if _is_view(source, modules) or _is_inplace(source, modules) else None
+
+
+def _is_inplace(node: fx.Node, modules: Modules) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(modules[str(node.target)], "inplace", False))
+    return node.op == "call_function" and bool(node.kwargs.get("inplace", False))
+
+
+def _is_view(node: fx.Node, modules: Modules) -> bool:
+    return node.op == "call_module" and type(modules[str(node.target)]) in (nn.Identity, nn.Flatten, SeedSlot)
 
 
 def _compile(graph: fx.Graph, modules: Modules, layout: Layout) -> tuple[Step, ...]:
@@ -136,7 +164,9 @@ def _compile(graph: fx.Graph, modules: Modules, layout: Layout) -> tuple[Step, .
             result = node.args[0]
             continue
         module = modules.get(str(node.target)) if node.op == "call_module" else None
-        if isinstance(module, SeedSlot):
+        if module is not None and (len(node.args) != 1 or node.kwargs):
+            raise EngineError(f"layer {node.target}: is called with more than its input")
+        if type(module) is SeedSlot:
             drafts.append((None, list(node.all_input_nodes), node, module.slot_id))
             continue
         chain = layout.chain(node, modules)
@@ -161,24 +191,24 @@ def _compile(graph: fx.Graph, modules: Modules, layout: Layout) -> tuple[Step, .
 def _elementwise(node: fx.Node, module: nn.Module | None) -> Run:
     """What is the same in every layout."""
     name = str(node.target)
-    match module:
-        case nn.Identity():
-            return lambda inputs, tensors, training: inputs[0]
-        case nn.ReLU() | nn.Sigmoid() | nn.Tanh() | nn.GELU() | nn.SiLU():
-            return lambda inputs, tensors, training: module(inputs[0])
-    binary: dict[Any, Callable[..., Tensor]] = {
-        operator.add: torch.add,
-        operator.mul: torch.mul,
-        torch.add: torch.add,
-        torch.mul: torch.mul,
-    }
-    if node.op == "call_function" and node.target in binary and len(node.args) == 2 and not node.kwargs:
-        return _binary(binary[node.target], node.args)
-    if node.op == "call_function" and node.target in (F.relu, F.gelu, torch.relu, torch.sigmoid, torch.tanh):
-        function: Any = node.target
-        return lambda inputs, tensors, training: function(inputs[0], **node.kwargs)
+    if type(module) is nn.Identity:
+        return lambda inputs, tensors, training: inputs[0]
+    if type(module) is nn.GELU:
+        return _unary(functools.partial(F.gelu, approximate=module.approximate))
+    if type(module) in _UNARY_LAYERS:
+        return _unary(_UNARY_LAYERS[type(module)])
+    if node.op == "call_function" and node.target in _BINARY and len(node.args) == 2 and not node.kwargs:
+        return _binary(_BINARY[node.target], node.args)
+    if node.op == "call_function" and node.target in _UNARY and len(node.args) == 1:
+        settings = {key: value for key, value in node.kwargs.items() if key != "inplace"}
+        if node.target is F.gelu or not settings:
+            return _unary(functools.partial(_UNARY[node.target], **settings))
     what = type(module).__name__ if module is not None else getattr(node.target, "__name__", name)
     raise EngineError(f"layer {name} ({what}) cannot be fused")
+
+
+def _unary(function: Callable[..., Tensor]) -> Run:
+    return lambda inputs, tensors, training: function(inputs[0])
 
 
 def _binary(function: Callable[..., Tensor], args: tuple[Any, ...]) -> Run:

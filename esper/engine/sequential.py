@@ -1,24 +1,27 @@
 """Training members one after another with their plain modules: the reference, and the choice where fusing loses."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence, Set
 
 import torch
 from torch import Tensor
 
-from esper.engine.engine import Captured, Gradients
+from esper.engine.engine import Backward, Captured
 from esper.engine.groups import trained_stacks
 from esper.engine.losses import class_losses
 from esper.engine.stacks import ModuleStack
 from esper.kasmina.host import MorphogeneticModel
+from esper.kasmina.seeding import seed_streams
 
 INPUT = "input"
 EVALUATION_STREAM = 0
 
 
 class SequentialEngine:
-    """Fills gradient stacks like the fused engine's, one member at a time; minibatches are plain ([B, ...])."""
+    """Fills gradient stacks like the fused engine's, one member at a time; minibatches are plain ([B, ...]).
+
+    is_channels_last: how images and the weights of convolutions lie.
+    """
 
     kind = "sequential"
     generation = 0
@@ -29,7 +32,9 @@ class SequentialEngine:
         stacks: Mapping[str, ModuleStack],
         halted: Set[int],
         precision: torch.dtype,
+        is_channels_last: bool = False,
     ) -> None:
+        self.is_channels_last = is_channels_last
         self.models = models
         self.stacks = stacks
         self.halted = halted
@@ -37,37 +42,46 @@ class SequentialEngine:
         self.trained: list[str] = []
         self.seeds: Sequence[int] | None = None
 
-    def prepare(self, steps: int, version: int, seeds: Sequence[int] | None = None) -> None:
+    def prepare(self, steps: int, version: int, seeds: Sequence[int] | None = None, training: bool = True) -> None:
         """See `Engine.prepare`."""
-        self.trained = trained_stacks(self.stacks, self.models)
         self.seeds = seeds
+        for model in self.models:
+            model.train(training)
+        if training:
+            self.trained = trained_stacks(self.stacks, self.models)
+            for name in self.trained:
+                self.stacks[name].hold_gradients()
 
     def lay(self, x: Tensor) -> Tensor:
         """See `Engine.lay`."""
-        if x.dim() < 5:
+        if x.dim() < 5 or not self.is_channels_last:
             return x
         return x.flatten(0, 1).contiguous(memory_format=torch.channels_last).view(x.shape)
 
-    def gradients(self, x: Tensor, y: Tensor, step: int | Tensor) -> tuple[Gradients, Tensor, Tensor]:
-        """See `Engine.gradients`."""
-        gradients = {name: self.stacks[name].gradients() for name in self.trained}
-        torch._foreach_zero_([grad for named in gradients.values() for grad in named.values()])
+    def backward(self, x: Tensor, y: Tensor, step: int | Tensor) -> Backward:
+        """See `Engine.backward`."""
+        for name in self.trained:
+            self.stacks[name].zero_gradients()
         losses, correct = [], []
         for member, model in enumerate(self.models):
-            stream = None if self.seeds is None else random.Random(f"{self.seeds[member]}/{step}").getrandbits(63)
-            model.train()
-            with (
-                torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision is torch.bfloat16),
-                _drawing_from(stream, x.device),
-            ):
+            if self.seeds is not None:
+                seed_streams(stream_of(self.seeds[member], step), x.device)
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision is torch.bfloat16):
                 logits = _row(model(_of(x, member)))
             loss, right = self.losses(logits, _of(y, member).unsqueeze(0))
-            loss.sum().backward()
+            if loss.requires_grad:  # a frozen network without seeds has nothing to learn
+                loss.sum().backward()
             for slot in model.slots.values() if member not in self.halted else ():
                 slot.step()
             losses.append(loss.detach())
             correct.append(right)
-        return gradients, torch.cat(losses), torch.cat(correct)
+        taken = {name: self.stacks[name].take_gradients() for name in self.trained}
+        return Backward(
+            gradients={name: gradients for name, (gradients, _) in taken.items()},
+            losses=torch.cat(losses),
+            correct=torch.cat(correct),
+            absent={name: absent for name, (_, absent) in taken.items() if absent},
+        )
 
     def finish(self, steps: int) -> None:
         """Nothing is left to do: the plain modules moved their blends on with every step."""
@@ -89,30 +103,20 @@ class SequentialEngine:
         for member in members:
             left_out = self.models[member].slots[slot]
             left_out.bypass = True
-            outputs.append(self._evaluated(self.models[member], _of(captured[INPUT][INPUT], member)))
-            left_out.bypass = False
+            try:
+                outputs.append(self._evaluated(self.models[member], _of(captured[INPUT][INPUT], member)))
+            finally:
+                left_out.bypass = False
         return torch.cat(outputs)
 
     def _evaluated(self, model: MorphogeneticModel, x: Tensor) -> Tensor:
-        with _drawing_from(EVALUATION_STREAM, x.device):
-            return _row(model.eval()(x))
+        seed_streams(EVALUATION_STREAM, x.device)
+        return _row(model(x))
 
 
-@contextmanager
-def _drawing_from(stream: int | None, device: torch.device) -> Iterator[None]:
-    """Inside, what layers such as Dropout draw follows from this number alone, so members and their twins draw alike.
-
-    Such layers know no stream but torch's own, which is lent to them and then goes on as if nothing had been drawn.
-    Without a number they draw from it as ever.
-    """
-    if stream is None:
-        yield
-        return
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(stream)
-        if device.type == "cuda":
-            torch.cuda.manual_seed(stream)
-        yield
+def stream_of(seed: int, step: int | Tensor) -> int:
+    """Names what a member of this seed draws in this step."""
+    return random.Random(f"{seed}/{step}").getrandbits(63)
 
 
 def _of(rows: Tensor, member: int) -> Tensor:

@@ -1,5 +1,7 @@
 """Token sequences of many networks as [R, B, T, C]; every linear layer is one batched product."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
@@ -12,10 +14,19 @@ from esper.kasmina import blending
 from esper.kasmina.attention import CausalSelfAttention, TokenEmbedding
 
 
+_ATTENTION: tuple[type[nn.Module], ...] = (CausalSelfAttention,)
+try:
+    from esper.kasmina.flex import FlexCausalSelfAttention
+
+    _ATTENTION += (FlexCausalSelfAttention,)  # the same function of the same parameters
+except ImportError:  # a torch without flex attention
+    pass
+
+
 class TokenLayout:
     """The layout of transformer hosts; see `esper.engine.program.Layout`."""
 
-    leaves: tuple[type[nn.Module], ...] = (CausalSelfAttention, TokenEmbedding)
+    leaves: tuple[type[nn.Module], ...] = (*_ATTENTION, TokenEmbedding)
 
     def lay(self, x: Tensor) -> Tensor:
         """x [J, B, T], as it is."""
@@ -32,17 +43,18 @@ class TokenLayout:
         if node.op == "call_function" and node.target is blending.bound_residual:
             max_ratio = bound_arguments(node)
             return lambda inputs, tensors, training: bound_tokens(inputs[0], inputs[1], max_ratio)
-        match modules.get(name) if node.op == "call_module" else None:
-            case nn.Linear():
-                return lambda inputs, tensors, training: _linear(inputs[0], tensors, name)
-            case nn.LayerNorm() as norm if len(norm.normalized_shape) == 1:
-                return lambda inputs, tensors, training: _layer_norm(inputs[0], tensors, name, norm.eps)
-            case CausalSelfAttention() as attention:
-                heads = attention.n_head
-                return lambda inputs, tensors, training: _attention(inputs[0], tensors, name, heads)
-            case TokenEmbedding() as embedding:
-                size = embedding.position.num_embeddings
-                return lambda inputs, tensors, training: _embedding(inputs[0], tensors, name, size)
+        layer: Any = modules.get(name) if node.op == "call_module" else None
+        if type(layer) is nn.Linear:
+            return lambda inputs, tensors, training: _linear(inputs[0], tensors, name)
+        if type(layer) is nn.LayerNorm and len(layer.normalized_shape) == 1:
+            return lambda inputs, tensors, training: _layer_norm(inputs[0], tensors, name, layer.eps)
+        if type(layer) in self.leaves and not all(_is_plain(part) for part in layer.children()):
+            raise EngineError(f"layer {name}: has parts that are not those it was made with")
+        if type(layer) in _ATTENTION:
+            return lambda inputs, tensors, training: _attention(inputs[0], tensors, name, layer.n_head)
+        if type(layer) is TokenEmbedding:
+            size = layer.position.num_embeddings
+            return lambda inputs, tensors, training: _embedding(inputs[0], tensors, name, size)
         return None
 
     def gate(self, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -54,6 +66,12 @@ class TokenLayout:
     def losses(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """logits [M, B, T, K], y [M or 1, B, T]."""
         return token_losses(logits, y)
+
+
+def _is_plain(part: nn.Module) -> bool:
+    if type(part) is nn.Embedding:
+        return part.padding_idx is None and part.max_norm is None and not part.scale_grad_by_freq
+    return type(part) is nn.Linear
 
 
 def _linear(x: Tensor, tensors: Tensors, name: str) -> Tensor:

@@ -24,6 +24,7 @@ class CNNHost(Host):
     """
 
     topology = "cnn"
+    has_python_state = False
 
     def __init__(
         self,

@@ -1,6 +1,5 @@
 """Slots in a network of your own."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,39 +8,52 @@ from torch import Tensor, nn
 
 from esper.errors import ConfigError
 from esper.kasmina.base import Host
+from esper.kasmina.copying import copy_network
+from esper.kasmina.features import probe
 from esper.kasmina.host import MorphogeneticModel
 from esper.kasmina.lifecycle import SlotConfig
 from esper.kasmina.probe import evaluating
+from esper.kasmina.seeding import undisturbed_streams
 from esper.leyline import TaskConfig
 
-_TOPOLOGIES = {4: ("cnn", 1), 3: ("transformer", -1)}  # dimensions of the features -> topology, channel dimension
+_CHANNEL_DIMS = {"cnn": 1, "transformer": -1}
+_DIMS = {"cnn": 4, "transformer": 3}
 
 
 class GraftedHost(Host):
     """A network with slots behind named submodules; a copy is grown, the network itself stays as it is.
 
     Args: module: any network; positions: slot name -> path of a submodule, such as "layer2" or "encoder.layers.1";
-    example: an input [B, ...] to try the network on; key: what the paths were given as, for messages. Raises:
-    ConfigError, with the reason, on a submodule that does not exist or whose output takes no seed.
+    example: an input [B, ...] to try the network on; key: what the paths were given as, for messages; topology: of the
+    features there, "cnn" for [B, C, H, W] or "transformer" for [B, T, C] (None: told by the layers that make them).
+    Raises: ConfigError, with the reason, on a submodule that does not exist or whose output takes no seed.
     """
 
-    def __init__(self, module: nn.Module, positions: Mapping[str, str], example: Tensor, key: str = "") -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        positions: Mapping[str, str],
+        example: Tensor,
+        key: str = "",
+        topology: str | None = None,
+    ) -> None:
         super().__init__()
         if not positions:
             raise ConfigError("slots: name at least one submodule, such as slots={'mid': 'layer2'}")
         if any("." in name or not name for name in positions):
             raise ConfigError(f"slots: names are plain words, not {', '.join(positions)}")
-        self.module = copy.deepcopy(module)
-        features = _probe(self.module, positions, example, key)
-        kinds = {name: _TOPOLOGIES[features[path].dim()] for name, path in positions.items()}
-        topologies = {topology for topology, _ in kinds.values()}
+        if topology not in (None, *_DIMS):
+            raise ConfigError(f"topology={topology}: must be one of {', '.join(_DIMS)}")
+        self.module = copy_network(module)
+        found = probe(self.module, positions, example, key, topology)
+        topologies = {features.topology for features in found.values()}
         if len(topologies) > 1:
-            listed = ", ".join(f"{name}: {topology}" for name, (topology, _) in kinds.items())
+            listed = ", ".join(f"{name}: {found[path].topology}" for name, path in positions.items())
             raise ConfigError(f"{key or 'slots'}: all must be of one topology, and these are not ({listed})")
         (self.topology,) = topologies
         self.injection_points = {
-            name: features[path].shape[kinds[name][1]]
-            for path in features  # in the order in which the data meets them
+            name: found[path].shape[_CHANNEL_DIMS[self.topology]]
+            for path in found  # in the order in which the data meets them
             for name in positions
             if positions[name] == path
         }
@@ -51,6 +63,24 @@ class GraftedHost(Host):
             owner, _, leaf = path.rpartition(".")
             inner = self.module.get_submodule(path)
             setattr(self.module.get_submodule(owner), leaf, _Grafted(inner, self.slots, name))
+        if not module.training:  # made ready for use, not frozen layer by layer
+            self.module.train()
+        self._check_reached(positions, example, key)
+
+    def _check_reached(self, positions: Mapping[str, str], example: Tensor, key: str) -> None:
+        """Raises ConfigError where the network calls a submodule by another way than its name (a list of its own)."""
+        attempt = copy_network(self)
+        reached: list[nn.Module] = []
+        for slot in attempt.slots.children():
+            slot.register_forward_hook(lambda layer, *_: reached.append(layer))
+        with torch.no_grad(), evaluating(attempt), undisturbed_streams(example.device):
+            attempt(example)
+        for name, path in positions.items():
+            if attempt.slots[name] not in reached:
+                raise ConfigError(
+                    f"{key or f'slots.{name}'}={path}: the network keeps it in another place too and calls it from "
+                    "there, so no slot can stand behind it; keep it in an nn.ModuleList"
+                )
 
     def forward(self, x: Tensor) -> Tensor:
         """What the network itself makes of x, seeds included."""
@@ -82,11 +112,12 @@ def grow(
     example: Tensor,
     slot_config: SlotConfig | None = None,
     device: torch.device | str | None = None,
+    topology: str | None = None,
 ) -> MorphogeneticModel:
     """Put slots behind named submodules of any network, without editing it.
 
-    Args: slots: slot name -> path of a submodule; example: an input [B, ...] to try the network on, from which channels
-    and topology follow; slot_config: how seeds live; device: the network's own by default.
+    Args: slots: slot name -> path of a submodule; example: an input [B, ...] to try the network on; slot_config: how
+    seeds live; device: the network's own by default; topology: "cnn" or "transformer", where the layers do not tell.
     Returns: a model to plant seeds in, and to train by itself or as a member of a population. Its `host.module` is a
     copy of the network. Raises: ConfigError where a slot cannot be.
     """
@@ -96,52 +127,8 @@ def grow(
         raise ConfigError(f"slots: expected names and submodules, such as {{'mid': 'layer2'}}, and got {slots!r}")
     if not isinstance(example, Tensor):
         raise ConfigError(f"example: expected an input as a tensor [B, ...], and got {type(example).__name__}")
-    host = GraftedHost(module, slots, example)
+    host = GraftedHost(module, slots, example, topology=topology)
     where = next(iter(module.parameters())).device if device is None else device
     return MorphogeneticModel(
         host, where, list(host.injection_points), TaskConfig(topology=host.topology), slot_config or SlotConfig()
     )
-
-
-def _probe(module: nn.Module, positions: Mapping[str, str], example: Tensor, key: str) -> dict[str, Tensor]:
-    """Each path's features [B, ...], in the order in which the data meets them."""
-    asked = {name: f"{key or f'slots.{name}'}={path}" for name, path in positions.items()}
-    found: dict[str, Tensor] = {}
-    hooks = []
-    for name, path in positions.items():
-        try:
-            submodule = module.get_submodule(path)
-        except AttributeError as error:
-            known = ", ".join(path for path, _ in module.named_modules() if path)
-            raise ConfigError(f"{asked[name]}: the network has no such submodule; it has {known}") from error
-        if not path or list(positions.values()).count(path) > 1:
-            raise ConfigError(f"{asked[name]}: every slot needs a submodule of its own")
-
-        def note(_: nn.Module, __: Any, output: Any, name: str = name, path: str = path) -> None:
-            output = output[0] if isinstance(output, tuple) and output else output
-            if path in found:
-                raise ConfigError(f"{asked[name]}: it runs more than once a pass, and a slot stands in one place")
-            if not isinstance(output, Tensor):
-                raise ConfigError(f"{asked[name]}: its output is {type(output).__name__}, and a seed takes a tensor")
-            if output.dim() not in _TOPOLOGIES or not output.is_floating_point():
-                raise ConfigError(
-                    f"{asked[name]}: its output is {list(output.shape)} {output.dtype}; a seed takes "
-                    "images [B, C, H, W] or sequences [B, T, C]"
-                )
-            found[path] = output
-
-        hooks.append(submodule.register_forward_hook(note))
-    try:
-        with torch.no_grad(), evaluating(module):
-            module(example)
-    except ConfigError:
-        raise
-    except Exception as error:  # whatever a network of any make may raise
-        raise ConfigError(f"the network fails on the example {list(example.shape)}: {error}") from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for name, path in positions.items():
-        if path not in found:
-            raise ConfigError(f"{asked[name]}: the network's forward pass never calls it")
-    return found

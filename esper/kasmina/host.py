@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from esper.errors import ConfigError
 from esper.kasmina.base import Host
 from esper.kasmina.cnn import CNNHost
+from esper.kasmina.copying import copy_network
 from esper.kasmina.flops import count_flops
 from esper.kasmina.lifecycle import SlotConfig
+from esper.kasmina.seeding import undisturbed_streams
 from esper.kasmina.slot import SeedSlot
 from esper.kasmina.state import SeedState
 from esper.kasmina.transformer import TransformerHost
@@ -52,7 +54,16 @@ class MorphogeneticModel(nn.Module):
             slot = SeedSlot(name, channels=channels, config=config, topology=host.topology)
             host.slots[position] = slot.to(next(host.parameters()))  # the host's device and precision
         self._flops: dict[Any, int] = {}
+        # What is in evaluation mode inside a host that is not was put there to stay, as a frozen batch norm.
+        self._kept_evaluating = [part for part in host.modules() if host.training and not part.training]
         self.to(device)
+
+    def train(self, mode: bool = True) -> Self:
+        """The host's own `train`; layers that came in evaluation mode stay in it."""
+        super().train(mode)
+        for part in self._kept_evaluating:
+            part.training = False
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """The host's forward pass, seeds included."""
@@ -114,7 +125,10 @@ class MorphogeneticModel(nn.Module):
         states = [slot.state if slot.computes else None for slot in self.slots.values()]
         key = (tuple(input_shape), *(state and (state.blueprint_id, state.stage, state.has_gate) for state in states))
         if key not in self._flops:
-            self._flops[key] = count_flops(self, self.host.example_input(input_shape))
+            # What users bring may count its passes, or draw: a copy is run.
+            model = copy_network(self) if self.host.has_python_state else self
+            with undisturbed_streams(self.device):
+                self._flops[key] = count_flops(model, self.host.example_input(input_shape))
         return self._flops[key]
 
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from esper.errors import BlueprintError
+from esper.kasmina.copying import copy_network
+from esper.kasmina.seeding import undisturbed_streams
 
 _PROBE_SEED = 0
 
@@ -38,8 +40,9 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def check_fit(seed: nn.Module, probe: Tensor, what: str) -> None:
     """Raises: BlueprintError, beginning with `what`, when the seed fails on the probe or changes its shape."""
     try:
-        with evaluating(seed):
-            output = seed(probe)
+        attempt = copy_network(seed)  # one of a user's own may count its passes
+        with evaluating(attempt), undisturbed_streams(probe.device):
+            output = attempt(probe)
     except (RuntimeError, ValueError, TypeError) as error:
         raise BlueprintError(f"{what} does not take features {tuple(probe.shape)}: {error}") from error
     if output.shape != probe.shape:

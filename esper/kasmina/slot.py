@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from esper.errors import LifecycleError
 from esper.kasmina.blending import BlendGate, check_blend_algorithm
 from esper.kasmina.blueprints import BlueprintRegistry
+from esper.kasmina.copying import copy_network
 from esper.kasmina.gates import GateConfig, QualityGates
 from esper.kasmina.isolation import blend_update, guard_gradient, keep_finite, reaches_upstream, ste_update
 from esper.kasmina.lifecycle import SlotConfig, SlotLifecycle
 from esper.kasmina.probe import check_fit, evaluating, shape_probe
-from esper.kasmina.seeding import default_generator, weights_from
+from esper.kasmina.seeding import default_generator, undisturbed_streams, weights_from
 from esper.kasmina.state import SeedState
 from esper.leyline import SeedMetrics, SeedStage
 
@@ -95,8 +96,9 @@ class SeedSlot(SlotLifecycle):
         """Whether gradient passes through the seed to what is upstream; measured, unless its input is detached."""
         if self.isolate_gradients or not self.computes:
             return False
-        with evaluating(self):
-            return reaches_upstream(self, self._get_shape_probe(self.topology))
+        slot = copy_network(self)
+        with evaluating(slot), undisturbed_streams(self.device):
+            return reaches_upstream(slot, self._get_shape_probe(self.topology))
 
     def germinate(
         self,

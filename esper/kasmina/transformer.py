@@ -44,6 +44,7 @@ class TransformerHost(Host):
     """
 
     topology = "transformer"
+    has_python_state = False
 
     def __init__(
         self,

@@ -72,10 +72,10 @@ def test_a_seed_born_later_counts_its_own_steps():
     grown = ModuleStack(modules)
     optimizer.track("seed", grown, {1})
     rows = optimizer.rows["seed"]
-    assert rows.steps.tolist() == [3, 0]
+    assert rows.steps.tolist() == [[3, 3], [0, 0]]
     assert torch.equal(rows.slots["exp_avg"]["weight"][0], kept) and not rows.slots["exp_avg"]["weight"][1].any()
     optimizer.step({"seed": grown}, {"seed": gradients(grown, generator)})
-    assert rows.steps.tolist() == [4, 1]
+    assert rows.steps.tolist() == [[4, 4], [1, 1]]
 
 
 def test_a_halted_member_stands_still_and_the_others_go_on():
@@ -122,4 +122,4 @@ def test_a_seed_in_isolation_is_clipped_by_itself_and_an_idle_row_counts_no_step
     moved = before - stacks["host"].parameters["bias"].detach()
     torch.testing.assert_close(moved[0], torch.full((2,), 0.1, dtype=torch.float64))  # beside a seed in isolation
     assert (moved[1] < 0.001).all()  # clipped together with an open seed
-    assert optimizer.rows["slots.a.seed"].steps.tolist() == [1, 0]
+    assert optimizer.rows["slots.a.seed"].steps[:, 0].tolist() == [1, 0]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from esper.engine import choice, native
-from esper.engine.choice import choose_engine
+from esper.engine import native, selection
+from esper.engine.population import choose_engine
 from esper.engine.lanes import LaneLayout
 from esper.engine.optimizer import OptimizerConfig
 from esper.engine.program import Program
@@ -29,27 +29,29 @@ def two_threads():
 @pytest.mark.parametrize(
     ("seconds", "kind", "threads"),
     [
-        ([4, 1, 3, 2], "fused", 2),
-        ([4, 3, 1, 2], "sequential", 1),
-        ([1, 2, 3, 4], "fused", 1),
-        ([4, 3, 2, 1], "sequential", 2),
+        ([4, 1, 3, 2, 5, 5], "fused", 2),
+        ([4, 3, 1, 2, 5, 5], "sequential", 1),
+        ([1, 2, 3, 4, 5, 5], "fused", 1),
+        ([4, 3, 2, 1, 5, 5], "sequential", 2),
+        ([4, 3, 2, 3, 5, 1], "sequential, channels_last", 2),
     ],
 )
 def test_the_fastest_way_is_taken(monkeypatch, seconds, kind, threads):
-    times = iter(seconds)  # fused on one thread and on two, then sequential
-    monkeypatch.setattr(choice, "_seconds", lambda step, enough_s: next(times))
+    times = iter(seconds)  # fused on one thread and on two, then one by one, then in the other memory format
+    monkeypatch.setattr(selection, "_seconds", lambda step, enough_s: next(times))
     population, reason = choose()
-    assert (population.engine.kind, torch.get_num_threads()) == (kind, threads)
+    assert (population.engine.kind, torch.get_num_threads()) == (kind.split(",")[0], threads)
+    assert population.is_channels_last == ("channels_last" in kind)
     assert f"{kind}, {threads} threads: 1000.00 ms a step" in reason
 
 
 def test_a_hopeless_way_is_tried_once(monkeypatch):
-    clock = iter([0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 10.0, 15.0])
-    monkeypatch.setattr(choice.time, "perf_counter", lambda: next(clock))
+    clock = iter([0.0, 0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5, 0.6, 10.0, 15.0])
+    monkeypatch.setattr(selection.time, "perf_counter", lambda: next(clock))
     tried = []
-    assert choice._seconds(lambda: tried.append("hopeful"), 4.0) == 1.0
-    assert choice._seconds(lambda: tried.append("hopeless"), 4.0) == 5.0
-    assert tried == ["hopeful"] * 4 + ["hopeless"]
+    assert selection._seconds(lambda: tried.append("hopeful"), 4.0) == pytest.approx(0.1)
+    assert selection._seconds(lambda: tried.append("hopeless"), 4.0) == 5.0
+    assert tried == ["hopeful"] * 6 + ["hopeless"]
 
 
 def test_threads_that_were_asked_for_stay():

@@ -1,0 +1,196 @@
+"""What a module must not have in order to be fused: all that a trace of its forward pass would lose.
+
+Every check raises EngineError, naming the layer; the population then trains its members one after another, where each
+of these things works as it does in plain PyTorch.
+"""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.utils.parametrize import is_parametrized
+
+from esper.errors import ConfigError, EngineError, first_line
+from esper.kasmina.copying import copy_network, named_hooks
+from esper.kasmina.python_state import differing, fingerprints, is_library
+from esper.kasmina.seeding import undisturbed_streams
+from esper.kasmina.slot import SeedSlot
+
+_OF_MODULES = frozenset(vars(nn.Module()))
+
+
+def check_plain(module: nn.Module) -> None:
+    """Nothing is on the module that runs beside its forward pass or changes it: hooks, modes, parametrisations, ties."""
+    if _has_any_global_hook():
+        raise EngineError("hooks on all modules (torch.nn.modules.module) would be lost in fusing")
+    root = type(module).__name__
+    for name, _ in named_hooks(module):
+        raise EngineError(f"layer {name or root}: has a hook")
+    for path, part in _layers(module):
+        what = f"layer {path or root}"
+        if is_parametrized(part):
+            raise EngineError(f"{what}: its weights are parametrised")
+        if type(part).train is not nn.Module.train or type(part).eval is not nn.Module.eval:
+            raise EngineError(f"{what}: has a train() or eval() of its own")
+        if shadowed := [k for k in vars(part) if k not in _OF_MODULES and callable(getattr(type(part), k, None))]:
+            raise EngineError(f"{what}: its {shadowed[0]} is not that of {type(part).__name__}")
+    owners: dict[int, str] = {}
+    for path, part in _layers(module):
+        for leaf, tensor in (*part._parameters.items(), *part._buffers.items()):
+            name = f"{path}.{leaf}"
+            if tensor is None:
+                continue
+            if owners.setdefault(id(tensor), name) != name:
+                raise EngineError(f"{name} and {owners[id(tensor)]} are one tensor, tied")
+            if tensor.is_floating_point() and tensor.dtype.itemsize < 4:
+                raise EngineError(f"{name} is {tensor.dtype}: such networks train one by one")
+
+
+def check_alike(modules: Sequence[nn.Module]) -> None:
+    """One program runs all of them: they have the same layers with the same settings, and train the same weights."""
+    first = _facts(modules[0])
+    for member, module in enumerate(modules[1:], start=1):
+        for path, (one, other) in _paired(first, _facts(module)):
+            if one != other:
+                raise EngineError(f"layer {path or type(module).__name__} of member {member} is not as in member 0")
+
+
+def trace(module: nn.Module, leaves: tuple[type[nn.Module], ...]) -> tuple[fx.Graph, dict[str, nn.Module]]:
+    """One graph for training and evaluation, and the layers that it names; the module itself is not run.
+
+    Raises EngineError where Python code makes the two differ, or where a forward pass does what no graph shows: draws,
+    keeps something in Python, writes buffers, changes the gradient mode, has a backward pass of its own.
+    """
+    name = type(module).__name__
+    try:
+        attempt = copy_network(module)
+    except ConfigError as error:
+        raise EngineError(str(error)) from error
+    before = fingerprints(attempt)
+    streams = undisturbed_streams()
+    with streams, _no_own_backward(name):
+        drawn = _streams()
+        graphs = []
+        for training in (False, True):
+            attempt.train(training)
+            if training and (still := [path for path, part in _layers(attempt) if not part.training]):
+                raise EngineError(f"layer {still[0] or name}: stays in evaluation mode in training")
+            tracer = _Tracer(leaves)
+            try:
+                graphs.append(tracer.trace(attempt))
+            except EngineError:
+                raise
+            except Exception as error:  # code of any make runs here
+                raise EngineError(f"{name}.forward cannot be traced: {first_line(error)}") from error
+            if len(tracer.modes) > 1:
+                raise EngineError(f"{name}.forward switches gradients or autocast on or off, and cannot be fused")
+        is_drawing = drawn != _streams()
+    if changed := differing(before, fingerprints(attempt)):
+        raise EngineError(f"{name}.forward changes {changed[0].strip('.')}, and cannot be fused")
+    codes = [graph.python_code("self").src for graph in graphs]
+    if is_drawing or codes[0] != codes[1]:
+        raise EngineError(f"{name}.forward draws, or does otherwise in training, and cannot be fused")
+    if len([node for node in graphs[1].nodes if node.op == "placeholder"]) != 1:
+        raise EngineError(f"{name}.forward takes more than one input, and cannot be fused")
+    return graphs[1], dict(attempt.named_modules())
+
+
+def watch(modules: Sequence[nn.Module]) -> list[object]:
+    """What a later look must find to be the same objects, or fusing would lose what was put on the modules since."""
+    seen: list[object] = []
+    for module in modules:
+        for _, part in _layers(module):
+            hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
+            seen.append(any(hooks))
+            if not is_library(type(part)):
+                seen += [value for name, value in vars(part).items() if name not in _OF_MODULES]
+    return seen
+
+
+class _Tracer(fx.Tracer):
+    """Notes the modes that operations run under; reads of buffers are operations too."""
+
+    proxy_buffer_attributes = True
+
+    def __init__(self, leaves: tuple[type[nn.Module], ...]) -> None:
+        super().__init__()
+        self.leaves: tuple[type[nn.Module], ...] = (SeedSlot, *leaves)
+        self.modes: set[tuple[bool, ...]] = set()
+
+    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
+        return type(module) in self.leaves or super().is_leaf_module(module, qualified_name)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        devices = ("cpu", "cuda")
+        self.modes.add(
+            (
+                torch.is_grad_enabled(),
+                torch.is_inference_mode_enabled(),
+                *(torch.is_autocast_enabled(device) for device in devices),
+            )
+        )
+        return super().create_node(*args, **kwargs)
+
+
+@contextmanager
+def _no_own_backward(name: str) -> Iterator[None]:
+    """Inside, a `torch.autograd.Function` is refused: tracing sees its forward pass alone."""
+
+    def refuse(cls: type, *args: object, **kwargs: object) -> NoReturn:
+        raise EngineError(f"{name}.forward calls {cls.__name__}, whose backward pass tracing cannot see")
+
+    apply = vars(torch.autograd.Function)["apply"]
+    torch.autograd.Function.apply = classmethod(refuse)  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = apply  # type: ignore[method-assign]
+
+
+def _streams() -> tuple[object, ...]:
+    of_numpy = np.random.get_state(legacy=False)
+    return torch.get_rng_state().numpy().tobytes(), str(of_numpy["state"]), random.getstate()
+
+
+def _layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every layer but those inside slots, which are fused by themselves."""
+    inside: tuple[str, ...] = ()
+    for path, part in module.named_modules():
+        if not path.startswith(inside):
+            yield path, part
+        if isinstance(part, SeedSlot):
+            inside += (f"{path}.",)
+
+
+def _facts(module: nn.Module) -> dict[str, object]:
+    facts: dict[str, object] = {}
+    for path, part in _layers(module):
+        own = {k: v for k, v in vars(part).items() if k not in _OF_MODULES and not isinstance(part, SeedSlot)}
+        trained = [(name, p.requires_grad) for name, p in part._parameters.items() if p is not None]
+        facts[path] = (type(part), trained, _comparable(own))
+    return facts
+
+
+def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _setting(value) for name, value in settings.items()}
+
+
+def _setting(value: Any) -> Any:
+    """Tensors by their values, modules by their class; the rest by its own ==."""
+    if isinstance(value, Tensor):
+        return value.dtype, value.shape, value.tolist()
+    if isinstance(value, nn.Module):
+        return type(value)
+    if type(value) in (list, tuple):
+        return [_setting(each) for each in value]
+    return {key: _setting(each) for key, each in value.items()} if type(value) is dict else value
+
+
+def _paired(first: dict[str, object], other: dict[str, object]) -> Iterator[tuple[str, tuple[object, object]]]:
+    for path in first | other:
+        yield path, (first.get(path), other.get(path))

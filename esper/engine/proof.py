@@ -1,0 +1,312 @@
+"""Whether an engine trains the networks it is given as plain PyTorch does: compared on copies, before it is used.
+
+From the same state, two training steps and an evaluation: losses, gradients, parameters, buffers. Both optimizers are
+fed the same gradients: where one is zero but for rounding, as that of a bias before a batch norm, AdamW makes whole
+steps of it.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from esper.engine.engine import Backward, Engine
+from esper.engine.groups import is_isolated, row_roles
+from esper.engine.optimizer import OptimizerConfig, StackedOptimizer, real
+from esper.engine.sequential import EVALUATION_STREAM, stream_of
+from esper.engine.stacks import HOST, ModuleStack
+from esper.errors import EngineError, EsperError, first_line
+from esper.kasmina.copying import copy_network
+from esper.kasmina.host import MorphogeneticModel
+from esper.kasmina.seeding import seed_streams, undisturbed_streams
+from esper.leyline import SeedStage
+
+EXAMPLES = 8
+STEPS = 2
+_FLOOR = 1e-3  # of the network's largest value: what is smaller than that part of it may be rounding
+_WEIGHT_SCALE = 0.2  # of what moves seeds' weights, which begin at zero
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """Share of a tensor's largest value."""
+
+    gradients: float
+    values: float
+
+
+TOLERANCES = {torch.float64: Tolerance(1e-7, 1e-7), torch.float32: Tolerance(1e-4, 1e-5)}
+
+
+class Trained(Protocol):
+    """A population, as far as a proof looks into it."""
+
+    models: list[MorphogeneticModel]
+    stacks: dict[str, ModuleStack]
+    optimizer: StackedOptimizer
+    engine: Engine
+    version: int
+
+
+Build = Callable[[Sequence[MorphogeneticModel], Sequence[OptimizerConfig], torch.dtype], Trained]
+
+
+def difference(
+    models: Sequence[MorphogeneticModel],
+    configs: Sequence[OptimizerConfig],
+    x: Tensor,
+    y: Tensor,
+    build: Build,
+    blueprints: Sequence[str] = (),
+) -> str | None:
+    """What is not as in plain PyTorch, or None. Inputs x [B, ...], targets y [B, ...].
+
+    build: a population on the engine in question; its own errors pass through. blueprints: that may be planted, and are
+    planted here. In float64 where the networks run in it, else in float32; networks of less cannot be compared (None).
+    Raises EngineError where the networks' own training step fails.
+    """
+    with undisturbed_streams(x.device):
+        chosen = _chosen(models, blueprints)
+        if not chosen:
+            return None
+        plain, x, y = _accurate([copy_network(models[index]) for index in chosen], x, y)
+        dtype = _dtype(plain[0])
+        if dtype not in TOLERANCES:
+            return None
+        _plant(plain, blueprints)
+        own = [configs[index] for index in chosen]
+        population = build([copy_network(model) for model in plain], own, dtype)
+        return next(_differences(population, _Plain(plain, own), x, y, TOLERANCES[dtype]), None)
+
+
+def check_step(model: MorphogeneticModel, x: Tensor, y: Tensor) -> None:
+    """Raises EngineError where a training step of the network by itself fails; a copy is run."""
+    try:
+        with undisturbed_streams(x.device):
+            _Plain([copy_network(model)], [OptimizerConfig()]).backward(x, y)
+    except EsperError:
+        raise
+    except Exception as error:  # code of any make runs here
+        raise EngineError(f"the network's own training step fails on {list(x.shape)}: {first_line(error)}") from error
+
+
+def _chosen(models: Sequence[MorphogeneticModel], blueprints: Sequence[str]) -> list[int]:
+    """The first and the last whose weights are finite, and as many more copies as the blueprints need slots."""
+    sound = [index for index, model in enumerate(models) if all(p.isfinite().all() for p in model.parameters())]
+    ends = sorted({*sound[:1], *sound[-1:]})
+    wanted = max(len(ends), -(-len(blueprints) // max(1, len(models[0].slots))))
+    return list(itertools.islice(itertools.cycle(ends), wanted))
+
+
+def _accurate(
+    models: list[MorphogeneticModel], x: Tensor, y: Tensor
+) -> tuple[list[MorphogeneticModel], Tensor, Tensor]:
+    """The networks and a few examples in float64, or as much of both as they run with."""
+    error: EngineError | None = None
+    for dtype in (torch.float64, None):
+        for count in sorted({min(EXAMPLES, len(x)), len(x)}):
+            few, targets = x[:count], y[:count]
+            cast = models
+            if dtype is not None:
+                cast = [copy_network(model).to(dtype) for model in models]
+                few = few.to(dtype) if few.is_floating_point() else few
+            if not models[0].host.has_python_state:
+                return cast, few, targets
+            try:
+                check_step(cast[0], few, targets)
+                return cast, few, targets
+            except EngineError as failed:
+                error = failed
+    assert error is not None
+    raise error
+
+
+def _dtype(model: MorphogeneticModel) -> torch.dtype:
+    """The coarsest of the network."""
+    dtypes = [tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()]
+    return min(dtypes, key=lambda dtype: dtype.itemsize)
+
+
+def _plant(models: Sequence[MorphogeneticModel], blueprints: Sequence[str]) -> None:
+    """Each blueprint in a free slot, half blended in, its weights moved away from their start."""
+    free = [(model, name) for model in models for name, slot in model.slots.items() if slot.state is None]
+    generator = torch.Generator().manual_seed(0)
+    for blueprint, (model, name) in zip(blueprints, free, strict=False):
+        model.germinate_seed(blueprint, f"proof-{name}-{blueprint}", name, "linear", generator)
+        slot = model.slots[name]
+        assert slot.state is not None
+        slot.state.transition(SeedStage.TRAINING)
+        slot.start_blending(total_steps=2 * STEPS)
+        slot.step(STEPS)
+        with torch.no_grad():
+            for parameter in slot.parameters():
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter += _WEIGHT_SCALE * noise.to(parameter)
+
+
+class _Plain:
+    """The networks as anybody would train them, with `torch.optim`."""
+
+    def __init__(self, models: Sequence[MorphogeneticModel], configs: Sequence[OptimizerConfig]) -> None:
+        self.models, self.configs = models, configs
+        self.optimizers = [_optimizer(model, config) for model, config in zip(models, configs, strict=True)]
+
+    def backward(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        """One minibatch: each network's loss; gradients stand in its parameters."""
+        losses = []
+        for model, optimizer in zip(self.models, self.optimizers, strict=True):
+            model.train()
+            optimizer.zero_grad()
+            seed_streams(stream_of(0, 0), x.device)
+            loss = _loss(model(x), y)
+            if loss.requires_grad:
+                loss.backward()
+            for slot in model.slots.values():
+                slot.step()
+            losses.append(loss.detach())
+        return losses
+
+    def step(self) -> None:
+        for model, optimizer, config in zip(self.models, self.optimizers, self.configs, strict=True):
+            if config.clip_norm is not None:
+                apart = [list(slot.parameters()) for slot in model.slots.values() if is_isolated(slot)]
+                held = {id(parameter) for parameters in apart for parameter in parameters}
+                for group in ([p for p in model.parameters() if id(p) not in held], *apart):
+                    nn.utils.clip_grad_norm_(group, config.clip_norm)
+            optimizer.step()
+
+    @torch.no_grad()
+    def evaluate(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        losses = []
+        for model in self.models:
+            model.eval()
+            seed_streams(EVALUATION_STREAM, x.device)
+            losses.append(_loss(model(x), y))
+        return losses
+
+
+def _optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    settings = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.name == "sgd":
+        return torch.optim.SGD(model.parameters(), momentum=config.momentum, **settings)
+    return torch.optim.AdamW(model.parameters(), betas=config.betas, eps=config.eps, **settings)
+
+
+def _loss(logits: object, y: Tensor) -> Tensor:
+    if not isinstance(logits, Tensor) or logits.shape[:-1] != y.shape:
+        found = f"{list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise EngineError(f"the network gives {found} for targets {list(y.shape)}; expected logits [..., classes]")
+    flat = logits.flatten(0, -2)
+    return F.cross_entropy(flat.float() if flat.dtype.itemsize < 4 else flat, y.flatten())
+
+
+def _differences(population: Trained, plain: _Plain, x: Tensor, y: Tensor, tolerance: Tolerance) -> Iterator[str]:
+    engine, members = population.engine, range(len(plain.models))
+    for _ in range(STEPS):
+        engine.prepare(1, population.version, seeds=[0 for _ in members])
+        population.optimizer.begin_epoch(*row_roles(population.stacks, population.models))
+        found = engine.backward(engine.lay(x.unsqueeze(0)), y.unsqueeze(0), 0)
+        losses = plain.backward(x, y)
+        if not all(loss.isfinite() for loss in losses):
+            return  # it has diverged, and no two ways to compute agree on that
+        yield from _unlike("loss", dict(enumerate(losses)), dict(enumerate(found.losses)), tolerance.values)
+        for member in members:
+            expected, got = _gradients(population, plain, found, member)
+            yield from _unlike("gradient", expected, got, tolerance.gradients, member)
+        population.optimizer.step(population.stacks, _same_gradients(population, plain, found), found.absent)
+        plain.step()
+        engine.finish(1)
+        for stack in population.stacks.values():
+            stack.adopt()
+        for member in members:
+            states = [_state(model) for model in (plain.models[member], population.models[member])]
+            yield from _unlike("value", *states, tolerance.values, member)
+    engine.prepare(1, population.version, training=False)
+    evaluated, _ = engine.losses(engine.logits(engine.lay(x.unsqueeze(0)), {}), y.unsqueeze(0))
+    yield from _unlike(
+        "loss in evaluation", dict(enumerate(plain.evaluate(x, y))), dict(enumerate(evaluated)), tolerance.values
+    )
+
+
+def _rows(population: Trained, member: int) -> Iterator[tuple[str, str, int]]:
+    """(stack, parameter, row) of all that a member has."""
+    for name, stack in population.stacks.items():
+        if member in stack.members:
+            yield from ((name, parameter, stack.row_of(member)) for parameter in stack.parameters)
+
+
+def _parameter(model: MorphogeneticModel, stack: str, name: str) -> nn.Parameter:
+    """What a stack holds a row of, in the model itself."""
+    if stack == HOST:
+        return dict(model.host.named_parameters())[name]
+    _, slot, kind = stack.split(".", 2)
+    part = model.slots[slot].gate if kind == "gate" else model.slots[slot].seed
+    assert part is not None
+    return dict(part.named_parameters())[name]
+
+
+def _gradients(
+    population: Trained, plain: _Plain, found: Backward, member: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Gradients of what takes part, plain and found; one that takes part on one side alone is zero on the other."""
+    expected, got = {}, {}
+    for stack, name, row in _rows(population, member):
+        parameter, label = _parameter(plain.models[member], stack, name), name if stack == HOST else f"{stack}.{name}"
+        stacked = found.gradients.get(stack, {}).get(name)
+        is_absent = stacked is None or row in found.absent.get(stack, {}).get(name, ())
+        if parameter.grad is not None or not is_absent:
+            zero = torch.zeros_like(parameter)
+            expected[label] = zero if parameter.grad is None else parameter.grad
+            got[label] = zero if is_absent or stacked is None else stacked[row]
+    return expected, got
+
+
+def _same_gradients(population: Trained, plain: _Plain, found: Backward) -> dict[str, dict[str, Tensor]]:
+    """The plain networks' gradients, for what the engine found to take part."""
+
+    def of(member: int, stack: str, name: str) -> Tensor:
+        parameter = _parameter(plain.models[member], stack, name)
+        return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+    return {
+        stack: {
+            name: torch.stack([of(member, stack, name) for member in population.stacks[stack].members])
+            for name in named
+        }
+        for stack, named in found.gradients.items()
+    }
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+
+
+def _unlike(
+    what: str,
+    expected: Mapping[int | str, Tensor],
+    found: Mapping[int | str, Tensor],
+    tolerance: float,
+    member: int | None = None,
+) -> Iterator[str]:
+    """A sentence for each of these tensors that is not as expected."""
+    if member is not None and expected.keys() != found.keys():
+        yield f"member {member} has other tensors: {', '.join(map(str, expected.keys() ^ found.keys()))}"
+        return
+    largest = {name: _largest(tensor) for name, tensor in expected.items()}
+    floor = _FLOOR * max(largest.values(), default=0.0)
+    for name, tensor in expected.items():
+        one, other = (real(each).double() for each in (tensor, found[name]))
+        is_same = (one == other) | (one.isnan() & other.isnan())
+        errors = torch.where(is_same, 0.0, one - other)
+        error = _largest(errors)
+        if not (errors.isfinite().all() and error <= tolerance * max(largest[name], floor)):
+            where = f"{what} of member {name}" if member is None else f"{what} of {name} in member {member}"
+            yield f"{where} is off by {error:.1e} of {largest[name]:.1e}"
+
+
+def _largest(tensor: Tensor) -> float:
+    return float(real(tensor).double().nan_to_num(0.0, 0.0, 0.0).abs().max()) if tensor.numel() else 0.0
