@@ -16,6 +16,7 @@ from esper.engine.seed_ops import blend, isolate, scatter
 from esper.engine.stacks import HOST, ModuleStack
 from esper.engine.tokens import TokenLayout
 from esper.errors import EngineError
+from esper.kasmina.base import like
 from esper.kasmina.host import MorphogeneticModel
 from esper.kasmina.slot import SeedSlot
 
@@ -94,7 +95,7 @@ class FusedEngine:
 
     def _groups(self, slot: str, members: Sequence[SeedSlot]) -> list[Group]:
         groups = []
-        like = next(iter(self.stacks[HOST].parameters.values())).detach()
+        example = like(self.models[0].host).detach()
         for name, stack in self.stacks.items():
             if not name.startswith(f"slots.{slot}.") or name.endswith(".gate"):
                 continue
@@ -102,7 +103,7 @@ class FusedEngine:
                 self.programs[name] = Program(stack.modules[0], self.layout)
             gate = self.stacks.get(f"slots.{slot}.gate")
             carriers = [members[member] for member in stack.members]
-            group = make_group(name, stack, self.programs[name], carriers, gate, len(self.models), self.steps, like)
+            group = make_group(name, stack, self.programs[name], carriers, gate, len(self.models), self.steps, example)
             groups.append(group)
         return groups
 

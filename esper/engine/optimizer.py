@@ -252,18 +252,22 @@ class StackedOptimizer:
         beta1, beta2 = self.config.betas
         first, second = plan.slots["exp_avg"], plan.slots["exp_avg_sq"]
         if plan.decays_any:
-            torch._foreach_addcmul_(parameters, parameters, torch._foreach_mul(plan.rates, plan.decays), value=-1)
+            kept = torch._foreach_mul(plan.rates, plan.decays)
+            torch._foreach_neg_(kept)
+            torch._foreach_add_(kept, 1)
+            torch._foreach_mul_(parameters, kept)
         torch._foreach_lerp_(first, grads, 1 - beta1)
         torch._foreach_mul_(second, beta2)
         torch._foreach_addcmul_(second, grads, grads, value=1 - beta2)
         for held, unbiased in zip(plan.held, plan.unbiased, strict=True):
-            steps = held.steps.clamp(min=1)  # a row that stands still may never have stepped
+            steps = held.steps.double().clamp(min=1)  # a row that stands still may never have stepped
             unbiased[0].copy_(1 - beta1**steps)
             unbiased[1].copy_((1 - beta2**steps).sqrt())
         rates = torch._foreach_div(plan.rates, plan.corrections[0])
         spread = torch._foreach_div(torch._foreach_sqrt(second), plan.corrections[1])
         torch._foreach_add_(spread, self.config.eps)
-        torch._foreach_addcmul_(parameters, torch._foreach_div(first, spread), rates, value=-1)
+        # In the order in which torch rounds: then one row is what torch.optim makes of it, to the bit.
+        torch._foreach_addcdiv_(parameters, torch._foreach_mul(first, rates), spread, value=-1)
 
     def _clipped(self, gradients: Mapping[str, Mapping[str, Tensor]], limit: float) -> dict[str, dict[str, Tensor]]:
         groups = len(self.member_learning_rate) + sum(len(rows.members) for rows in self.rows.values())

@@ -18,6 +18,7 @@ from esper.engine.selection import FUSED, KINDS, SEQUENTIAL, Way, check, choose,
 from esper.engine.sequential import SequentialEngine
 from esper.engine.stacks import HOST, ModuleStack
 from esper.errors import EngineError
+from esper.kasmina.base import like
 from esper.kasmina.host import MorphogeneticModel
 from esper.kasmina.seeding import undisturbed_streams
 
@@ -70,8 +71,8 @@ class Population:
         self._is_settled = is_proven
         self._trains_one: tuple[int, bool] = (-1, True)  # at which version, and whether a minibatch of one is possible
         self.configs = [optimizer] * len(self.models) if isinstance(optimizer, OptimizerConfig) else list(optimizer)
-        like = next(self.models[0].host.parameters())
-        self.device, self.dtype = like.device, like.dtype
+        example = like(self.models[0].host)
+        self.device, self.dtype = example.device, example.dtype
         self.optimizer = StackedOptimizer(self.configs, self.device, self.dtype)
         self.stacks: dict[str, ModuleStack] = {}
         hosts = dict(enumerate(model.host for model in self.models))

@@ -22,5 +22,10 @@ class Host(nn.Module):
 
         Returns: [1, *shape].
         """
-        like = next(self.parameters())
-        return torch.zeros(1, *shape, dtype=like.dtype, device=like.device)
+        return torch.zeros(1, *shape, dtype=like(self).dtype, device=like(self).device)
+
+
+def like(module: nn.Module) -> Tensor:
+    """A parameter of the device and the floating dtype that the network works in; any where none is of such a dtype."""
+    parameters = list(module.parameters())
+    return next((parameter for parameter in parameters if parameter.is_floating_point()), parameters[0])

@@ -90,9 +90,8 @@ def _run(
     for path, part in module.named_modules():
         if path in asked:
             part.register_forward_hook(functools.partial(_note, found, path, asked[path]))
-        if not any(True for _ in part.children()) or isinstance(part, _SEQUENCE_LAYERS):
-            outer = [inside[above] for above in asked if f"{path}.".startswith(f"{above}.")]
-            part.register_forward_hook(functools.partial(_record, outer))
+        outer = [inside[above] for above in asked if f"{path}.".startswith(f"{above}.")]
+        part.register_forward_hook(functools.partial(_record, outer))
     _pass(module, example)
     return {path: (output, inside[path]) for path, output in found.items()}
 

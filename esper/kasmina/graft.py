@@ -1,13 +1,13 @@
 """Slots in a network of your own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from esper.errors import ConfigError
-from esper.kasmina.base import Host
+from esper.kasmina.base import Host, like
 from esper.kasmina.copying import copy_network
 from esper.kasmina.features import probe
 from esper.kasmina.host import MorphogeneticModel
@@ -88,22 +88,47 @@ class GraftedHost(Host):
 
     def example_input(self, shape: Sequence[int]) -> Tensor:
         """An input of one sample."""
-        return torch.zeros(1, *shape, dtype=self.dtype, device=next(self.parameters()).device)
+        return torch.zeros(1, *shape, dtype=self.dtype, device=like(self).device)
 
 
 class _Grafted(nn.Module):
-    """A submodule with a slot behind it; of several outputs (an LSTM's, say) the first goes through the slot."""
+    """A submodule with a slot behind it; of several outputs (an LSTM's, say) the first goes through the slot.
+
+    To the rest of the network it is the submodule: what is asked of it or set on it reaches the one inside.
+    """
 
     def __init__(self, inner: nn.Module, slots: nn.ModuleDict, name: str) -> None:
         super().__init__()
         self.inner = inner
-        self.name = name
-        self._slots = (slots,)  # of the host, which owns them: not a submodule here
+        vars(self)["_slot_of"] = (slots, name)  # of the host, which owns them: not a submodule here
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The submodule's output, grown."""
-        slot, out = self._slots[0][self.name], self.inner(*args, **kwargs)
+        slots, name = self._slot_of
+        slot, out = slots[name], self.inner(*args, **kwargs)
         return (slot(out[0]), *out[1:]) if isinstance(out, tuple) else slot(out)
+
+    def __getattr__(self, name: str) -> Any:
+        inner = self._modules.get("inner")
+        return super().__getattr__(name) if inner is None or name == "inner" else getattr(inner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("inner", "training") or name in vars(self) or "inner" not in vars(self).get("_modules", {}):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.inner, name, value)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.inner[index]  # type: ignore[index]
+
+    def __len__(self) -> int:
+        return len(self.inner)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.inner)  # type: ignore[call-overload]
+
+    def __bool__(self) -> bool:
+        return True
 
 
 def grow(
@@ -128,7 +153,7 @@ def grow(
     if not isinstance(example, Tensor):
         raise ConfigError(f"example: expected an input as a tensor [B, ...], and got {type(example).__name__}")
     host = GraftedHost(module, slots, example, topology=topology)
-    where = next(iter(module.parameters())).device if device is None else device
+    where = like(module).device if device is None else device
     return MorphogeneticModel(
         host, where, list(host.injection_points), TaskConfig(topology=host.topology), slot_config or SlotConfig()
     )

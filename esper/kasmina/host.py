@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.errors import ConfigError
-from esper.kasmina.base import Host
+from esper.kasmina.base import Host, like
 from esper.kasmina.cnn import CNNHost
 from esper.kasmina.copying import copy_network
 from esper.kasmina.flops import count_flops
@@ -52,7 +52,7 @@ class MorphogeneticModel(nn.Module):
         for name, position in self.slot_positions.items():
             channels = host.injection_points[position]
             slot = SeedSlot(name, channels=channels, config=config, topology=host.topology)
-            host.slots[position] = slot.to(next(host.parameters()))  # the host's device and precision
+            host.slots[position] = slot.to(like(host))  # the host's device and precision
         self._flops: dict[Any, int] = {}
         # What is in evaluation mode inside a host that is not was put there to stay, as a frozen batch norm.
         self._kept_evaluating = [part for part in host.modules() if host.training and not part.training]
@@ -72,7 +72,7 @@ class MorphogeneticModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the model lives; assigning moves it."""
-        return next(self.host.parameters()).device
+        return like(self.host).device
 
     @device.setter
     def device(self, device: torch.device | str) -> None:

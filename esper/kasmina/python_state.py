@@ -25,13 +25,14 @@ _DEPTH = 20
 @functools.cache
 def is_library(kind: type[nn.Module]) -> bool:
     """Whether it is a layer of torch or esper, which keeps nothing in Python as it runs."""
-    return kind.__module__.startswith(("torch.nn.modules.", "esper."))
+    return kind.__module__.startswith(("torch.", "esper."))
 
 
 def _owners(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Layers that may keep something: all but those of torch and esper, which are known not to."""
     for path, part in module.named_modules():
-        if not is_library(type(part)) or "forward" in vars(part):
+        is_compiled = type(part).__module__.startswith("torch._dynamo")
+        if not is_library(type(part)) or ("forward" in vars(part) and not is_compiled):
             yield path, part
 
 
