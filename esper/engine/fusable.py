@@ -17,6 +17,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from esper.errors import ConfigError, EngineError, first_line
 from esper.kasmina.copying import copy_network, named_hooks
+from esper.kasmina.host import MorphogeneticModel
 from esper.kasmina.python_state import differing, fingerprints, is_library
 from esper.kasmina.seeding import undisturbed_streams
 from esper.kasmina.slot import SeedSlot
@@ -51,8 +52,12 @@ def check_plain(module: nn.Module) -> None:
                 raise EngineError(f"{name} is {tensor.dtype}: such networks train one by one")
 
 
-def check_alike(modules: Sequence[nn.Module]) -> None:
-    """One program runs all of them: they have the same layers with the same settings, and train the same weights."""
+def check_hosts(models: Sequence[MorphogeneticModel]) -> None:
+    """One program runs all hosts: they have the same layers with the same settings, and train the same weights."""
+    modules = [model.host for model in models]
+    for module in modules:
+        if still := [path for path, part in _layers(module) if module.training and not part.training]:
+            raise EngineError(f"layer {still[0]}: stays in evaluation mode in training")
     first = _facts(modules[0])
     for member, module in enumerate(modules[1:], start=1):
         for path, (one, other) in _paired(first, _facts(module)):
@@ -71,33 +76,45 @@ def trace(module: nn.Module, leaves: tuple[type[nn.Module], ...]) -> tuple[fx.Gr
         attempt = copy_network(module)
     except ConfigError as error:
         raise EngineError(str(error)) from error
-    before = fingerprints(attempt)
-    streams = undisturbed_streams()
-    with streams, _no_own_backward(name):
+    before, held = fingerprints(attempt), _tensors(attempt)
+    with undisturbed_streams(), _no_own_backward(name):
         drawn = _streams()
-        graphs = []
-        for training in (False, True):
-            attempt.train(training)
-            if training and (still := [path for path, part in _layers(attempt) if not part.training]):
-                raise EngineError(f"layer {still[0] or name}: stays in evaluation mode in training")
-            tracer = _Tracer(leaves)
-            try:
-                graphs.append(tracer.trace(attempt))
-            except EngineError:
-                raise
-            except Exception as error:  # code of any make runs here
-                raise EngineError(f"{name}.forward cannot be traced: {first_line(error)}") from error
-            if len(tracer.modes) > 1:
-                raise EngineError(f"{name}.forward switches gradients or autocast on or off, and cannot be fused")
+        graphs = [_traced(attempt, training, leaves) for training in (False, True)]
         is_drawing = drawn != _streams()
-    if changed := differing(before, fingerprints(attempt)):
-        raise EngineError(f"{name}.forward changes {changed[0].strip('.')}, and cannot be fused")
-    codes = [graph.python_code("self").src for graph in graphs]
-    if is_drawing or codes[0] != codes[1]:
-        raise EngineError(f"{name}.forward draws, or does otherwise in training, and cannot be fused")
-    if len([node for node in graphs[1].nodes if node.op == "placeholder"]) != 1:
+    changed = differing(before, fingerprints(attempt))
+    changed += [path for path, tensor in _tensors(attempt).items() if tensor is not held.get(path)]
+    if changed:
+        raise EngineError(f"{name}.forward changes {changed[0].removeprefix('.')}, and cannot be fused")
+    if is_drawing:
+        raise EngineError(f"{name}.forward draws random numbers, and cannot be fused")
+    evaluated, trained = graphs
+    if evaluated.python_code("self").src != trained.python_code("self").src:
+        raise EngineError(f"{name}.forward does otherwise in training than in evaluation, and cannot be fused")
+    if len([node for node in trained.nodes if node.op == "placeholder"]) != 1:
         raise EngineError(f"{name}.forward takes more than one input, and cannot be fused")
-    return graphs[1], dict(attempt.named_modules())
+    return trained, dict(attempt.named_modules())
+
+
+def _traced(module: nn.Module, training: bool, leaves: tuple[type[nn.Module], ...]) -> fx.Graph:
+    module.train(training)
+    name, tracer = type(module).__name__, _Tracer(leaves)
+    try:
+        graph = tracer.trace(module)
+    except EngineError:
+        raise
+    except Exception as error:  # code of any make runs here
+        raise EngineError(f"{name}.forward cannot be traced: {first_line(error)}") from error
+    if len(tracer.modes) > 1:
+        raise EngineError(f"{name}.forward switches gradients or autocast on or off, and cannot be fused")
+    return graph
+
+
+def _tensors(module: nn.Module) -> dict[str, object]:
+    return {
+        f"{path}.{leaf}": tensor
+        for path, part in module.named_modules()
+        for leaf, tensor in (*part._parameters.items(), *part._buffers.items())
+    }
 
 
 def watch(modules: Sequence[nn.Module]) -> list[object]:
@@ -112,6 +129,18 @@ def watch(modules: Sequence[nn.Module]) -> list[object]:
     return seen
 
 
+class _Proxy(fx.Proxy):
+    """Refuses what works in place, which fx would take for an operation that makes something new."""
+
+
+def _refuse_inplace(proxy: _Proxy, other: object) -> NoReturn:
+    raise EngineError(f"an operation on {proxy.node} works in place (x += ...), which tracing would lose")
+
+
+for _operator in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor"):
+    setattr(_Proxy, f"__i{_operator}__", _refuse_inplace)
+
+
 class _Tracer(fx.Tracer):
     """Notes the modes that operations run under; reads of buffers are operations too."""
 
@@ -124,6 +153,9 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         return type(module) in self.leaves or super().is_leaf_module(module, qualified_name)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         devices = ("cpu", "cuda")

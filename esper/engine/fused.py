@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from esper.engine.engine import Backward, Captured
-from esper.engine.fusable import check_alike, watch
+from esper.engine.fusable import check_hosts, watch
 from esper.engine.groups import Group, make_group, signature, trained_stacks
 from esper.engine.lanes import LaneLayout
 from esper.engine.program import Layout, Program
@@ -41,11 +41,9 @@ class FusedEngine:
         self.stacks = stacks
         self.halted = halted
         self.precision = precision
-        hosts = [model.host for model in models]
-        check_alike(hosts)
-        self.layout = make_layout(hosts[0].topology)
-        self.host = Program(hosts[0], self.layout)
-        self.watched = watch(hosts)
+        self.layout = make_layout(models[0].host.topology)
+        self.host = host_program(models, self.layout)
+        self.watched = watch([model.host for model in models])
         self.programs: dict[str, Program] = {}  # of every blueprint that was ever in a slot
         self.groups: dict[str, list[Group]] = {}
         self.signature: tuple[object, ...] = ()
@@ -260,6 +258,15 @@ class FusedEngine:
             positions = pick.new_tensor([place[group.stack.members[row]] for row in rows])
             carriers.append((part, tensors, None if len(rows) == len(members) else positions))
         return carriers
+
+
+def host_program(models: Sequence[MorphogeneticModel], layout: Layout) -> Program:
+    """The program of these models' hosts. Raises EngineError, naming the layer, where they cannot be fused."""
+    try:
+        check_hosts(models)
+        return Program(models[0].host, layout)
+    except EngineError as error:
+        raise EngineError(models[0].host.in_own_words(str(error))) from error
 
 
 LAYOUTS: dict[str, type[Layout]] = {"cnn": LaneLayout, "transformer": TokenLayout}

@@ -138,7 +138,7 @@ def _check_inplace(graph: fx.Graph, modules: Modules) -> None:
         source = node.args[0]
         while isinstance(source, fx.Node):
             if source.op == "placeholder" or len(source.users) > 1:
-                raise EngineError(f"layer {node.target}: works in place on what is read elsewhere, too")
+                raise EngineError(f"layer {_called(node)}: works in place on what is read elsewhere, too")
             # These may hand on the memory they were given; others make their own.
             source = source.args[0] if _is_view(source, modules) or _is_inplace(source, modules) else None
 
@@ -165,7 +165,7 @@ def _compile(graph: fx.Graph, modules: Modules, layout: Layout) -> tuple[Step, .
             continue
         module = modules.get(str(node.target)) if node.op == "call_module" else None
         if module is not None and (len(node.args) != 1 or node.kwargs):
-            raise EngineError(f"layer {node.target}: is called with more than its input")
+            raise EngineError(f"layer {_called(node)}: is called with more than its input")
         if type(module) is SeedSlot:
             drafts.append((None, list(node.all_input_nodes), node, module.slot_id))
             continue
@@ -190,7 +190,6 @@ def _compile(graph: fx.Graph, modules: Modules, layout: Layout) -> tuple[Step, .
 
 def _elementwise(node: fx.Node, module: nn.Module | None) -> Run:
     """What is the same in every layout."""
-    name = str(node.target)
     if type(module) is nn.Identity:
         return lambda inputs, tensors, training: inputs[0]
     if type(module) is nn.GELU:
@@ -203,8 +202,14 @@ def _elementwise(node: fx.Node, module: nn.Module | None) -> Run:
         settings = {key: value for key, value in node.kwargs.items() if key != "inplace"}
         if node.target is F.gelu or not settings:
             return _unary(functools.partial(_UNARY[node.target], **settings))
-    what = type(module).__name__ if module is not None else getattr(node.target, "__name__", name)
-    raise EngineError(f"layer {name} ({what}) cannot be fused")
+    if node.op == "get_attr":
+        raise EngineError(f"{node.target} is read outside of a layer, and cannot be fused")
+    what = "" if module is None else f" ({type(module).__name__})"
+    raise EngineError(f"layer {_called(node)}{what} cannot be fused")
+
+
+def _called(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
 
 def _unary(function: Callable[..., Tensor]) -> Run:

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.engine import native
-from esper.engine.fusable import check_alike
-from esper.engine.fused import make_layout
+from esper.engine.fused import host_program, make_layout
 from esper.engine.optimizer import OptimizerConfig
 from esper.engine.program import Program
 from esper.engine.proof import Trained, check_step, difference
@@ -159,7 +158,7 @@ def _why_not_fused(
     except Exception as error:  # networks of any make are looked into here
         return f"{type(error).__name__}: {first_line(error)}"
     if found is not None:
-        return f"fused, the network is not what plain PyTorch trains: {found}"
+        return f"fused, the network is not what plain PyTorch trains: {host.in_own_words(found)}"
     if is_known:
         _proven.add(case)
     return None
@@ -169,8 +168,7 @@ def _check_traceable(models: Sequence[MorphogeneticModel], blueprints: Sequence[
     """Raises EngineError where a host, or a seed that may be planted, could not be fused."""
     host = models[0].host
     layout = make_layout(host.topology)
-    check_alike([model.host for model in models])
-    Program(host, layout)
+    host_program(models, layout)
     with weights_from(torch.Generator()):  # the weights do not matter
         for name in blueprints:
             for channels in set(host.injection_points.values()):
@@ -200,7 +198,8 @@ def _why_not_sequential(
         return str(error)
     except Exception as error:  # networks of any make are looked into here
         return f"{type(error).__name__}: {first_line(error)}"
-    return f"this network cannot be trained here as plain PyTorch trains it: {found}"
+    own = models[0].host.in_own_words(found)
+    return f"this network cannot be trained here as plain PyTorch trains it: {own}"
 
 
 def _is_sound_channels_last(models: Sequence[MorphogeneticModel]) -> bool:

@@ -24,6 +24,10 @@ class Host(nn.Module):
         """
         return torch.zeros(1, *shape, dtype=like(self).dtype, device=like(self).device)
 
+    def in_own_words(self, text: str) -> str:
+        """A message about the host's layers, with the names that whoever wrote it gave them."""
+        return text
+
 
 def like(module: nn.Module) -> Tensor:
     """A parameter of the device and the floating dtype that the network works in; any where none is of such a dtype."""

@@ -1,5 +1,6 @@
 """Slots in a network of your own."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -59,6 +60,7 @@ class GraftedHost(Host):
         }
         self.slots = nn.ModuleDict({name: nn.Identity() for name in self.injection_points})
         self.dtype = example.dtype
+        self._paths = tuple(positions.values())
         for name, path in positions.items():
             owner, _, leaf = path.rpartition(".")
             inner = self.module.get_submodule(path)
@@ -89,6 +91,14 @@ class GraftedHost(Host):
     def example_input(self, shape: Sequence[int]) -> Tensor:
         """An input of one sample."""
         return torch.zeros(1, *shape, dtype=self.dtype, device=like(self).device)
+
+    def in_own_words(self, text: str) -> str:
+        """Names of layers as they are in the network that was brought."""
+        for path in self._paths:
+            text = text.replace(f"module.{path}.inner", f"module.{path}")
+        text = re.sub(r"\b(?:host\.)?module\.(?=\w)", "", text)
+        name = type(self.module).__name__
+        return text.replace("layer module:", f"layer {name}:").replace(type(self).__name__, name)
 
 
 class _Grafted(nn.Module):
