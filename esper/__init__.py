@@ -1,5 +1,6 @@
 """Esper grows neural networks while they train."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,11 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "grow", "load_member"]
+
+# A thread that waits for another soon sleeps: on a busy machine one that spins keeps the other from running. The OpenMP
+# runtime reads this when torch loads it.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 _LAZY = {"grow": "esper.kasmina.graft", "load_member": "esper.load"}
 

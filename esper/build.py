@@ -9,12 +9,12 @@ import torch
 
 from esper.config.root import RunSchema
 from esper.engine import native
-from esper.engine.population import choose_engine
 from esper.engine.environment import GrowthVectorEnv, Reward
 from esper.engine.governor import Governor, GovernorConfig
 from esper.engine.growth import Growth
 from esper.engine.optimizer import OptimizerConfig
-from esper.engine.population import Population
+from esper.engine.population import Population, choose_engine
+from esper.engine.proof import check_resumable
 from esper.engine.sharded import ShardedGrowth
 from esper.engine.share import Members, split
 from esper.errors import ConfigError
@@ -171,19 +171,29 @@ def _grown(part: Prepared, members: Members, chosen: dict[str, Any]) -> Grown:
 def build_population(prepared: Sequence[Prepared], engine: dict[str, Any] | None) -> tuple[Population, dict[str, Any]]:
     """All members on an engine, and what was chosen; a run under way keeps the choice it began with."""
     config, task = prepared[0].config, prepared[0].task
-    wanted = engine or {"kind": config.engine.kind, "threads": config.engine.threads}
-    torch.set_num_threads(wanted["threads"] or DEFAULT_THREADS)
-    x, y = (part[: config.batch_size] for part in task.epoch_data(1, named_generator(config.seed, "measure")))
-    population, reason = choose_engine(
-        [model for part in prepared for model in part.models],
-        [_optimizer(part.config) for part in prepared for _ in part.models],
-        x,
-        y,
-        PRECISIONS[config.engine.precision],
-        wanted["kind"],
-        wanted["threads"],
-        sorted({name for part in prepared for name, _ in part.catalogue}),
-    )
+    models = [model for part in prepared for model in part.models]
+    optimizers = [_optimizer(part.config) for part in prepared for _ in part.models]
+    precision, reason = PRECISIONS[config.engine.precision], ""
+    if engine:  # was proven and measured when the run began
+        torch.set_num_threads(engine["threads"])
+        is_channels_last = engine["memory_format"] == "channels_last"
+        population = Population(models, optimizers, engine["kind"], precision, is_channels_last, is_proven=True)
+    else:
+        torch.set_num_threads(config.engine.threads or DEFAULT_THREADS)
+        x, y = (part[: config.batch_size] for part in task.epoch_data(1, named_generator(config.seed, "measure")))
+        if models[0].host.has_python_state:
+            check_resumable(models[0], x, y)
+        population, reason = choose_engine(
+            models,
+            optimizers,
+            x,
+            y,
+            precision,
+            config.engine.kind,
+            config.engine.threads,
+            config.engine.memory_format,
+            sorted({name for part in prepared for name, _ in part.catalogue}),
+        )
     library, why_not = native.load()
     kernels = "native" if population.device.type == "cpu" and library is not None else "torch"
     if population.device.type == "cpu" and library is None:
@@ -196,6 +206,7 @@ def build_population(prepared: Sequence[Prepared], engine: dict[str, Any] | None
         "reason": reason,
         "device": population.device.type,
         "threads": torch.get_num_threads(),
+        "memory_format": "channels_last" if population.is_channels_last else "contiguous",
     }
 
 

@@ -70,7 +70,8 @@ def _custom(host: Any, task: Task, generator: torch.Generator) -> Host:
         network = _call_factory(host.factory, input_shape=task.input_shape, num_classes=task.num_classes)
     example = task.val_x[:1].cpu()
     network = network.to(example.dtype) if example.is_floating_point() else network
-    return GraftedHost(network, {path.replace(".", "_"): path for path in host.positions}, example, "host.positions")
+    positions = {path.replace(".", "_"): path for path in host.positions}
+    return GraftedHost(network, positions, example, "host.positions", host.features)
 
 
 def _call_factory(name: str, **given: Any) -> nn.Module:

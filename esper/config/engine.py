@@ -31,6 +31,7 @@ class EngineSchema:
     twins: bool
     device: str
     threads: int | None
+    memory_format: str
     precision: str
     governor: GovernorSchema
 
@@ -40,6 +41,7 @@ class EngineSchema:
         one_of("engine.device", self.device, ("auto", "cpu", "cuda"))
         if self.threads is not None:
             in_range("engine.threads", self.threads, 1, 1024)
+        one_of("engine.memory_format", self.memory_format, ("auto", "contiguous", "channels_last"))
         one_of("engine.precision", self.precision, ("float32", "float64", "bf16"))
         if self.precision == "bf16" and self.device == "cpu":
             raise ConfigError("engine.precision=bf16: slower than float32 on a CPU; use engine.device=cuda or float32")

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from esper.config.checks import distinct, in_range, require
+from esper.config.checks import distinct, in_range, one_of, require
 
 
 @dataclass(kw_only=True)
@@ -60,6 +60,7 @@ class CustomHostSchema(HostSchema):
 
     factory: str
     positions: list[str]
+    features: str | None
 
     def __post_init__(self) -> None:
         require(self.name == "custom", "host.name", self.name, "custom (the option host=... chooses the host)")
@@ -67,6 +68,8 @@ class CustomHostSchema(HostSchema):
         require(named, "host.factory", self.factory, "package.module:function")
         require(bool(self.positions), "host.positions", self.positions, "at least one, such as [layer1,layer2]")
         distinct("host.positions", self.positions)
+        if self.features is not None:
+            one_of("host.features", self.features, ("cnn", "transformer"))
 
 
 HOSTS: dict[str, type[HostSchema]] = {

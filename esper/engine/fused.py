@@ -134,7 +134,9 @@ class FusedEngine:
         losses, correct = self.losses(logits, y)
         flat = [leaf for named in self.leaves.values() for leaf in named.values()]
         # What is not in the pass has no gradient; a frozen network without seeds has none at all.
-        found = torch.autograd.grad(losses.sum(), flat, allow_unused=True) if losses.requires_grad else [None] * len(flat)
+        found = (
+            torch.autograd.grad(losses.sum(), flat, allow_unused=True) if losses.requires_grad else [None] * len(flat)
+        )
         grads = iter(found)
         gradients = {
             stack: {name: grad for name in named if (grad := next(grads)) is not None}

@@ -65,7 +65,9 @@ class Group:
 
     def update_alpha_now(self, slots: Sequence[SeedSlot]) -> None:
         """Take over the present blend of each seed."""
-        self.alpha_now.copy_(torch.tensor([slot.alpha if slot.computes else 0.0 for slot in slots], dtype=self.alpha.dtype))
+        self.alpha_now.copy_(
+            torch.tensor([slot.alpha if slot.computes else 0.0 for slot in slots], dtype=self.alpha.dtype)
+        )
 
 
 def signature(slots: dict[str, list[SeedSlot]]) -> tuple[object, ...]:

@@ -20,6 +20,7 @@ from esper.engine.stacks import HOST, ModuleStack
 from esper.errors import EngineError
 from esper.kasmina.base import like
 from esper.kasmina.host import MorphogeneticModel
+from esper.kasmina.python_state import read_state, write_state
 from esper.kasmina.seeding import undisturbed_streams
 
 # Targets of one evaluation chunk: of each member, and of all together where they run as one program on a CPU. There
@@ -65,6 +66,7 @@ class Population:
         self.precision = precision
         self.version = 0
         self.halted: set[int] = set()
+        self.initial_states = [read_state(model) for model in self.models]  # what networks keep in Python
         self.last_gradients: Gradients = {}
         self._graph: GraphedStep | None = None
         self._asked_kind = kind
@@ -273,6 +275,9 @@ class Population:
         for name, tensor in self.stacks[HOST].tensors().items():
             for member, tensors in fresh.items():
                 tensor[member].copy_(tensors[name])  # every member has a host: its row is its number
+        for member, host in hosts.items():
+            state = {f"host.{path}": value for path, value in read_state(host).items()}
+            write_state(self.models[member], state, self.initial_states[member])
         self.optimizer.restart(HOST, list(hosts))
         for member in self.halted & hosts.keys():
             self.release(member)
@@ -360,16 +365,18 @@ def choose_engine(
     precision: torch.dtype = torch.float32,
     kind: str = "auto",
     threads: int | None = None,
+    memory_format: str = "auto",
     blueprints: Sequence[str] = (),
 ) -> tuple[Population, str]:
     """A population on the fastest engine, and why; torch is set to the number of threads that is fastest with it.
 
-    kind: "auto", or the engine that is asked for; threads: None is measured, too. Else, and raises, as
-    `esper.engine.selection.choose`.
+    kind: "auto", or the engine that is asked for; threads: None is measured, too; memory_format: "auto", "contiguous" or
+    "channels_last". Else, and raises, as `esper.engine.selection.choose`.
     """
     configs = [optimizer] * len(models) if isinstance(optimizer, OptimizerConfig) else list(optimizer)
     counts = thread_counts(threads, x.device)
     asked = None if kind == "auto" else kind
-    choice = choose(models, configs, x, y, build, precision, asked, counts, blueprints)
+    is_channels_last = None if memory_format == "auto" else memory_format == "channels_last"
+    choice = choose(models, configs, x, y, build, precision, asked, counts, is_channels_last, blueprints)
     torch.set_num_threads(choice.threads)
     return build(models, configs, choice.way.kind, precision, choice.way.is_channels_last), choice.reason

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from esper.checkpoint.layout import DTYPE_NAMES
 from esper.engine.engine import Backward, Engine
 from esper.engine.groups import is_isolated, row_roles
 from esper.engine.optimizer import OptimizerConfig, StackedOptimizer, real
@@ -22,6 +23,7 @@ from esper.engine.stacks import HOST, ModuleStack
 from esper.errors import EngineError, EsperError, first_line
 from esper.kasmina.copying import copy_network
 from esper.kasmina.host import MorphogeneticModel
+from esper.kasmina.python_state import EXTRA_STATE, differing, fingerprints, unkept
 from esper.kasmina.seeding import seed_streams, undisturbed_streams
 from esper.leyline import SeedStage
 
@@ -92,6 +94,29 @@ def check_step(model: MorphogeneticModel, x: Tensor, y: Tensor) -> None:
         raise
     except Exception as error:  # code of any make runs here
         raise EngineError(f"the network's own training step fails on {list(x.shape)}: {first_line(error)}") from error
+
+
+def check_resumable(model: MorphogeneticModel, x: Tensor, y: Tensor) -> None:
+    """Raises EngineError where the network keeps what a checkpoint cannot hold, so that no run could go on with it.
+
+    A copy is trained for a step and evaluated, to see what changes.
+    """
+    for name, tensor in (*model.host.named_parameters(), *model.host.named_buffers()):
+        if tensor.dtype not in DTYPE_NAMES or tensor.layout is not torch.strided:
+            what = model.host.in_own_words(name)
+            raise EngineError(f"{what} is {tensor.dtype}, which a checkpoint cannot hold; keep it in another dtype")
+    with undisturbed_streams(x.device):
+        plain = _Plain([copy_network(model)], [OptimizerConfig()])
+        copy = plain.models[0]
+        before = fingerprints(copy)
+        plain.backward(x, y)
+        plain.evaluate(x, y)
+        changed = [path for path in before if path.endswith(EXTRA_STATE)] + differing(before, fingerprints(copy))
+        if lost := unkept(copy, changed):
+            raise EngineError(
+                f"{model.host.in_own_words(lost[0])} changes as the network runs, and a checkpoint cannot hold it; make "
+                "it a buffer, a plain value, or part of what get_extra_state() gives (plain values and tensors)"
+            )
 
 
 def _chosen(models: Sequence[MorphogeneticModel], blueprints: Sequence[str]) -> list[int]:

@@ -72,12 +72,14 @@ def choose(
     precision: torch.dtype = torch.float32,
     kind: str | None = None,
     thread_counts: Sequence[int] = (),
+    is_channels_last: bool | None = None,
     blueprints: Sequence[str] = (),
 ) -> Choice:
     """The fastest way to train these networks among those that train them as plain PyTorch does.
 
     x, y: one minibatch, which copies are trained on. kind: "fused", "sequential" or None for either. thread_counts: to
-    choose from (none: torch's present one). blueprints: that may be planted. Nothing of the models changes, and torch
+    choose from (none: torch's present one). is_channels_last: None for either, where both are sound. blueprints: that
+    may be planted. Nothing of the models changes, and torch
     keeps its number of threads. Raises EngineError where `kind` is not possible, or a training step itself fails.
     """
     if models[0].host.has_python_state:
@@ -92,8 +94,12 @@ def choose(
         else:
             reasons.append(reason)
     if kind != FUSED:
-        formats = (False, True) if _is_sound_channels_last(models) else (False,)
-        ways += [Way(SEQUENTIAL, is_channels_last) for is_channels_last in formats]
+        formats = [False, True] if is_channels_last is None else [is_channels_last]
+        if True in formats and not _is_sound_channels_last(models):
+            if is_channels_last:
+                raise EngineError("channels_last is not sound for this network's convolutions: torch may crash in it")
+            formats = [False]
+        ways += [Way(SEQUENTIAL, each) for each in formats]
     counts = list(thread_counts) or [torch.get_num_threads()]
     times: dict[tuple[Way, int], float] = {(way, counts[0]): 0.0 for way in ways}
     if len(ways) * len(counts) > 1:
@@ -144,7 +150,9 @@ def _why_not_fused(
     host = models[0].host
     shapes = tuple((name, tuple(tensor.shape)) for name, tensor in host.named_parameters())
     case = (type(host), shapes, x.shape[1:], configs[0].name, tuple(blueprints), x.device, native.applies(x))
-    is_known = not host.has_python_state and all(slot.state is None for model in models for slot in model.slots.values())
+    is_known = not host.has_python_state and all(
+        slot.state is None for model in models for slot in model.slots.values()
+    )
     try:
         _check_traceable(models, blueprints)
         if is_known and case in _proven:
@@ -187,7 +195,9 @@ def _why_not_sequential(
     if not models[0].host.has_python_state:
         return None
 
-    def on_the_engine(copies: Sequence[MorphogeneticModel], own: Sequence[OptimizerConfig], dtype: torch.dtype) -> Trained:
+    def on_the_engine(
+        copies: Sequence[MorphogeneticModel], own: Sequence[OptimizerConfig], dtype: torch.dtype
+    ) -> Trained:
         return build(copies, own, way.kind, dtype, way.is_channels_last)
 
     try:

@@ -10,6 +10,7 @@ from esper.engine.engine import Backward, Captured
 from esper.engine.groups import trained_stacks
 from esper.engine.losses import class_losses
 from esper.engine.stacks import ModuleStack
+from esper.kasmina.copying import copy_network
 from esper.kasmina.host import MorphogeneticModel
 from esper.kasmina.seeding import seed_streams
 
@@ -41,10 +42,12 @@ class SequentialEngine:
         self.precision = precision
         self.trained: list[str] = []
         self.seeds: Sequence[int] | None = None
+        self.spares: dict[int, MorphogeneticModel] = {}
 
     def prepare(self, steps: int, version: int, seeds: Sequence[int] | None = None, training: bool = True) -> None:
         """See `Engine.prepare`."""
         self.seeds = seeds
+        self.spares.clear()
         for model in self.models:
             model.train(training)
         if training:
@@ -101,13 +104,23 @@ class SequentialEngine:
         """See `Engine.logits_without`."""
         outputs = []
         for member in members:
-            left_out = self.models[member].slots[slot]
+            model = self._spare(member)
+            left_out = model.slots[slot]
             left_out.bypass = True
             try:
-                outputs.append(self._evaluated(self.models[member], _of(captured[INPUT][INPUT], member)))
+                outputs.append(self._evaluated(model, _of(captured[INPUT][INPUT], member)))
             finally:
                 left_out.bypass = False
         return torch.cat(outputs)
+
+    def _spare(self, member: int) -> MorphogeneticModel:
+        """What to run a pass on that is no part of a member's life: a copy, if the network would note the pass."""
+        model = self.models[member]
+        if not model.host.has_python_state:
+            return model
+        if member not in self.spares:
+            self.spares[member] = copy_network(model)
+        return self.spares[member]
 
     def _evaluated(self, model: MorphogeneticModel, x: Tensor) -> Tensor:
         seed_streams(EVALUATION_STREAM, x.device)

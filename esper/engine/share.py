@@ -45,6 +45,7 @@ class Share:
     def __init__(self, whole: Population, first: int, count: int) -> None:
         self.whole, self.first = whole, first
         self.models = whole.models[first : first + count]
+        self.initial_states = whole.initial_states[first : first + count]
         self.device, self.dtype = whole.device, whole.dtype
 
     def __len__(self) -> int:

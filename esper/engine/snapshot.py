@@ -7,18 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from esper.checkpoint.python_values import decode, encode
 from esper.engine.share import Members
 from esper.errors import CheckpointError
+from esper.kasmina.python_state import changes, write_state
 
 
 @dataclass(slots=True)
 class Snapshot:
     """tensors: by "weights/STACK/NAME", "optimizer/STACK/SLOT/NAME" and "optimizer/STACK/steps", rows in the order of
-    members[STACK]; seeds: member -> slot -> plain seed state, or None for a dormant slot."""
+    members[STACK]; seeds: member -> slot -> plain seed state, or None for a dormant slot; states: member -> what its
+    network keeps in Python and has changed since it was made, by path."""
 
     tensors: dict[str, Tensor]
     members: dict[str, list[int]]
     seeds: list[dict[str, dict[str, Any] | None]]
+    states: list[dict[str, Any]]
 
 
 @torch.no_grad()
@@ -35,6 +39,9 @@ def take_snapshot(
         seeds=[
             {name: None if slot.state is None else slot.state.to_dict() for name, slot in model.slots.items()}
             for model in population.models
+        ],
+        states=[
+            changes(model, initial) for model, initial in zip(population.models, population.initial_states, strict=True)
         ],
     )
     if earlier is None or members is None or len(members) == len(population):
@@ -65,6 +72,7 @@ def _merged(now: Snapshot, earlier: Snapshot, anew: set[int]) -> Snapshot:
         },
         members=members,
         seeds=[(now if member in anew else earlier).seeds[member] for member in range(len(now.seeds))],
+        states=[(now if member in anew else earlier).states[member] for member in range(len(now.states))],
     )
 
 
@@ -98,6 +106,8 @@ def restore_snapshot(population: Members, snapshot: Snapshot, members: Iterable[
             )
         for target_row, source_row in rows[stack]:
             tensor[target_row] = source[source_row].to(tensor.device)
+    for member in chosen:
+        write_state(population.models[member], snapshot.states[member], population.initial_states[member])
 
 
 def _tensors(population: Members) -> dict[str, Tensor]:
@@ -115,14 +125,19 @@ def _tensors(population: Members) -> dict[str, Tensor]:
 def split_snapshot(prefix: str, snapshot: Snapshot) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A snapshot as tensors under a prefix, and plain values."""
     tensors = {prefix + name: tensor for name, tensor in snapshot.tensors.items()}
-    return tensors, {"members": snapshot.members, "seeds": snapshot.seeds}
+    states = [
+        {path: encode(value, tensors, f"{prefix}state/{member}/{path}") for path, value in state.items()}
+        for member, state in enumerate(snapshot.states)
+    ]
+    return tensors, {"members": snapshot.members, "seeds": snapshot.seeds, "states": states}
 
 
 def join_snapshot(prefix: str, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> Snapshot:
     """The snapshot that `split_snapshot` took apart."""
     kinds = (f"{prefix}weights/", f"{prefix}optimizer/")
     chosen = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(kinds)}
-    return Snapshot(chosen, plain["members"], plain["seeds"])
+    states = [{path: decode(value, tensors) for path, value in state.items()} for state in plain["states"]]
+    return Snapshot(chosen, plain["members"], plain["seeds"], states)
 
 
 def join_members(parts: Sequence[tuple[Sequence[int], Snapshot]]) -> Snapshot:
@@ -134,6 +149,7 @@ def join_members(parts: Sequence[tuple[Sequence[int], Snapshot]]) -> Snapshot:
     places = {stack: sorted(places[stack]) for stack in sorted(places)}
     names = sorted({name for _, snapshot in parts for name in snapshot.tensors})
     seeds = {number: seed for numbers, one in parts for number, seed in zip(numbers, one.seeds, strict=True)}
+    states = {number: state for numbers, one in parts for number, state in zip(numbers, one.states, strict=True)}
     return Snapshot(
         tensors={
             name: torch.stack([parts[part][1].tensors[name][row] for _, part, row in places[name.split("/")[1]]])
@@ -141,6 +157,7 @@ def join_members(parts: Sequence[tuple[Sequence[int], Snapshot]]) -> Snapshot:
         },
         members={stack: [member for member, _, _ in rows] for stack, rows in places.items()},
         seeds=[seeds[number] for number in sorted(seeds)],
+        states=[states[number] for number in sorted(states)],
     )
 
 
@@ -158,4 +175,5 @@ def take_members(snapshot: Snapshot, numbers: Sequence[int]) -> Snapshot:
         },
         members={stack: [place[e] for e in members] for stack, members in held.items()},
         seeds=[snapshot.seeds[number] for number in numbers],
+        states=[snapshot.states[number] for number in numbers],
     )

@@ -133,7 +133,9 @@ class ModuleStack:
         if wanted != self._gradients.keys():
             self._gradients = {n: torch.zeros_like(stack) for n, stack in self.parameters.items() if n in wanted}
         self._gradient_rows = [
-            _GradientRow(place, index, self.parameters[place.key].detach()[index], self._gradients[place.key].data[index])
+            _GradientRow(
+                place, index, self.parameters[place.key].detach()[index], self._gradients[place.key].data[index]
+            )
             for index, row in enumerate(self._places)
             for place in row
             if place.name == place.key in trained and trained[place.key][index]

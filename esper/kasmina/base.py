@@ -15,7 +15,9 @@ class Host(nn.Module):
     topology: str
     injection_points: dict[str, int]
     slots: nn.ModuleDict
-    has_python_state = True  # False: the promise that a forward pass changes and draws nothing but what torch's layers do
+    has_python_state = (
+        True  # False: the promise that a forward pass changes and draws nothing but what torch's layers do
+    )
 
     def example_input(self, shape: Sequence[int]) -> Tensor:
         """One sample of zeros that `forward` takes, on the host's device. Args: shape: without the batch.

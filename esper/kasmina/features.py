@@ -49,7 +49,7 @@ def probe(
         if path not in outputs:
             raise ConfigError(f"{said}: the network's forward pass never calls it")
     return {
-        path: Features(output.shape, topology or _topology(asked[path], output, makers))
+        path: Features(output.shape, topology or _topology(asked[path], output, makers, bool(key)))
         for path, (output, makers) in outputs.items()
         if _check(asked[path], output, len(example), topology)
     }
@@ -123,11 +123,13 @@ def _check(said: str, output: Tensor, batch: int, topology: str | None) -> bool:
     if output.dim() not in dims or not output.is_floating_point():
         raise ConfigError(f"{said}: its output is {list(output.shape)} {output.dtype}; {_EXPECTED}")
     if output.shape[0] != batch:
-        raise ConfigError(f"{said}: its output is {list(output.shape)}, whose first dimension is not the batch, {batch}")
+        raise ConfigError(
+            f"{said}: its output is {list(output.shape)}, whose first dimension is not the batch, {batch}"
+        )
     return True
 
 
-def _topology(said: str, output: Tensor, makers: list[tuple[nn.Module, Tensor]]) -> str:
+def _topology(said: str, output: Tensor, makers: list[tuple[nn.Module, Tensor]], is_run: bool) -> str:
     """Told by the last layer that knows what its dimensions mean; by their number alone [B, C, L] looks like [B, T, C].
 
     Raises: ConfigError where that layer makes neither images nor sequences, or none does.
@@ -145,12 +147,12 @@ def _topology(said: str, output: Tensor, makers: list[tuple[nn.Module, Tensor]])
     meant = "cnn" if output.dim() == 4 else "transformer"
     raise ConfigError(
         f"{said}: its output {list(output.shape)} is {what}; {_EXPECTED}\n"
-        f"  if its dimensions are these, say so: topology={meant}"
+        f"  if its dimensions are these, say so: {'host.features' if is_run else 'topology'}={meant}"
     )
 
 
 def _kind(layer: nn.Module, made: Any) -> str | None:
-    """"cnn" for layers of images, "transformer" for those of vectors in the last dimension, another word for others."""
+    """ "cnn" for layers of images, "transformer" for those of vectors in the last dimension, another word for others."""
     if isinstance(layer, nn.LayerNorm | nn.RMSNorm) and len(layer.normalized_shape) > 1:
         return None
     if isinstance(layer, _SEQUENCE_LAYERS):

@@ -44,7 +44,7 @@ class GraftedHost(Host):
         if any("." in name or not name for name in positions):
             raise ConfigError(f"slots: names are plain words, not {', '.join(positions)}")
         if topology not in (None, *_DIMS):
-            raise ConfigError(f"topology={topology}: must be one of {', '.join(_DIMS)}")
+            raise ConfigError(f"topology={topology!r}: must be one of {', '.join(_DIMS)}")
         self.module = copy_network(module)
         found = probe(self.module, positions, example, key, topology)
         topologies = {features.topology for features in found.values()}

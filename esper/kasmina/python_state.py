@@ -6,7 +6,7 @@ Plain PyTorch carries such state along by itself; whoever copies, resumes or put
 import copy
 import functools
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -46,8 +46,12 @@ def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def read_state(module: nn.Module) -> dict[str, Any]:
-    """Copies of every value that can be kept (plain values, tensors, arrays, and containers of them), by path."""
-    return {path: _copied(value) for path, value in _attributes(module) if _is_kept(value)}
+    """Copies of every value that can be kept (plain values, tensors, arrays, and containers of them), by path.
+
+    What holds the network's own parameters or buffers is another name for them, and no state.
+    """
+    own = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
+    return {path: _copied(value) for path, value in _attributes(module) if _is_kept(value, own)}
 
 
 def changes(module: nn.Module, since: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,12 +63,15 @@ def changes(module: nn.Module, since: Mapping[str, Any]) -> dict[str, Any]:
 def write_state(module: nn.Module, state: Mapping[str, Any], initial: Mapping[str, Any]) -> None:
     """Give the network this state; what it does not name becomes as it is in `initial`."""
     parts = dict(module.named_modules())
-    for path, value in ({**initial, **state} if state or changes(module, initial) else {}).items():
+    for path, value in {**initial, **state}.items():
         owner, _, name = path.rpartition(".")
+        if owner not in parts:
+            continue  # a seed that is gone
         if name == EXTRA_STATE:
             parts[owner].set_extra_state(_copied(value))
-        elif not _equal(getattr(parts[owner], name, None), value):
-            setattr(parts[owner], name, _copied(value))
+        elif not _equal(held := getattr(parts[owner], name, None), value):
+            copied = _copied(value)
+            setattr(parts[owner], name, copied.to(held.device) if isinstance(held, Tensor) else copied)
 
 
 def fingerprints(module: nn.Module) -> dict[str, Any]:
@@ -72,10 +79,10 @@ def fingerprints(module: nn.Module) -> dict[str, Any]:
     return {path: _fingerprint(value, _DEPTH) for path, value in _attributes(module)}
 
 
-def unkept(module: nn.Module, paths: Iterator[str] | list[str]) -> list[str]:
+def unkept(module: nn.Module, paths: Sequence[str]) -> list[str]:
     """Those of these attributes whose value cannot be kept, each with what it is."""
-    values = dict(_attributes(module))
-    return [f"{p} ({type(values[p]).__name__})" for p in paths if p in values and not _is_kept(values[p])]
+    values, kept = dict(_attributes(module)), read_state(module)
+    return [f"{path} ({type(values[path]).__name__})" for path in paths if path in values and path not in kept]
 
 
 def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -83,16 +90,16 @@ def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     return [path for path in before | after if path not in before or before[path] != after.get(path)]
 
 
-def _is_kept(value: Any, depth: int = _DEPTH) -> bool:
-    if type(value) in PLAIN or isinstance(value, np.generic):
+def _is_kept(value: Any, own: Set[int], depth: int = _DEPTH) -> bool:
+    if type(value) in PLAIN or (isinstance(value, np.generic) and type(value.item()) in PLAIN):
         return True
-    if type(value) in (Tensor, nn.Parameter):
-        return value.layout is torch.strided and not value.is_meta
+    if type(value) is Tensor:
+        return id(value) not in own and value.layout is torch.strided and not value.is_meta
     if type(value) is np.ndarray:
-        return value.dtype.kind in "biufc"
+        return value.dtype.kind in "biuf" and value.dtype.itemsize <= 8
     if type(value) is dict:
-        return depth > 0 and all(_is_kept(each, depth - 1) for pair in value.items() for each in pair)
-    return type(value) in CONTAINERS and depth > 0 and all(_is_kept(each, depth - 1) for each in value)
+        return depth > 0 and all(_is_kept(each, own, depth - 1) for pair in value.items() for each in pair)
+    return type(value) in CONTAINERS and depth > 0 and all(_is_kept(each, own, depth - 1) for each in value)
 
 
 def _copied(value: Any) -> Any:
@@ -117,6 +124,8 @@ def _fingerprint(value: Any, depth: int) -> Any:
         return repr(value)
     if type(value) in PLAIN or depth == 0:
         return value if type(value) in PLAIN else id(value)
+    if isinstance(value, nn.Parameter):
+        return id(value)
     if isinstance(value, Tensor):
         if value.is_meta or value.layout is not torch.strided:
             return id(value)

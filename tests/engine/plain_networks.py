@@ -771,7 +771,15 @@ NETWORKS = {
     "average pool": wrapped_pool,
     **DRAWING,
 }
-FUSES = {"plain", "frozen layer", "frozen parameter", "frozen norm", "all frozen but the head", "unused", "norm settings"}
+FUSES = {
+    "plain",
+    "frozen layer",
+    "frozen parameter",
+    "frozen norm",
+    "all frozen but the head",
+    "unused",
+    "norm settings",
+}
 FUSES |= {"norm twice", "in place alone", "module twice", "default argument", "named", "squeezes", "lazy"}
 PROVEN_OTHERWISE = {"checkpointed", "type branch", "linear on images"}  # no trace shows it, the comparison does
 
