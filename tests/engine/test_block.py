@@ -1,10 +1,14 @@
 """Blocks of layers for many networks, against torch's own layers one network at a time."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from esper.engine import native
 from esper.engine.block import BlockSpec, BlockTensors, block
+from esper.errors import EngineError
 
 SPECS = {
     "conv-norm-relu-pool": BlockSpec(3, norm=True, relu=True, pool=True),
@@ -15,6 +19,7 @@ SPECS = {
     "pool": BlockSpec(pool=True),
 }
 ROWS = 3
+NAN, INF = float("nan"), float("inf")
 
 
 def reference(spec: BlockSpec, x, tensors: BlockTensors, training: bool):
@@ -107,3 +112,75 @@ def test_the_number_of_threads_does_not_change_a_bit(kernels):
     finally:
         torch.set_num_threads(before)
     assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("samples", [1, 21])
+@pytest.mark.parametrize(
+    ("window", "winner"),
+    [
+        ([0, NAN, 0, 0], 1),
+        ([NAN, 0, NAN, 1], 2),  # the last that is no number
+        ([NAN, NAN, NAN, NAN], 3),
+        ([1, INF, NAN, INF], 2),
+        ([-INF, -INF, -INF, -INF], 0),
+        ([2, 5, 5, 1], 1),  # the first of equals
+    ],
+)
+def test_max_pooling_shows_what_is_no_number_and_sends_the_gradient_where_torch_does(window, winner, samples, kernels):
+    x = torch.zeros(1, 1, 3, 3, samples, dtype=torch.float64)
+    x[0, 0, :2, :2] = torch.tensor(window, dtype=torch.float64).view(2, 2, 1)
+    x.requires_grad_()
+    out = block(BlockSpec(pool=True), x, BlockTensors(), True)
+    plain = F.max_pool2d(x.detach()[0].permute(3, 0, 1, 2), 2)
+    torch.testing.assert_close(out[0].permute(3, 0, 1, 2), plain, equal_nan=True, rtol=0, atol=0)
+    (grad,) = torch.autograd.grad(out, x, torch.full_like(out, 7.0))
+    expected = torch.zeros_like(grad)
+    expected[:, :, winner // 2, winner % 2] = 7
+    assert torch.equal(grad, expected)
+
+
+def spoiled(values, place):
+    """The tensor with one value in its middle replaced: at a border, torch multiplies padding with it, or does not."""
+    values = values.clone()
+    values[tuple(size // 2 for size in values.shape)] = place
+    return values
+
+
+INPUTS = ("x", *BlockTensors._fields, "grad_out")
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@pytest.mark.parametrize("name", SPECS)
+def test_what_is_not_finite_goes_where_torch_lets_it_go(name, value, training, monkeypatch):
+    if native.load()[0] is None:
+        pytest.skip(native.load()[1])
+    spec = SPECS[name]
+    x, tensors = make(spec, 5, 21, shared=False)
+    slope = torch.randn_like(block(spec, x, tensors, False))
+    given = dict(zip(INPUTS, (x, *tensors, slope), strict=True))
+    for where, tensor in given.items():
+        if tensor is None:
+            continue
+        results = []
+        for applies in (native.applies, lambda x: False):
+            with monkeypatch.context() as patch:
+                patch.setattr(native, "applies", applies)
+                results.append(trained(spec, given | {where: spoiled(tensor.detach(), value)}, training))
+        for (field, ours), theirs in zip(results[0].items(), results[1].values(), strict=True):
+            torch.testing.assert_close(ours, theirs, equal_nan=True, msg=lambda m, w=where, f=field: f"{w}: {f}: {m}")
+
+
+def trained(spec, given, training):
+    """What a block gives and changes, by name."""
+    copies = {name: None if t is None else t.detach().clone() for name, t in given.items()}
+    leaves = {name: copies[name].requires_grad_() for name in INPUTS[:5] if copies[name] is not None}
+    tensors = BlockTensors(*(copies[name] for name in BlockTensors._fields))
+    out = block(spec, copies["x"], tensors, training)
+    grads = torch.autograd.grad(out, list(leaves.values()), copies["grad_out"])
+    running = {name: copies[name] for name in ("running_mean", "running_var") if spec.norm}
+    return {"out": out.detach()} | running | {f"grad {n}": g for n, g in zip(leaves, grads, strict=True)}
+
+
+def replaced(tensors, **others):
+    return tensors._replace(**others)
