@@ -5,7 +5,6 @@ they apply and torch operations elsewhere; both give the same values.
 """
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -46,9 +45,13 @@ def block(spec: BlockSpec, x: Tensor, tensors: BlockTensors, training: bool) -> 
     Raises EngineError for what a block cannot do, and where the kernels run for tensors that do not belong together.
     """
     owner = tensors.weight if spec.kernel else tensors.gamma
+    if owner is None and (spec.kernel or spec.norm):
+        raise EngineError(f"a block of {spec}: its {'weight' if spec.kernel else 'gamma'} is missing")
     owned = x.shape[:2] if owner is None else owner.shape[:2]
     plan = _plan(spec, training, torch.get_num_threads(), x.shape, owned)
-    if native.applies(x) and plan.rows and plan.channels:
+    if plan.is_empty:  # a sum of nothing, whose gradients are zeros
+        return sum((t.sum() for t in (x, *tensors[:4]) if t is not None), start=x.new_zeros(plan.out))
+    if native.applies(x):
         return native.apply(_NativeBlock, plan, x, *tensors)
     return _torch_block(spec, x, tensors, training)
 
@@ -60,6 +63,7 @@ class _Plan(NamedTuple):
     channels: int
     convolved: tuple[int, ...] | None  # the shape of what must be kept for the way back
     out: tuple[int, ...]
+    is_empty: bool
     forward: native.Call
     backward: native.Call
 
@@ -97,6 +101,7 @@ def _plan(
         *per_channel,
         convolved if is_kept else None,
         out,
+        0 in out,
         native.Call("block_forward", numbers, common | bias | running | {"out": out}, optional=("y", "bias")),
         native.Call(
             "block_backward",
@@ -113,7 +118,7 @@ class _NativeBlock(torch.autograd.Function):
         x = x.contiguous()
         parameters = [None if t is None else t.contiguous() for t in tensors[:4]]
         weight, bias, gamma, beta = parameters
-        mean, invstd = (None, None) if gamma is None else x.new_empty(2, plan.rows, plan.channels)
+        mean, invstd = x.new_empty(2, plan.rows, plan.channels) if "mean" in plan.forward.shapes else (None, None)
         is_kept = plan.convolved is not None and any(ctx.needs_input_grad)
         y = x.new_empty(plan.convolved) if is_kept else None
         out = x.new_empty(plan.out)
@@ -148,17 +153,15 @@ def _torch_block(spec: BlockSpec, x: Tensor, tensors: BlockTensors, training: bo
     if spec.norm:
         assert tensors.gamma is not None
         # One "sample" whose channels are all channels of all networks: statistics per network and channel.
-        flat = x.expand(tensors.gamma.shape[0], *x.shape[1:]).reshape(1, tensors.gamma.numel(), math.prod(x.shape[2:]))
+        flat = x.expand(tensors.gamma.shape[0], *x.shape[1:]).reshape(1, tensors.gamma.numel(), -1)
         mean, var = (None if t is None else _written(t) for t in (tensors.running_mean, tensors.running_var))
         gamma, beta = (None if t is None else t.reshape(-1) for t in (tensors.gamma, tensors.beta))
         normed = F.batch_norm(flat, mean, var, gamma, beta, training, spec.momentum, spec.eps)
         x = normed.view(tensors.gamma.shape[0], *x.shape[1:])
     if spec.relu:
         x = F.relu(x)
-    if spec.pool and x.numel():
-        x = F.max_pool3d(x, (2, 2, 1))  # two by two positions of each sample: the third axis is the samples
-    elif spec.pool:
-        x = x[:, :, : x.shape[2] // 2, : x.shape[3] // 2]
+    if spec.pool:
+        x = F.max_pool3d(x, (2, 2, 1))  # two by two positions of one sample: the third axis is the samples
     return x
 
 
@@ -170,13 +173,12 @@ def _written(statistics: Tensor) -> Tensor:
 
 def _unfold(x: Tensor, kernel: int) -> Tensor:
     """[R, C, H, W, N] -> [R, C, k*k, H*W*N], the neighbourhood of every position."""
-    rows, channels, height, width, samples = x.shape
-    positions = height * width * samples
+    rows, channels, height, width, _ = x.shape
     if kernel == 1:
-        return x.reshape(rows, channels, 1, positions)
+        return x.reshape(rows, channels, 1, -1)
     padded = F.pad(x, (0, 0, 1, 1, 1, 1))
     shifts = [padded[:, :, dy : dy + height, dx : dx + width] for dy in range(3) for dx in range(3)]
-    return torch.stack(shifts, 2).view(rows, channels, 9, positions)
+    return torch.stack(shifts, 2).view(rows, channels, 9, -1)
 
 
 class _Convolution(torch.autograd.Function):
@@ -202,7 +204,7 @@ class _Convolution(torch.autograd.Function):
             grad_x = _product(_unfold(grad, kernel), mirrored, ctx.depthwise, grad.shape)
             if x.shape[0] != rows:
                 grad_x = grad_x.sum(0, keepdim=True)
-        columns, flat = _unfold(x, kernel), grad.reshape(rows, outs, math.prod(grad.shape[2:]))
+        columns, flat = _unfold(x, kernel), grad.reshape(rows, outs, -1)
         if ctx.depthwise:
             grad_weight = (columns @ flat.unsqueeze(-1)).view_as(weight)
         else:

@@ -104,6 +104,8 @@ class _NativeBlend(torch.autograd.Function):
         call = _call("blend_backward", host.shape, torch.get_num_threads(), alpha.dim() == 2)
         named = {"x": host, "delta": seed, "alpha": alpha, "through": through, "ok": ok, "grad_out": grad}
         call.run(host.dtype, named | {"grad_x": grad_host, "grad_delta": grad_seed, "grad_alpha": grad_alpha})
+        if grad_alpha is not None and alpha.dim() == 1:
+            grad_alpha = grad_alpha.sum(1)
         return grad_host, grad_seed, grad_alpha, None
 
 

@@ -1,7 +1,5 @@
 """Blocks of layers for many networks, against torch's own layers one network at a time."""
 
-import itertools
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -171,16 +169,106 @@ def test_what_is_not_finite_goes_where_torch_lets_it_go(name, value, training, m
             torch.testing.assert_close(ours, theirs, equal_nan=True, msg=lambda m, w=where, f=field: f"{w}: {f}: {m}")
 
 
-def trained(spec, given, training):
+def trained(spec, given, training, change=None):
     """What a block gives and changes, by name."""
     copies = {name: None if t is None else t.detach().clone() for name, t in given.items()}
     leaves = {name: copies[name].requires_grad_() for name in INPUTS[:5] if copies[name] is not None}
-    tensors = BlockTensors(*(copies[name] for name in BlockTensors._fields))
-    out = block(spec, copies["x"], tensors, training)
-    grads = torch.autograd.grad(out, list(leaves.values()), copies["grad_out"])
+    used = copies | {name: changed(copies[name]) for name, changed in (change or {}).items()}
+    out = block(spec, used["x"], BlockTensors(*(used[name] for name in BlockTensors._fields)), training)
+    grads = torch.autograd.grad(out, list(leaves.values()), used["grad_out"])
     running = {name: copies[name] for name in ("running_mean", "running_var") if spec.norm}
     return {"out": out.detach()} | running | {f"grad {n}": g for n, g in zip(leaves, grads, strict=True)}
 
 
-def replaced(tensors, **others):
-    return tensors._replace(**others)
+
+def strided(tensor):
+    """The same values, every second one of a larger tensor."""
+    return torch.stack((tensor, torch.full_like(tensor, NAN)), -1)[..., 0]
+
+
+WHOLE = BlockSpec(3, norm=True, relu=True, pool=True)
+
+
+@pytest.mark.parametrize(
+    ("spec", "changes", "said"),
+    [
+        (WHOLE, {"weight": lambda w: w[:, :, :2]}, r"weight is torch.float64 \[3, 7, 2, 3, 3\].*\[3, 7, 4, 3, 3\]"),
+        (WHOLE, {"weight": lambda w: w[..., :2]}, "weight is"),
+        (WHOLE, {"weight": lambda w: w[0]}, "no kernel does"),
+        (WHOLE, {"weight": lambda w: w[0, 0, 0, 0]}, "tensors of"),
+        (WHOLE, {"weight": lambda w: w.float()}, "weight is torch.float32.*expected contiguous torch.float64"),
+        (WHOLE, {"weight": lambda w: w.to("meta")}, "weight is .* on meta"),
+        (WHOLE, {"weight": lambda w: None}, "its weight is missing"),
+        (WHOLE, {"gamma": lambda g: g[:, :2]}, "gamma is"),
+        (WHOLE, {"gamma": lambda g: None, "running_var": lambda v: None}, "gamma, running_var missing"),
+        (BlockSpec(norm=True), {"gamma": lambda g: None}, "its gamma is missing"),
+        (WHOLE, {"beta": lambda b: b[0]}, "beta is"),
+        (WHOLE, {"running_mean": lambda m: m.half()}, "running_mean is torch.float16"),
+        (WHOLE, {"running_var": strided}, "running_var is .* with strides"),
+        (WHOLE, {"bias": lambda _: torch.zeros(ROWS, 3, dtype=torch.float64)}, "bias is"),
+        (WHOLE, {"x": lambda x: x.float()}, "weight is torch.float64"),
+        (WHOLE, {"x": lambda x: x[:2]}, "no kernel does"),
+        (WHOLE, {"x": lambda x: x[0]}, "tensors of"),
+        (WHOLE, {"x": lambda x: x[:, :, :1]}, "pooling leaves nothing of features of 1x5"),
+        (WHOLE._replace(pool=False), {"x": lambda x: x[:, :, :1, :1, :1]}, "one value per channel"),
+        (WHOLE._replace(kernel=5), {}, "no kernel does"),
+        (WHOLE._replace(depthwise=True), {}, "no kernel does"),
+        (WHOLE._replace(norm=False), {}, "gamma is given"),
+        (BlockSpec(norm=True), {"weight": lambda w: None}, "no kernel does"),
+    ],
+)
+def test_tensors_that_do_not_belong_together_are_refused_by_name(spec, changes, said):
+    if native.load()[0] is None:
+        pytest.skip(native.load()[1])
+    x, tensors = make(WHOLE, 4, 21, shared=False)
+    given = {"x": x.detach()} | {name: None if t is None else t.detach() for name, t in tensors._asdict().items()}
+    for name, change in changes.items():
+        given[name] = change(given[name])
+    before = tensors.running_mean.clone()
+    with pytest.raises(EngineError, match=said):
+        block(spec, given.pop("x"), BlockTensors(**given), True)
+    assert torch.equal(tensors.running_mean, before)
+
+
+def test_memory_that_was_given_back_is_not_read():
+    x, tensors = make(SPECS["conv with bias"], 4, 21, shared=False)
+    tensors.weight.untyped_storage().resize_(0)
+    if native.load()[0] is None:
+        pytest.skip(native.load()[1])
+    with pytest.raises(EngineError, match="weight is .*given back"):
+        block(SPECS["conv with bias"], x, tensors, True)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_tensors_that_are_not_contiguous_mean_the_same(name, kernels):
+    spec = SPECS[name]
+    x, tensors = make(spec, 5, 21, shared=False)
+    given = dict(zip(INPUTS, (x, *tensors, torch.randn_like(block(spec, x, tensors, False))), strict=True))
+    expected = trained(spec, given, True)
+    for name in set(INPUTS) - {"running_mean", "running_var"}:
+        if given[name] is not None:
+            results = trained(spec, given, True, change={name: strided})
+            for field, value in expected.items():
+                torch.testing.assert_close(results[field], value, msg=lambda m, w=name, f=field: f"{w}: {f}: {m}")
+
+
+def test_running_statistics_that_would_be_written_to_a_copy_are_refused(kernels):
+    x, tensors = make(WHOLE, 5, 21, shared=False)
+    for name in ("running_mean", "running_var"):
+        with pytest.raises(EngineError, match="strides"):
+            block(WHOLE, x, tensors._replace(**{name: strided(getattr(tensors, name))}), True)
+
+
+@pytest.mark.parametrize(("rows", "samples"), [(ROWS, 0), (0, 21), (0, 0)])
+@pytest.mark.parametrize("name", SPECS)
+def test_no_networks_and_no_samples_are_nothing(name, rows, samples, kernels):
+    spec = SPECS[name]
+    x, tensors = make(spec, 5, 21, shared=False)
+    given = dict(zip(INPUTS, (x[:rows, ..., :samples], *(None if t is None else t[:rows] for t in tensors)), strict=False))
+    given["grad_out"] = block(spec, given["x"], BlockTensors(*list(given.values())[1:]), False).detach()
+    results = trained(spec, given, True)
+    height, width = (3, 2) if spec.pool else (6, 5)
+    assert results["out"].shape == (rows, 7 if tensors.weight is not None and not spec.depthwise else 5, height, width, samples)
+    for field, value in results.items():
+        expected = given[field] if field in given else torch.zeros_like(value)
+        assert torch.equal(value, expected), field
