@@ -69,9 +69,7 @@ class _Plan(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4096)
-def _plan(
-    spec: BlockSpec, training: bool, threads: int, x_shape: tuple[int, ...], owned: tuple[int, ...]
-) -> _Plan:
+def _plan(spec: BlockSpec, training: bool, threads: int, x_shape: tuple[int, ...], owned: tuple[int, ...]) -> _Plan:
     if len(x_shape) != 5 or len(owned) != 2:
         raise EngineError(f"a block takes [R, C, H, W, N] and tensors of [R, O, ...], not {list(x_shape)}")
     (x_rows, ins, height, width, samples), (rows, outs) = x_shape, owned
@@ -96,7 +94,9 @@ def _plan(
     norm = dict.fromkeys(("gamma", "beta", "mean", "invstd") if spec.norm else (), per_channel)
     running = dict.fromkeys(("running_mean", "running_var") if spec.norm else (), per_channel)
     common = {"x": x_shape, **weight, **norm, **kept}
-    gradients = {f"grad_{name}": shape for name, shape in (weight | bias | norm).items() if name not in ("mean", "invstd")}
+    gradients = {
+        f"grad_{name}": shape for name, shape in (weight | bias | norm).items() if name not in ("mean", "invstd")
+    }
     return _Plan(
         *per_channel,
         convolved if is_kept else None,
@@ -119,8 +119,7 @@ class _NativeBlock(torch.autograd.Function):
         parameters = [None if t is None else t.contiguous() for t in tensors[:4]]
         weight, bias, gamma, beta = parameters
         mean, invstd = x.new_empty(2, plan.rows, plan.channels) if "mean" in plan.forward.shapes else (None, None)
-        is_kept = plan.convolved is not None and any(ctx.needs_input_grad)
-        y = x.new_empty(plan.convolved) if is_kept else None
+        y = x.new_empty(plan.convolved) if plan.convolved is not None and any(ctx.needs_input_grad) else None
         out = x.new_empty(plan.out)
         named = {"x": x, "weight": weight, "bias": bias, "gamma": gamma, "beta": beta, "y": y, "mean": mean}
         named |= {"invstd": invstd, "running_mean": tensors[4], "running_var": tensors[5], "out": out}

@@ -124,7 +124,7 @@ class Call:
         self.required = frozenset(shapes) - frozenset(optional)
 
     def run(self, dtype: torch.dtype, tensors: Mapping[str, Tensor | None]) -> None:
-        """Run in this precision. The one place where addresses are taken: it lets nothing through that C++ would misread.
+        """Run in this precision. Addresses are taken here alone, and of nothing that C++ would misread.
 
         Raises EngineError for a tensor that is missing or not wanted, of another shape or dtype, elsewhere than on the
         CPU, or not contiguous.

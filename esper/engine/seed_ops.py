@@ -29,7 +29,7 @@ class _Isolate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (open_rows,) = ctx.saved_tensors
-        passes = (open_rows > 0) & torch.isfinite(grad.flatten(1).sum(1))
+        passes = (open_rows > 0) & _finite_rows(grad)
         return torch.where(_per_row(passes, grad), grad, 0.0), None
 
 
@@ -112,7 +112,7 @@ class _NativeBlend(torch.autograd.Function):
 class _TorchBlend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, host: Tensor, seed: Tensor, alpha: Tensor, through: Tensor) -> tuple[Tensor, Tensor]:
-        ok = torch.isfinite(seed.flatten(1).sum(1))
+        ok = _finite_rows(seed)
         alpha = alpha.to(host.dtype)
         ctx.save_for_backward(host, seed, alpha, through, ok)
         ctx.mark_non_differentiable(ok)
@@ -179,6 +179,11 @@ def _call(
         case "blend_backward":
             shapes |= {"ok": (rows,), "through": (rows,), "grad_alpha": lanes} | alpha | grads
     return native.Call(kernel, numbers, shapes, optional=("grad_alpha",) if "grad_alpha" in shapes else ())
+
+
+def _finite_rows(x: Tensor) -> Tensor:
+    # Half precision holds a row, but not its sum.
+    return torch.isfinite(x.flatten(1).sum(1, dtype=torch.promote_types(x.dtype, torch.float32)))
 
 
 def _per_row(values: Tensor, like: Tensor) -> Tensor:

@@ -180,7 +180,6 @@ def trained(spec, given, training, change=None):
     return {"out": out.detach()} | running | {f"grad {n}": g for n, g in zip(leaves, grads, strict=True)}
 
 
-
 def strided(tensor):
     """The same values, every second one of a larger tensor."""
     return torch.stack((tensor, torch.full_like(tensor, NAN)), -1)[..., 0]
@@ -235,7 +234,7 @@ def test_memory_that_was_given_back_is_not_read():
     tensors.weight.untyped_storage().resize_(0)
     if native.load()[0] is None:
         pytest.skip(native.load()[1])
-    with pytest.raises(EngineError, match="weight is .*given back"):
+    with pytest.raises(EngineError, match=r"weight is .*given back"):
         block(SPECS["conv with bias"], x, tensors, True)
 
 
@@ -264,11 +263,19 @@ def test_running_statistics_that_would_be_written_to_a_copy_are_refused(kernels)
 def test_no_networks_and_no_samples_are_nothing(name, rows, samples, kernels):
     spec = SPECS[name]
     x, tensors = make(spec, 5, 21, shared=False)
-    given = dict(zip(INPUTS, (x[:rows, ..., :samples], *(None if t is None else t[:rows] for t in tensors)), strict=False))
+    given = dict(
+        zip(INPUTS, (x[:rows, ..., :samples], *(None if t is None else t[:rows] for t in tensors)), strict=False)
+    )
     given["grad_out"] = block(spec, given["x"], BlockTensors(*list(given.values())[1:]), False).detach()
     results = trained(spec, given, True)
     height, width = (3, 2) if spec.pool else (6, 5)
-    assert results["out"].shape == (rows, 7 if tensors.weight is not None and not spec.depthwise else 5, height, width, samples)
+    assert results["out"].shape == (
+        rows,
+        7 if tensors.weight is not None and not spec.depthwise else 5,
+        height,
+        width,
+        samples,
+    )
     for field, value in results.items():
         expected = given[field] if field in given else torch.zeros_like(value)
         assert torch.equal(value, expected), field

@@ -68,6 +68,13 @@ def test_a_blend_token_by_token_is_never_taken_for_one_by_channel():
     torch.testing.assert_close(out, host + alpha * (seed - host))
 
 
+def test_a_row_whose_sum_half_precision_cannot_hold_is_finite():
+    seed = torch.full((2, 3, 40, 40, 20), 2.0, dtype=torch.float16, requires_grad=True)
+    _, ok = seed_ops.blend(torch.zeros_like(seed), seed, torch.ones(2), torch.zeros(2))
+    (grad,) = torch.autograd.grad(seed_ops.isolate(seed, torch.ones(2)), seed, torch.ones_like(seed))
+    assert ok.tolist() == [1, 1] and grad.eq(1).all()
+
+
 NAN, INF = float("nan"), float("inf")
 OPERATIONS = {
     "bound": lambda x, delta, alpha: seed_ops.bound_residual(x, delta, 0.7),
