@@ -16,7 +16,7 @@ import torch
 
 from esper.engine import compiler, native
 from esper.engine.block import BlockSpec, BlockTensors, block
-from esper.errors import CheckpointError
+from esper.errors import CheckpointError, EngineError
 
 OTHER_USER = 12345
 
@@ -162,6 +162,21 @@ def test_a_process_that_hangs_compiling_is_not_waited_for_longer_than_compiling_
         monkeypatch.setattr(compiler, "_LIMIT_S", 1)
         with compiler._locked([place]) as folder:
             assert folder == place
+
+
+def test_children_forked_meanwhile_do_not_keep_the_lock(place, monkeypatch):
+    with compiler._locked([place]):
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        began = time.monotonic()
+        with compiler._locked([place]):
+            assert time.monotonic() - began < 5
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 # ---- what is in the folder
@@ -332,3 +347,23 @@ def test_a_library_of_another_size_of_arguments_is_not_used(place, monkeypatch):
 def test_a_library_without_a_kernel_is_not_used(place, monkeypatch):
     monkeypatch.setitem(native._KERNELS, "fold_forward", native.Block)
     assert "do not match" in why_not()
+
+
+class OnAnotherDevice:
+    """What a tensor on an accelerator says of itself."""
+
+    shape, dtype, device, is_cpu = torch.Size([2]), torch.float32, "cuda:0", False
+
+    def is_contiguous(self):
+        return True
+
+    def data_ptr(self):
+        return 64
+
+
+def test_an_address_on_another_device_is_not_handed_over():
+    call = native.Call("block_forward", native.Block(), {"x": (2,)})
+    if native.load()[0] is None:
+        pytest.skip(native.load()[1])
+    with pytest.raises(EngineError, match=r"x is .* on cuda:0; expected contiguous .* on cpu"):
+        call.run(torch.float32, {"x": OnAnotherDevice()})
