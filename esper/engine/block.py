@@ -4,7 +4,7 @@ Activations are [R, C, H, W, N]: R networks, samples innermost (docs/shapes.md).
 they apply and torch operations elsewhere; both give the same values.
 """
 
-from dataclasses import dataclass
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from esper.engine import native
+from esper.errors import EngineError
 
 
-@dataclass(frozen=True, slots=True)
-class BlockSpec:
+class BlockSpec(NamedTuple):
     """The fixed facts of a block. kernel: 0 (no convolution), 1 or 3."""
 
     kernel: int = 0
@@ -41,60 +41,107 @@ class BlockTensors(NamedTuple):
 def block(spec: BlockSpec, x: Tensor, tensors: BlockTensors, training: bool) -> Tensor:
     """x [R or 1, C, H, W, N] -> [R, O, H', W', N]; one input row serves every network.
 
-    In training, batch statistics normalise and the running ones are updated in place.
+    In training, batch statistics normalise and the running ones, which must be contiguous, are updated in place.
+    Raises EngineError for what a block cannot do, and where the kernels run for tensors that do not belong together.
     """
+    owner = tensors.weight if spec.kernel else tensors.gamma
+    if owner is None and (spec.kernel or spec.norm):
+        raise EngineError(f"a block of {spec}: its {'weight' if spec.kernel else 'gamma'} is missing")
+    owned = x.shape[:2] if owner is None else owner.shape[:2]
+    plan = _plan(spec, training, torch.get_num_threads(), x.shape, owned)
+    if plan.is_empty:  # a sum of nothing, whose gradients are zeros
+        return sum((t.sum() for t in (x, *tensors[:4]) if t is not None), start=x.new_zeros(plan.out))
     if native.applies(x):
-        return native.apply(_NativeBlock, spec, training, x, *tensors)
+        return native.apply(_NativeBlock, plan, x, *tensors)
     return _torch_block(spec, x, tensors, training)
+
+
+class _Plan(NamedTuple):
+    """What follows from a block's facts and its input's shape alone."""
+
+    rows: int
+    channels: int
+    convolved: tuple[int, ...] | None  # the shape of what must be kept for the way back
+    out: tuple[int, ...]
+    is_empty: bool
+    forward: native.Call
+    backward: native.Call
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan(spec: BlockSpec, training: bool, threads: int, x_shape: tuple[int, ...], owned: tuple[int, ...]) -> _Plan:
+    if len(x_shape) != 5 or len(owned) != 2:
+        raise EngineError(f"a block takes [R, C, H, W, N] and tensors of [R, O, ...], not {list(x_shape)}")
+    (x_rows, ins, height, width, samples), (rows, outs) = x_shape, owned
+    if spec.kernel not in (0, 1, 3) or ((spec.depthwise or not spec.kernel) and ins != outs) or x_rows not in (1, rows):
+        raise EngineError(f"a block of {list(x_shape)} to {outs} channels in {rows} networks: no kernel does {spec}")
+    if spec.pool and min(height, width) < 2:
+        raise EngineError(f"2x2 max pooling leaves nothing of features of {height}x{width}")
+    if spec.norm and training and height * width * samples == 1:
+        raise EngineError("batch norm learns nothing from one value per channel: train on two examples or more")
+    numbers = native.Block(rows, ins, outs, height, width, samples, spec.kernel, spec.depthwise, spec.norm, spec.relu)
+    numbers.pool, numbers.training, numbers.threads = spec.pool, training, threads
+    numbers.x_row_stride = 0 if x_rows == 1 else ins * height * width * samples
+    numbers.eps, numbers.momentum = spec.eps, spec.momentum
+
+    per_channel = (rows, outs)
+    convolved = (rows, outs, height, width, samples)
+    out = (rows, outs, height // 2, width // 2, samples) if spec.pool else convolved
+    is_kept = bool(spec.kernel) and (spec.norm or spec.relu or spec.pool)
+    weight = {"weight": (rows, outs, 1 if spec.depthwise else ins, spec.kernel, spec.kernel)} if spec.kernel else {}
+    bias = {"bias": per_channel} if spec.kernel else {}
+    kept = {"y": convolved} if is_kept else {}
+    norm = dict.fromkeys(("gamma", "beta", "mean", "invstd") if spec.norm else (), per_channel)
+    running = dict.fromkeys(("running_mean", "running_var") if spec.norm else (), per_channel)
+    common = {"x": x_shape, **weight, **norm, **kept}
+    gradients = {
+        f"grad_{name}": shape for name, shape in (weight | bias | norm).items() if name not in ("mean", "invstd")
+    }
+    return _Plan(
+        *per_channel,
+        convolved if is_kept else None,
+        out,
+        0 in out,
+        native.Call("block_forward", numbers, common | bias | running | {"out": out}, optional=("y", "bias")),
+        native.Call(
+            "block_backward",
+            numbers,
+            common | gradients | {"grad_out": out, "grad_x": (rows, *x_shape[1:])},
+            optional=("grad_x", "grad_bias"),
+        ),
+    )
 
 
 class _NativeBlock(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, spec: BlockSpec, training: bool, x: Tensor, *tensors: Tensor | None) -> Tensor:
-        named = BlockTensors(*tensors)
+    def forward(ctx: Any, plan: _Plan, x: Tensor, *tensors: Tensor | None) -> Tensor:
         x = x.contiguous()
-        owner = named.weight if named.weight is not None else named.gamma
-        rows = x.shape[0] if owner is None else owner.shape[0]
-        _, channels, height, width, samples = x.shape
-        out_channels = channels if named.weight is None else named.weight.shape[1]
-        kept = x.new_empty(0)
-        if spec.kernel and (spec.norm or spec.relu or spec.pool) and any(ctx.needs_input_grad):
-            kept = x.new_empty(rows, out_channels, height, width, samples)
-        mean, invstd = x.new_empty(2, rows, out_channels) if spec.norm else (None, None)
-        shape = (height // 2, width // 2) if spec.pool else (height, width)
-        out = x.new_empty(rows, out_channels, *shape, samples)
-        args = _arguments(spec, training, x, rows, out_channels)
-        native.point(args, x=x, y=kept if kept.numel() else None, mean=mean, invstd=invstd, out=out, **named._asdict())
-        native.call("block_forward", args, x.dtype)
-        ctx.spec, ctx.training, ctx.rows = spec, training, rows
-        ctx.save_for_backward(x, kept, mean, invstd, *tensors[:4])
+        parameters = [None if t is None else t.contiguous() for t in tensors[:4]]
+        weight, bias, gamma, beta = parameters
+        mean, invstd = x.new_empty(2, plan.rows, plan.channels) if "mean" in plan.forward.shapes else (None, None)
+        y = x.new_empty(plan.convolved) if plan.convolved is not None and any(ctx.needs_input_grad) else None
+        out = x.new_empty(plan.out)
+        named = {"x": x, "weight": weight, "bias": bias, "gamma": gamma, "beta": beta, "y": y, "mean": mean}
+        named |= {"invstd": invstd, "running_mean": tensors[4], "running_var": tensors[5], "out": out}
+        plan.forward.run(x.dtype, named)
+        ctx.plan = plan
+        ctx.save_for_backward(x, y, mean, invstd, *parameters)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
-        x, kept, mean, invstd, *parameters = ctx.saved_tensors
-        grad_out = grad_out.contiguous()  # by name: only the address goes to the kernel
-        named = BlockTensors(*parameters)
-        out_channels = x.shape[1] if named.weight is None else named.weight.shape[1]
-        grad_x = x.new_empty(ctx.rows, *x.shape[1:]) if ctx.needs_input_grad[2] else None
+        x, y, mean, invstd, *parameters = ctx.saved_tensors
+        weight, _, gamma, beta = parameters
+        plan = ctx.plan
+        grad_x = x.new_empty(plan.rows, *x.shape[1:]) if ctx.needs_input_grad[1] else None
         grads = [None if p is None else torch.empty_like(p) for p in parameters]
-        args = _arguments(ctx.spec, ctx.training, x, ctx.rows, out_channels)
-        native.point(args, x=x, y=kept, mean=mean, invstd=invstd, grad_out=grad_out, grad_x=grad_x)
-        native.point(args, **named._asdict())
-        native.point(args, grad_weight=grads[0], grad_bias=grads[1], grad_gamma=grads[2], grad_beta=grads[3])
-        native.call("block_backward", args, x.dtype)
-        if grad_x is not None and x.shape[0] != ctx.rows:
+        named = {"x": x, "y": y, "mean": mean, "invstd": invstd, "weight": weight, "gamma": gamma, "beta": beta}
+        named |= {"grad_out": grad_out.contiguous(), "grad_x": grad_x, "grad_weight": grads[0], "grad_bias": grads[1]}
+        named |= {"grad_gamma": grads[2], "grad_beta": grads[3]}
+        plan.backward.run(x.dtype, named)
+        if grad_x is not None and x.shape[0] != plan.rows:
             grad_x = grad_x.sum(0, keepdim=True)
-        return None, None, grad_x, *grads, None, None
-
-
-def _arguments(spec: BlockSpec, training: bool, x: Tensor, rows: int, out_channels: int) -> native.Block:
-    args = native.Block(rows=rows, out_channels=out_channels, training=training, threads=torch.get_num_threads())
-    _, args.in_channels, args.height, args.width, args.samples = x.shape
-    args.kernel, args.depthwise, args.norm = spec.kernel, spec.depthwise, spec.norm
-    args.relu, args.pool, args.eps, args.momentum = spec.relu, spec.pool, spec.eps, spec.momentum
-    args.x_row_stride = 0 if x.shape[0] == 1 else x[0].numel()
-    return args
+        return None, grad_x, *grads, None, None
 
 
 def _torch_block(spec: BlockSpec, x: Tensor, tensors: BlockTensors, training: bool) -> Tensor:
@@ -106,19 +153,21 @@ def _torch_block(spec: BlockSpec, x: Tensor, tensors: BlockTensors, training: bo
         assert tensors.gamma is not None
         # One "sample" whose channels are all channels of all networks: statistics per network and channel.
         flat = x.expand(tensors.gamma.shape[0], *x.shape[1:]).reshape(1, tensors.gamma.numel(), -1)
-        mean, var, gamma, beta = (
-            None if t is None else t.reshape(-1)
-            for t in (tensors.running_mean, tensors.running_var, tensors.gamma, tensors.beta)
-        )
+        mean, var = (None if t is None else _written(t) for t in (tensors.running_mean, tensors.running_var))
+        gamma, beta = (None if t is None else t.reshape(-1) for t in (tensors.gamma, tensors.beta))
         normed = F.batch_norm(flat, mean, var, gamma, beta, training, spec.momentum, spec.eps)
         x = normed.view(tensors.gamma.shape[0], *x.shape[1:])
     if spec.relu:
         x = F.relu(x)
     if spec.pool:
-        rows, channels, height, width, samples = x.shape
-        x = x[:, :, : height // 2 * 2, : width // 2 * 2]
-        x = x.reshape(rows, channels, height // 2, 2, width // 2, 2, samples).amax((3, 5))
+        x = F.max_pool3d(x, (2, 2, 1))  # two by two positions of one sample: the third axis is the samples
     return x
+
+
+def _written(statistics: Tensor) -> Tensor:
+    if not statistics.is_contiguous():
+        raise EngineError(f"running statistics of strides {statistics.stride()}: updates would be lost in a copy")
+    return statistics.view(-1)
 
 
 def _unfold(x: Tensor, kernel: int) -> Tensor:

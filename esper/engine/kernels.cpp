@@ -48,20 +48,35 @@ template <class T> inline Vec<T> inverse_root(Vec<T> v) {
   return v;
 }
 
-struct Block {
-  int64_t rows, in_channels, out_channels, height, width, samples;
-  int64_t kernel;         // 0 (no convolution), 1 or 3
-  int64_t depthwise, norm, relu, pool, training, threads;
-  int64_t x_row_stride;   // 0: every row reads the same input
-  double eps, momentum;
-  const void *x, *weight, *bias, *gamma, *beta;
-  void *running_mean, *running_var;
-  void *y;                // convolution output, kept for the backward pass; null: not kept
-  void *mean, *invstd;    // [R, C]
-  void *out;
-  const void* grad_out;
-  void *grad_x, *grad_weight, *grad_bias, *grad_gamma, *grad_beta;  // grad_x null: not wanted
-};
+// Arguments are structs with a twin in native.py, which compares their fields, in order, when it loads the library.
+#define DECLARE_INTEGER(name) int64_t name;
+#define DECLARE_REAL(name) double name;
+#define DECLARE_POINTER(name) void* name;
+#define SPELL_INTEGER(name) "integers " #name ";"
+#define SPELL_REAL(name) "reals " #name ";"
+#define SPELL_POINTER(name) "pointers " #name ";"
+
+// kernel: 0 (no convolution), 1 or 3. x_row_stride: 0 where every row reads the same input. y: the convolution's output,
+// kept for the backward pass; null where it is not. mean, invstd: [R, C]. grad_x: null where it is not wanted.
+#define BLOCK_FIELDS(INTEGER, REAL, POINTER)                                                          \
+  INTEGER(rows) INTEGER(in_channels) INTEGER(out_channels) INTEGER(height) INTEGER(width)             \
+  INTEGER(samples) INTEGER(kernel) INTEGER(depthwise) INTEGER(norm) INTEGER(relu) INTEGER(pool)       \
+  INTEGER(training) INTEGER(threads) INTEGER(x_row_stride)                                            \
+  REAL(eps) REAL(momentum)                                                                            \
+  POINTER(x) POINTER(weight) POINTER(bias) POINTER(gamma) POINTER(beta) POINTER(running_mean)         \
+  POINTER(running_var) POINTER(y) POINTER(mean) POINTER(invstd) POINTER(out) POINTER(grad_out)        \
+  POINTER(grad_x) POINTER(grad_weight) POINTER(grad_bias) POINTER(grad_gamma) POINTER(grad_beta)
+
+// A row is [size, samples]. alpha: [rows, samples] where it is per sample, else [rows]. kept: [rows, 2, samples].
+// through: [rows], 1 where the gradient passes straight to the seed. ok: [rows], 1 where the seed is finite.
+#define SEED_FIELDS(INTEGER, REAL, POINTER)                                                           \
+  INTEGER(rows) INTEGER(size) INTEGER(samples) INTEGER(alpha_per_sample) INTEGER(threads)             \
+  REAL(max_ratio) REAL(eps)                                                                           \
+  POINTER(x) POINTER(delta) POINTER(out) POINTER(kept) POINTER(alpha) POINTER(through) POINTER(ok)    \
+  POINTER(grad_out) POINTER(grad_x) POINTER(grad_delta) POINTER(grad_alpha)
+
+struct Block { BLOCK_FIELDS(DECLARE_INTEGER, DECLARE_REAL, DECLARE_POINTER) };
+struct Seed { SEED_FIELDS(DECLARE_INTEGER, DECLARE_REAL, DECLARE_POINTER) };
 
 // ---- convolution -----------------------------------------------------------------------------------------------
 
@@ -257,6 +272,9 @@ template <class T> void moments(const T* y, int64_t count, T& mean, T& variance)
   variance = (lane_sum<T>(square[0] + square[1] + square[2] + square[3]) + rest_square) / count;
 }
 
+// Of values that are not numbers, the last one wins, as in torch: whoever reads the output must see them.
+template <class V> inline auto beats(V z, V best) { return (z > best) | (z != z); }
+
 template <class V, class T> inline V activate(V z, bool relu) { return relu ? (z < T(0) ? V{} : z) : z; }
 
 template <class V, class T>
@@ -273,7 +291,7 @@ inline void pool_run(const T* y, int64_t pitch, int64_t n, T* out, T scale, T sh
     V best = load<V>(y + j) * scale + shift;
     for (const T* q : {y + n + j, y + pitch + j, y + pitch + n + j}) {
       const V z = load<V>(q) * scale + shift;
-      best = z > best ? z : best;
+      best = beats<V>(z, best) ? z : best;
     }
     store<V>(out + j, activate<V, T>(best, relu));
   }
@@ -291,8 +309,8 @@ template <class T> void activate_row(const Block& b, int64_t r, const T* y, T* o
       if (b.training) {
         moments<T>(y, plane, mean, variance);
         const T unbiased = variance * plane / std::max<int64_t>(1, plane - 1);
-        running_mean += T(b.momentum) * (mean - running_mean);
-        running_var += T(b.momentum) * (unbiased - running_var);
+        running_mean = b.momentum * mean + (1 - b.momentum) * running_mean;
+        running_var = b.momentum * unbiased + (1 - b.momentum) * running_var;
       } else {
         mean = running_mean;
         variance = running_var;
@@ -327,7 +345,7 @@ inline void ungate_run(const T* y, const T* go, T* g, T scale, T shift, T mean, 
   for (int64_t j = from; j < to; j += lanes) {
     const V yv = load<V>(y + j);
     V gv = load<V>(go + j);
-    if (relu) gv = yv * scale + shift > T(0) ? gv : V{};
+    if (relu) gv = yv * scale + shift <= T(0) ? V{} : gv;
     store<V>(g + j, gv);
     sum += gv;
     product += gv * ((yv - mean) * invstd);
@@ -345,14 +363,16 @@ inline void unpool_run(const T* y, int64_t pitch, int64_t n, const T* go, T* g, 
       yv[q] = load<V>(y + offset[q] + j);
       z[q] = yv[q] * scale + shift;
     }
-    V best = z[0], left = load<V>(go + j);
-    for (int q = 1; q < 4; ++q) best = z[q] > best ? z[q] : best;
-    if (relu) left = best > T(0) ? left : V{};
     // The first position that holds the maximum takes the gradient, as in torch.
+    V best = z[0], winner = {}, gradient = load<V>(go + j);
+    for (int q = 1; q < 4; ++q) {
+      const auto wins = beats<V>(z[q], best);
+      best = wins ? z[q] : best;
+      winner = wins ? V{} + T(q) : winner;
+    }
+    if (relu) gradient = best <= T(0) ? V{} : gradient;
     for (int q = 0; q < 4; ++q) {
-      const auto hit = z[q] == best;
-      const V gv = hit ? left : V{};
-      left = hit ? V{} : left;
+      const V gv = winner == T(q) ? gradient : V{};
       store<V>(g + offset[q] + j, gv);
       sum += gv;
       product += gv * ((yv[q] - mean) * invstd);
@@ -396,13 +416,17 @@ template <class T> void activate_row_backward(const Block& b, int64_t r, const T
     const T grad_beta = lane_sum<T>(sum) + sum_rest, grad_gamma = lane_sum<T>(product) + product_rest;
     ((T*)b.grad_beta)[rc] = grad_beta;
     ((T*)b.grad_gamma)[rc] = grad_gamma;
-    // In training the statistics depend on the input too.
-    const T slope = b.training ? grad_gamma / plane * invstd : T(0);
-    const T offset = b.training ? grad_beta / plane - slope * mean : T(0);
+    // In training the statistics depend on the input too; else it is not even read, since nothing times NaN is NaN.
+    const T slope = grad_gamma / plane * invstd, offset = grad_beta / plane;
     int64_t j = 0;
-    for (; j < full; j += kLanes<T>)
-      store<Vec<T>>(g + j, (load<Vec<T>>(g + j) - load<Vec<T>>(y + j) * slope - offset) * scale);
-    for (; j < plane; ++j) g[j] = (g[j] - y[j] * slope - offset) * scale;
+    if (b.training) {
+      for (; j < full; j += kLanes<T>)
+        store<Vec<T>>(g + j, (load<Vec<T>>(g + j) - (load<Vec<T>>(y + j) - mean) * slope - offset) * scale);
+      for (; j < plane; ++j) g[j] = (g[j] - (y[j] - mean) * slope - offset) * scale;
+    } else {
+      for (; j < full; j += kLanes<T>) store<Vec<T>>(g + j, load<Vec<T>>(g + j) * scale);
+      for (; j < plane; ++j) g[j] *= scale;
+    }
   }
 }
 
@@ -469,19 +493,6 @@ template <class T> void block_backward(const Block& b) {
 }
 
 // ---- seeds -----------------------------------------------------------------------------------------------------
-
-struct Seed {
-  int64_t rows, size, samples;  // a row is [size, samples]
-  int64_t alpha_per_sample;     // alpha is [rows, samples], else [rows]
-  int64_t threads;
-  double max_ratio, eps;
-  const void *x, *delta;
-  void *out, *kept;             // kept: [rows, 2, samples]
-  const void *alpha, *through;  // through: [rows], 1 where the gradient passes straight to the seed
-  void* ok;                     // [rows], 1 where the seed is finite
-  const void* grad_out;
-  void *grad_x, *grad_delta, *grad_alpha;
-};
 
 // out = x + delta / sqrt(1 + |delta|^2 / (max_ratio^2 |x|^2 + eps)), norms per sample.
 template <class V, class T> void bound_lanes(const Seed& p, int64_t r, int64_t s) {
@@ -607,6 +618,10 @@ template <class T> void blend_backward(const Seed& p) {
   void name##_f64(const Arguments* arguments) { name<double>(*arguments); }
 
 extern "C" {
+const char* block_fields() { return BLOCK_FIELDS(SPELL_INTEGER, SPELL_REAL, SPELL_POINTER); }
+const char* seed_fields() { return SEED_FIELDS(SPELL_INTEGER, SPELL_REAL, SPELL_POINTER); }
+int64_t block_bytes() { return sizeof(Block); }
+int64_t seed_bytes() { return sizeof(Seed); }
 ESPER_KERNEL(block_forward, Block)
 ESPER_KERNEL(block_backward, Block)
 ESPER_KERNEL(bound_forward, Seed)

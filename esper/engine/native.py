@@ -1,32 +1,26 @@
-"""Compiles `kernels.cpp` for this processor at first use, keeps the library in the user's cache, and loads it."""
+"""The boundary to the compiled kernels: what they are handed is checked here, before its address goes to C++."""
 
 import ctypes
 import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-from pathlib import Path
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from esper.engine import compiler
 from esper.errors import EngineError
 
-_SOURCE = Path(__file__).with_name("kernels.cpp")
-_FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
+_SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
+_KINDS = {"integers": ctypes.c_int64, "reals": ctypes.c_double, "pointers": ctypes.c_void_p}
 
 
 def _fields(**groups: str) -> list[tuple[str, Any]]:
-    types = {"integers": ctypes.c_int64, "reals": ctypes.c_double, "pointers": ctypes.c_void_p}
-    return [(name, types[kind]) for kind, names in groups.items() for name in names.split()]
+    return [(name, _KINDS[kind]) for kind, names in groups.items() for name in names.split()]
 
 
 class Block(ctypes.Structure):
-    """`struct Block` of kernels.cpp, in its order."""
+    """`struct Block` of kernels.cpp."""
 
     _fields_ = _fields(
         integers="rows in_channels out_channels height width samples kernel depthwise norm relu pool training threads "
@@ -38,7 +32,7 @@ class Block(ctypes.Structure):
 
 
 class Seed(ctypes.Structure):
-    """`struct Seed` of kernels.cpp, in its order."""
+    """`struct Seed` of kernels.cpp."""
 
     _fields_ = _fields(
         integers="rows size samples alpha_per_sample threads",
@@ -47,28 +41,47 @@ class Seed(ctypes.Structure):
     )
 
 
+_KERNELS: dict[str, type[ctypes.Structure]] = {
+    f"{operation}_{way}": structure
+    for operation, structure in (("block", Block), ("bound", Seed), ("blend", Seed))
+    for way in ("forward", "backward")
+}
+
+
 @functools.cache
 def load() -> tuple[ctypes.CDLL | None, str]:
     """The library, or None with the reason why it cannot be had here."""
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    if not compiler:
-        return None, "no C++ compiler (g++ or clang++) found"
-    path = _cache_dir() / f"kernels-{_fingerprint(compiler)}.so"
-    if not path.exists():
-        try:
-            _compile(compiler, path)
-        except (OSError, subprocess.CalledProcessError) as error:
-            detail = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
-            return None, f"{compiler} could not compile the kernels: {detail[0] if detail else error}"
     try:
-        return ctypes.CDLL(str(path)), "native kernels"
-    except OSError as error:
-        return None, f"the compiled kernels could not be loaded: {error}"
+        library = compiler.open_library()
+    except EngineError as error:
+        return None, str(error)
+    if not _matches(library):
+        return None, "the compiled kernels do not match this version: their arguments differ"
+    return library, "native kernels"
+
+
+def _matches(library: ctypes.CDLL) -> bool:
+    """Whether the library has every kernel, and sees the fields of their arguments as they are declared here."""
+    try:
+        for structure in (Block, Seed):
+            name = structure.__name__.lower()
+            fields, bytes_of = getattr(library, f"{name}_fields"), getattr(library, f"{name}_bytes")
+            fields.restype, bytes_of.restype = ctypes.c_char_p, ctypes.c_int64
+            if fields().decode() != _spelled(structure) or bytes_of() != ctypes.sizeof(structure):
+                return False
+        return all(hasattr(library, f"{kernel}_{suffix}") for kernel in _KERNELS for suffix in _SUFFIX.values())
+    except AttributeError:
+        return False
+
+
+def _spelled(structure: type[ctypes.Structure]) -> str:
+    kinds = {kind: name for name, kind in _KINDS.items()}
+    return "".join(f"{kinds[field[1]]} {field[0]};" for field in structure._fields_)
 
 
 def applies(x: Tensor) -> bool:
-    """Whether the kernels serve this tensor."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and load()[0] is not None
+    """Whether the kernels serve this tensor; one without elements is left to torch."""
+    return x.is_cpu and x.dtype in _SUFFIX and x.numel() > 0 and load()[0] is not None
 
 
 class _ForwardOnly:
@@ -90,50 +103,61 @@ def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
     return function.forward(_ForwardOnly(), *arguments)
 
 
-def point(arguments: ctypes.Structure, **tensors: Tensor | None) -> None:
-    """Set pointer fields; the caller keeps the (contiguous) tensors alive during the call."""
-    for name, tensor in tensors.items():
-        if tensor is not None:
-            setattr(arguments, name, tensor.data_ptr())
+class Call:
+    """A kernel with its numbers, to be run on tensors of the shapes that these numbers imply.
 
+    Args:
+        kernel: its name, without the precision.
+        numbers: the arguments, as yet without addresses.
+        shapes: of every tensor that the kernel reads or writes, by the name of its field.
+        optional: those of them that may be missing.
+    """
 
-def call(function: str, arguments: ctypes.Structure, dtype: torch.dtype) -> None:
-    """Run the kernel of this precision."""
-    library, reason = load()
-    if library is None:
-        raise EngineError(f"native kernels: {reason}")
-    getattr(library, f"{function}_{'f32' if dtype is torch.float32 else 'f64'}")(ctypes.byref(arguments))
+    def __init__(
+        self,
+        kernel: str,
+        numbers: ctypes.Structure,
+        shapes: Mapping[str, tuple[int, ...]],
+        optional: Collection[str] = (),
+    ) -> None:
+        self.kernel, self.numbers, self.shapes = kernel, numbers, dict(shapes)
+        self.required = frozenset(shapes) - frozenset(optional)
 
+    def run(self, dtype: torch.dtype, tensors: Mapping[str, Tensor | None]) -> None:
+        """Run in this precision. Addresses are taken here alone, and of nothing that C++ would misread.
 
-def _cache_dir() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(root) if root else Path.home() / ".cache") / "esper"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        folder = Path(tempfile.gettempdir()) / f"esper-{os.getuid()}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
+        Raises EngineError for a tensor that is missing or not wanted, of another shape or dtype, elsewhere than on the
+        CPU, or not contiguous.
+        """
+        library, reason = load()
+        if library is None:
+            raise EngineError(f"native kernels: {reason}")
+        arguments, shapes, missing = type(self.numbers).from_buffer_copy(self.numbers), self.shapes, len(self.required)
+        for name, tensor in tensors.items():
+            if tensor is None:
+                continue
+            if (
+                tensor.shape != shapes.get(name)
+                or tensor.dtype is not dtype
+                or not tensor.is_cpu
+                or not tensor.is_contiguous()
+                or not (address := tensor.data_ptr())  # its storage was given back
+            ):
+                raise EngineError(self._refusal(name, tensor, dtype))
+            setattr(arguments, name, address)
+            missing -= name in self.required
+        if missing:
+            absent = sorted(name for name in self.required if tensors.get(name) is None)
+            raise EngineError(f"{self.kernel}: {', '.join(absent)} missing")
+        getattr(library, f"{self.kernel}_{_SUFFIX[dtype]}")(ctypes.byref(arguments))
 
-
-def _fingerprint(compiler: str) -> str:
-    """A home folder may serve several machines: source, compiler and processor all name the file."""
-    try:
-        cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
-    except (OSError, StopIteration):
-        cpu = platform.processor()
-    key = "\0".join([_SOURCE.read_text(), compiler, *_FLAGS, platform.platform(), cpu])
-    return hashlib.sha256(key.encode()).hexdigest()[:16]
-
-
-def _compile(compiler: str, path: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        obj, library = f"{folder}/kernels.o", f"{folder}/kernels.so"
-        command = [compiler, *_FLAGS, "-c", str(_SOURCE), "-o", obj]
-        # Linked without -fopenmp: the symbols then come from the OpenMP runtime that torch has already loaded, and
-        # both share one pool of threads.
-        openmp = ["-fopenmp"] if platform.system() == "Linux" and "clang" not in compiler else []
-        subprocess.run([*command, *openmp], check=True, capture_output=True, text=True)
-        shared = ["-shared"] if platform.system() == "Linux" else ["-dynamiclib", "-undefined", "dynamic_lookup"]
-        subprocess.run([compiler, *shared, obj, "-o", library], check=True, capture_output=True, text=True)
-        os.replace(library, path)
+    def _refusal(self, name: str, tensor: Tensor, dtype: torch.dtype) -> str:
+        if name not in self.shapes:
+            return f"{self.kernel}: {name} is given, but such a block has none"
+        found = f"{tensor.dtype} {list(tensor.shape)} on {tensor.device}"
+        if not tensor.is_cpu or tensor.is_contiguous():
+            found += "" if not tensor.is_cpu or tensor.data_ptr() else ", its memory given back"
+        else:
+            found += f" with strides {list(tensor.stride())}"
+        expected = f"contiguous {dtype} {list(self.shapes[name])} on cpu"
+        return f"{self.kernel}: {name} is {found}; expected {expected}"

@@ -3,6 +3,8 @@
 The rules are those of `esper.kasmina.blending` and `esper.kasmina.isolation`, one row a network.
 """
 
+import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,13 +29,13 @@ class _Isolate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (open_rows,) = ctx.saved_tensors
-        passes = (open_rows > 0) & torch.isfinite(grad.flatten(1).sum(1))
+        passes = (open_rows > 0) & _finite_rows(grad)
         return torch.where(_per_row(passes, grad), grad, 0.0), None
 
 
 def bound_residual(x: Tensor, delta: Tensor, max_ratio: float = 1.0) -> Tensor:
     """x + delta, where each sample's |delta| stays below max_ratio |x|."""
-    if native.applies(x):
+    if native.applies(x) and delta.dtype is x.dtype:
         return native.apply(_NativeBound, x.contiguous(), delta.contiguous(), max_ratio)
     over = tuple(range(1, x.dim() - 1))
     limit = max_ratio**2 * x.square().sum(over, keepdim=True) + BOUND_EPS
@@ -50,9 +52,8 @@ class _NativeBound(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, delta: Tensor, max_ratio: float) -> Tensor:
         out, kept = torch.empty_like(x), x.new_empty(x.shape[0], 2, x.shape[-1])
-        args = _arguments(x, max_ratio=max_ratio, eps=BOUND_EPS)
-        native.point(args, x=x, delta=delta, out=out, kept=kept)
-        native.call("bound_forward", args, x.dtype)
+        call = _call("bound_forward", x.shape, torch.get_num_threads(), max_ratio=max_ratio)
+        call.run(x.dtype, {"x": x, "delta": delta, "out": out, "kept": kept})
         ctx.max_ratio = max_ratio
         ctx.save_for_backward(x, delta, kept)
         return out
@@ -61,9 +62,9 @@ class _NativeBound(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, delta, kept = ctx.saved_tensors
         grad, grad_x, grad_delta = grad.contiguous(), torch.empty_like(x), torch.empty_like(x)
-        args = _arguments(x, max_ratio=ctx.max_ratio, eps=BOUND_EPS)
-        native.point(args, x=x, delta=delta, kept=kept, grad_out=grad, grad_x=grad_x, grad_delta=grad_delta)
-        native.call("bound_backward", args, x.dtype)
+        call = _call("bound_backward", x.shape, torch.get_num_threads(), max_ratio=ctx.max_ratio)
+        named = {"x": x, "delta": delta, "kept": kept, "grad_out": grad, "grad_x": grad_x, "grad_delta": grad_delta}
+        call.run(x.dtype, named)
         return grad_x, grad_delta, None
 
 
@@ -75,9 +76,13 @@ def blend(host: Tensor, seed: Tensor, alpha: Tensor, through: Tensor) -> tuple[T
     """
     lane_shape = (host.shape[0], *(1,) * (host.dim() - 2), host.shape[-1])
     per_lane = alpha.dim() == 1 or alpha.shape == lane_shape
-    if native.applies(host) and per_lane:
+    if native.applies(host) and per_lane and seed.dtype is host.dtype:
         lanes = alpha if alpha.dim() == 1 else alpha.reshape(alpha.shape[0], -1)
-        return native.apply(_NativeBlend, host.contiguous(), seed.contiguous(), lanes.contiguous(), through)
+        if not lanes.dtype is through.dtype is host.dtype:
+            lanes, through = lanes.to(host.dtype), through.to(host.dtype)
+        return native.apply(
+            _NativeBlend, host.contiguous(), seed.contiguous(), lanes.contiguous(), through.contiguous()
+        )
     return _TorchBlend.apply(host, seed, alpha, through)
 
 
@@ -85,9 +90,8 @@ class _NativeBlend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, host: Tensor, seed: Tensor, alpha: Tensor, through: Tensor) -> tuple[Tensor, Tensor]:
         out, ok = torch.empty_like(host), host.new_empty(host.shape[0])
-        args = _arguments(host, alpha_per_sample=alpha.dim() == 2)
-        native.point(args, x=host, delta=seed, alpha=alpha, out=out, ok=ok)
-        native.call("blend_forward", args, host.dtype)
+        call = _call("blend_forward", host.shape, torch.get_num_threads(), alpha.dim() == 2)
+        call.run(host.dtype, {"x": host, "delta": seed, "alpha": alpha, "out": out, "ok": ok})
         ctx.mark_non_differentiable(ok)
         ctx.save_for_backward(host, seed, alpha, through, ok)
         return out, ok
@@ -97,17 +101,18 @@ class _NativeBlend(torch.autograd.Function):
         host, seed, alpha, through, ok = ctx.saved_tensors
         grad, grad_host, grad_seed = grad.contiguous(), torch.empty_like(host), torch.empty_like(host)
         grad_alpha = host.new_empty(host.shape[0], host.shape[-1]) if ctx.needs_input_grad[2] else None
-        args = _arguments(host, alpha_per_sample=alpha.dim() == 2)
-        native.point(args, x=host, delta=seed, alpha=alpha, through=through, ok=ok, grad_out=grad)
-        native.point(args, grad_x=grad_host, grad_delta=grad_seed, grad_alpha=grad_alpha)
-        native.call("blend_backward", args, host.dtype)
+        call = _call("blend_backward", host.shape, torch.get_num_threads(), alpha.dim() == 2)
+        named = {"x": host, "delta": seed, "alpha": alpha, "through": through, "ok": ok, "grad_out": grad}
+        call.run(host.dtype, named | {"grad_x": grad_host, "grad_delta": grad_seed, "grad_alpha": grad_alpha})
+        if grad_alpha is not None and alpha.dim() == 1:
+            grad_alpha = grad_alpha.sum(1)
         return grad_host, grad_seed, grad_alpha, None
 
 
 class _TorchBlend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, host: Tensor, seed: Tensor, alpha: Tensor, through: Tensor) -> tuple[Tensor, Tensor]:
-        ok = torch.isfinite(seed.flatten(1).sum(1))
+        ok = _finite_rows(seed)
         alpha = alpha.to(host.dtype)
         ctx.save_for_backward(host, seed, alpha, through, ok)
         ctx.mark_non_differentiable(ok)
@@ -154,17 +159,31 @@ class _Scatter(torch.autograd.Function):
         return rest, None, *pieces
 
 
-def _arguments(x: Tensor, alpha_per_sample: bool = False, max_ratio: float = 0.0, eps: float = 0.0) -> native.Seed:
-    rows, samples = x.shape[0], x.shape[-1]
-    return native.Seed(
-        rows=rows,
-        size=x.numel() // max(1, rows * samples),
-        samples=samples,
-        alpha_per_sample=alpha_per_sample,
-        threads=torch.get_num_threads(),
-        max_ratio=max_ratio,
-        eps=eps,
-    )
+@functools.lru_cache(maxsize=4096)
+def _call(
+    kernel: str, shape: tuple[int, ...], threads: int, alpha_per_sample: bool = False, max_ratio: float = 0.0
+) -> native.Call:
+    rows, samples = shape[0], shape[-1]
+    size, lanes = math.prod(shape[1:-1]), (rows, samples)
+    numbers = native.Seed(rows, size, samples, alpha_per_sample, threads, max_ratio, BOUND_EPS)
+    alpha = {"alpha": lanes if alpha_per_sample else (rows,)}
+    out, grads = {"out": shape}, {"grad_out": shape, "grad_x": shape, "grad_delta": shape}
+    shapes: dict[str, tuple[int, ...]] = {"x": shape, "delta": shape}
+    match kernel:
+        case "bound_forward":
+            shapes |= {"kept": (rows, 2, samples)} | out
+        case "bound_backward":
+            shapes |= {"kept": (rows, 2, samples)} | grads
+        case "blend_forward":
+            shapes |= {"ok": (rows,)} | alpha | out
+        case "blend_backward":
+            shapes |= {"ok": (rows,), "through": (rows,), "grad_alpha": lanes} | alpha | grads
+    return native.Call(kernel, numbers, shapes, optional=("grad_alpha",) if "grad_alpha" in shapes else ())
+
+
+def _finite_rows(x: Tensor) -> Tensor:
+    # Half precision holds a row, but not its sum.
+    return torch.isfinite(x.flatten(1).sum(1, dtype=torch.promote_types(x.dtype, torch.float32)))
 
 
 def _per_row(values: Tensor, like: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
 """Seeds' effect on the host for many networks, against the rules for one."""
 
+import pytest
 import torch
 
-from esper.engine import seed_ops
+from esper.engine import native, seed_ops
+from esper.errors import EngineError
 from esper.kasmina import blending, isolation
 
 
@@ -64,3 +66,111 @@ def test_a_blend_token_by_token_is_never_taken_for_one_by_channel():
     alpha = torch.rand(2, 2, 3, 1, generator=generator, dtype=torch.float64)
     out, _ = seed_ops.blend(host, seed, alpha, torch.zeros(2, dtype=torch.float64))
     torch.testing.assert_close(out, host + alpha * (seed - host))
+
+
+def test_a_row_whose_sum_half_precision_cannot_hold_is_finite():
+    seed = torch.full((2, 3, 40, 40, 20), 2.0, dtype=torch.float16, requires_grad=True)
+    _, ok = seed_ops.blend(torch.zeros_like(seed), seed, torch.ones(2), torch.zeros(2))
+    (grad,) = torch.autograd.grad(seed_ops.isolate(seed, torch.ones(2)), seed, torch.ones_like(seed))
+    assert ok.tolist() == [1, 1] and grad.eq(1).all()
+
+
+NAN, INF = float("nan"), float("inf")
+OPERATIONS = {
+    "bound": lambda x, delta, alpha: seed_ops.bound_residual(x, delta, 0.7),
+    "blend": lambda x, delta, alpha: seed_ops.blend(x, delta, alpha, torch.tensor([1.0, 0.0, 0.0, 0.0]))[0],
+    "blend per sample": lambda x, delta, alpha: seed_ops.blend(
+        x, delta, alpha.view(4, 1, 1, 1, 1).expand(4, 1, 1, 1, x.shape[-1]), torch.zeros(4)
+    )[0],
+}
+
+
+def given():
+    x, delta, slope = tensors()
+    alpha = torch.tensor([0.25, 0.3, 0.5, 1.0], dtype=torch.float64)
+    return {"x": x, "delta": delta, "alpha": alpha, "slope": slope}
+
+
+def result(operation, values, change=None):
+    leaves = {name: value.detach().clone().requires_grad_(name != "slope") for name, value in values.items()}
+    used = leaves | {name: changed(leaves[name]) for name, changed in (change or {}).items()}
+    out = operation(used["x"], used["delta"], used["alpha"])
+    grads = torch.autograd.grad(out, [leaves["x"], leaves["delta"], leaves["alpha"]], used["slope"], allow_unused=True)
+    return {"out": out.detach()} | dict(zip(("grad x", "grad delta", "grad alpha"), grads, strict=True))
+
+
+def same(ours, theirs, said):
+    for field, value in theirs.items():
+        torch.testing.assert_close(ours[field], value, equal_nan=True, msg=lambda m, f=field: f"{said}: {f}: {m}")
+
+
+def on_both(monkeypatch, operation, values):
+    if native.load()[0] is None:
+        pytest.skip(native.load()[1])
+    ours = result(operation, values)
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "applies", lambda x: False)
+        return ours, result(operation, values)
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_what_is_not_finite_goes_where_torch_lets_it_go(name, value, monkeypatch):
+    values = given()
+    for where in values:
+        spoiled = values[where].detach().clone()
+        spoiled.flatten()[spoiled.numel() // 2] = value
+        same(*on_both(monkeypatch, OPERATIONS[name], values | {where: spoiled}), where)
+
+
+def strided(tensor):
+    return torch.stack((tensor, torch.full_like(tensor, NAN)), -1)[..., 0]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_tensors_that_are_not_contiguous_mean_the_same(name, kernels):
+    values = given()
+    for where in values:
+        same(result(OPERATIONS[name], values, change={where: strided}), result(OPERATIONS[name], values), where)
+
+
+@pytest.mark.parametrize("where", ["x", "delta", "alpha"])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_another_precision_is_promoted_as_torch_does(name, where, monkeypatch):
+    values = given()
+    values[where] = values[where].detach().float()
+    values["slope"] = values["slope"].to(OPERATIONS[name](values["x"], values["delta"], values["alpha"]).dtype)
+    same(*on_both(monkeypatch, OPERATIONS[name], values), where)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 5, 2, 21), (4, 3, 5, 2, 0), (4, 0, 5, 2, 21)])
+def test_no_networks_no_samples_and_no_features_are_nothing(shape, kernels):
+    x, delta = torch.zeros(shape, requires_grad=True), torch.zeros(shape, requires_grad=True)
+    assert seed_ops.bound_residual(x, delta).shape == shape
+    out, ok = seed_ops.blend(x, delta, torch.ones(shape[0]), torch.ones(shape[0]))
+    assert out.shape == shape and ok.tolist() == [1] * shape[0]
+    assert all(grad.shape == shape for grad in torch.autograd.grad(out.sum(), (x, delta)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": lambda s: s[:, :2]}, "delta is .*4, 2, 5, 2, 21.*expected .*4, 3, 5, 2, 21"),
+        ({"seed": lambda s: s[:3]}, "delta is"),
+        ({"seed": lambda s: s.to("meta")}, "delta is .* on meta"),
+        ({"alpha": lambda a: a[:3]}, "alpha is"),
+        ({"through": lambda t: t[:3]}, "through is"),
+        ({"through": lambda t: t[:, None]}, "through is"),
+    ],
+)
+def test_tensors_that_do_not_belong_together_are_refused_by_name(changes, said):
+    if native.load()[0] is None:
+        pytest.skip(native.load()[1])
+    host, seed, _ = tensors()
+    values = {"host": host, "seed": seed, "alpha": torch.zeros(4).double(), "through": torch.zeros(4).double()}
+    values |= {name: change(values[name]) for name, change in changes.items()}
+    with pytest.raises(EngineError, match=said):
+        seed_ops.blend(**values)[0].sum().backward()
+    if "seed" in changes:
+        with pytest.raises(EngineError, match=said):
+            seed_ops.bound_residual(host, values["seed"])
