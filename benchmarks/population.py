@@ -26,9 +26,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from esper.engine.population import choose_engine
 from esper.engine.optimizer import OptimizerConfig
-from esper.engine.population import Population
+from esper.engine.population import Population, choose_engine
 from esper.kasmina.host import CNNHost, MorphogeneticModel
 from esper.leyline import SeedStage
 

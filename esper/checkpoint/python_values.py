@@ -1,4 +1,4 @@
-"""Python values that are no plain ones (tuples, sets, keys of any kind, tensors, arrays), for a sidecar and its tensors.
+"""Python values that are no plain ones (tuples, sets, keys of any kind, tensors), for a sidecar and its tensors.
 
 What JSON has is written as it is; everything else is an object of one key, which names what it is.
 """
@@ -61,7 +61,11 @@ def decode(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
         return [decode(item, tensors) for item in plain]
     if not isinstance(plain, dict):
         return plain
-    ((kind, held),) = plain.items() if len(plain) == 1 else ((None, None),)
+    kind, held = next(iter(plain.items())) if len(plain) == 1 else ("", None)
+    return _decoded(kind, held, tensors)
+
+
+def _decoded(kind: str, held: Any, tensors: Mapping[str, Tensor]) -> Any:
     match kind:
         case "tensor" if held in tensors:
             return tensors[held]
@@ -81,4 +85,4 @@ def decode(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
             return deque(decode(held[1], tensors), held[0])
         case "tuple" | "set" | "frozenset":
             return {"tuple": tuple, "set": set, "frozenset": frozenset}[kind](decode(held, tensors))
-    raise CheckpointError(f"a kept value is altered: {str(plain)[:80]}")
+    raise CheckpointError(f"a kept value is altered: {kind or 'object'} {str(held)[:80]}")

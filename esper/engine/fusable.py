@@ -26,7 +26,7 @@ _OF_MODULES = frozenset(vars(nn.Module()))
 
 
 def check_plain(module: nn.Module) -> None:
-    """Nothing is on the module that runs beside its forward pass or changes it: hooks, modes, parametrisations, ties."""
+    """Nothing is on the module that runs beside its forward pass or changes it: hooks, parametrisations, ties."""
     if _has_any_global_hook():
         raise EngineError("hooks on all modules (torch.nn.modules.module) would be lost in fusing")
     root = type(module).__name__

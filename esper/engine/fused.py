@@ -59,7 +59,7 @@ class FusedEngine:
         seen = watch([model.host for model in self.models])
         if len(seen) != len(self.watched) or any(now is not was for now, was in zip(seen, self.watched, strict=True)):
             raise EngineError(
-                "a host was changed since its population was made (a hook, an attribute), which the fused engine cannot "
+                "a host was changed since its population was made (a hook, an attribute), and the fused engine cannot "
                 "follow; make a new population, or use kind='sequential'"
             )
         slots = {name: [model.slots[name] for model in self.models] for name in self.models[0].slots}

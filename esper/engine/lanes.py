@@ -61,7 +61,7 @@ def _kind(node: fx.Node, modules: Modules) -> str:
     """Of a layer of exactly this class: one that derives from it may compute something else."""
     if node.op == "call_function":
         return "relu" if node.target in (F.relu, torch.relu) and len(node.args) == 1 else ""
-    kind = type(modules.get(str(node.target))) if node.op == "call_module" else None
+    kind = type(modules.get(str(node.target))) if node.op == "call_module" else type(None)
     return {nn.Conv2d: "conv", nn.BatchNorm2d: "norm", nn.ReLU: "relu", nn.MaxPool2d: "pool"}.get(kind, "")
 
 

@@ -210,8 +210,8 @@ class Population:
                 self._trains_one = self.version, False
         if not self._trains_one[1]:
             raise EngineError(
-                f"batch_size={batch_size}: {count} examples leave a minibatch of one, and this network does not train on "
-                "one example (batch norm needs two); use another batch size"
+                f"batch_size={batch_size}: {count} examples leave a minibatch of one, and this network does not train "
+                "on one example (batch norm needs two); use another batch size"
             )
 
     def _adopt(self) -> None:
@@ -370,8 +370,8 @@ def choose_engine(
 ) -> tuple[Population, str]:
     """A population on the fastest engine, and why; torch is set to the number of threads that is fastest with it.
 
-    kind: "auto", or the engine that is asked for; threads: None is measured, too; memory_format: "auto", "contiguous" or
-    "channels_last". Else, and raises, as `esper.engine.selection.choose`.
+    kind: "auto", or the engine that is asked for; threads: None is measured, too; memory_format: "auto", "contiguous"
+    or "channels_last". Else, and raises, as `esper.engine.selection.choose`.
     """
     configs = [optimizer] * len(models) if isinstance(optimizer, OptimizerConfig) else list(optimizer)
     counts = thread_counts(threads, x.device)

@@ -25,7 +25,7 @@ Tensors = Mapping[str, Tensor]
 Run = Callable[[list[Tensor], Tensors, bool], Tensor]
 Modules = Mapping[str, nn.Module]
 
-_UNARY_LAYERS: dict[type[nn.Module] | None, Callable[..., Tensor]] = {
+_UNARY_LAYERS: dict[type, Callable[..., Tensor]] = {
     nn.ReLU: torch.relu,
     nn.Sigmoid: torch.sigmoid,
     nn.Tanh: torch.tanh,

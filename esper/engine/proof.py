@@ -6,7 +6,7 @@ steps of it.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -114,8 +114,8 @@ def check_resumable(model: MorphogeneticModel, x: Tensor, y: Tensor) -> None:
         changed = [path for path in before if path.endswith(EXTRA_STATE)] + differing(before, fingerprints(copy))
         if lost := unkept(copy, changed):
             raise EngineError(
-                f"{model.host.in_own_words(lost[0])} changes as the network runs, and a checkpoint cannot hold it; make "
-                "it a buffer, a plain value, or part of what get_extra_state() gives (plain values and tensors)"
+                f"{model.host.in_own_words(lost[0])} changes as the network runs, and a checkpoint cannot hold it; "
+                "make it a buffer, a plain value, or part of what get_extra_state() gives (plain values and tensors)"
             )
 
 
@@ -170,7 +170,7 @@ def _plant(models: Sequence[MorphogeneticModel], blueprints: Sequence[str]) -> N
         with torch.no_grad():
             for parameter in slot.parameters():
                 noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-                parameter += _WEIGHT_SCALE * noise.to(parameter)
+                parameter.add_(_WEIGHT_SCALE * noise.to(parameter))
 
 
 class _Plain:
@@ -215,10 +215,10 @@ class _Plain:
 
 
 def _optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    settings = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    weights, rate, decay = model.parameters(), config.learning_rate, config.weight_decay
     if config.name == "sgd":
-        return torch.optim.SGD(model.parameters(), momentum=config.momentum, **settings)
-    return torch.optim.AdamW(model.parameters(), betas=config.betas, eps=config.eps, **settings)
+        return torch.optim.SGD(weights, lr=rate, momentum=config.momentum, weight_decay=decay)
+    return torch.optim.AdamW(weights, lr=rate, betas=config.betas, eps=config.eps, weight_decay=decay)
 
 
 def _loss(logits: object, y: Tensor) -> Tensor:
@@ -238,23 +238,26 @@ def _differences(population: Trained, plain: _Plain, x: Tensor, y: Tensor, toler
         losses = plain.backward(x, y)
         if not all(loss.isfinite() for loss in losses):
             return  # it has diverged, and no two ways to compute agree on that
-        yield from _unlike("loss", dict(enumerate(losses)), dict(enumerate(found.losses)), tolerance.values)
+        yield from _unlike("loss", _numbered(losses), _numbered(found.losses), tolerance.values)
         for member in members:
             expected, got = _gradients(population, plain, found, member)
-            yield from _unlike("gradient", expected, got, tolerance.gradients, member)
+            yield from _unlike("gradient", expected, got, tolerance.gradients, f" in member {member}")
         population.optimizer.step(population.stacks, _same_gradients(population, plain, found), found.absent)
         plain.step()
         engine.finish(1)
         for stack in population.stacks.values():
             stack.adopt()
         for member in members:
-            states = [_state(model) for model in (plain.models[member], population.models[member])]
-            yield from _unlike("value", *states, tolerance.values, member)
+            states = _state(plain.models[member]), _state(population.models[member])
+            yield from _unlike("value", *states, tolerance.values, f" in member {member}")
     engine.prepare(1, population.version, training=False)
     evaluated, _ = engine.losses(engine.logits(engine.lay(x.unsqueeze(0)), {}), y.unsqueeze(0))
-    yield from _unlike(
-        "loss in evaluation", dict(enumerate(plain.evaluate(x, y))), dict(enumerate(evaluated)), tolerance.values
-    )
+    expected = _numbered(plain.evaluate(x, y))
+    yield from _unlike("loss in evaluation", expected, _numbered(evaluated), tolerance.values)
+
+
+def _numbered(losses: Iterable[Tensor]) -> dict[str, Tensor]:
+    return {f"member {member}": loss for member, loss in enumerate(losses)}
 
 
 def _rows(population: Trained, member: int) -> Iterator[tuple[str, str, int]]:
@@ -311,15 +314,11 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _unlike(
-    what: str,
-    expected: Mapping[int | str, Tensor],
-    found: Mapping[int | str, Tensor],
-    tolerance: float,
-    member: int | None = None,
+    what: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor], tolerance: float, where: str = ""
 ) -> Iterator[str]:
     """A sentence for each of these tensors that is not as expected."""
-    if member is not None and expected.keys() != found.keys():
-        yield f"member {member} has other tensors: {', '.join(map(str, expected.keys() ^ found.keys()))}"
+    if expected.keys() != found.keys():
+        yield f"other tensors{where}: {', '.join(expected.keys() ^ found.keys())}"
         return
     largest = {name: _largest(tensor) for name, tensor in expected.items()}
     floor = _FLOOR * max(largest.values(), default=0.0)
@@ -329,8 +328,7 @@ def _unlike(
         errors = torch.where(is_same, 0.0, one - other)
         error = _largest(errors)
         if not (errors.isfinite().all() and error <= tolerance * max(largest[name], floor)):
-            where = f"{what} of member {name}" if member is None else f"{what} of {name} in member {member}"
-            yield f"{where} is off by {error:.1e} of {largest[name]:.1e}"
+            yield f"{what} of {name}{where} is off by {error:.1e} of {largest[name]:.1e}"
 
 
 def _largest(tensor: Tensor) -> float:

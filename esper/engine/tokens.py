@@ -13,7 +13,6 @@ from esper.errors import EngineError
 from esper.kasmina import blending
 from esper.kasmina.attention import CausalSelfAttention, TokenEmbedding
 
-
 _ATTENTION: tuple[type[nn.Module], ...] = (CausalSelfAttention,)
 try:
     from esper.kasmina.flex import FlexCausalSelfAttention

@@ -2,8 +2,9 @@
 
 import copy
 import functools
+import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,10 @@ _HOOKS = (
 )
 
 
-def copy_network(module: nn.Module) -> nn.Module:
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def copy_network(module: Network) -> Network:
     """A copy with weights of its own; hooks of layers and of parameters come along.
 
     Tensors that a layer derives from its parameters before each pass (pruning, older weight and spectral norms) are
@@ -52,7 +56,7 @@ def check_memory(module: nn.Module) -> None:
         spans.setdefault(tensor.untyped_storage().data_ptr(), []).append(span)
     for held in spans.values():
         held.sort()
-        for (_, end, first), (start, _, second) in zip(held, held[1:], strict=False):
+        for (_, end, first), (start, _, second) in itertools.pairwise(held):
             if start < end:
                 raise ConfigError(f"{first} and {second} share memory: make them one parameter, or two")
 
@@ -69,8 +73,8 @@ def _check_hooks(module: nn.Module) -> None:
     for name, hook in named_hooks(module):
         if any(id(held) in parts for held in _held_by(hook)):
             raise ConfigError(
-                f"{name or type(module).__name__}: a hook holds on to the network itself, and a copy's hook would still "
-                "reach the original; let it use what it is called with, or be a method of its layer"
+                f"{name or type(module).__name__}: a hook holds on to the network itself, and a copy's hook would "
+                "still reach the original; let it use what it is called with, or be a method of its layer"
             )
 
 

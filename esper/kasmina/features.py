@@ -152,7 +152,7 @@ def _topology(said: str, output: Tensor, makers: list[tuple[nn.Module, Tensor]],
 
 
 def _kind(layer: nn.Module, made: Any) -> str | None:
-    """ "cnn" for layers of images, "transformer" for those of vectors in the last dimension, another word for others."""
+    """What a layer makes: "cnn" (images), "transformer" (vectors in the last dimension), or another word."""
     if isinstance(layer, nn.LayerNorm | nn.RMSNorm) and len(layer.normalized_shape) > 1:
         return None
     if isinstance(layer, _SEQUENCE_LAYERS):

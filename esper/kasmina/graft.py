@@ -72,13 +72,13 @@ class GraftedHost(Host):
     def _check_reached(self, positions: Mapping[str, str], example: Tensor, key: str) -> None:
         """Raises ConfigError where the network calls a submodule by another way than its name (a list of its own)."""
         attempt = copy_network(self)
-        reached: list[nn.Module] = []
-        for slot in attempt.slots.children():
-            slot.register_forward_hook(lambda layer, *_: reached.append(layer))
+        reached: set[str] = set()
+        for name, slot in attempt.slots.items():
+            slot.register_forward_hook(lambda *_, name=name: reached.add(name))
         with torch.no_grad(), evaluating(attempt), undisturbed_streams(example.device):
             attempt(example)
         for name, path in positions.items():
-            if attempt.slots[name] not in reached:
+            if name not in reached:
                 raise ConfigError(
                     f"{key or f'slots.{name}'}={path}: the network keeps it in another place too and calls it from "
                     "there, so no slot can stand behind it; keep it in an nn.ModuleList"

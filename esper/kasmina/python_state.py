@@ -23,9 +23,13 @@ _DEPTH = 20
 
 
 @functools.cache
-def is_library(kind: type[nn.Module]) -> bool:
+def _is_library(module: str) -> bool:
+    return module.startswith(("torch.", "esper."))
+
+
+def is_library(kind: type) -> bool:
     """Whether it is a layer of torch or esper, which keeps nothing in Python as it runs."""
-    return kind.__module__.startswith(("torch.", "esper."))
+    return _is_library(kind.__module__)
 
 
 def _owners(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -87,7 +91,7 @@ def unkept(module: nn.Module, paths: Sequence[str]) -> list[str]:
 
 def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Paths whose fingerprints are not the same."""
-    return [path for path in before | after if path not in before or before[path] != after.get(path)]
+    return [path for path in {**before, **after} if path not in before or before[path] != after.get(path)]
 
 
 def _is_kept(value: Any, own: Set[int], depth: int = _DEPTH) -> bool:

@@ -130,7 +130,7 @@ def test_networks_put_together_at_random_are_trained_as_a_plain_loop_trains_them
             found = tensors(model.host.module)
             for (name, tensor), other in zip(tensors(one).items(), found.values(), strict=True):
                 torch.testing.assert_close(
-                    other, tensor, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"network {number}, {n}: {m}"
+                    other, tensor, rtol=1e-9, atol=1e-9, msg=lambda m, n=name, k=number: f"network {k}, {n}: {m}"
                 )
         fused += population.engine.kind == "fused"
     assert fused > 0
