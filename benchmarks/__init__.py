@@ -1,1 +1,3 @@
-"""Side-by-side measurements: `python -m benchmarks.<name>` prints a table; `--json FILE` writes its rows."""
+"""Measurements that anyone can run: `python -m benchmarks.NAME`."""
+
+import esper  # noqa: F401 - before torch is loaded: it says how torch's threads wait

@@ -1,11 +1,12 @@
 """Training many hosts: a plain PyTorch loop, esper one by one, esper fused, and what esper picks by itself.
 
-    python -m benchmarks.population [--json FILE] [--device cuda] [--only digits_cnn] [--rounds 7]
+    python -m benchmarks.population [--json FILE] [--device cuda] [--only digits_cnn] [--rounds 7] [--busy N]
 
 All engines of a case take turns, round by round, in one process, so that a ratio compares like with like on a noisy
 machine; a figure is the median of its rounds. `bare` is one network after another with torch's fastest settings (the
 better of 1 and all threads, of both memory formats; foreach optimizer). "mixed" has four blueprints in three stages.
-Peak memory is taken in a process of its own.
+Peak memory is taken in a process of its own. --busy: with so many processes that do nothing but spin beside it. The
+proof, whose cost is shown too, compares the fused step with plain PyTorch before a run.
 """
 
 import argparse
@@ -15,8 +16,11 @@ import json
 import multiprocessing
 import os
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +31,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from esper.engine.optimizer import OptimizerConfig
-from esper.engine.population import Population, choose_engine
+from esper.engine.population import Population, build, choose_engine
+from esper.engine.proof import difference
 from esper.kasmina.host import CNNHost, MorphogeneticModel
 from esper.leyline import SeedStage
 
@@ -160,11 +165,44 @@ def runner(case: Case, engine: str, device: str) -> Callable[[], object]:
         return lambda: bare.epoch(x, y, order)
     precision = torch.bfloat16 if device == "cuda" else torch.float32
     models = build_models(case, device)
-    if engine == "auto":
-        population, _ = choose_engine(models, OPTIMIZER, x[:BATCH], y[:BATCH], precision)
-    else:
-        population = Population(models, OPTIMIZER, engine, precision)
-    return lambda: population.train_epoch(x, y, order, BATCH)
+    population, reason = choose_engine(models, OPTIMIZER, x[:BATCH], y[:BATCH], precision, engine)
+    print(f"  {engine}: {population.engine.kind}, {torch.get_num_threads()} threads ({reason})", flush=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+
+    def epoch() -> None:
+        torch.set_num_threads(threads)
+        population.train_epoch(x, y, order, BATCH)
+        torch.set_num_threads(os.cpu_count() or 1)
+
+    return epoch
+
+
+def proof_s(case: Case, device: str) -> float:
+    """Seconds that the comparison with plain PyTorch takes."""
+    x, y, _ = data(case, device)
+    models = build_models(case, device)
+
+    def fused(copies: Sequence[MorphogeneticModel], configs: Sequence[OptimizerConfig], dtype: torch.dtype) -> Population:
+        return build(copies, configs, "fused", dtype, False)
+
+    def prove() -> None:
+        found = difference(models, [OPTIMIZER] * len(models), x[:BATCH], y[:BATCH], fused, BLUEPRINTS)
+        assert found is None, found
+
+    return statistics.median(timed(prove, device) for _ in range(3))
+
+
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Inside, so many other processes spin."""
+    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in spinning:
+            process.kill()
+            process.wait()
 
 
 def peak_mb(case: Case, engine: str, device: str) -> float:
@@ -278,12 +316,17 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--only", help="this host alone")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--busy", type=int, default=0, help="so many processes that spin beside it")
     options = parser.parse_args()
     rows = []
     for case in CUDA_CASES if options.device == "cuda" else CASES:
         if options.only in (None, case.host):
-            measured = measure(case, options.device, options.rounds)
+            with busy(options.busy):
+                measured = measure(case, options.device, options.rounds)
+                proof = proof_s(case, options.device)
             show(measured, budget_mb(case))
+            plain_s = measured[0]["ms_per_step"] / 1e3
+            print(f"proof: {proof:.3f} s, {proof / plain_s:.1f} steps of {measured[0]['engine']}\n", flush=True)
             rows += measured
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))

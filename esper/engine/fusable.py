@@ -185,8 +185,8 @@ def _no_own_backward(name: str) -> Iterator[None]:
 
 
 def _streams() -> tuple[object, ...]:
-    of_numpy = np.random.get_state(legacy=False)
-    return torch.get_rng_state().numpy().tobytes(), str(of_numpy["state"]), random.getstate()
+    _, key, *position = np.random.get_state()
+    return torch.get_rng_state().numpy().tobytes(), key.tobytes(), position, random.getstate()
 
 
 def _layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
 
 from esper.checkpoint.layout import DTYPE_NAMES
 from esper.engine.engine import Backward, Engine
@@ -174,11 +176,11 @@ def _plant(models: Sequence[MorphogeneticModel], blueprints: Sequence[str]) -> N
 
 
 class _Plain:
-    """The networks as anybody would train them, with `torch.optim`."""
+    """The networks as anybody would train them."""
 
     def __init__(self, models: Sequence[MorphogeneticModel], configs: Sequence[OptimizerConfig]) -> None:
         self.models, self.configs = models, configs
-        self.optimizers = [_optimizer(model, config) for model, config in zip(models, configs, strict=True)]
+        self.optimizers = [_Optimizer(model, config) for model, config in zip(models, configs, strict=True)]
 
     def backward(self, x: Tensor, y: Tensor) -> list[Tensor]:
         """One minibatch: each network's loss; gradients stand in its parameters."""
@@ -214,11 +216,62 @@ class _Plain:
         return losses
 
 
-def _optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    weights, rate, decay = model.parameters(), config.learning_rate, config.weight_decay
-    if config.name == "sgd":
-        return torch.optim.SGD(weights, lr=rate, momentum=config.momentum, weight_decay=decay)
-    return torch.optim.AdamW(weights, lr=rate, betas=config.betas, eps=config.eps, weight_decay=decay)
+class _Optimizer:
+    """SGD or AdamW by torch's functions; the classes load torch's compiler, which takes longer than all else here."""
+
+    def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
+        self.config, self.parameters = config, list(model.parameters())
+        self.momentum: dict[int, Tensor | None] = {}
+        self.moments: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for index, parameter in enumerate(self.parameters):
+            if parameter.grad is None:
+                continue
+            weight, grad = real(parameter), real(parameter.grad)
+            self._sgd(index, weight, grad) if self.config.name == "sgd" else self._adamw(index, weight, grad)
+
+    def _sgd(self, index: int, weight: Tensor, grad: Tensor) -> None:
+        held = [self.momentum.get(index)]
+        sgd(
+            [weight],
+            [grad],
+            held,
+            has_sparse_grad=False,
+            foreach=False,
+            weight_decay=self.config.weight_decay,
+            momentum=self.config.momentum,
+            lr=self.config.learning_rate,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+        )
+        self.momentum[index] = held[0]
+
+    def _adamw(self, index: int, weight: Tensor, grad: Tensor) -> None:
+        fresh = torch.zeros_like(weight), torch.zeros_like(weight), torch.zeros(())
+        first, second, steps = self.moments.setdefault(index, fresh)
+        adamw(
+            [weight],
+            [grad],
+            [first],
+            [second],
+            [],
+            [steps],
+            foreach=False,
+            amsgrad=False,
+            beta1=self.config.betas[0],
+            beta2=self.config.betas[1],
+            lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+            eps=self.config.eps,
+            maximize=False,
+        )
 
 
 def _loss(logits: object, y: Tensor) -> Tensor:

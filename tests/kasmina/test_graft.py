@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import esper
 from esper.engine.optimizer import OptimizerConfig
@@ -157,3 +158,158 @@ class Fails(nn.Linear):
 def test_what_is_no_network_or_no_place_is_refused_in_words(arguments, reason):
     with pytest.raises(ConfigError, match=reason):
         esper.grow(*arguments)
+
+
+class Sequence1d(nn.Module):
+    """[B, 3, L] -> [B, 4, L] by a convolution: channels first, which looks like [B, T, C]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv1d(3, 4, 3, padding=1), nn.ReLU())
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.body(x).mean(-1))
+
+
+class TimeFirst(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.lstm(x.transpose(0, 1))[0][-1])
+
+
+class ChannelsLast(nn.Module):
+    """Features [B, H, W, C], which look like [B, C, H, W]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Linear(1, 6), nn.LayerNorm(6)), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.body(x.permute(0, 2, 3, 1)).mean((1, 2)))
+
+
+class ByHand(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = Weighted(), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(self.body(x).mean(1))
+
+
+class Weighted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 5))
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+@pytest.mark.parametrize(
+    ("network", "position", "shape", "reason", "topology"),
+    [
+        (Sequence1d, "body", (2, 3, 7), "made by Conv1d; .*topology=transformer", "transformer"),
+        (TimeFirst, "lstm", (2, 5, 4), "whose first dimension is not the batch, 2", None),
+        (ChannelsLast, "body", (2, 1, 8, 8), "made by LayerNorm", "cnn"),
+        (ByHand, "body", (2, 6, 4), "made by no layer that tells", "transformer"),
+    ],
+)
+def test_topology_is_told_by_layers_or_the_user_and_never_by_the_number_of_dimensions(
+    network, position, shape, reason, topology
+):
+    with pytest.raises(ConfigError, match=f"(?s){reason}"):
+        esper.grow(network(), {"mid": position}, torch.randn(shape))
+    if topology:
+        model = esper.grow(network(), {"mid": position}, torch.randn(shape), topology=topology)
+        assert model.host.topology == topology
+        model.germinate_seed("norm", "s", "mid")
+        assert model(torch.randn(shape)).shape == (2, 3)
+    with pytest.raises(ConfigError, match="topology='image': must be one of cnn, transformer"):
+        esper.grow(network(), {"mid": position}, torch.randn(shape), topology="image")
+
+
+class KeptElsewhere(nn.Module):
+    """Calls its layers from a list of its own, where no slot can be put."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.flatten, self.head = nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(128, 3)
+        self.order = [self.conv, self.flatten, self.head]
+
+    def forward(self, x):
+        for layer in self.order:
+            x = layer(x)
+        return x
+
+
+class LooksInside(nn.Module):
+    """Indexes, counts, reads and sets what a slot stands behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU())
+        self.body.scale = 2.0
+        self.flatten, self.head = nn.Flatten(), nn.Linear(128, 3)
+
+    def forward(self, x):
+        self.body.scale = self.body.scale + 1.0
+        assert len(self.body) == 2 and list(self.body)[0] is self.body[0]
+        return self.head(self.flatten(self.body(x) * self.body[0].weight.sum() * self.body.scale))
+
+
+def test_a_submodule_that_is_called_from_elsewhere_takes_no_slot():
+    with pytest.raises(ConfigError, match=r"slots\.mid=conv: the network keeps it in another place"):
+        esper.grow(KeptElsewhere(), {"mid": "conv"}, torch.randn(2, 1, 8, 8))
+
+
+def test_what_a_network_asks_of_a_grafted_submodule_it_gets():
+    network, x = LooksInside(), torch.randn(2, 1, 8, 8)
+    model = esper.grow(network, {"mid": "body"}, x)
+    assert network.body.scale == model.host.module.body.scale == 2.0
+    torch.testing.assert_close(model(x), network(x), rtol=0, atol=0)
+    assert model.host.module.body.inner.scale == 3.0
+
+
+def test_hooks_and_derived_tensors_come_along_and_hooks_on_the_network_itself_are_refused():
+    network, x = ResNet(), torch.randn(2, 1, 8, 8)
+    prune.l1_unstructured(network.stem, "weight", 0.5)
+    network.head.weight.register_hook(lambda grad: grad * 0.0)
+    model = esper.grow(network, {"mid": "layer1"}, x)
+    for one in (network, model):
+        one(x).sum().backward()
+    torch.testing.assert_close(model.host.module.stem.weight_orig.grad, network.stem.weight_orig.grad, rtol=0, atol=0)
+    assert not model.host.module.head.weight.grad.any() and not network.head.weight.grad.any()
+    network.layer1.register_forward_hook(lambda layer, inputs, output: output + network.stem.bias.sum())
+    with pytest.raises(ConfigError, match="layer1: a hook holds on to the network itself"):
+        esper.grow(network, {"mid": "layer1"}, x)
+
+
+def test_parameters_that_share_memory_without_being_one_are_refused():
+    network, flat = ResNet(), torch.randn(12)
+    network.stem.bias = nn.Parameter(flat[:6])
+    network.layer1.norm1.bias = nn.Parameter(flat[3:9])
+    with pytest.raises(ConfigError, match=r"stem\.bias and layer1\.norm1\.bias share memory"):
+        esper.grow(network, {"mid": "layer1"}, torch.randn(2, 1, 8, 8))
+
+
+def test_layers_that_came_in_evaluation_mode_stay_in_it_and_a_network_that_did_does_not():
+    network, x = ResNet(), torch.randn(2, 1, 8, 8)
+    network.layer1.norm1.eval()
+    model = esper.grow(network, {"mid": "layer1"}, x)
+    for _ in range(2):
+        model.eval().train()
+        assert not model.host.module.layer1.norm1.training and model.host.module.layer1.norm2.training
+    assert all(part.training for part in esper.grow(network.eval(), {"mid": "layer1"}, x).train().modules())
+
+
+def test_lazy_layers_take_on_their_shapes():
+    network = ResNet()
+    network.stem = nn.LazyConv2d(6, 3, padding=1)
+    model = esper.grow(network, {"mid": "layer1"}, torch.randn(2, 1, 8, 8))
+    assert model.host.module.stem.weight.shape == (6, 1, 3, 3)
+    assert nn.parameter.is_lazy(network.stem.weight)  # the network itself stays as it was
