@@ -30,8 +30,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from esper.engine.choice import choose_engine
 from esper.engine.optimizer import OptimizerConfig
-from esper.engine.population import Population, build, choose_engine
+from esper.engine.population import Population, build
 from esper.engine.proof import difference
 from esper.kasmina.host import CNNHost, MorphogeneticModel
 from esper.leyline import SeedStage
@@ -183,7 +184,9 @@ def proof_s(case: Case, device: str) -> float:
     x, y, _ = data(case, device)
     models = build_models(case, device)
 
-    def fused(copies: Sequence[MorphogeneticModel], configs: Sequence[OptimizerConfig], dtype: torch.dtype) -> Population:
+    def fused(
+        copies: Sequence[MorphogeneticModel], configs: Sequence[OptimizerConfig], dtype: torch.dtype
+    ) -> Population:
         return build(copies, configs, "fused", dtype, False)
 
     def prove() -> None:

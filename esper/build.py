@@ -9,11 +9,12 @@ import torch
 
 from esper.config.root import RunSchema
 from esper.engine import native
+from esper.engine.choice import choose_engine
 from esper.engine.environment import GrowthVectorEnv, Reward
 from esper.engine.governor import Governor, GovernorConfig
 from esper.engine.growth import Growth
 from esper.engine.optimizer import OptimizerConfig
-from esper.engine.population import Population, choose_engine
+from esper.engine.population import Population
 from esper.engine.proof import check_resumable
 from esper.engine.sharded import ShardedGrowth
 from esper.engine.share import Members, split

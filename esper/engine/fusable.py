@@ -186,7 +186,7 @@ def _no_own_backward(name: str) -> Iterator[None]:
 
 def _streams() -> tuple[object, ...]:
     _, key, *position = np.random.get_state()
-    return torch.get_rng_state().numpy().tobytes(), key.tobytes(), position, random.getstate()
+    return torch.get_rng_state().numpy().tobytes(), bytes(key), position, random.getstate()
 
 
 def _layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

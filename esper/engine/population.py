@@ -13,8 +13,8 @@ from esper.engine.fused import FusedEngine
 from esper.engine.graphs import GraphedStep
 from esper.engine.groups import row_roles
 from esper.engine.optimizer import OptimizerConfig, StackedOptimizer, accurate
-from esper.engine.proof import check_step
-from esper.engine.selection import FUSED, KINDS, SEQUENTIAL, Way, check, choose, thread_counts
+from esper.engine.plain import check_step
+from esper.engine.selection import FUSED, KINDS, SEQUENTIAL, Way, check, choose
 from esper.engine.sequential import SequentialEngine
 from esper.engine.stacks import HOST, ModuleStack
 from esper.errors import EngineError
@@ -355,28 +355,3 @@ def build(
 ) -> Population:
     """A population on an engine that is taken as it is."""
     return Population(models, configs, kind, precision, is_channels_last, is_proven=True)
-
-
-def choose_engine(
-    models: Sequence[MorphogeneticModel],
-    optimizer: OptimizerConfig | Sequence[OptimizerConfig],
-    x: Tensor,
-    y: Tensor,
-    precision: torch.dtype = torch.float32,
-    kind: str = "auto",
-    threads: int | None = None,
-    memory_format: str = "auto",
-    blueprints: Sequence[str] = (),
-) -> tuple[Population, str]:
-    """A population on the fastest engine, and why; torch is set to the number of threads that is fastest with it.
-
-    kind: "auto", or the engine that is asked for; threads: None is measured, too; memory_format: "auto", "contiguous"
-    or "channels_last". Else, and raises, as `esper.engine.selection.choose`.
-    """
-    configs = [optimizer] * len(models) if isinstance(optimizer, OptimizerConfig) else list(optimizer)
-    counts = thread_counts(threads, x.device)
-    asked = None if kind == "auto" else kind
-    is_channels_last = None if memory_format == "auto" else memory_format == "channels_last"
-    choice = choose(models, configs, x, y, build, precision, asked, counts, is_channels_last, blueprints)
-    torch.set_num_threads(choice.threads)
-    return build(models, configs, choice.way.kind, precision, choice.way.is_channels_last), choice.reason

@@ -11,22 +11,19 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.adamw import adamw
-from torch.optim.sgd import sgd
 
 from esper.checkpoint.layout import DTYPE_NAMES
 from esper.engine.engine import Backward, Engine
-from esper.engine.groups import is_isolated, row_roles
+from esper.engine.groups import row_roles
 from esper.engine.optimizer import OptimizerConfig, StackedOptimizer, real
-from esper.engine.sequential import EVALUATION_STREAM, stream_of
+from esper.engine.plain import PlainTraining, check_step
 from esper.engine.stacks import HOST, ModuleStack
-from esper.errors import EngineError, EsperError, first_line
+from esper.errors import EngineError
 from esper.kasmina.copying import copy_network
 from esper.kasmina.host import MorphogeneticModel
 from esper.kasmina.python_state import EXTRA_STATE, differing, fingerprints, unkept
-from esper.kasmina.seeding import seed_streams, undisturbed_streams
+from esper.kasmina.seeding import undisturbed_streams
 from esper.leyline import SeedStage
 
 EXAMPLES = 8
@@ -84,18 +81,7 @@ def difference(
         _plant(plain, blueprints)
         own = [configs[index] for index in chosen]
         population = build([copy_network(model) for model in plain], own, dtype)
-        return next(_differences(population, _Plain(plain, own), x, y, TOLERANCES[dtype]), None)
-
-
-def check_step(model: MorphogeneticModel, x: Tensor, y: Tensor) -> None:
-    """Raises EngineError where a training step of the network by itself fails; a copy is run."""
-    try:
-        with undisturbed_streams(x.device):
-            _Plain([copy_network(model)], [OptimizerConfig()]).backward(x, y)
-    except EsperError:
-        raise
-    except Exception as error:  # code of any make runs here
-        raise EngineError(f"the network's own training step fails on {list(x.shape)}: {first_line(error)}") from error
+        return next(_differences(population, PlainTraining(plain, own), x, y, TOLERANCES[dtype]), None)
 
 
 def check_resumable(model: MorphogeneticModel, x: Tensor, y: Tensor) -> None:
@@ -108,7 +94,7 @@ def check_resumable(model: MorphogeneticModel, x: Tensor, y: Tensor) -> None:
             what = model.host.in_own_words(name)
             raise EngineError(f"{what} is {tensor.dtype}, which a checkpoint cannot hold; keep it in another dtype")
     with undisturbed_streams(x.device):
-        plain = _Plain([copy_network(model)], [OptimizerConfig()])
+        plain = PlainTraining([copy_network(model)], [OptimizerConfig()])
         copy = plain.models[0]
         before = fingerprints(copy)
         plain.backward(x, y)
@@ -175,114 +161,9 @@ def _plant(models: Sequence[MorphogeneticModel], blueprints: Sequence[str]) -> N
                 parameter.add_(_WEIGHT_SCALE * noise.to(parameter))
 
 
-class _Plain:
-    """The networks as anybody would train them."""
-
-    def __init__(self, models: Sequence[MorphogeneticModel], configs: Sequence[OptimizerConfig]) -> None:
-        self.models, self.configs = models, configs
-        self.optimizers = [_Optimizer(model, config) for model, config in zip(models, configs, strict=True)]
-
-    def backward(self, x: Tensor, y: Tensor) -> list[Tensor]:
-        """One minibatch: each network's loss; gradients stand in its parameters."""
-        losses = []
-        for model, optimizer in zip(self.models, self.optimizers, strict=True):
-            model.train()
-            optimizer.zero_grad()
-            seed_streams(stream_of(0, 0), x.device)
-            loss = _loss(model(x), y)
-            if loss.requires_grad:
-                loss.backward()
-            for slot in model.slots.values():
-                slot.step()
-            losses.append(loss.detach())
-        return losses
-
-    def step(self) -> None:
-        for model, optimizer, config in zip(self.models, self.optimizers, self.configs, strict=True):
-            if config.clip_norm is not None:
-                apart = [list(slot.parameters()) for slot in model.slots.values() if is_isolated(slot)]
-                held = {id(parameter) for parameters in apart for parameter in parameters}
-                for group in ([p for p in model.parameters() if id(p) not in held], *apart):
-                    nn.utils.clip_grad_norm_(group, config.clip_norm)
-            optimizer.step()
-
-    @torch.no_grad()
-    def evaluate(self, x: Tensor, y: Tensor) -> list[Tensor]:
-        losses = []
-        for model in self.models:
-            model.eval()
-            seed_streams(EVALUATION_STREAM, x.device)
-            losses.append(_loss(model(x), y))
-        return losses
-
-
-class _Optimizer:
-    """SGD or AdamW by torch's functions; the classes load torch's compiler, which takes longer than all else here."""
-
-    def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
-        self.config, self.parameters = config, list(model.parameters())
-        self.momentum: dict[int, Tensor | None] = {}
-        self.moments: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-
-    def zero_grad(self) -> None:
-        for parameter in self.parameters:
-            parameter.grad = None
-
-    @torch.no_grad()
-    def step(self) -> None:
-        for index, parameter in enumerate(self.parameters):
-            if parameter.grad is None:
-                continue
-            weight, grad = real(parameter), real(parameter.grad)
-            self._sgd(index, weight, grad) if self.config.name == "sgd" else self._adamw(index, weight, grad)
-
-    def _sgd(self, index: int, weight: Tensor, grad: Tensor) -> None:
-        held = [self.momentum.get(index)]
-        sgd(
-            [weight],
-            [grad],
-            held,
-            has_sparse_grad=False,
-            foreach=False,
-            weight_decay=self.config.weight_decay,
-            momentum=self.config.momentum,
-            lr=self.config.learning_rate,
-            dampening=0.0,
-            nesterov=False,
-            maximize=False,
-        )
-        self.momentum[index] = held[0]
-
-    def _adamw(self, index: int, weight: Tensor, grad: Tensor) -> None:
-        fresh = torch.zeros_like(weight), torch.zeros_like(weight), torch.zeros(())
-        first, second, steps = self.moments.setdefault(index, fresh)
-        adamw(
-            [weight],
-            [grad],
-            [first],
-            [second],
-            [],
-            [steps],
-            foreach=False,
-            amsgrad=False,
-            beta1=self.config.betas[0],
-            beta2=self.config.betas[1],
-            lr=self.config.learning_rate,
-            weight_decay=self.config.weight_decay,
-            eps=self.config.eps,
-            maximize=False,
-        )
-
-
-def _loss(logits: object, y: Tensor) -> Tensor:
-    if not isinstance(logits, Tensor) or logits.shape[:-1] != y.shape:
-        found = f"{list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise EngineError(f"the network gives {found} for targets {list(y.shape)}; expected logits [..., classes]")
-    flat = logits.flatten(0, -2)
-    return F.cross_entropy(flat.float() if flat.dtype.itemsize < 4 else flat, y.flatten())
-
-
-def _differences(population: Trained, plain: _Plain, x: Tensor, y: Tensor, tolerance: Tolerance) -> Iterator[str]:
+def _differences(
+    population: Trained, plain: PlainTraining, x: Tensor, y: Tensor, tolerance: Tolerance
+) -> Iterator[str]:
     engine, members = population.engine, range(len(plain.models))
     for _ in range(STEPS):
         engine.prepare(1, population.version, seeds=[0 for _ in members])
@@ -331,7 +212,7 @@ def _parameter(model: MorphogeneticModel, stack: str, name: str) -> nn.Parameter
 
 
 def _gradients(
-    population: Trained, plain: _Plain, found: Backward, member: int
+    population: Trained, plain: PlainTraining, found: Backward, member: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Gradients of what takes part, plain and found; one that takes part on one side alone is zero on the other."""
     expected, got = {}, {}
@@ -346,7 +227,7 @@ def _gradients(
     return expected, got
 
 
-def _same_gradients(population: Trained, plain: _Plain, found: Backward) -> dict[str, dict[str, Tensor]]:
+def _same_gradients(population: Trained, plain: PlainTraining, found: Backward) -> dict[str, dict[str, Tensor]]:
     """The plain networks' gradients, for what the engine found to take part."""
 
     def of(member: int, stack: str, name: str) -> Tensor:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from esper.engine import native
 from esper.engine.fused import host_program, make_layout
 from esper.engine.optimizer import OptimizerConfig
+from esper.engine.plain import check_step
 from esper.engine.program import Program
-from esper.engine.proof import Trained, check_step, difference
+from esper.engine.proof import Trained, difference
 from esper.errors import EngineError, first_line
 from esper.kasmina.blueprints import BlueprintRegistry
 from esper.kasmina.copying import copy_network

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from esper.engine.choice import choose_engine
 from esper.engine.governor import Governor, GovernorConfig
 from esper.engine.growth import Growth
 from esper.engine.optimizer import OptimizerConfig
-from esper.engine.population import Population, choose_engine
+from esper.engine.population import Population
 from esper.errors import EngineError
 from esper.kasmina import MorphogeneticModel
 from esper.kasmina.graft import grow

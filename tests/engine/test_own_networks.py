@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 import esper
+from esper.engine.choice import choose_engine
 from esper.engine.governor import Governor, GovernorConfig
 from esper.engine.growth import Growth
 from esper.engine.optimizer import OptimizerConfig
-from esper.engine.population import Population, choose_engine
+from esper.engine.population import Population
 from esper.engine.proof import check_resumable
 from esper.errors import EngineError
 from esper.kasmina.slot import QualityGates
@@ -193,7 +194,7 @@ import torch
 from torch import nn
 import esper
 from esper.engine.optimizer import OptimizerConfig
-from esper.engine.population import choose_engine
+from esper.engine.choice import choose_engine
 torch.manual_seed(0)
 layers = [nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 8, 1, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
 x, y = torch.randn(64, 1, 16, 16), torch.arange(64) % 3

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from esper.engine import native, selection
+from esper.engine.choice import choose_engine
 from esper.engine.lanes import LaneLayout
 from esper.engine.optimizer import OptimizerConfig
-from esper.engine.population import choose_engine
 from esper.engine.program import Program
 from esper.errors import EngineError
 from tests.engine.growing import data, model
