@@ -185,8 +185,8 @@ def _no_own_backward(name: str) -> Iterator[None]:
 
 
 def _streams() -> tuple[object, ...]:
-    _, key, *position = np.random.get_state()
-    return torch.get_rng_state().numpy().tobytes(), bytes(key), position, random.getstate()
+    of_numpy: Any = np.random.get_state()
+    return torch.get_rng_state().numpy().tobytes(), of_numpy[1].tobytes(), of_numpy[2:], random.getstate()
 
 
 def _layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

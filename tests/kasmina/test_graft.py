@@ -258,7 +258,7 @@ class LooksInside(nn.Module):
 
     def forward(self, x):
         self.body.scale = self.body.scale + 1.0
-        assert len(self.body) == 2 and list(self.body)[0] is self.body[0]
+        assert len(self.body) == 2 and next(iter(self.body)) is self.body[0]
         return self.head(self.flatten(self.body(x) * self.body[0].weight.sum() * self.body.scale))
 
 
