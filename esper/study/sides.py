@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from esper.config.checks import spelled
+from esper.config.checks import flat, spelled
 from esper.config.store import VOLATILE
 from esper.errors import RunError
 from esper.nissa.history import RunHistory, read_run
 from esper.study.find import find_run
 from esper.study.folders import ROOT, RUN_FILE, SWEEP_FILE, is_attempt, place, walk
-from esper.study.query import flat, read_config_file
+from esper.study.query import read_config_file
 from esper.study.rows import chosen_groups
 
 Host = tuple[int, int]  # (seed, member)
