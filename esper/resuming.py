@@ -41,7 +41,11 @@ def configuration(run_dir: Path, overrides: Sequence[str], checkpoint: Checkpoin
         raise ConfigError(f"{error}\n  {mend}") from error
     reached = checkpoint.state.get("growth", {}).get("epoch")
     if isinstance(reached, int) and config.epochs < reached:
-        raise ConfigError(f"{path}: epochs={config.epochs}, and its checkpoint is of epoch {reached} already")
+        was = spelled(checkpoint.config.get("epochs"))
+        raise ConfigError(
+            f"{path}: epochs is {config.epochs}, and was {was}; its checkpoint is of epoch {reached} already\n"
+            f"  put it back, or expect {reached} epochs or more"
+        )
     changes = differences(config, checkpoint)
     confirmed = [override for override in overrides if _confirms(override, changes)]
     for override in confirmed:
