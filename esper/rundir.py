@@ -83,6 +83,7 @@ class RunDirectory:
             if holds_run(path):
                 raise RunError(f"{path} already holds a run\n  to continue it: python -m esper.run resume={path}")
             _refuse_foreign(path)
+            sweep_temporaries(path, WRITTEN)
             write_config(path, config)
             record = {
                 "schema": SCHEMA_VERSION,
@@ -232,7 +233,7 @@ def _read_record(path: Path) -> dict[str, Any]:
         damage = f"cannot be read ({error})"
     try:
         checkpoint = CheckpointManager(path).load_latest_agent()
-        record = checkpoint.metadata.get("run")
+        record = checkpoint.metadata.get("run", {})
         _check_record(record)
     except (CheckpointError, ValueError) as error:
         raise RunError(f"resume={path}: {RUN_FILE} {damage}, and no checkpoint can stand in for it") from error

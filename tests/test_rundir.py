@@ -150,9 +150,10 @@ def test_a_file_of_somebody_else_is_not_written_over(tmp_path, name):
 
 def test_a_start_that_was_killed_is_begun_again(tmp_path):
     with RunDirectory.create(tmp_path, CONFIG, []):
-        (tmp_path / "run.json").unlink()
+        (tmp_path / "run.json").rename(tmp_path / ".run.json.0123abcd.tmp")
     with RunDirectory.create(tmp_path, CONFIG, []):
         assert stored(tmp_path)["status"] == "queued"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "run.json", "run.lock"]
 
 
 def test_what_killed_writers_left_goes_and_nothing_else(tmp_path):
