@@ -30,7 +30,6 @@ _TINY = (
     "engine.twins=false",
     "engine.threads=1",
     "checkpoint.every_epochs=1",
-    "checkpoint.keep_last=2",
     "telemetry.report=false",
     "telemetry.console=off",
     "task.image_size=8",
@@ -40,15 +39,12 @@ _TINY = (
     "slots=early_late",
     "batch_size=256",
 )
-_POLICIES = {
-    "rules": ("policy=scheduled", "policy.plant_epochs=[1,1,1]", "policy.blend_epochs=[2,2,3]", "optimizer=adamw"),
-    "reinforce": (
-        "policy=reinforce",
-        "policy.updates=2",
-        "policy.members=1",
-        "policy.rollout_steps=4",
-        "policy.validation_episodes=1",
-    ),
+_RULES = ("policy=scheduled", "policy.plant_epochs=[1,1,1]", "policy.blend_epochs=[2,2,3]", "optimizer=adamw")
+_LEARNS = ("policy=reinforce", "policy.updates=2", "policy.members=1", "policy.rollout_steps=4")
+_SUBJECTS = {
+    "rules": (*_RULES, "checkpoint.keep_last=2"),
+    "reinforce": (*_LEARNS, "policy.validation_episodes=1", "checkpoint.keep_last=2"),
+    "rules, every checkpoint kept": (*_RULES, "checkpoint.keep_last=9"),
 }
 
 
@@ -84,8 +80,8 @@ class Subject:
 def subjects(folder: Path) -> list[Subject]:
     """All of them, each brought to its end once in this process, which is warm from then on."""
     made = []
-    for name, policy in _POLICIES.items():
-        subject = Subject(name, compose([*_TINY, *policy]), folder / "whole" / name)
+    for name, further in _SUBJECTS.items():
+        subject = Subject(name, compose([*_TINY, *further]), folder / "whole" / name)
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             if subject.begin(subject.whole):
                 raise RuntimeError(f"the undisturbed run of {name} has failed")

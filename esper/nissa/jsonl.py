@@ -92,6 +92,8 @@ def read_jsonl(path: Path | str) -> tuple[list[dict[str, Any]], int]:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return records, unreadable
+    except OSError:  # a folder, a link to itself
+        return records, 1
     for line in text.split("\n"):
         if not line.strip():
             continue

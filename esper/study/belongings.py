@@ -28,8 +28,10 @@ class Contents(NamedTuple):
 def contents(folder: Path) -> Contents:
     """What lies in a folder; nothing of it is a run's own where none has begun or been about to."""
     run, job = read_object(folder / RUN_FILE), read_object(folder / JOB_FILE)
-    names = {LOCK_FILE} if _is_signature(folder / LOCK_FILE) else set()
-    uid = None
+    names, uid = set(), None
+    if _is_signature(folder / LOCK_FILE):
+        # What a start writes next: where it is not there, a temporary file for it may be.
+        names |= {LOCK_FILE, *(name for name in (CONFIG_FILE, RUN_FILE) if not (folder / name).exists())}
     if is_of_a_run(run):
         names |= {*_RUN_FILES}
         uid = str(run["uid"])

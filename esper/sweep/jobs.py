@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 
-from esper.files import replace_file
+from esper.files import replace_file, sweep_temporaries
 from esper.sweep.errors import SweepError
 from esper.sweep.lock import FileLock, now, spelled
 
@@ -64,6 +64,7 @@ class JobFile:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self._lock.acquire():
             raise SweepError(f"{self.folder} is in use by {self.holder()}; wait until it ends, or stop it")
+        sweep_temporaries(self.folder, JOB_FILE)
         attempt = int(self.record().get("attempt", 0)) + 1
         self._started = time.monotonic()
         write_json(

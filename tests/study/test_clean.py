@@ -30,6 +30,10 @@ def root(tmp_path):
     (tmp_path / "unborn").mkdir()
     (tmp_path / "unborn/run.lock").touch()
     (tmp_path / "unborn/config.yaml").write_text(f"{CONFIG_HEAD}name: x\n")
+    (tmp_path / "unborn/.run.json.0123abcd.tmp").touch()
+    (tmp_path / "unborn2").mkdir()
+    (tmp_path / "unborn2/run.lock").write_text('{"pid": 1, "host": "here", "since": "now"}   ')
+    (tmp_path / "unborn2/.config.yaml.0123abcd.tmp").touch()
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept/run.lock").touch()
     (tmp_path / "kept/notes.txt").touch()
@@ -55,12 +59,13 @@ def test_only_what_came_to_nothing_may_go(root):
         "half": "2 half-written files",
         "killed": "killed, and has no checkpoint to go on from",
         "unborn": "never began",
+        "unborn2": "never began",
     }
     assert found(root, finished=True).keys() - found(root).keys() == {"digits/sweep-0123abcd/0123456789ab.2"}
 
 
 def test_what_a_process_has_stays(root):
-    with RunLock(root / "killed"), RunLock(root / "unborn"), RunLock(root / "half"):
+    with RunLock(root / "killed"), RunLock(root / "unborn"), RunLock(root / "unborn2"), RunLock(root / "half"):
         assert found(root).keys() == {"digits/failed", "digits/sweep-0123abcd/0123456789ab.1"}
 
 
@@ -73,7 +78,7 @@ def test_nothing_goes_without_yes(root, capsys):
 
 def test_with_yes_it_goes_and_the_rest_stays(root, capsys):
     assert main(["clean", "--root", str(root), "--yes"]) == 0
-    assert capsys.readouterr().out.count("removed") == 5
+    assert capsys.readouterr().out.count("removed") == 6
     left = {str(path.parent.relative_to(root)) for path in root.rglob("run.json")}
     assert left == {"finished", "stopped", "half", *(f"digits/sweep-0123abcd/0123456789ab{n}" for n in ("", ".2"))}
     assert (root / "kept/notes.txt").exists()
