@@ -226,7 +226,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
         _check_record(record)
-        return dict(record)
+        return dict.fromkeys(_FIELDS) | record
     except FileNotFoundError:
         damage = "is missing"
     except (OSError, ValueError, RecursionError) as error:
@@ -246,7 +246,7 @@ def _check_record(record: Any) -> None:
     if not isinstance(record, dict) or record.get("schema") != SCHEMA_VERSION:
         raise ValueError(f"expected an object of schema {SCHEMA_VERSION}")
     for name, kinds in _FIELDS.items():
-        value = record.get(name, ...)
+        value = record.get(name)
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise ValueError(f"{name}: expected {kinds[0].__name__}, found {type(value).__name__}")
     if not math.isfinite(record["wall_s"]):

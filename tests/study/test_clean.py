@@ -141,6 +141,10 @@ def test_a_run_under_way_cannot_be_removed(root, capsys):
 FOREIGN = {
     "another program's run.json": {"run.json": '{"status": "failed"}', "data.csv": "1"},
     "a run.json of the same schema": {"run.json": '{"schema": 1, "status": "failed"}', "data.csv": "1"},
+    "a run.json of another schema": {
+        "run.json": '{"schema": 2, "id": "a", "uid": "a", "name": "a", "status": "failed"}',
+        "data.csv": "1",
+    },
     "a list": {"run.json": "[1, 2]", "data.csv": "1"},
     "no JSON": {"run.json": "nothing", "data.csv": "1"},
     "nested": {"run.json": "[" * 100_000, "data.csv": "1"},
