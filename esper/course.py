@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import mode
 
 from esper.build import grow, prepare
-from esper.checkpoint import Checkpoint, CheckpointManager
+from esper.checkpoint import Checkpoint
 from esper.config.checks import in_short
 from esper.config.root import RunSchema
 from esper.distributed import ranks
@@ -32,6 +32,7 @@ class Job:
     folder: RunDirectory
     config: RunSchema
     is_new: bool
+    checkpoint: Checkpoint | None = None  # that it goes on from
     run: Run | None = None
     error: Exception | None = None
 
@@ -48,6 +49,8 @@ def see_through(jobs: Sequence[Job], is_shown: bool) -> list[int]:
         runs: list[Run] = []
         try:
             runs = _build(jobs)
+            for job in jobs:
+                job.checkpoint = None  # its tensors are the run's own by now
             for run in runs:
                 with run.guarded():
                     run.open(is_shown, together=len(runs))
@@ -76,19 +79,13 @@ def _build(jobs: Sequence[Job]) -> list[Run]:
             if all(job.error is None for job in ready):
                 for job, part in zip(ready, grown, strict=True):
                     with _blamed([job]):
-                        job.run = Run(job.folder, job.config, part, _last_checkpoint(job))
+                        ranks().broadcast(job.checkpoint)
+                        job.run = Run(job.folder, job.config, part, job.checkpoint)
                 _check_places(ready)
         if all(job.error is None for job in ready):
             return [job.run for job in ready if job.run is not None]
         ready = [job for job in ready if job.error is None]  # the others are built anew without them
     return []
-
-
-def _last_checkpoint(job: Job) -> Checkpoint | None:
-    manager = CheckpointManager(job.folder.path)
-    checkpoint = manager.load_latest_agent() if not job.is_new and manager.exists() else None
-    ranks().broadcast(checkpoint)
-    return checkpoint
 
 
 def _check_places(jobs: Sequence[Job]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from esper.checkpoint import Checkpoint
 from esper.config.composing import read_config, to_plain
 from esper.config.root import RunSchema
 from esper.course import BAD_INPUT, Job, see_through, told
@@ -16,7 +17,8 @@ from esper.distributed import ranks
 from esper.errors import EsperError
 from esper.nissa import print_summary
 from esper.planned import Planned
-from esper.rundir import CONFIG_FILE, RUN_FILE, RunDirectory
+from esper.resuming import configuration, differences, refuse
+from esper.rundir import CONFIG_FILE, RunDirectory, holds_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +48,13 @@ def start(
 def resume(path: Path, overrides: list[str]) -> int:
     """Continue the run in this folder. Returns the exit code; raises EsperError on bad input."""
     with RunDirectory.reopen(path) as folder:
-        config = read_config(path / CONFIG_FILE, overrides)
         if folder.record["status"] == "finished":
+            read_config(path / CONFIG_FILE, overrides)
             print(f"{path}: this run has finished, after epoch {folder.record['epoch']}")
             return 0
-        return _alone(Job(folder, config, is_new=False))
+        checkpoint = _last_checkpoint(folder)
+        config = configuration(path, overrides, checkpoint)
+        return _alone(Job(folder, config, is_new=False, checkpoint=checkpoint))
 
 
 def run_together(planned: Sequence[Planned]) -> list[Outcome]:
@@ -64,15 +68,19 @@ def run_together(planned: Sequence[Planned]) -> list[Outcome]:
     with ExitStack() as locks:
         for number, plan in enumerate(planned):
             try:
-                is_new = not (plan.path / RUN_FILE).exists()
+                is_new = not holds_run(plan.path)
                 folder = locks.enter_context(_folder(plan, is_new))
+                is_finished = folder.record["status"] == "finished"
+                checkpoint = None if is_new or is_finished else _last_checkpoint(folder)
+                if checkpoint:
+                    refuse(differences(plan.config, checkpoint), checkpoint, plan.path)
             except EsperError as error:
                 outcomes[number] = Outcome(BAD_INPUT, {}, error)
                 continue
-            if folder.record["status"] == "finished":
+            if is_finished:
                 outcomes[number] = Outcome(0, folder.record)
             else:
-                jobs[number] = Job(folder, plan.config, is_new)
+                jobs[number] = Job(folder, plan.config, is_new, checkpoint)
         codes = see_through(list(jobs.values()), is_shown=False)
         for (number, job), code in zip(jobs.items(), codes, strict=True):
             outcomes[number] = Outcome(code, job.folder.record, job.error)
@@ -83,6 +91,14 @@ def _folder(plan: Planned, is_new: bool) -> RunDirectory:
     if not is_new:
         return RunDirectory.reopen(plan.path)
     return RunDirectory.create(plan.path, to_plain(plan.config), plan.overrides, plan.options, plan.sweep)
+
+
+def _last_checkpoint(folder: RunDirectory) -> Checkpoint | None:
+    """What the run goes on from, on the engine that it was made by; None: it begins again."""
+    checkpoint = folder.last_checkpoint()
+    if checkpoint:
+        folder.record["engine"] = checkpoint.metadata.get("engine", folder.record["engine"])
+    return checkpoint
 
 
 def _alone(job: Job) -> int:

@@ -29,13 +29,13 @@ class Job:
         from hydra.types import RunMode
 
         from esper.drive import resume, start  # here, since it loads torch
-        from esper.rundir import RUN_FILE
+        from esper.rundir import RUN_FILE, holds_run
 
         hydra = HydraConfig.get()
         folder = shown(Path(hydra.runtime.output_dir))
         try:
             plan = planned(composed, hydra, folder)
-            if hydra.mode == RunMode.MULTIRUN and (folder / RUN_FILE).exists():
+            if hydra.mode == RunMode.MULTIRUN and holds_run(folder):
                 telemetry = plan.config.telemetry
                 view = [f"telemetry.console={telemetry.console}", f"telemetry.report={str(telemetry.report).lower()}"]
                 code = resume(folder, view)

@@ -1,5 +1,6 @@
 """Policies that learn: the controllers that act by them, and what trains them."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -163,6 +164,8 @@ def _load(name: str, part: str) -> tuple[Mapping[str, Tensor], Mapping[str, Any]
         tensors, plain, _ = read_policy(path)
         return tensors, plain
     checkpoint = CheckpointManager(path).load_latest_agent()
+    for unsound in checkpoint.skipped:
+        print(f"policy.load={name}: skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", file=sys.stderr)
     if part not in (checkpoint.state.get("learning") or {}):
         raise ConfigError(f"policy.load={name}: that run has learned no such policy; expected one of the same policy=")
     return learned_part(checkpoint, part)

@@ -19,6 +19,7 @@ from esper.config.store import conf_dir, register
 from esper.errors import ConfigError, EsperError, RunError
 from esper.fused_launcher import FusedLauncher, FusedLauncherConf
 from esper.job import BAD_INPUT, Job, complain
+from esper.study.folders import is_run
 from esper.sweep import JobError, SweepEnded, SweepError, register_plugin
 
 FAILED = 1
@@ -127,9 +128,8 @@ def _only_job(composed: DictConfig) -> int:
 
 def _resume(name: str, others: list[str]) -> int:
     folder = Path(name.strip("'\""))
-    missing = [file for file in ("run.json", "config.yaml") if not os.path.isfile(folder / file)]
-    if missing:
-        found = f"it has no {missing[0]}" if os.path.isdir(folder) else "there is no such folder"
+    if not is_run(folder):
+        found = "it has no run.json" if os.path.isdir(folder) else "there is no such folder"
         raise RunError(f"resume={name}: {found}\n  expected the folder of a run, such as outputs/NAME/ID")
     from esper.drive import resume
 

@@ -2,10 +2,12 @@
 
 import contextlib
 import json
+import math
 import os
 import platform
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -17,17 +19,38 @@ import torch
 import yaml
 
 from esper import __version__
-from esper.checkpoint import RunLock
+from esper.checkpoint import Checkpoint, CheckpointManager, RunLock
 from esper.checkpoint.atomic import write_atomic
 from esper.checkpoint.run_lock import LOCK_NAME
-from esper.errors import EsperError, RunError
+from esper.errors import CheckpointError, EsperError, RunError
+from esper.files import sweep_temporaries
 
 CONFIG_FILE = "config.yaml"
 RUN_FILE = "run.json"
+CONFIG_HEAD = "# The whole configuration of this run, resolved.\n"
 SCHEMA_VERSION = 1
 BEAT_S = 1.0
-# Padded to a whole block, run.json can be rewritten in place when the disk is full, to say that the run failed.
-BLOCK_BYTES = 4096
+# What a run writes into its folder, beside its checkpoints.
+WRITTEN = (CONFIG_FILE, RUN_FILE, "metrics.jsonl", "events.jsonl", "learning.jsonl", "report.html")
+_NOTHING = type(None)
+_FIELDS: dict[str, tuple[type, ...]] = {
+    "id": (str,),
+    "uid": (str,),
+    "name": (str,),
+    "sweep": (str, _NOTHING),
+    "status": (str,),
+    "seed": (int,),
+    "epoch": (int,),
+    "max_epochs": (int,),
+    "update": (int,),
+    "max_updates": (int,),
+    "started_at": (str,),
+    "wall_s": (int, float),
+    "overrides": (list,),
+    "options": (dict,),
+    "engine": (dict, _NOTHING),
+    "summary": (dict, _NOTHING),
+}
 
 
 class RunDirectory:
@@ -57,10 +80,11 @@ class RunDirectory:
         """
         with contextlib.ExitStack() as on_error:
             lock = on_error.enter_context(RunLock(path))
-            if (path / RUN_FILE).exists():
+            if holds_run(path):
                 raise RunError(f"{path} already holds a run\n  to continue it: python -m esper.run resume={path}")
-            text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-            write_atomic(path / CONFIG_FILE, f"# The whole configuration of this run, resolved.\n{text}".encode())
+            _refuse_foreign(path)
+            sweep_temporaries(path, WRITTEN)
+            write_config(path, config)
             record = {
                 "schema": SCHEMA_VERSION,
                 "id": path.name,
@@ -89,17 +113,22 @@ class RunDirectory:
 
     @classmethod
     def reopen(cls, path: Path) -> "RunDirectory":
-        """Take over a run that stopped. Raises RunError where there is none, or another process has it."""
+        """Take over a run that stopped, and tidy up after it.
+
+        What run.json cannot tell any more, its newest sound checkpoint does. Raises RunError where neither tells, or
+        another process has the run.
+        """
         with contextlib.ExitStack() as on_error:
             lock = on_error.enter_context(RunLock(path))
-            try:
-                record = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
-                if not isinstance(record, dict) or record.get("schema") != SCHEMA_VERSION:
-                    raise ValueError(f"expected an object of schema {SCHEMA_VERSION}")
-            except (OSError, ValueError, RecursionError) as error:
-                raise RunError(f"resume={path}: {RUN_FILE} cannot be read ({error})") from error
+            record = _read_record(path)
+            sweep_temporaries(path, WRITTEN)
             on_error.pop_all()
         return cls(path, record, lock)
+
+    def last_checkpoint(self) -> Checkpoint | None:
+        """The newest sound one; None where none was saved yet. Raises CheckpointError where none is sound."""
+        manager = CheckpointManager(self.path)
+        return manager.load_latest_agent() if manager.exists() else None
 
     def start(self, **changes: Any) -> None:
         """The run is under way in this process, for the first time or again."""
@@ -116,9 +145,13 @@ class RunDirectory:
         self.update(status=status, finished_at=now(), **changes)
 
     def fail(self, reason: str) -> None:
-        """The run failed. On a full disk this much is still tried, and no more."""
-        with contextlib.suppress(EsperError):
+        """The run failed. On a full disk, what the lock has kept free is for this."""
+        try:
             self.finish("failed", error=reason)
+        except EsperError:
+            self._lock.give_room()
+            with contextlib.suppress(EsperError):
+                self.finish("failed", error=reason)
 
     def discard(self) -> None:
         """Take back a run that never began: its files go, and the folder where nothing else is in it."""
@@ -136,13 +169,7 @@ class RunDirectory:
         self._last_beat = beat
         self.record |= changes | {"heartbeat_at": now(), "wall_s": round(wall_s, 3)}
         data = json.dumps(self.record, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        data += b" " * (-len(data) % BLOCK_BYTES)
-        try:
-            write_atomic(self.path / RUN_FILE, data)
-        except EsperError:
-            with contextlib.suppress(OSError), open(self.path / RUN_FILE, "r+b", buffering=0) as file:
-                file.write(data)
-            raise
+        write_atomic(self.path / RUN_FILE, data)
 
     def __enter__(self) -> "RunDirectory":
         return self
@@ -151,6 +178,17 @@ class RunDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lock.release()
+
+
+def holds_run(path: Path) -> bool:
+    """Whether a run has begun in this folder: run.json says so, or a checkpoint where that was lost."""
+    return (path / RUN_FILE).exists() or CheckpointManager(path).exists()
+
+
+def write_config(path: Path, config: dict[str, Any]) -> None:
+    """Write the run's config.yaml. Raises CheckpointError."""
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    write_atomic(path / CONFIG_FILE, f"{CONFIG_HEAD}{text}".encode())
 
 
 def now() -> str:
@@ -162,3 +200,54 @@ def _whereabouts() -> dict[str, Any]:
     """Who works on the run, and what its exact result depends on."""
     versions = {"esper": __version__, "python": platform.python_version(), "torch": str(torch.__version__)}
     return {"pid": os.getpid(), "host": socket.gethostname(), "versions": versions}
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Raises RunError where the run would write over files that are not its own."""
+    for name in WRITTEN:
+        if os.path.lexists(path / name) and not (name == CONFIG_FILE and _is_of_a_start(path / name)):
+            raise RunError(
+                f"{path} already holds a file that a run would write: {name}\n"
+                "  give the run a folder of its own, as with hydra.run.dir=outputs/NAME"
+            )
+
+
+def _is_of_a_start(config: Path) -> bool:
+    """Whether a run that was killed before it began has left this config.yaml."""
+    try:
+        with open(config, encoding="utf-8") as file:
+            return file.readline() == CONFIG_HEAD
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """What run.json holds, else what the newest sound checkpoint knows of it. Raises RunError."""
+    try:
+        record = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
+        _check_record(record)
+        return dict.fromkeys(_FIELDS) | record
+    except FileNotFoundError:
+        damage = "is missing"
+    except (OSError, ValueError, RecursionError) as error:
+        damage = f"cannot be read ({error})"
+    try:
+        checkpoint = CheckpointManager(path).load_latest_agent()
+        record = checkpoint.metadata.get("run", {})
+        _check_record(record)
+    except (CheckpointError, ValueError) as error:
+        raise RunError(f"resume={path}: {RUN_FILE} {damage}, and no checkpoint can stand in for it") from error
+    print(f"{path / RUN_FILE} {damage}; written anew from the checkpoint of epoch {checkpoint.epoch}", file=sys.stderr)
+    return dict(record, status="interrupted")
+
+
+def _check_record(record: Any) -> None:
+    """Raises ValueError where this is not what a run writes into run.json."""
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA_VERSION:
+        raise ValueError(f"expected an object of schema {SCHEMA_VERSION}")
+    for name, kinds in _FIELDS.items():
+        value = record.get(name)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise ValueError(f"{name}: expected {kinds[0].__name__}, found {type(value).__name__}")
+    if not math.isfinite(record["wall_s"]):
+        raise ValueError("wall_s: expected a number")

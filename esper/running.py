@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,13 @@ from esper.config.composing import to_plain
 from esper.config.root import RunSchema
 from esper.config.telemetry import require_packages
 from esper.engine.population import Scores
+from esper.errors import CheckpointError, EsperError
 from esper.learning import POLICY, build_policy
 from esper.leyline import WAIT, Action, EpochReport, TelemetryEvent, TelemetryEventType
-from esper.nissa import EventHub, cut_back, write_report
+from esper.nissa import EventHub, JsonlSink, cut_back, read_jsonl, write_report
+from esper.nissa.cutting import Carried
+from esper.nissa.hub import reason
+from esper.nissa.jsonl import EVENTS_FILE
 from esper.records import EpochTimes, checkpoint_metrics, count_seeds, epoch_record, summarize, update_record
 from esper.rundir import RunDirectory
 from esper.sinks import open_sinks
@@ -48,20 +52,30 @@ class Run:
         self.report: Path | None = None
         self.error: Exception | None = None
         self.hub = EventHub([])
+        self._lines: JsonlSink | None = None
+        self._saved_epoch = -1  # of the growth, at the last checkpoint
         if checkpoint:
             self._continue(checkpoint)
 
     def _continue(self, checkpoint: Checkpoint) -> None:
         for unsound in checkpoint.skipped:
             print(f"skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", file=sys.stderr)
-        self.growth.load_state(dict(checkpoint.tensors), checkpoint.state["growth"])
-        if self.learning:
-            named = checkpoint.tensors.items()
-            learned = {name.removeprefix(POLICY): tensor for name, tensor in named if name.startswith(POLICY)}
-            self.learning.load_state(learned, checkpoint.state["learning"])
-        self.controller.load_state_dict(checkpoint.state["controller"])
-        self.seeds = checkpoint.state["seeds"]
-        self.saved_at = self.progress
+        try:
+            self.growth.load_state(dict(checkpoint.tensors), checkpoint.state["growth"])
+            if self.learning:
+                named = checkpoint.tensors.items()
+                learned = {name.removeprefix(POLICY): tensor for name, tensor in named if name.startswith(POLICY)}
+                self.learning.load_state(learned, checkpoint.state["learning"])
+            self.controller.load_state_dict(checkpoint.state["controller"])
+            self.seeds = checkpoint.state["seeds"]
+        except EsperError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{checkpoint.path} does not fit this run's configuration ({reason(error)})\n"
+                "  put config.yaml back as it was, or remove this checkpoint to go on from the one before it"
+            ) from error
+        self.saved_at, self._saved_epoch = self.progress, self.growth.epoch
 
     @property
     def update(self) -> int:
@@ -98,22 +112,22 @@ class Run:
         is_shown: whether it has the terminal; together: how many runs train as one program.
         """
         is_resumed = self.saved_at >= 0
-        # Nothing of the growth is written before the policy has learned: epoch 0 is then recorded again.
-        cut_back(
-            self.folder.path,
-            metrics=self.growth.epoch or -1,
-            events=self.growth.epoch if is_resumed else -1,
-            learning=self.update,
-        )
+        self._tidy(is_resumed)
         self.folder.start(
             engine=self.engine,
             ranks=self.ranks.world,
             together=together,
             epoch=self.growth.epoch,
             update=self.update,
+            seed=self.config.seed,
+            max_epochs=self.config.epochs,
             max_updates=self.learning.total if self.learning else 0,
         )
-        self.hub = EventHub(open_sinks(self.config, self.folder, is_shown))
+        sinks = open_sinks(self.config, self.folder, is_shown)
+        self._lines = next((sink for sink in sinks if isinstance(sink, JsonlSink)), None)
+        self.hub = EventHub(sinks)
+        if is_resumed and not self._was_told_saved():
+            self._tell_saved()
         self._tell(TelemetryEventType.RUN_RESUMED if is_resumed else TelemetryEventType.RUN_STARTED)
 
     def learn(self, stop: StopRequest) -> None:
@@ -169,7 +183,6 @@ class Run:
         """Write a checkpoint, if there is anything new."""
         if self.saved_at == self.progress or self.error:
             return
-        keep = self.config.checkpoint
         self.checkpoints.save_checkpoint(
             self,
             self.progress,
@@ -177,13 +190,56 @@ class Run:
             metrics=dict(self.metrics),
             config=self._plain_config,
             growth_log=self.growth.growth_log,
-            metadata={"engine": self.folder.record["engine"]},
+            metadata=self._metadata(),
         )
-        self.saved_at = self.progress
-        self.checkpoints.prune(keep_last=keep.keep_last, keep_best=keep.keep_best)
-        self._tell(TelemetryEventType.CHECKPOINT_SAVED)
+        self.saved_at, self._saved_epoch = self.progress, self.growth.epoch
+        if self._lines:
+            self._lines.forget()
+        self._prune()
+        self._tell_saved()
 
     # ---- the parts
+
+    def _metadata(self) -> dict[str, Any]:
+        """All of the run that a checkpoint has to carry for the run to go on from it alone."""
+        record = self.folder.record
+        carried = Carried(self._saved_epoch, self.growth.epoch, self._lines.recent) if self._lines else None
+        return {"engine": record["engine"], "run": dict(record), "carried": carried and carried.to_plain()}
+
+    def _tidy(self, is_resumed: bool) -> None:
+        """Leave in the folder what is of this run up to here: neither what comes next nor what a kill has left."""
+        numbers = [number for number in self.checkpoints.list_epochs() if is_resumed and number <= self.saved_at]
+        carried = []
+        for number in numbers:
+            with suppress(CheckpointError):
+                carried.append(Carried.from_plain(self.checkpoints.sidecar(number)["metadata"].get("carried")))
+        # Nothing of the growth is written before the policy has learned: epoch 0 is then recorded again.
+        notes = cut_back(
+            self.folder.path,
+            metrics=self.growth.epoch or -1,
+            events=self.growth.epoch if is_resumed else -1,
+            learning=self.update,
+            checkpoint=self.saved_at,
+            carried=[one for one in carried if one is not None],
+        )
+        for note in notes:
+            print(note, file=sys.stderr)
+        if is_resumed:
+            self._prune()
+
+    def _prune(self) -> None:
+        keep = self.config.checkpoint
+        self.checkpoints.prune(keep_last=keep.keep_last, keep_best=keep.keep_best)
+
+    def _was_told_saved(self) -> bool:
+        """Whether events.jsonl has the checkpoint that the run goes on from: a kill may have come between the two."""
+        events, _ = read_jsonl(self.folder.path / EVENTS_FILE)
+        return {"checkpoint": self.saved_at} in (
+            event.get("data") for event in events if event.get("type") == TelemetryEventType.CHECKPOINT_SAVED
+        )
+
+    def _tell_saved(self) -> None:
+        self._tell(TelemetryEventType.CHECKPOINT_SAVED, {"checkpoint": self.saved_at})
 
     def _keep(self) -> None:
         self.folder.beat(self.growth.epoch, self.update)
@@ -212,5 +268,5 @@ class Run:
         except Exception as error:  # a picture that cannot be drawn must not cost a finished run
             print(f"no report: {type(error).__name__}: {error}; the run itself is whole", file=sys.stderr)
 
-    def _tell(self, kind: TelemetryEventType) -> None:
-        self.hub.event(TelemetryEvent(kind, epoch=self.growth.epoch))
+    def _tell(self, kind: TelemetryEventType, data: dict[str, Any] | None = None) -> None:
+        self.hub.event(TelemetryEvent(kind, epoch=self.growth.epoch, data=data or {}))

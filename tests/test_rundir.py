@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from esper.errors import RunError
-from esper.rundir import BLOCK_BYTES, RunDirectory
+from esper.rundir import RunDirectory
 
 CONFIG = {"name": "trial", "seed": 5, "epochs": 9, "policy": {"name": "static"}}
 
@@ -93,15 +94,72 @@ def test_the_beat_is_written_once_a_second_at_most(tmp_path, monkeypatch):
     assert (stored(tmp_path)["epoch"], stored(tmp_path)["wall_s"]) == (8, pytest.approx(2.4))
 
 
-def test_that_a_run_failed_can_be_told_on_a_full_disk(tmp_path, monkeypatch):
-    from esper.errors import CheckpointError
+FULL_DISK = """
+import errno, os, resource, sys
+from pathlib import Path
+from esper.errors import EsperError
+from esper.rundir import RunDirectory
 
-    def full(path, data):
-        raise CheckpointError("the disk is full")
+path, kind = Path(sys.argv[1]) / "run", sys.argv[2]
+path.mkdir()
+with RunDirectory.create(path, {"name": "trial", "seed": 5, "epochs": 9}, ["x" * 9000]) as folder:
+    before = (path / "run.json").read_bytes()
+    if kind == "disk":
+        with open(path.parent / "filling", "wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+    else:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+    try:
+        folder.update(epoch=3)
+    except EsperError as error:
+        print(error)
+    assert (path / "run.json").read_bytes() == before
+    folder.fail("no room")
+print((path / "run.json").read_text())
+"""
 
-    with RunDirectory.create(tmp_path, CONFIG, []) as folder:
-        size = (tmp_path / "run.json").stat().st_size
-        monkeypatch.setattr("esper.rundir.write_atomic", full)
-        folder.fail("the disk is full")
-    assert stored(tmp_path)["status"] == "failed"
-    assert (tmp_path / "run.json").stat().st_size == size == BLOCK_BYTES
+
+@pytest.mark.parametrize(("kind", "said", "status"), [("disk", "disk is full", "failed"), ("limit", "limit", "queued")])
+def test_where_run_json_cannot_be_written_it_stays_as_it_is(tmp_path, kind, said, status):
+    """It is larger than a block. On a full disk there is room left to say that the run failed."""
+    (tmp_path / "disk").mkdir()
+    program = [sys.executable, "-c", FULL_DISK, tmp_path / "disk", kind]
+    if kind == "disk":
+        mount = 'mount -t tmpfs -o size=128k none "$0" && exec "$@"'
+        program = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, tmp_path / "disk", *program]
+        if not shutil.which("unshare") or subprocess.run([*program[:7], "true"], capture_output=True).returncode:
+            pytest.skip("no disk of its own can be mounted here")
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    told, record = done.stdout.split("\n", 1)
+    assert said in told
+    assert json.loads(record)["status"] == status
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "report.html"])
+def test_a_file_of_somebody_else_is_not_written_over(tmp_path, name):
+    (tmp_path / name).write_text("mine: 1\n")
+    with pytest.raises(RunError, match=f"a file that a run would write: {name}\n.*a folder of its own"):
+        RunDirectory.create(tmp_path, CONFIG, [])
+    assert (tmp_path / name).read_text() == "mine: 1\n"
+
+
+def test_a_start_that_was_killed_is_begun_again(tmp_path):
+    with RunDirectory.create(tmp_path, CONFIG, []):
+        (tmp_path / "run.json").rename(tmp_path / ".run.json.0123abcd.tmp")
+    with RunDirectory.create(tmp_path, CONFIG, []):
+        assert stored(tmp_path)["status"] == "queued"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "run.json", "run.lock"]
+
+
+def test_what_killed_writers_left_goes_and_nothing_else(tmp_path):
+    with RunDirectory.create(tmp_path, CONFIG, []):
+        pass
+    for name in (".run.json.0123abcd.tmp", ".report.html.0123abcd.tmp", ".mine.0123abcd.tmp", "run.json.tmp"):
+        (tmp_path / name).touch()
+    with RunDirectory.reopen(tmp_path):
+        assert sorted(path.name for path in tmp_path.glob("*tmp*")) == [".mine.0123abcd.tmp", "run.json.tmp"]

@@ -1,14 +1,11 @@
-"""Files that are wholly there, or not at all."""
+"""Files that are wholly there, or not at all, and errors that say why they could not be written."""
 
-import contextlib
 import errno
-import os
-import secrets
 from pathlib import Path
 
 from esper.errors import CheckpointError
+from esper.files import replace_file, sync_folder
 
-TEMPORARY_SUFFIX = ".tmp"
 _NO_ROOM = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -22,42 +19,11 @@ def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
     Missing folders are made. The file's mode follows the umask, as with any other file.
     Raises CheckpointError, with the OSError as its cause; the old content is then untouched.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     try:
         _make_folder(path.parent)
-        try:
-            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
-                for part in parts:
-                    file.write(part)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
+        replace_file(path, *parts)
     except OSError as error:
         raise write_error(path, error) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and removals in this folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network and user-space file systems cannot sync a folder; the rename is atomic there all the same.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def sweep_temporaries(folder: Path, prefix: str) -> None:
-    """Remove what killed writers of files with this prefix left. Only the folder's one writer may call it."""
-    for leftover in folder.glob(f".{prefix}*{TEMPORARY_SUFFIX}"):
-        with contextlib.suppress(OSError):  # one that cannot be removed is no reason to fail
-            leftover.unlink()
 
 
 def write_error(path: Path, error: OSError) -> CheckpointError:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar, overload
 import torch
 from torch import Tensor, nn
 
-from esper.checkpoint.atomic import sweep_temporaries, sync_folder, write_error
+from esper.checkpoint.atomic import write_error
 from esper.checkpoint.bundle import (
     Checkpoint,
     Unsound,
@@ -22,6 +22,7 @@ from esper.checkpoint.bundle import (
 )
 from esper.checkpoint.model import module_state
 from esper.errors import CheckpointError
+from esper.files import sweep_temporaries, sync_folder
 
 _PREFIX = "agent_epoch_"
 _SIDECAR = re.compile(rf"{_PREFIX}(0|[1-9][0-9]*)\.json")
@@ -146,6 +147,24 @@ class CheckpointManager:
             )
         raise CheckpointError(f"{self.folder} has no checkpoint. Give a run directory that has saved one.")
 
+    def load_newest_agent(self, how_to_name: str) -> Checkpoint:
+        """Load the newest checkpoint, and no older one in its place.
+
+        how_to_name: how the caller asks for another one, with {epoch} in it. Raises CheckpointError where there is
+        none, or it is not sound; one whose writer was stopped before its sidecar was there is none yet.
+        """
+        checkpoint = self.load_latest_agent()
+        if damaged := [unsound for unsound in checkpoint.skipped if unsound.epoch in self.list_epochs()]:
+            raise CheckpointError(
+                f"{damaged[0].reason}\n  the newest sound checkpoint is an older one: "
+                + how_to_name.format(epoch=checkpoint.epoch)
+            )
+        return checkpoint
+
+    def sidecar(self, epoch: int) -> dict[str, Any]:
+        """What a checkpoint's sidecar says; its tensors are not looked at. Raises CheckpointError."""
+        return read_sidecar(bundle_paths(self.path(epoch))[1])
+
     def best(self, metric: str, mode: str = "max") -> int | None:
         """The epoch of the sound checkpoint with the highest ("max") or lowest ("min") metric, the earliest of equals.
 
@@ -244,7 +263,7 @@ class CheckpointManager:
         values: dict[int, float] = {}
         for epoch in self.list_epochs():
             try:
-                value = read_sidecar(bundle_paths(self.path(epoch))[1])["metrics"].get(metric)
+                value = self.sidecar(epoch)["metrics"].get(metric)
             except CheckpointError:
                 continue
             if isinstance(value, int | float):

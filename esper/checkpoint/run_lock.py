@@ -1,5 +1,6 @@
 """One process owns a run directory."""
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -14,6 +15,7 @@ from esper.errors import RunError
 
 LOCK_NAME = "run.lock"
 _TRIES, _PAUSE_S = 10, 0.002
+_RESERVE_BYTES = 16384  # that the file takes up as long as the lock is held: see `give_room`
 _held: "set[RunLock]" = set()
 
 
@@ -64,8 +66,15 @@ class RunLock:
     def release(self) -> None:
         """Give the lock back; the file stays, since removing it could remove another's lock."""
         if self._descriptor is not None:
-            os.ftruncate(self._descriptor, 0)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, 0)
             self._close()
+
+    def give_room(self) -> None:
+        """Give back what the lock's file takes up of the disk: on a full one, room for one more small file."""
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, len(os.pread(self._descriptor, 4096, 0).rstrip()))
 
     def _close(self) -> None:
         if self._descriptor is not None:
@@ -77,8 +86,9 @@ class RunLock:
     def _write_holder(descriptor: int) -> None:
         since = datetime.now(UTC).isoformat(timespec="seconds")
         holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, holder.encode(), 0)
+        with contextlib.suppress(OSError):  # the lock holds on a full disk, too; who has it is then not told
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, holder.encode().ljust(_RESERVE_BYTES), 0)
 
 
 def _flock(descriptor: int) -> None:

@@ -11,6 +11,8 @@ from esper.errors import RunError
 if TYPE_CHECKING:
     from esper.study.clean import Clutter
 
+MOST_NAMED = 5
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is looked at, and whether it goes."""
@@ -37,6 +39,7 @@ def run(options: argparse.Namespace) -> int:
     code, freed, goes = 0, 0, 0
     for one, size in zip(clutter, sizes, strict=True):
         try:
+            stays = [str(other.relative_to(one.folder)) for other in one.others]
             if options.yes:
                 one.remove()
             elif options.runs:
@@ -44,6 +47,9 @@ def run(options: argparse.Namespace) -> int:
             freed += size
             goes += 1
             print(f"{'removed' if options.yes else 'would go'}  {_spelled(size):>8}  {one.folder}  ({one.why})")
+            if stays:
+                shown = ", ".join(stays[:MOST_NAMED]) + (", ..." if len(stays) > MOST_NAMED else "")
+                print(f"{'left' if options.yes else 'stays':>8}  what no run has written there: {shown}")
         except RunError as error:
             code = complain(error)
     if not clutter and not options.runs:

@@ -1,4 +1,4 @@
-"""Checks that a schema makes of its own values once everything is composed."""
+"""Checks that a schema makes of its own values once everything is composed, and how values are told."""
 
 import difflib
 import math
@@ -43,6 +43,14 @@ def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
     """ "; did you mean X?" for the nearest known word, or nothing."""
     nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {prefix}{nearest[0]}?" if nearest else ""
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def spelled(value: Any) -> str:

@@ -3,8 +3,9 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from esper.nissa.cutting import cut_back
 from esper.nissa.hub import EventHub
-from esper.nissa.jsonl import JsonlSink, cut_back, read_jsonl
+from esper.nissa.jsonl import JsonlSink, read_jsonl
 from esper.nissa.tracker import DiagnosticTracker
 
 if TYPE_CHECKING:

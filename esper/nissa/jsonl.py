@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ LEARNING_FILE = "learning.jsonl"
 class JsonlSink:
     """Appends to a run directory's files; every line is in the system's hands on return.
 
-    learning.jsonl comes with the first update: a run whose policy does not learn has none.
+    learning.jsonl comes with the first update: a run whose policy does not learn has none. `recent` has the lines since
+    the last `forget()`, by file: what a checkpoint carries of them outlives damage to the files.
 
     Raises:
         OSError: the line could not be written (a full disk); the files still end with their last whole line.
@@ -30,20 +30,26 @@ class JsonlSink:
         self._metrics = _LineFile(self._run_dir / METRICS_FILE)
         self._events = _LineFile(self._run_dir / EVENTS_FILE)
         self._learning: _LineFile | None = None
+        self.recent: dict[str, list[str]] = {}
+        self.forget()
 
     def epoch(self, record: dict[str, Any]) -> None:
         """Append one epoch."""
-        self._metrics.append(record)
+        self.recent[METRICS_FILE].append(self._metrics.append(record))
 
     def update(self, record: dict[str, Any]) -> None:
         """Append one update of the policy."""
         if self._learning is None:
             self._learning = _LineFile(self._run_dir / LEARNING_FILE)
-        self._learning.append(record)
+        self.recent[LEARNING_FILE].append(self._learning.append(record))
 
     def event(self, event: TelemetryEvent) -> None:
         """Append one event."""
-        self._events.append(event.to_dict())
+        self.recent[EVENTS_FILE].append(self._events.append(event.to_dict()))
+
+    def forget(self) -> None:
+        """A checkpoint has what was recent."""
+        self.recent = {METRICS_FILE: [], EVENTS_FILE: [], LEARNING_FILE: []}
 
     def close(self, status: str) -> None:
         """Close the files."""
@@ -57,8 +63,9 @@ class _LineFile:
         # Unbuffered, so that nothing of a line is left behind to fail a second time on close.
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115
 
-    def append(self, record: dict[str, Any]) -> None:
-        line = json.dumps(record, allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    def append(self, record: dict[str, Any]) -> str:
+        text = json.dumps(record, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+        line = text.encode() + b"\n"
         start = self._file.tell()
         try:
             written = 0
@@ -68,6 +75,7 @@ class _LineFile:
             with contextlib.suppress(OSError):
                 self._file.truncate(start)
             raise
+        return text
 
     def close(self) -> None:
         self._file.close()
@@ -84,6 +92,8 @@ def read_jsonl(path: Path | str) -> tuple[list[dict[str, Any]], int]:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return records, unreadable
+    except OSError:  # a folder, a link to itself
+        return records, 1
     for line in text.split("\n"):
         if not line.strip():
             continue
@@ -96,30 +106,3 @@ def read_jsonl(path: Path | str) -> tuple[list[dict[str, Any]], int]:
         else:
             unreadable += 1
     return records, unreadable
-
-
-def cut_back(run_dir: Path | str, *, metrics: int = -1, events: int = -1, learning: int = 0) -> None:
-    """Drop all that the files say of epochs and updates after these, and anything from the first unreadable line on.
-
-    For resuming: what follows the checkpoint will be lived through, and written, again.
-    """
-    ends = {METRICS_FILE: ("epoch", metrics), EVENTS_FILE: ("epoch", events), LEARNING_FILE: ("update", learning)}
-    for name, (key, last) in ends.items():
-        path = Path(run_dir) / name
-        if not path.exists():
-            continue
-        keep = 0
-        with open(path, "rb") as lines:
-            for line in lines:
-                if not line.endswith(b"\n") or not _is_up_to(line, key, last):
-                    break
-                keep += len(line)
-        os.truncate(path, keep)
-
-
-def _is_up_to(line: bytes, key: str, last: int) -> bool:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return False
-    return isinstance(record, dict) and isinstance(record.get(key), int) and record[key] <= last

@@ -116,7 +116,7 @@ EVENT_MEANINGS: dict[TelemetryEventType, str] = {
     TelemetryEventType.ACTION_REFUSED: "the controller asked for what the seed's stage forbids; nothing was changed",
     TelemetryEventType.GOVERNOR_ROLLBACK: "a member went wrong and was put back; data: reason, to_epoch",
     TelemetryEventType.MEMBER_RETIRED: "a member went wrong too often and trains no more; data: reason",
-    TelemetryEventType.CHECKPOINT_SAVED: "the run was saved and can be resumed from here",
+    TelemetryEventType.CHECKPOINT_SAVED: "the run was saved and can be resumed from here; data: checkpoint, its number",
     TelemetryEventType.RUN_STARTED: "the run began",
     TelemetryEventType.RUN_RESUMED: "the run went on from a checkpoint",
     TelemetryEventType.RUN_FINISHED: "the run ended; its status is in run.json",

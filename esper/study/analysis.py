@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from esper.config.checks import did_you_mean
+from esper.config.checks import did_you_mean, flat
 from esper.errors import EsperError
 from esper.nissa.statistics import Interval
 from esper.study.bootstrap import bootstrap_interval
 from esper.study.evaluations import Evaluations
 from esper.study.measures import MEASURES
-from esper.study.query import flat
 
 _SHORT = 8  # of a sha256, where people read it
 _FEWEST_DIGITS = 4  # of a sha256 that means a version

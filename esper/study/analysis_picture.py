@@ -1,10 +1,12 @@
 """An analysis as a picture: every seed a dot, the mean in its interval, and the differences beside it."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esper.errors import EsperError
+from esper.files import replace_file
 from esper.nissa.palette import SERIES_COLOURS, colour
 from esper.nissa.statistics import Interval
 from esper.nissa.text import compact, signed
@@ -71,7 +73,12 @@ def draw_comparisons(comparisons: Sequence[Comparison], metrics: Sequence[str], 
             _panel(part, comparison, measure, _tints(comparisons))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+            figure.savefig(
+                picture := io.BytesIO(),
+                format=path.suffix.removeprefix("."),
+                metadata={"Date": None} if path.suffix == ".svg" else None,
+            )
+            replace_file(path, picture.getvalue())
         except OSError as error:
             raise EsperError(f"--plot {path}: cannot be written ({error.strerror or error})") from error
 

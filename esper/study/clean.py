@@ -1,15 +1,16 @@
 """What may go: runs that came to nothing, attempts that a later one replaced, and what killed processes left."""
 
 import contextlib
-import os
-import re
-import shutil
+import errno
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from esper.errors import RunError
+from esper.files import written_for
+from esper.study.belongings import contents, is_of_a_job, is_of_a_run, read_object
 from esper.study.folders import (
-    CONFIG_FILE,
+    JOB_FILE,
     JOB_LOG,
     LOCK_FILE,
     RUN_FILE,
@@ -24,23 +25,33 @@ from esper.study.folders import (
 from esper.study.index import read_index, settled_row
 from esper.study.rows import Row
 
-_LEFT_BY_KILLED = re.compile(r"\..*\.tmp|\.report\.html\.\d+")
 _WENT_WRONG = ("failed", "interrupted", "killed", "unreadable")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
 class Clutter:
-    """A folder that may go as a whole, or (`files`) some files in it; and why."""
+    """A run's folder of which all may go that the run has written, or half-written files alone; and why."""
 
     folder: Path
     why: str
-    files: tuple[Path, ...] = ()
+    half_written: bool = False
+
+    @property
+    def files(self) -> list[Path]:
+        """What goes, in this order."""
+        own = contents(self.folder).own
+        return [file for file in own if written_for(file.name)] if self.half_written else own
+
+    @property
+    def others(self) -> list[Path]:
+        """What stays because no run has written it."""
+        return [] if self.half_written else contents(self.folder).others
 
     @property
     def size(self) -> int:
         """Bytes that removing it frees."""
-        files = self.files or [Path(place, name) for place, _, names in os.walk(self.folder) for name in names]
-        return sum(file.lstat().st_size for file in files if file.exists())
+        return sum(file.lstat().st_size for file in self.files)
 
     def check(self) -> None:
         """Raises RunError where a process has it, so that it would stay."""
@@ -50,24 +61,24 @@ class Clutter:
             )
 
     def remove(self) -> None:
-        """Remove it. Raises RunError where a process has the run by now, or the folder cannot be removed."""
-        from esper.checkpoint import RunLock  # here, since it loads torch
+        """Remove its files one by one, and folders that are then empty.
 
+        Raises RunError where a process has the run by now, or a file cannot be removed.
+        """
         try:
-            with RunLock(self.folder):  # nobody can begin in a folder that goes
+            with _locked(self.folder):  # nobody can begin in a folder that goes
                 if is_locked(self.folder / JOB_LOG):
                     raise RunError(f"{self.folder}: its sweep is at it\n  wait until it ends, or stop it")
-                for file in self.files:
+                files = self.files
+                for file in files:
                     file.unlink(missing_ok=True)
-                if not self.files:
-                    _empty(self.folder)
-            if not self.files:
-                self.folder.rmdir()
-                _drop_sweep(self.folder.parent)
-                with contextlib.suppress(OSError):  # other runs are in it
-                    self.folder.parent.rmdir()
         except OSError as error:
             raise RunError(f"{self.folder} cannot be removed: {error.strerror or error}") from error
+        if not self.half_written:
+            _drop_empty({folder for file in files for folder in file.parents if self.folder in folder.parents})
+            _drop_empty({self.folder})
+            _drop_sweep(self.folder.parent)
+            _drop_empty({self.folder.parent})  # unless other runs are in it
 
 
 def find_clutter(root: Path, finished: bool = False) -> list[Clutter]:
@@ -78,13 +89,15 @@ def find_clutter(root: Path, finished: bool = False) -> list[Clutter]:
     clutter = [_superseded(path) for path in attempts - holders if finished or not _is_finished(path)]
     for row in read_index(root).rows:
         folder = Path(row["path"])
-        if folder in attempts or is_held(folder):
+        if folder in attempts or is_held(folder) or not is_known(folder):
             continue
-        may_go = is_lost(folder, row) and folder not in holders
-        clutter += [_came_to_nothing(folder, row)] if may_go else _temporaries(folder)
+        if is_lost(folder, row) and folder not in holders:
+            clutter.append(Clutter(folder, f"{row['status']}, and has no checkpoint to go on from"))
+        else:
+            clutter += _half_written(folder)
     for run in found.unborn:
         folder = Path(place(root, run))
-        if not is_held(folder) and all(_is_of_the_start(file) for file in folder.iterdir()):
+        if not is_held(folder) and not contents(folder).others:
             clutter.append(Clutter(folder, "never began"))
     return sorted(clutter, key=lambda clutter: clutter.folder)
 
@@ -92,8 +105,11 @@ def find_clutter(root: Path, finished: bool = False) -> list[Clutter]:
 def as_clutter(folder: Path, finished: bool = False) -> Clutter:
     """A run that is to go because it was named. Raises RunError on one that finished, unless `finished`.
 
-    One that other runs lie in stays as long as they do.
+    One that other runs lie in stays as long as they do, and what no run has written stays in any case.
     """
+    if not is_known(folder):
+        name = JOB_FILE if (folder / JOB_FILE).exists() and not (folder / RUN_FILE).exists() else RUN_FILE
+        raise RunError(f"{folder}: its {name} is missing or not what a run writes, so nothing here is removed")
     row = settled_row(folder)
     found = walk(folder)
     if within := [run for run in (*found.runs, *found.jobs) if run != "."]:
@@ -103,19 +119,42 @@ def as_clutter(folder: Path, finished: bool = False) -> Clutter:
     return Clutter(folder, f"named, {row['status']}")
 
 
+def is_known(folder: Path) -> bool:
+    """Whether a run or a sweep's job has this folder, by what its run.json or job.json holds."""
+    return is_of_a_run(read_object(folder / RUN_FILE)) or is_of_a_job(read_object(folder / JOB_FILE))
+
+
 def is_lost(folder: Path, row: Row) -> bool:
     """Whether a run went wrong and has no checkpoint to go on from."""
     return row["status"] in _WENT_WRONG and not any(folder.glob("checkpoints/agent_epoch_*.json"))
 
 
-def _came_to_nothing(folder: Path, row: Row) -> Clutter:
-    return Clutter(folder, f"{row['status']}, and has no checkpoint to go on from")
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the run's lock; on a full disk a lock that cannot even be made is held by nobody."""
+    from esper.checkpoint import RunLock  # here, since it loads torch
+
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(RunLock(folder))
+        except RunError as error:
+            is_full = isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_ROOM
+            if not is_full or (folder / LOCK_FILE).exists():
+                raise
+        yield
+
+
+def _drop_empty(folders: set[Path]) -> None:
+    for folder in sorted(folders, reverse=True):  # those within first
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _drop_sweep(folder: Path) -> None:
     """What is left of a sweep without any job."""
     left = {file.name for file in folder.iterdir()}
-    if SWEEP_FILE in left and left <= {SWEEP_FILE, SWEEP_LOCK} and not is_locked(folder / SWEEP_LOCK):
+    is_of_a_sweep = "jobs" in read_object(folder / SWEEP_FILE)
+    if is_of_a_sweep and left <= {SWEEP_FILE, SWEEP_LOCK} and not is_locked(folder / SWEEP_LOCK):
         for name in left:
             (folder / name).unlink(missing_ok=True)
 
@@ -129,7 +168,11 @@ def _attempts(sweep: Path) -> list[Path]:
     return [
         folder
         for folder in sweep.iterdir()
-        if is_attempt(folder.name) and folder.is_dir() and not folder.is_symlink() and not is_held(folder)
+        if is_attempt(folder.name)
+        and folder.is_dir()
+        and not folder.is_symlink()
+        and not is_held(folder)
+        and is_known(folder)
     ]
 
 
@@ -137,25 +180,7 @@ def _is_finished(folder: Path) -> bool:
     return (folder / RUN_FILE).exists() and settled_row(folder)["status"] == "finished"
 
 
-def _temporaries(folder: Path) -> list[Clutter]:
-    files = tuple(
-        file
-        for place in (folder, folder / "checkpoints")
-        if place.is_dir()
-        for file in place.iterdir()
-        if _LEFT_BY_KILLED.fullmatch(file.name)
-    )
-    return [Clutter(folder, f"{len(files)} half-written file{'s' * (len(files) > 1)}", files)] if files else []
-
-
-def _is_of_the_start(file: Path) -> bool:
-    return file.name in (LOCK_FILE, CONFIG_FILE) or bool(_LEFT_BY_KILLED.fullmatch(file.name))
-
-
-def _empty(folder: Path) -> None:
-    """Remove what is in a folder, run.json last: what a kill in between leaves is still known for what it is."""
-    for entry in sorted(folder.iterdir(), key=lambda entry: (entry.name == LOCK_FILE, entry.name == RUN_FILE)):
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink(missing_ok=True)
+def _half_written(folder: Path) -> list[Clutter]:
+    count = len(Clutter(folder, "", half_written=True).files)
+    why = f"{count} half-written file{'s' * (count > 1)}"
+    return [Clutter(folder, why, half_written=True)] if count else []

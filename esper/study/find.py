@@ -6,7 +6,7 @@ from pathlib import Path
 
 from esper.config.checks import did_you_mean
 from esper.errors import RunError
-from esper.study.folders import JOB_LOG, ROOT, RUN_FILE, place, walk
+from esper.study.folders import JOB_LOG, ROOT, RUN_FILE, is_run, place, walk
 
 _MOST_NAMED = 3
 _EXPECTED = f"expected the folder of a run, such as {ROOT}/NAME/ID"
@@ -17,13 +17,14 @@ def find_run(text: str, root: Path | str = ROOT) -> Path:
 
     Raises RunError where there is none, or more than one.
     """
-    if (Path(text) / RUN_FILE).is_file():
+    check_named(text, root)
+    if is_run(Path(text)):
         return Path(text)
     found = _within(text, root)
     if len(found) > 1:
         raise RunError(f"{text}: {len(found)} runs lie there: {_named(map(str, found))}\n  expected one of them")
     folder = found[0] if found else _by_part(text, Path(root))
-    if not (folder / RUN_FILE).is_file():
+    if not is_run(folder):
         from esper.study.index import settled_row
 
         row = settled_row(folder)
@@ -34,9 +35,18 @@ def find_run(text: str, root: Path | str = ROOT) -> Path:
 
 def find_folders(text: str, root: Path | str = ROOT) -> list[Path]:
     """All runs that `text` means, a folder's all together, and jobs that did not become runs. Raises RunError."""
-    if (Path(text) / RUN_FILE).is_file():
+    check_named(text, root)
+    if is_run(Path(text)):
         return [Path(text)]
     return _within(text, root) or [_by_part(text, Path(root))]
+
+
+def check_named(text: str, root: Path | str) -> None:
+    """Raises RunError on what names no run but whatever there is: an empty text, the root, or a folder around it."""
+    if not text.strip():
+        raise RunError(f"{text!r}: an empty name means no run\n  {_EXPECTED}")
+    if not is_run(Path(text)) and Path(root).resolve().is_relative_to(Path(text).resolve()):
+        raise RunError(f"{text}: all runs lie there\n  {_EXPECTED}, or a folder below {root}")
 
 
 def _within(text: str, root: Path | str) -> list[Path]:

@@ -47,6 +47,11 @@ def is_attempt(run: str) -> bool:
     return bool(_ATTEMPT.fullmatch(run.rpartition("/")[2]))
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a run has begun in this folder: run.json says so, or a checkpoint where that was lost."""
+    return (folder / RUN_FILE).is_file() or any(folder.glob("checkpoints/agent_epoch_*.json"))
+
+
 def place(root: Path | str, run: str) -> str:
     """The folder of a run as this process sees it."""
     return f"{root}/{run}" if run != "." else str(root)

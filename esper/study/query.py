@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from esper.config.checks import did_you_mean
+from esper.config.checks import did_you_mean, flat
 from esper.errors import ConfigError, RunError
 from esper.study.folders import CONFIG_FILE
 from esper.study.rows import COLUMNS, STATUSES, Row
@@ -131,14 +131,6 @@ def read_config_file(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return config if isinstance(config, dict) else {}
-
-
-def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by dotted key."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
 
 
 def _is_column(key: str) -> bool:

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from esper.config.checks import spelled
+from esper.config.checks import flat, spelled
 from esper.config.store import VOLATILE
 from esper.errors import RunError
 from esper.nissa.history import RunHistory, read_run
-from esper.study.find import find_run
+from esper.study.find import check_named, find_run
 from esper.study.folders import ROOT, RUN_FILE, SWEEP_FILE, is_attempt, place, walk
-from esper.study.query import flat, read_config_file
+from esper.study.query import read_config_file
 from esper.study.rows import chosen_groups
 
 Host = tuple[int, int]  # (seed, member)
@@ -174,6 +174,8 @@ def _decides(key: str) -> bool:
 
 def _folders(argument: str, root: Path) -> list[Path]:
     """The runs of a folder (of attempts, the last), of a sweep that has the argument in its name, or the one run."""
+    if not argument.strip():
+        check_named(argument, root)
     folder = Path(argument)
     if not folder.is_dir() and (root / argument).is_dir():
         folder = root / argument

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from esper.files import sweep_temporaries
 from esper.sweep.errors import SweepError
 from esper.sweep.jobs import JOB_FILE, write_json
 from esper.sweep.lock import FileLock
@@ -40,6 +41,7 @@ class SweepFolder:
         except SweepError:
             self._lock.release()
             raise
+        sweep_temporaries(self.path, SWEEP_FILE)
         return self
 
     def __exit__(

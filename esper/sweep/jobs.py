@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import secrets
 import socket
 import time
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 
+from esper.files import replace_file, sweep_temporaries
 from esper.sweep.errors import SweepError
 from esper.sweep.lock import FileLock, now, spelled
 
@@ -64,6 +64,7 @@ class JobFile:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self._lock.acquire():
             raise SweepError(f"{self.folder} is in use by {self.holder()}; wait until it ends, or stop it")
+        sweep_temporaries(self.folder, JOB_FILE)
         attempt = int(self.record().get("attempt", 0)) + 1
         self._started = time.monotonic()
         write_json(
@@ -159,14 +160,4 @@ def figures(value: Any) -> dict[str, Any] | None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a file that is wholly there or not at all, whatever happens meanwhile."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "x", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    replace_file(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n")

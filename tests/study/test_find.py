@@ -42,7 +42,8 @@ def test_a_folder_elsewhere_is_a_run_all_the_same(root, tmp_path):
         ("2026", "2 runs in outputs have that in their path: digits_ppo/2026_aa11, digits_ppo/2026_aa22\n"),
         ("2026_ab11", "did you mean 2026_aa11"),
         ("zzz", "no such run"),
-        ("", "4 runs"),
+        ("", "an empty name means no run"),
+        ("outputs", "all runs lie there"),
     ],
 )
 def test_what_is_not_clear_is_said(root, text, expected):

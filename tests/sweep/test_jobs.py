@@ -89,3 +89,10 @@ def test_an_attempt_is_moved_aside_and_never_over_another(job):
         assert job.set_aside().name == f"abc.{number}"
     assert [JobFile(job.folder.with_name(f"abc.{n}")).record()["error"] for n in (1, 2)] == ["1", "2"]
     assert job.status() == "new"
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_attempt(tmp_path):
+    for name in (".job.json.0123abcd.tmp", ".mine.json.0123abcd.tmp"):
+        (tmp_path / name).touch()
+    JobFile(tmp_path).begin([])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.json.0123abcd.tmp", "job.json", "job.log"]

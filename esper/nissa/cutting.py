@@ -1,0 +1,190 @@
+"""JSON lines of a run that goes on: cut back to its checkpoint, and mended by what checkpoints carry of them."""
+
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from esper.files import replace_file
+from esper.leyline import TelemetryEventType
+from esper.nissa.jsonl import EVENTS_FILE, LEARNING_FILE, METRICS_FILE
+
+# Events of the run's own course, which may follow the checkpoint of the epoch that they are of.
+_OF_THE_COURSE = (
+    TelemetryEventType.CHECKPOINT_SAVED,
+    TelemetryEventType.RUN_STARTED,
+    TelemetryEventType.RUN_RESUMED,
+    TelemetryEventType.RUN_FINISHED,
+)
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """The lines that a checkpoint carries: what was written after epoch `after`, up to its own, `until`."""
+
+    after: int
+    until: int
+    lines: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def to_plain(self) -> dict[str, Any]:
+        """For the checkpoint's metadata."""
+        return {"after": self.after, "until": self.until, "lines": dict(self.lines)}
+
+    @classmethod
+    def from_plain(cls, plain: Any) -> "Carried | None":
+        """None where it is not what `to_plain` gave."""
+        match plain:
+            case {"after": int(after), "until": int(until), "lines": dict(lines)}:
+                texts = {name: [text for text in given if isinstance(text, str)] for name, given in lines.items()}
+                return cls(after, until, texts)
+        return None
+
+
+def cut_back(
+    run_dir: Path | str,
+    *,
+    metrics: int = -1,
+    events: int = -1,
+    learning: int = 0,
+    checkpoint: int | None = None,
+    carried: Sequence[Carried] = (),
+) -> list[str]:
+    """Drop what the files say of epochs and updates after these: it will be lived through, and written, again.
+
+    A line that cannot be read is left out, and what checkpoints carry of the others makes good what is missing.
+
+    Args: checkpoint: the number of the one that the run goes on from; carried: by it and those before it, in order.
+    Returns: what was left out, restored or lost, a line a file. Raises: OSError.
+    """
+    run_dir = Path(run_dir)
+    return [
+        *_cut_records(run_dir / METRICS_FILE, "epoch", range(metrics + 1), carried),
+        *_cut_records(run_dir / LEARNING_FILE, "update", range(1, learning + 1), carried),
+        *_cut_events(run_dir / EVENTS_FILE, events, checkpoint, carried),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    key: int
+    text: str
+    record: dict[str, Any]
+
+    @property
+    def is_of_the_course(self) -> bool:
+        return self.record.get("type") in _OF_THE_COURSE
+
+    def is_void(self, checkpoint: int | None) -> bool:
+        """Whether it tells of what is yet to come for a run that goes on from this checkpoint."""
+        data = self.record.get("data")
+        saved = data.get("checkpoint") if isinstance(data, dict) else None
+        is_later = checkpoint is not None and isinstance(saved, int) and saved > checkpoint
+        return is_later or self.record.get("type") == TelemetryEventType.RUN_FINISHED
+
+
+def _cut_records(path: Path, key: str, expected: range, carried: Sequence[Carried]) -> list[str]:
+    """Of a file with one line for each epoch or update."""
+    data, kept, left_out = _read(path, key, expected.stop - 1)
+    own = {line.key: line.text for line in kept if line.key in expected}
+    known = {line.key: line.text for line in _known(path.name, key, carried) if line.key in expected}
+    lines = own | known  # a checkpoint's own are under its checksum
+    if not lines and not path.exists():
+        return []
+    _write(path, data, (lines[number] for number in sorted(lines)))
+    restored = [number for number in known if known[number] != own.get(number)]
+    return _told(path, left_out, key, restored, [number for number in expected if number not in lines])
+
+
+def _cut_events(path: Path, last: int, checkpoint: int | None, carried: Sequence[Carried]) -> list[str]:
+    """Of the file with any number of lines for an epoch. Its last words go, too: the run has not finished."""
+    data, kept, left_out = _read(path, "epoch", last)
+    groups: dict[int, list[_Line]] = defaultdict(list)
+    for line in kept:
+        if not line.is_void(checkpoint):
+            groups[line.key].append(line)
+    known: dict[int, list[_Line]] = defaultdict(list)
+    for line in _known(path.name, "epoch", carried):
+        if line.key <= last and not line.is_void(checkpoint):
+            known[line.key].append(line)
+    restored = []
+    for epoch, lines in known.items():
+        is_whole = any(one.after < epoch <= one.until for one in carried)
+        missing, others = _difference(lines, groups[epoch])
+        if missing:
+            restored.append(epoch)
+            kept_others = [line for line in others if line.is_of_the_course]
+            groups[epoch] = [*lines, *kept_others] if is_whole else [*groups[epoch], *missing]
+    if path.exists() or groups:
+        _write(path, data, (line.text for epoch in sorted(groups) for line in groups[epoch]))
+    return _told(path, left_out, "events of epoch", restored, [])
+
+
+def _difference(lines: Sequence[_Line], there: Sequence[_Line]) -> tuple[list[_Line], list[_Line]]:
+    """Lines that are not there, and those there that are none of them."""
+    left = Counter(line.text for line in there)
+    missing = []
+    for line in lines:
+        if left[line.text]:
+            left[line.text] -= 1
+        else:
+            missing.append(line)
+    others = []
+    for line in reversed(there):
+        if left[line.text]:
+            left[line.text] -= 1
+            others.append(line)
+    return missing, others[::-1]
+
+
+def _read(path: Path, key: str, last: int) -> tuple[bytes, list[_Line], list[int]]:
+    """A file as it is, its lines up to the last epoch or update, and the numbers of those among them that are none."""
+    data = path.read_bytes() if path.exists() else b""
+    lines = [_parse(text, key) for text in data.split(b"\n")[:-1]]  # what follows the last end of line is torn
+    sound = [number for number, line in enumerate(lines) if line is not None and line.key <= last]
+    end = sound[-1] + 1 if sound else 0
+    while last >= 0 and end < len(lines) and lines[end] is None:
+        end += 1
+    left_out = sorted({*range(end)} - {*sound})
+    kept = [line for line in lines if line is not None and line.key <= last]
+    return data, kept, [number + 1 for number in left_out]
+
+
+def _known(name: str, key: str, carried: Iterable[Carried]) -> list[_Line]:
+    texts = (text for one in carried for text in one.lines.get(name, ()))
+    return [line for text in texts if (line := _parse(text, key)) is not None]
+
+
+def _parse(text: bytes | str, key: str) -> _Line | None:
+    try:
+        text = text if isinstance(text, str) else text.decode()
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    is_record = isinstance(record, dict) and type(record.get(key)) is int
+    return _Line(record[key], text, record) if is_record else None
+
+
+def _write(path: Path, data: bytes, texts: Iterable[str]) -> None:
+    lines = "".join(f"{text}\n" for text in texts).encode()
+    if data.startswith(lines):
+        os.truncate(path, len(lines))  # needs no room, which there may not be
+    else:
+        replace_file(path, lines)
+
+
+def _told(path: Path, left_out: list[int], what: str, restored: list[int], lost: list[int]) -> list[str]:
+    parts = {
+        f"left out what cannot be read in line {_named(left_out)}": left_out,
+        f"restored from checkpoints: {what} {_named(restored)}": restored,
+        f"lost: {what} {_named(lost)}": lost,
+    }
+    told = "; ".join(part for part, numbers in parts.items() if numbers)
+    return [f"{path}: {told}"] if told else []
+
+
+def _named(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:_MOST_NAMED])) + (", ..." if len(numbers) > _MOST_NAMED else "")

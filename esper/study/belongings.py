@@ -1,0 +1,116 @@
+"""What in a folder a run has written, a sweep's job, or a run that never began; all else is somebody else's."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from esper.files import written_for
+from esper.study.folders import CONFIG_FILE, JOB_FILE, JOB_LOG, LOCK_FILE, RUN_FILE
+
+# As esper.rundir, esper.nissa and esper.checkpoint write them; importing those would bring torch.
+_CONFIG_HEAD = "# The whole configuration of this run, resolved.\n"
+_RUN_FILES = (CONFIG_FILE, "metrics.jsonl", "events.jsonl", "learning.jsonl", "report.html", RUN_FILE)
+_RUN_KEYS = {"schema": int, "id": str, "uid": str, "name": str, "status": str}
+_JOB_KEYS = {"id": str, "overrides": list, "status": str, "attempt": int, "host": str}
+_CHECKPOINT = re.compile(r"agent_epoch_\d+\.(safetensors|json|json\.new)")
+_TENSORBOARD = re.compile(r"events\.out\.tfevents\.\d+\.\d{6}")
+_WANDB_LINK = re.compile(r"latest-run|debug(-\w+)?\.log")
+
+
+class Contents(NamedTuple):
+    """What may go of a folder, in this order, and what stays."""
+
+    own: list[Path]
+    others: list[Path]
+
+
+def contents(folder: Path) -> Contents:
+    """What lies in a folder; nothing of it is a run's own where none has begun or been about to."""
+    run, job = read_object(folder / RUN_FILE), read_object(folder / JOB_FILE)
+    names, uid = set(), None
+    if _is_signature(folder / LOCK_FILE):
+        # What a start writes next: where it is not there, a temporary file for it may be.
+        names |= {LOCK_FILE, *(name for name in (CONFIG_FILE, RUN_FILE) if not (folder / name).exists())}
+    if is_of_a_run(run):
+        names |= {*_RUN_FILES}
+        uid = str(run["uid"])
+    elif _is_of_a_start(folder / CONFIG_FILE):
+        names.add(CONFIG_FILE)
+    if is_of_a_job(job):
+        names |= {JOB_FILE, JOB_LOG}
+    own, others = [], []
+    for entry in sorted(folder.iterdir()):
+        if uid is not None and entry.name in _FOLDERS and entry.is_dir() and not entry.is_symlink():
+            inside = [(part, _FOLDERS[entry.name](part, uid)) for part in sorted(entry.iterdir())]
+            own += [file for part, is_own in inside if is_own for file in _files(part)]
+            others += [part for part, is_own in inside if not is_own]
+        elif entry.name in names or (written_for(entry.name) or "") in names:
+            own.append(entry)
+        else:
+            others.append(entry)
+    # Last what the folder is known by: a kill in between leaves it known for what it is.
+    signs = (JOB_FILE, RUN_FILE, LOCK_FILE)
+    return Contents(sorted(own, key=lambda file: signs.index(file.name) if file.name in signs else -1), others)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds; empty where it holds none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def is_of_a_run(record: dict[str, Any]) -> bool:
+    """Whether this is what a run writes into run.json."""
+    return _has(record, _RUN_KEYS) and record["schema"] == 1 and bool(record["uid"])
+
+
+def is_of_a_job(record: dict[str, Any]) -> bool:
+    """Whether this is what a sweep's job writes into job.json."""
+    return _has(record, _JOB_KEYS)
+
+
+def _has(record: dict[str, Any], keys: dict[str, type]) -> bool:
+    return all(type(record.get(key)) is kind for key, kind in keys.items())
+
+
+def _is_signature(lock: Path) -> bool:
+    """Whether a run's lock is what this is: nobody's, or signed."""
+    try:
+        return lock.stat().st_size == 0 or {"pid", "host", "since"} <= read_object(lock).keys()
+    except OSError:
+        return False
+
+
+def _is_of_a_start(config: Path) -> bool:
+    try:
+        with open(config, encoding="utf-8") as file:
+            return file.readline() == _CONFIG_HEAD
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _is_of_checkpoints(part: Path, uid: str) -> bool:
+    return bool(_CHECKPOINT.fullmatch(written_for(part.name) or part.name))
+
+
+def _is_of_tensorboard(part: Path, uid: str) -> bool:
+    return bool(_TENSORBOARD.fullmatch(part.name))
+
+
+def _is_of_wandb(part: Path, uid: str) -> bool:
+    is_link = part.is_symlink() and bool(_WANDB_LINK.fullmatch(part.name))
+    return is_link or bool(re.fullmatch(rf"(offline-)?run-\d{{8}}_\d{{6}}-{re.escape(uid)}", part.name))
+
+
+_FOLDERS = {"checkpoints": _is_of_checkpoints, "tensorboard": _is_of_tensorboard, "wandb": _is_of_wandb}
+
+
+def _files(part: Path) -> list[Path]:
+    """A file, or all that a folder holds; links are not followed."""
+    if part.is_symlink() or not part.is_dir():
+        return [part]
+    return [file for inside in sorted(part.iterdir()) for file in _files(inside)]
