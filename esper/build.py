@@ -195,6 +195,7 @@ def build_population(prepared: Sequence[Prepared], engine: dict[str, Any] | None
             config.engine.memory_format,
             sorted({name for part in prepared for name, _ in part.catalogue}),
         )
+        population.check_minibatches(x[:1], y[:1], task.epoch_size, config.batch_size)
     library, why_not = native.load()
     kernels = "native" if population.device.type == "cpu" and library is not None else "torch"
     if population.device.type == "cpu" and library is None:

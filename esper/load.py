@@ -1,6 +1,5 @@
 """A grown network, out of the run that grew it."""
 
-import copy
 import warnings
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from esper.checkpoint import CheckpointManager
 from esper.config.composing import read_config
 from esper.errors import RunError
 from esper.kasmina import MorphogeneticModel
+from esper.kasmina.copying import copy_network
 from esper.resuming import differences, refuse
 from esper.rundir import CONFIG_FILE
 
@@ -37,4 +37,4 @@ def load_member(run_dir: str | Path, member: int = 0, epoch: int | None = None) 
     if not 0 <= member < len(growth.population):
         raise RunError(f"{path}: there is no member {member}; it has 0 to {len(growth.population) - 1}")
     growth.load_state(dict(checkpoint.tensors), checkpoint.state["growth"])
-    return copy.deepcopy(growth.population.models[member]).eval()
+    return copy_network(growth.population.models[member]).eval()

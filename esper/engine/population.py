@@ -174,7 +174,7 @@ class Population:
             x, y, order = x.unsqueeze(0), y.unsqueeze(0), order.unsqueeze(0)
         self._settle(*(part[0, order[0, :batch_size]] for part in (x, y)))
         self.sync_topology()
-        self._check_minibatches(x, y, order.shape[1], batch_size)
+        self.check_minibatches(x[0, :1], y[0, :1], order.shape[1], batch_size)
         steps = -(-order.shape[1] // batch_size)
         loss, correct = self._zeros(len(self))
         kept = self._standing_buffers()
@@ -197,14 +197,17 @@ class Population:
             row.copy_(before)
         return Scores(loss / y[0].numel(), 100.0 * correct / y[0].numel())
 
-    def _check_minibatches(self, x: Tensor, y: Tensor, count: int, batch_size: int) -> None:
-        """Raises EngineError where an epoch has a minibatch of one example and the networks do not train on one."""
+    def check_minibatches(self, x: Tensor, y: Tensor, count: int, batch_size: int) -> None:
+        """Raises EngineError where an epoch has a minibatch of one example and the networks do not train on one.
+
+        x, y: one example [1, ...]; count: examples of an epoch.
+        """
         if count % batch_size != 1 and batch_size != 1:
             return
         if self._trains_one[0] != self.version:
             model = max(self.models, key=lambda model: sum(1 for _ in model.modules()))  # the most grown
             try:
-                check_step(model, x[0, :1], y[0, :1])
+                check_step(model, x, y)
                 self._trains_one = self.version, True
             except EngineError:
                 self._trains_one = self.version, False
