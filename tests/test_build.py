@@ -44,9 +44,10 @@ def test_a_member_does_not_depend_on_how_many_there_are():
 
 def test_a_resumed_run_keeps_its_engine():
     kept = {"kind": "sequential", "kernels": "torch", "reason": "measured", "device": "cpu", "threads": 2}
+    kept["memory_format"] = "channels_last"
     parts = build_growth(compose(TINY), kept)
     assert parts.engine == kept
-    assert parts.growth.population.engine.kind == "sequential"
+    assert parts.growth.population.engine.kind == "sequential" and parts.growth.population.is_channels_last
     assert torch.get_num_threads() == 2
 
 
