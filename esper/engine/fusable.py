@@ -117,16 +117,24 @@ def _tensors(module: nn.Module) -> dict[str, object]:
     }
 
 
-def watch(modules: Sequence[nn.Module]) -> list[object]:
-    """What a later look must find to be the same objects, or fusing would lose what was put on the modules since."""
-    seen: list[object] = []
-    for module in modules:
-        for _, part in _layers(module):
-            hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
-            seen.append(any(hooks))
-            if not is_library(type(part)):
-                seen += [value for name, value in vars(part).items() if name not in _OF_MODULES]
-    return seen
+class Watch:
+    """Notices what was put on modules since fusing them was allowed, and would be lost: hooks, layers, attributes."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self._hooks: list[Mapping[Any, Any]] = []
+        self._held: list[tuple[Mapping[str, Any], str, Any]] = []
+        for module in modules:
+            for _, part in _layers(module):
+                kinds = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
+                self._hooks += kinds
+                inside = () if isinstance(part, SeedSlot) else part._modules.items()
+                own = () if is_library(type(part)) else vars(part).items()
+                self._held += [(part._modules, name, layer) for name, layer in inside]
+                self._held += [(vars(part), name, value) for name, value in own if name not in _OF_MODULES]
+
+    def has_changed(self) -> bool:
+        """Whether anything is other than it was."""
+        return any(self._hooks) or any(held.get(name) is not value for held, name, value in self._held)
 
 
 class _Proxy(fx.Proxy):

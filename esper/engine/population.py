@@ -218,8 +218,8 @@ class Population:
             )
 
     def _adopt(self) -> None:
-        """Take over what the networks themselves have put in the place of their tensors."""
-        for stack in self.stacks.values():
+        """Take over what networks that were run themselves have put in the place of their tensors."""
+        for stack in self.stacks.values() if self.engine.kind == SEQUENTIAL else ():
             stack.adopt()
 
     def _standing_buffers(self) -> list[tuple[Tensor, Tensor]]:
