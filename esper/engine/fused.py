@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper.engine.engine import Backward, Captured
-from esper.engine.fusable import Watch, check_hosts
+from esper.engine.engine import FUSED, Backward, Captured
+from esper.engine.fusable import Watch, check_hosts, check_plain
 from esper.engine.groups import Group, make_group, signature, trained_stacks
 from esper.engine.lanes import LaneLayout
 from esper.engine.program import Layout, Program
@@ -28,7 +28,7 @@ class FusedEngine:
     is read anew after every change of topology. halted: members that train no further.
     """
 
-    kind = "fused"
+    kind = FUSED
 
     def __init__(
         self,
@@ -96,6 +96,8 @@ class FusedEngine:
         for name, stack in self.stacks.items():
             if not name.startswith(f"slots.{slot}.") or name.endswith(".gate"):
                 continue
+            for module in stack.modules:
+                check_plain(module)
             if name not in self.programs:
                 self.programs[name] = Program(stack.modules[0], self.layout)
             gate = self.stacks.get(f"slots.{slot}.gate")

@@ -55,7 +55,7 @@ class ModuleStack:
     """Same-shaped modules of some members.
 
     Attributes: members: ascending member indices, one a row; parameters (leaves) and buffers by their name in the
-    module, [R, ...]; aliases: other names of tensors that layers share -> the name they go by here.
+    module, [R, ...]; a tensor that layers share goes by its first name.
     """
 
     def __init__(
@@ -68,7 +68,6 @@ class ModuleStack:
         self.members = sorted(modules)
         self.modules = [modules[member] for member in self.members]
         self._places = [_places(module, tuple(f"{prefix}." for prefix in skip)) for module in self.modules]
-        self.aliases = {place.name: place.key for place in self._places[0] if place.name != place.key}
         self._check_alike()
         with torch.no_grad():
             self.parameters, self.buffers = (self._stack(kind, is_channels_last) for kind in _KINDS)
@@ -139,7 +138,7 @@ class ModuleStack:
             _GradientRow(place, index, self._gradients[place.key].data[index])
             for index, row in enumerate(self._places)
             for place in row
-            if place.name == place.key in trained and trained[place.key][index]
+            if place.name == place.key and place.key in trained and trained[place.key][index]
         ]
 
     def zero_gradients(self) -> None:

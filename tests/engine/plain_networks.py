@@ -805,6 +805,7 @@ FUSES = {
     "norm settings",
 }
 FUSES |= {"norm twice", "in place alone", "module twice", "default argument", "named", "squeezes", "lazy"}
+BY_IDENTITY = {"parameter list", "compiled", "instance forward"}  # keep what is another object in every copy
 PROVEN_OTHERWISE = {"checkpointed", "type branch", "linear on images"}  # no trace shows it, the comparison does
 
 
