@@ -1,6 +1,5 @@
 """From a configuration to the parts of a run: registries build by name, and nothing else chooses what code runs."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -22,6 +21,7 @@ from esper.hosts import build_host, build_model
 from esper.kasmina import BlueprintRegistry, GateConfig, MorphogeneticModel, QualityGates
 from esper.leyline import ActionLayout
 from esper.leyline.ranks import ALONE, Ranks, share
+from esper.printing import say
 from esper.simic.rewards import build_reward
 from esper.tamiyo.observation import ObservationEncoder, action_masks
 from esper.tamiyo.settings import BLENDS
@@ -187,9 +187,9 @@ def build_population(prepared: Sequence[Prepared], engine: dict[str, Any] | None
     library, why_not = native.load()
     kernels = "native" if population.device.type == "cpu" and library is not None else "torch"
     if population.device.type == "cpu" and library is None:
-        print(f"slower than it could be: {why_not}", file=sys.stderr)
+        say(f"slower than it could be: {why_not}", is_error=True)
     if engine and engine["kernels"] != kernels:
-        print(f"this run began on {engine['kernels']} kernels: it goes on, but not bit for bit", file=sys.stderr)
+        say(f"this run began on {engine['kernels']} kernels: it goes on, but not bit for bit", is_error=True)
     return population, engine or {
         "kind": population.engine.kind,
         "kernels": kernels,

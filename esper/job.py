@@ -1,22 +1,20 @@
 """What Hydra calls, in whatever process: one run in the folder that it was given."""
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from esper.config.checks import in_short
 from esper.config.composing import finish
 from esper.config.telemetry import require_packages
 from esper.errors import EsperError, RunError
 from esper.planned import planned
+from esper.printing import complain
 from esper.study.rows import mean
 from esper.sweep.terminal import shown
 
-BAD_INPUT = 2
 FIGURES = ("test_accuracy", "test_bits_per_byte", "parameters")
 
 
@@ -63,9 +61,3 @@ def figures(record: Mapping[str, Any]) -> dict[str, float] | None:
     found = {name: mean(grown[name]) for name in FIGURES if name in grown}
     found["gain"] = (difference.get("test_accuracy") or {}).get("mean")
     return {name: value for name, value in found.items() if value is not None}
-
-
-def complain(error: EsperError) -> int:
-    """Print what is wrong and return the exit code of bad input."""
-    print(f"error: {in_short(str(error))}", file=sys.stderr)
-    return BAD_INPUT

@@ -1,7 +1,6 @@
 """One run that is under way: its parts, what it writes down, and what it keeps."""
 
 import math
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from esper.engine.population import Scores
 from esper.learning import POLICY, build_policy
 from esper.leyline import WAIT, Action, EpochReport, TelemetryEvent, TelemetryEventType
 from esper.nissa import EventHub, cut_back, write_report
+from esper.printing import say
 from esper.records import EpochTimes, checkpoint_metrics, count_seeds, epoch_record, summarize, update_record
 from esper.rundir import RunDirectory
 from esper.sinks import open_sinks
@@ -53,7 +53,7 @@ class Run:
 
     def _continue(self, checkpoint: Checkpoint) -> None:
         for unsound in checkpoint.skipped:
-            print(f"skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", file=sys.stderr)
+            say(f"skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", is_error=True)
         self.growth.load_state(dict(checkpoint.tensors), checkpoint.state["growth"])
         if self.learning:
             named = checkpoint.tensors.items()
@@ -210,7 +210,7 @@ class Run:
         try:
             self.report = write_report(self.folder.path)
         except Exception as error:  # a picture that cannot be drawn must not cost a finished run
-            print(f"no report: {type(error).__name__}: {error}; the run itself is whole", file=sys.stderr)
+            say(f"no report: {type(error).__name__}: {error}; the run itself is whole", is_error=True)
 
     def _tell(self, kind: TelemetryEventType) -> None:
         self.hub.event(TelemetryEvent(kind, epoch=self.growth.epoch))

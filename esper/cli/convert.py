@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from esper.cli import complain
+from esper.printing import complain, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> int:
     code = 0
     for source, result in convert_all(options.sources, options.folder, trust=options.trust):
         if isinstance(result, Path):
-            print(f"{source} → {result}")
+            say(f"{source} → {result}")
         else:
             code = complain(result)
     return code

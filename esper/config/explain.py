@@ -16,10 +16,12 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
-from esper.config.checks import did_you_mean, in_short, spelled
+from esper.checks import did_you_mean
+from esper.config.checks import spelled
 from esper.config.own_files import of_file, of_missing, of_yaml
 from esper.config.store import groups
 from esper.errors import ConfigError
+from esper.printing import in_short
 
 EXPECTED = {"Integer": "a whole number", "Float": "a number", "bool": "true or false", "String": "text"}
 HOW_TO = "expected key=value, such as seed=3 or host=cnn"

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from esper.leyline import SeedStage
 from esper.nissa.history import read_run
@@ -17,6 +15,7 @@ from esper.nissa.outcomes import OUTCOMES, commonest, seed_groups
 from esper.nissa.palette import STAGE_LOOKS
 from esper.nissa.setup import why_nothing_was_planted
 from esper.nissa.statistics import ACCURACY, FEWEST, mean_interval, paired_difference
+from esper.printing.tables import Console, Text
 
 MOST_GROUPS = 16
 
@@ -47,12 +46,6 @@ _STYLES = {
 }
 
 
-def file_console() -> Console:
-    """Standard output; a file or a pipe has no width, and nothing written there is cut."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=160)
-
-
 def print_summary(
     summary: dict[str, Any],
     run_dir: Path | str,
@@ -68,7 +61,7 @@ def print_summary(
         report: path of the report, when one was written.
         console: where to; standard output when None.
     """
-    console = console or file_console()
+    console = console or Console()
     history = read_run(run_dir)
     stories = seed_stories(history.events)
     console.print()

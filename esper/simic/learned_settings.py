@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from esper.checks import did_you_mean
 from esper.errors import ConfigError
 from esper.leyline import Operation
 from esper.simic.schedules import SCHEDULES
@@ -107,4 +108,4 @@ def check_known(key: str, value: str, known: Iterable[str]) -> None:
     """Raise ConfigError unless the value is one of those known."""
     names = list(known)
     if value not in names:
-        raise ConfigError(f"policy.{key}={value}: expected one of {', '.join(names)}")
+        raise ConfigError(f"policy.{key}={value}: expected one of {', '.join(names)}{did_you_mean(value, names)}")

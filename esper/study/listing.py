@@ -11,10 +11,10 @@ from typing import Any
 
 from rich.cells import cell_len
 from rich.table import Table as RichTable
-from rich.text import Text
 
 from esper.config.checks import spelled
 from esper.nissa.text import clock, compact, signed
+from esper.printing.tables import Text
 from esper.study.folders import SWEEP_FILE, is_attempt
 from esper.study.index import UNDER_WAY
 from esper.study.query import Table

@@ -11,13 +11,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import IO, Any
+from typing import Any, TextIO
 
+from esper.printing import say_text
 from esper.sweep.jobs import FAILED, FINISHED, INTERRUPTED, KILLED, NEW, RUNNING, JobFile
 
 POLL_S = 0.2
 STYLES = {FINISHED: "green", FAILED: "red", RUNNING: "cyan", INTERRUPTED: "yellow", KILLED: "yellow", NEW: "dim"}
-WIDE = 160  # columns of a table that no terminal shows
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,14 @@ class Terminal:
 
     def say(self, line: str, is_error: bool = False) -> None:
         """Print a line; nobody reading it is no reason to stop."""
-        with suppress(OSError, ValueError):
-            print(line, file=self.err if is_error else self.out, flush=True)
+        say_text(line, file=self.err if is_error else self.out)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str]) -> None:
         """Print rows of text under these headings, the second column in each row's style."""
-        from rich.console import Console
         from rich.table import Table
-        from rich.text import Text
 
-        console = Console(file=self.out, highlight=False)
-        if not console.is_terminal:
-            console.width = WIDE
+        from esper.printing.tables import Console, Text
+
         table = Table(box=None, pad_edge=False)
         for column in columns:
             table.add_column(column, overflow="fold")
@@ -61,9 +57,7 @@ class Terminal:
             cells = [Text(cell) for cell in row]
             cells[1].stylize(style)
             table.add_row(*cells)
-        with suppress(OSError, ValueError, SystemExit):  # rich ends the process where nobody reads
-            console.print(table)
-            self.out.flush()
+        Console(file=self.out).print(table)
 
     def close(self) -> None:
         """Give the copies back."""
@@ -209,7 +203,7 @@ def _stamp(file: JobFile) -> int:
         return 0
 
 
-def _copy(stream: Any) -> IO[str]:
+def _copy(stream: Any) -> TextIO:
     """Another stream to the same place; the stream itself where it is no file's."""
     try:
         stream.flush()

@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import logging
 import os
 import shutil
 import tarfile
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from esper.errors import TaskError
+from esper.printing import logger
 from esper.tasks.distortion import shift_and_mirror
 from esper.tasks.settings import Cifar10Settings
 from esper.tasks.splits import stratified_splits
@@ -29,7 +29,7 @@ RECORD_BYTES = 1 + 3 * 32 * 32
 NUM_CLASSES = 10
 FETCH_TIMEOUT_S = 30.0
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 def fetch_archive(settings: Cifar10Settings) -> Path:

@@ -1,9 +1,9 @@
 """What a task can be told: plain dataclasses, free of torch, that check their own values."""
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import ClassVar
 
+from esper.checks import did_you_mean
 from esper.errors import ConfigError
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -33,9 +33,7 @@ PRESETS: dict[str, DistortionStrength] = {
 
 def _choice(key: str, value: str, allowed: list[str]) -> None:
     if value not in allowed:
-        near = get_close_matches(value, allowed, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{key}={value!r}: expected one of {', '.join(allowed)}.{hint}")
+        raise ConfigError(f"{key}={value}: expected one of {', '.join(allowed)}{did_you_mean(value, allowed)}")
 
 
 def _within(key: str, value: float, low: float, high: float) -> None:

@@ -1,12 +1,12 @@
 """Blueprints by topology and name."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import nn
 
+from esper.checks import did_you_mean
 from esper.errors import BlueprintError
 
 REFERENCE_WIDTH = 64  # C at which every `param_estimate` is stated
@@ -79,6 +79,4 @@ class BlueprintRegistry:
 
 
 def _unknown(kind: str, name: str, known: list[str]) -> str:
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    return f"no {kind} {name!r}: known are {', '.join(known) or 'none'}{hint}"
+    return f"no {kind} {name!r}: known are {', '.join(known) or 'none'}{did_you_mean(name, known)}"
