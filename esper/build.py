@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from esper.config.blueprint import check_blueprints
 from esper.config.root import RunSchema
 from esper.engine import native
 from esper.engine.choice import choose_engine
@@ -123,11 +124,17 @@ def prepare(
 ) -> Prepared:
     """Load the data, where it is not among what is `loaded` already, and make the members; see `build_growth`."""
     check_enough("engine.members", config.engine.members, ranks)
+    config.check_fit()
     device = pick_device(engine["device"] if engine else config.engine.device)
     dtype = torch.float64 if config.engine.precision == "float64" else torch.float32
     check_precision(config.engine.precision, device)
     task = loaded.get(_data_key(config)) or build_task(config.task, device, dtype, config.seed)
     loaded[_data_key(config)] = task
+    if config.batch_size > task.epoch_size:
+        raise ConfigError(
+            f"batch_size={config.batch_size}: more than the {task.epoch_size:,} training examples of an epoch\n"
+            f"  expected 1 to {task.epoch_size:,}"
+        )
     copies = 2 if config.engine.twins else 1
     models = [
         build_model(config, task, member, device, dtype)
@@ -210,13 +217,10 @@ def plantable(config: RunSchema, topology: str) -> list[tuple[str, int]]:
 
     Raises BlueprintError on a name that the topology does not have.
     """
-    for name in getattr(config.policy, "preferred_blueprints", ()):
-        if not BlueprintRegistry.has(name):  # one of another topology is merely passed over
-            BlueprintRegistry.spec(topology, name)
     specs = BlueprintRegistry.list_specs(topology)
+    check_blueprints(config.blueprint, config.policy, topology, BlueprintRegistry.names())
     names = config.blueprint.names
-    wanted = specs if names is None else [BlueprintRegistry.spec(topology, name) for name in names]
-    return [(spec.name, spec.param_estimate) for spec in specs if spec in wanted]
+    return [(spec.name, spec.param_estimate) for spec in specs if names is None or spec.name in names]
 
 
 def slots_by_depth(model: MorphogeneticModel) -> list[str]:

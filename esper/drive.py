@@ -10,7 +10,7 @@ from esper.config.composing import read_config, to_plain
 from esper.config.root import RunSchema
 from esper.course import BAD_INPUT, Job, see_through, told
 from esper.distributed import ranks
-from esper.errors import EsperError
+from esper.errors import DivergedError, EsperError
 from esper.nissa import print_summary
 from esper.planned import Planned
 from esper.printing import say, say_text, say_traceback
@@ -91,6 +91,9 @@ def _alone(job: Job) -> int:
     if job.error is not None:
         if job.is_bad_input:
             raise job.error
+        if isinstance(job.error, DivergedError):
+            say_text(f"error: {told(job.error)}", is_error=True)
+            return code
         if not isinstance(job.error, (EsperError, OSError)):
             say_traceback(job.error)
             return code
@@ -99,6 +102,8 @@ def _alone(job: Job) -> int:
     elif run is not None and run.summary is not None:
         if job.config.telemetry.console != "off":
             print_summary(run.summary, path, run.report)
+        if note := job.config.policy.note:
+            say(note, is_error=True)
     else:
         say(f"interrupted after {_place(job.folder.record)}; to continue:", f"  python -m esper.run resume={path}")
     return code

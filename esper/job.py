@@ -9,9 +9,10 @@ from omegaconf import DictConfig
 
 from esper.config.composing import finish
 from esper.config.telemetry import require_packages
-from esper.errors import EsperError, RunError
+from esper.errors import EsperError, RunError, RunExistsError
 from esper.planned import planned
 from esper.printing import complain
+from esper.study.folders import RUN_FILE
 from esper.study.rows import mean
 from esper.sweep.terminal import shown
 
@@ -26,14 +27,16 @@ class Job:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
-        from esper.drive import resume, start  # here, since it loads torch
-        from esper.rundir import RUN_FILE
-
         hydra = HydraConfig.get()
         folder = shown(Path(hydra.runtime.output_dir))
+        is_taken, is_sweep = (folder / RUN_FILE).exists(), hydra.mode == RunMode.MULTIRUN
         try:
             plan = planned(composed, hydra, folder)
-            if hydra.mode == RunMode.MULTIRUN and (folder / RUN_FILE).exists():
+            if is_taken and not is_sweep:
+                raise RunExistsError(folder)
+            from esper.drive import resume, start  # here, since it loads torch
+
+            if is_taken:
                 telemetry = plan.config.telemetry
                 view = [f"telemetry.console={telemetry.console}", f"telemetry.report={str(telemetry.report).lower()}"]
                 code = resume(folder, view)
@@ -48,14 +51,16 @@ class Job:
 
     @staticmethod
     def check(composed: DictConfig) -> None:
-        """Refuse a configuration before anything is run. Raises ConfigError or OmegaConf's errors."""
-        require_packages(finish(composed).telemetry)
+        """Refuse a configuration before anything is run. Raises EsperError or OmegaConf's errors."""
+        config = finish(composed)
+        config.check_names()
+        require_packages(config.telemetry)
 
 
 def figures(record: Mapping[str, Any]) -> dict[str, float] | None:
     """What a sweep shows of a finished run's run.json: means over grown members, and what growing was worth."""
     summary = record.get("summary")
-    if not summary:
+    if not summary or record.get("status") != "finished":
         return None
     grown, difference = summary["grown"], summary["difference"] or {}
     found = {name: mean(grown[name]) for name in FIGURES if name in grown}

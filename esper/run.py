@@ -71,7 +71,7 @@ def _launch(arguments: list[str]) -> int:
         raise ConfigError("-m: torchrun shares one run among processes; start it once a job (see docs/distributed.md)")
     arguments = _of_sweep(arguments, is_sweep)
     if not is_sweep:
-        compose(flags.overrides, flags.config_name or "config", flags.config_dir)
+        compose(flags.overrides, flags.config_name or "config", flags.config_dir).check_names()
     register()
     register_plugin("hydra/launcher", "fused", FusedLauncher, FusedLauncherConf())
     codes: list[int] = []

@@ -20,7 +20,7 @@ from esper import __version__
 from esper.checkpoint import RunLock
 from esper.checkpoint.atomic import write_atomic
 from esper.checkpoint.run_lock import LOCK_NAME
-from esper.errors import EsperError, RunError
+from esper.errors import EsperError, RunError, RunExistsError
 
 CONFIG_FILE = "config.yaml"
 RUN_FILE = "run.json"
@@ -58,7 +58,7 @@ class RunDirectory:
         with contextlib.ExitStack() as on_error:
             lock = on_error.enter_context(RunLock(path))
             if (path / RUN_FILE).exists():
-                raise RunError(f"{path} already holds a run\n  to continue it: python -m esper.run resume={path}")
+                raise RunExistsError(path)
             text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
             write_atomic(path / CONFIG_FILE, f"# The whole configuration of this run, resolved.\n{text}".encode())
             record = {
@@ -135,7 +135,8 @@ class RunDirectory:
         wall_s = self.record["wall_s"] + beat - self._last_beat
         self._last_beat = beat
         self.record |= changes | {"heartbeat_at": now(), "wall_s": round(wall_s, 3)}
-        data = json.dumps(self.record, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        text = json.dumps(self.record, indent=1, ensure_ascii=False, allow_nan=False)
+        data = text.encode(errors="backslashreplace") + b"\n"  # of a path in another encoding: it is JSON all the same
         data += b" " * (-len(data) % BLOCK_BYTES)
         try:
             write_atomic(self.path / RUN_FILE, data)

@@ -15,6 +15,7 @@ from esper.config.composing import to_plain
 from esper.config.root import RunSchema
 from esper.config.telemetry import require_packages
 from esper.engine.population import Scores
+from esper.errors import DivergedError
 from esper.learning import POLICY, build_policy
 from esper.leyline import WAIT, Action, EpochReport, TelemetryEvent, TelemetryEventType
 from esper.nissa import EventHub, cut_back, write_report
@@ -113,6 +114,8 @@ class Run:
             update=self.update,
             max_updates=self.learning.total if self.learning else 0,
         )
+        if is_shown and (note := self.config.policy.note):
+            say(note, is_error=True)
         self.hub = EventHub(open_sinks(self.config, self.folder, is_shown))
         self._tell(TelemetryEventType.RUN_RESUMED if is_resumed else TelemetryEventType.RUN_STARTED)
 
@@ -155,11 +158,15 @@ class Run:
         self.folder.update()
         summary = summarize(self.reports, tested, self.twin_of, self.seeds, self.folder.record["wall_s"])
         self.save()
-        self._tell(TelemetryEventType.RUN_FINISHED)
-        self.folder.finish("finished", summary=summary)
+        self.error = self._divergence(summary["retired"])
+        if self.error is None:
+            self._tell(TelemetryEventType.RUN_FINISHED)
+            self.folder.finish("finished", summary=summary)
+            self.summary = summary
+        else:
+            self.folder.finish("failed", summary=summary, error=str(self.error))
         if self.config.telemetry.report:
             self._draw()
-        self.summary = summary
 
     def close(self, status: str) -> None:
         """It ended: "finished", "failed" or "interrupted"."""
@@ -184,6 +191,18 @@ class Run:
         self._tell(TelemetryEventType.CHECKPOINT_SAVED)
 
     # ---- the parts
+
+    def _divergence(self, retired: Mapping[str, int]) -> DivergedError | None:
+        """What to say where every member that was to grow has diverged, so that nothing came of the run."""
+        twins, grown = len(self.twin_of), len(self.reports) - len(self.twin_of)
+        if retired["grown"] < grown:
+            return None
+        who = f"all {grown} members" if grown > 1 else "the only member"
+        who += (" and all their twins" if grown > 1 else " and its twin") if 0 < twins == retired["twin"] else ""
+        return DivergedError(
+            f"{who} diverged, and were put back by the governor: nothing was learned\n"
+            f"  most likely by optimizer.learning_rate={self.config.optimizer.learning_rate:g}: try a smaller one"
+        )
 
     def _keep(self) -> None:
         self.folder.beat(self.growth.epoch, self.update)

@@ -67,6 +67,8 @@ def print_summary(
     console.print()
     console.print(_scores(summary))
     console.print(Text(_footnote(summary), style="dim"))
+    if diverged := _diverged(summary):
+        console.print(Text(diverged, style="yellow"))
     console.print()
     if stories:
         _print_seeds(console, stories, history.slots)
@@ -117,6 +119,20 @@ def _footnote(summary: dict[str, Any]) -> str:
         return f"Below {FEWEST} members there is no interval; for one: engine.members=8"
     difference = "; differences in points, pair by pair" if summary.get("twin") else ""
     return f"Means over {members} members, 95% t-intervals{difference}."
+
+
+def _diverged(summary: dict[str, Any]) -> str:
+    """How many of how many were taken out of training, and what may mend it; nothing where none was."""
+    retired = summary.get("retired") or {}
+    names = {"grown": "grown members", "twin": "twins"}
+    parts = [
+        f"{retired[group]} of {len(summary[group]['parameters'])} {name}"
+        for group, name in names.items()
+        if retired.get(group)
+    ]
+    if not parts:
+        return ""
+    return f"{' and '.join(parts)} diverged and were retired; a smaller optimizer.learning_rate may keep them"
 
 
 def _print_seeds(console: Console, stories: list[SeedStory], slots: list[str]) -> None:

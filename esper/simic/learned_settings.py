@@ -59,6 +59,13 @@ class LearnedPolicySettings(PolicySettings):
         """Whether there are updates to make."""
         return self.updates > 0
 
+    @property
+    def note(self) -> str:
+        """That it acts by nothing that was ever learned."""
+        if self.learns or self.load is not None:
+            return ""
+        return f"policy={self.name} acts untrained: policy.updates=0, and no policy.load to say what was learned before"
+
     def __post_init__(self) -> None:
         check_within("updates", self.updates, 0, 1_000_000)
         check_within("members", self.members, 1, 1_000_000)

@@ -89,7 +89,7 @@ def reasons(rows: Sequence[Row]) -> list[Text]:
 def _reason(folder: Path, rows: Sequence[Row]) -> Text:
     """Of one run, or of the jobs of one sweep; folder: of the run, or of the sweep."""
     first = next((row for row in rows if row["error"]), rows[0])
-    is_sweep = str(folder) != first["path"]
+    is_sweep = folder != Path(first["path"])
     name, why = first["run"], " ".join((first["error"] or first["status"]).split())
     if len(rows) > 1:
         name, why = str(Path(name).parent), counts(rows) + (f", one of them: {why}" if first["error"] else "")

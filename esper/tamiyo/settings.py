@@ -21,6 +21,11 @@ class PolicySettings:
         """Whether the policy has something to learn before it acts."""
         return False
 
+    @property
+    def note(self) -> str:
+        """What nobody should miss who looks at a run of this policy."""
+        return ""
+
 
 def check_within(key: str, value: float, low: float, high: float) -> None:
     """Raise ConfigError unless low <= value <= high."""

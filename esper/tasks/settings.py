@@ -6,6 +6,7 @@ from typing import ClassVar
 from esper.checks import did_you_mean
 from esper.errors import ConfigError
 
+DIGITS_PIXELS, CIFAR10_PIXELS = 8, 32  # height and width of the images as they come
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 
@@ -54,6 +55,11 @@ class TaskSettings:
     name: str = ""
     split_seed: int | None = 0
 
+    @property
+    def side_pixels(self) -> int | None:
+        """Height and width of its images, as far as it has any and they are known beforehand."""
+        return None
+
 
 @dataclass(kw_only=True)
 class DigitsSettings(TaskSettings):
@@ -97,6 +103,11 @@ class DigitsSettings(TaskSettings):
                 "expected at most 0.95, so that something is left to train on."
             )
 
+    @property
+    def side_pixels(self) -> int | None:
+        """Of the images that a host gets."""
+        return DIGITS_PIXELS if self.distortion == "none" else self.image_size
+
     def strength(self) -> DistortionStrength | None:
         """The distortion asked for, or None for plain images."""
         if self.distortion == "none":
@@ -132,6 +143,11 @@ class Cifar10Settings(TaskSettings):
         _choice("task.distortion", self.distortion, ["default", "none"])
         _within("task.shift_pixels", self.shift_pixels, 0, 31)
         _within("task.val_fraction", self.val_fraction, 0.01, 0.9)
+
+    @property
+    def side_pixels(self) -> int | None:
+        """Of all images."""
+        return CIFAR10_PIXELS
 
 
 @dataclass(kw_only=True)
