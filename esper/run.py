@@ -13,10 +13,11 @@ from esper.config.composing import compose
 from esper.config.explain import explain
 from esper.config.help import help_text
 from esper.config.store import conf_dir, register
-from esper.errors import ConfigError, EsperError, RunError
+from esper.errors import ConfigError, EsperError, RunError, RunExistsError
 from esper.fused_launcher import FusedLauncher, FusedLauncherConf
 from esper.job import Job
 from esper.printing import BAD_INPUT, complain, guarded, say_text, say_traceback
+from esper.study.folders import CONFIG_FILE, RUN_FILE
 from esper.sweep import JobError, SweepEnded, SweepError, register_plugin
 
 FAILED = 1
@@ -71,6 +72,7 @@ def _launch(arguments: list[str]) -> int:
         raise ConfigError("-m: torchrun shares one run among processes; start it once a job (see docs/distributed.md)")
     arguments = _of_sweep(arguments, is_sweep)
     if not is_sweep:
+        _check_folder(flags.overrides)
         compose(flags.overrides, flags.config_name or "config", flags.config_dir).check_names()
     register()
     register_plugin("hydra/launcher", "fused", FusedLauncher, FusedLauncherConf())
@@ -92,6 +94,15 @@ def _launch(arguments: list[str]) -> int:
         except Exception as error:  # of Hydra: what goes wrong in a job never gets here
             raise ConfigError(explain(error, flags.overrides)) from error
     return next(filter(None, codes), 0)
+
+
+def _check_folder(overrides: Sequence[str]) -> None:
+    """Raise RunExistsError where a folder that is asked for by name holds a run; it takes Hydra long to get there."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        folder = Path(value.strip("'\""))
+        if key == "hydra.run.dir" and os.path.isfile(folder / RUN_FILE):
+            raise RunExistsError(folder)
 
 
 def _of_sweep(arguments: list[str], is_sweep: bool) -> list[str]:
@@ -124,7 +135,7 @@ def _only_job(composed: DictConfig) -> int:
 
 def _resume(name: str, others: list[str]) -> int:
     folder = Path(name.strip("'\""))
-    missing = [file for file in ("run.json", "config.yaml") if not os.path.isfile(folder / file)]
+    missing = [file for file in (RUN_FILE, CONFIG_FILE) if not os.path.isfile(folder / file)]
     if missing:
         found = f"it has no {missing[0]}" if os.path.isdir(folder) else "there is no such folder"
         raise RunError(f"resume={name}: {found}\n  expected the folder of a run, such as outputs/NAME/ID")

@@ -38,7 +38,7 @@ def _message(error: Exception, overrides: Sequence[str]) -> str:
     if isinstance(error, ConfigError):
         return str(error)
     if isinstance(error, OverrideParseException):
-        return f"{spelled(error.override) or '(empty)'}: cannot be read; {HOW_TO}"
+        return f"{spelled(error.override) or '(empty)'}: cannot be read; {_how_to(error.override or '')}"
     for override in overrides:
         if override.startswith("~") and not override.startswith("~hydra"):
             return f"{spelled(override)}: a run needs every group and key; set it to what you want instead"
@@ -57,6 +57,14 @@ def _message(error: Exception, overrides: Sequence[str]) -> str:
     if in_file:
         return f"{in_file[1]}.yaml: {_of_cause(cause, ()) or _other(cause, ())}"
     return _of_cause(cause, overrides) or _other(error, overrides)
+
+
+def _how_to(override: str) -> str:
+    """What to type instead: quotes around a value that has none."""
+    key, equals, value = override.partition("=")
+    if not equals or not value or set(value) & set("'\"[]{}(),"):
+        return HOW_TO
+    return f"quote its value: '{key}=\"{value}\"'"
 
 
 def _of_cause(cause: BaseException, overrides: Sequence[str]) -> str:

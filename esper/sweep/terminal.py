@@ -11,9 +11,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
-from esper.printing import say_text
+from esper.printing import output, say_text
 from esper.sweep.jobs import FAILED, FINISHED, INTERRUPTED, KILLED, NEW, RUNNING, JobFile
 
 POLL_S = 0.2
@@ -38,7 +38,8 @@ class Terminal:
     """The output and error streams as they are now, whatever a job that runs in this process does with them."""
 
     def __init__(self) -> None:
-        self.out, self.err = _copy(sys.stdout), _copy(sys.stderr)
+        self._opened: list[TextIO] = []
+        self.out, self.err = self._copy(output()), self._copy(output(is_error=True))
 
     def say(self, line: str, is_error: bool = False) -> None:
         """Print a line; nobody reading it is no reason to stop."""
@@ -61,10 +62,18 @@ class Terminal:
 
     def close(self) -> None:
         """Give the copies back."""
-        for stream, original in ((self.out, sys.stdout), (self.err, sys.stderr)):
-            if stream is not original:
-                with suppress(OSError, ValueError):
-                    stream.close()
+        for stream in self._opened:
+            with suppress(OSError, ValueError):
+                stream.close()
+
+    def _copy(self, stream: Any) -> TextIO:
+        """Another stream to the same place; the stream itself where it is no file's."""
+        try:
+            stream.flush()
+            self._opened.append(os.fdopen(os.dup(stream.fileno()), "w", encoding=stream.encoding, errors="replace"))
+            return self._opened[-1]
+        except (OSError, ValueError, AttributeError):
+            return cast(TextIO, stream)
 
 
 class Watch:
@@ -201,12 +210,3 @@ def _stamp(file: JobFile) -> int:
         return os.stat(file.path).st_mtime_ns
     except OSError:
         return 0
-
-
-def _copy(stream: Any) -> TextIO:
-    """Another stream to the same place; the stream itself where it is no file's."""
-    try:
-        stream.flush()
-        return open(os.dup(stream.fileno()), "w", encoding=stream.encoding, errors="replace")
-    except (OSError, ValueError, AttributeError):
-        return stream

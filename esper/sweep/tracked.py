@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
-from esper.printing import Output, say, say_traceback
+from esper.printing import Output, output, say, say_traceback
 from esper.sweep.jobs import FAILED, FINISHED, INTERRUPTED, JobFile
 
 
@@ -106,9 +106,8 @@ def output_to(path: Path) -> Iterator[None]:
 
 def _diverted(descriptor: int, target: int) -> int | None:
     """Let a descriptor write to another file; a copy of what it was, or None for one that is closed."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, AttributeError):
-            stream.flush()
+    for is_error in (False, True):
+        output(is_error).flush()
     with suppress(OSError):
         copy = os.dup(descriptor)
         os.dup2(target, descriptor)
