@@ -57,8 +57,10 @@ def action_numbers(actions: Any, count: int | None, known: int) -> list[int]:
         numbers = np.asarray(actions)
     except (TypeError, ValueError, RuntimeError) as error:  # rows of different lengths, a tensor on another device
         raise EngineError(f"actions: expected {wanted}, 0 to {known - 1}; they are no array ({error})") from error
-    if numbers.shape != shape or not np.issubdtype(numbers.dtype, np.integer):
-        found = f"{numbers.dtype} {numbers.shape}"
+    # In a list with integers numpy takes a truth value for one.
+    has_truth = isinstance(actions, list | tuple) and any(isinstance(action, bool | np.bool_) for action in actions)
+    if numbers.shape != shape or has_truth or not np.issubdtype(numbers.dtype, np.integer):
+        found = "truth values" if has_truth else f"{numbers.dtype} {numbers.shape}"
         raise EngineError(f"actions: expected {wanted}, 0 to {known - 1}, found {found}")
     flat = numbers.reshape(-1)
     is_known = (flat >= 0) & (flat < known)
@@ -214,10 +216,15 @@ class GrowthVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[
             raise EngineError(f"reset options {', '.join(options)}: the only one is episode_seeds")
         if "episode_seeds" not in options:
             return None
-        seeds = [int(seed) for seed in options["episode_seeds"]]
-        if len(seeds) != self.num_envs or min(seeds) < 0:
-            raise EngineError(f"episode_seeds={seeds}: expected {self.num_envs} whole numbers, 0 or more")
-        return seeds
+        named = options["episode_seeds"]
+        try:
+            seeds = np.asarray(named)
+        except (TypeError, ValueError) as error:
+            raise EngineError(f"episode_seeds={named}: {error}") from error
+        is_whole = np.issubdtype(seeds.dtype, np.integer)
+        if not is_whole or seeds.shape != (self.num_envs,) or not ((seeds >= 0) & (seeds < 2**63)).all():
+            raise EngineError(f"episode_seeds={named}: expected {self.num_envs} whole numbers, 0 or more")
+        return [int(seed) for seed in seeds]
 
     # ---- keeping
 

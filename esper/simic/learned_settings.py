@@ -64,7 +64,7 @@ class LearnedPolicySettings(PolicySettings):
         """That it acts by nothing that was ever learned."""
         if self.learns or self.load is not None:
             return ""
-        return f"policy={self.name} acts untrained: policy.updates=0, and no policy.load to say what was learned before"
+        return f"policy={self.name} acts untrained: policy.updates=0, and no policy.load"
 
     def __post_init__(self) -> None:
         check_within("updates", self.updates, 0, 1_000_000)
