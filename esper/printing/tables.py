@@ -1,9 +1,11 @@
 """rich, without anything in what it shows that a terminal would act on."""
 
+from collections.abc import Iterable
 from typing import Any, TextIO, cast
 
 import rich.console
 import rich.text
+from rich.segment import Segment
 
 from esper.printing.lines import printable
 from esper.printing.output import Output, output
@@ -41,3 +43,12 @@ class Console(rich.console.Console):
     def render_str(self, text: str, **options: Any) -> rich.text.Text:
         """As rich does, of the text without what a terminal would act on."""
         return super().render_str(printable(text), **options)
+
+    def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
+        """As rich does; text that got past `Text` and `render_str`, in a part of rich's own, is spelled out here."""
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            if control or text.isprintable() or text == "\n":
+                yield segment
+            else:
+                yield Segment("\n".join(map(printable, text.split("\n"))), style)

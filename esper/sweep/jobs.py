@@ -161,7 +161,7 @@ def write_json(path: Path, value: Any) -> None:
     """Write a file that is wholly there or not at all, whatever happens meanwhile."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "x", encoding="utf-8") as file:
+        with open(temporary, "x", encoding="utf-8", errors="backslashreplace") as file:
             json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
             file.write("\n")
             file.flush()

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, TextIO, cast
 
-from esper.printing import output, say_text
+from esper.printing import output, say
 from esper.sweep.jobs import FAILED, FINISHED, INTERRUPTED, KILLED, NEW, RUNNING, JobFile
 
 POLL_S = 0.2
@@ -41,9 +41,9 @@ class Terminal:
         self._opened: list[TextIO] = []
         self.out, self.err = self._copy(output()), self._copy(output(is_error=True))
 
-    def say(self, line: str, is_error: bool = False) -> None:
-        """Print a line; nobody reading it is no reason to stop."""
-        say_text(line, file=self.err if is_error else self.out)
+    def say(self, *lines: str, is_error: bool = False) -> None:
+        """Print lines; nobody reading them is no reason to stop."""
+        say(*lines, file=self.err if is_error else self.out)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str]) -> None:
         """Print rows of text under these headings, the second column in each row's style."""
@@ -160,7 +160,8 @@ def show_end(terminal: Terminal, jobs: Sequence[Job], statuses: Sequence[str]) -
     terminal.table(["job", "status", "time", *names, "sets"], rows, [STYLES.get(status, "") for status in statuses])
     for job, status, record in zip(jobs, statuses, records, strict=True):
         if status == FAILED:
-            terminal.say(f"{job.id} failed: {first_line(record.get('error'))}\n  {shown(job.file.log)}", is_error=True)
+            why = first_line(record.get("error"))
+            terminal.say(f"{job.id} failed: {why}", f"  {shown(job.file.log)}", is_error=True)
 
 
 def jobs_text(jobs: Sequence[Job]) -> str:

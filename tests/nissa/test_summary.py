@@ -63,4 +63,4 @@ def test_members_that_diverged_are_counted(make_run: Callable[..., Path]) -> Non
     assert "1 of 3 grown members and 2 of 3 twins diverged and were retired; a smaller optimizer.learning_rate" in text
     assert "2 of 3 twins diverged" in printed(run_dir, width=160, retired={"grown": 0, "twin": 2})
     for nobody in ({}, {"retired": {"grown": 0, "twin": 0}}):
-        assert "diverged" not in printed(run_dir, width=160, **nobody)
+        assert "diverged and" not in printed(run_dir, width=160, **nobody)

@@ -3,6 +3,8 @@
 import io
 
 import pytest
+import rich.text
+from rich.progress import Progress, TextColumn
 from rich.table import Table
 
 from esper.printing.tables import Console, Text
@@ -37,3 +39,12 @@ def test_on_a_terminal_only_our_own_colours_are_escapes():
     file = io.StringIO()
     Console(file=file, force_terminal=True, color_system="standard").print(Text("a\x1b[2J", "red"))
     assert file.getvalue() == "\x1b[31ma\\x1b[2J\x1b[0m\n"
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_parts_of_richs_own_are_spelled_out(text):
+    file = io.StringIO()
+    progress = Progress(TextColumn("{task.description}"), console=Console(file=file, width_of_file=400))
+    progress.add_task(text.replace("[", "("))
+    progress.console.print(progress, rich.text.Text(text))
+    assert all(letter.isprintable() or letter == "\n" for letter in file.getvalue())
