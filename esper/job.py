@@ -34,6 +34,7 @@ class Job:
             plan = planned(composed, hydra, folder)
             if is_taken and not is_sweep:
                 raise RunExistsError(folder)
+            plan.config.check_names()
             from esper.drive import resume, start  # here, since it loads torch
 
             if is_taken:
@@ -51,10 +52,8 @@ class Job:
 
     @staticmethod
     def check(composed: DictConfig) -> None:
-        """Refuse a configuration before anything is run. Raises EsperError or OmegaConf's errors."""
-        config = finish(composed)
-        config.check_names()
-        require_packages(config.telemetry)
+        """Refuse a configuration before anything is run. Raises ConfigError or OmegaConf's errors."""
+        require_packages(finish(composed).telemetry)
 
 
 def figures(record: Mapping[str, Any]) -> dict[str, float] | None:

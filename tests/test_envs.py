@@ -1,10 +1,8 @@
 """Growth under the names that Gymnasium and those who build on it know."""
 
-import re
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -147,13 +145,6 @@ def test_overrides_are_those_of_a_run():
     sparse = make_growth_env([*TINY, "reward=sparse"], members=1)
     sparse.reset(seed=0)
     assert sparse.step(np.array([0]))[1] == 0
-
-
-def test_the_example_of_the_page_runs():
-    page = (Path(__file__).parents[1] / "docs/environment.md").read_text()
-    space: dict = {}
-    exec(compile("\n".join(re.findall(r"```python\n(.*?)```", page, flags=re.S)), "environment.md", "exec"), space)
-    assert space["returns"].shape == (2,) and np.isfinite(space["returns"]).all()
 
 
 def test_registering_costs_no_torch():

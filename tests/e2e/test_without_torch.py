@@ -27,8 +27,6 @@ CASES = [
     (["hydra.run.dir='taken'"], "taken already holds a run"),
     (["hydra.run.dir=${name}", "name=taken"], "taken already holds a run"),
     (["resume=nowhere"], "there is no such folder"),
-    (["-m", "blueprint.names=[norm],[zzzz]"], "no cnn blueprint 'zzzz'"),
-    (["-m", "slots.names=[early],[earli]"], "did you mean early?"),
 ]
 
 
