@@ -1,7 +1,7 @@
 """All that esper prints goes through here: nothing it quotes can steer a terminal, and no output that fails ends it."""
 
 from esper.printing.lines import BAD_INPUT, complain, in_short, logger, printable, say, say_text, say_traceback
-from esper.printing.output import Output, guarded, output
+from esper.printing.streams import Output, guarded, output
 
 __all__ = [
     "BAD_INPUT",

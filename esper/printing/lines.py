@@ -4,7 +4,7 @@ import logging
 import traceback
 from typing import Any, TextIO
 
-from esper.printing.output import Output, output
+from esper.printing.streams import Output, output
 
 BAD_INPUT = 2
 

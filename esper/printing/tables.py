@@ -8,7 +8,7 @@ import rich.text
 from rich.segment import Segment
 
 from esper.printing.lines import printable
-from esper.printing.output import Output, output
+from esper.printing.streams import Output, output
 
 WIDE = 160
 UNBOUNDED = 10_000  # cells

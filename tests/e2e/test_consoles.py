@@ -36,6 +36,7 @@ def shell(folder, module, arguments, redirection="", environment=None):
     words = " ".join(f'"${{{number}}}"' for number in range(1, len(arguments) + 1))
     script = f'"$0" -m {module} {words} {redirection}; exit ${{PIPESTATUS[0]}}'
     own = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | (environment or {})
+    own.pop("PYTHONUNBUFFERED", None)  # what is buffered is what fails at the very end
     command = ["bash", "-c", script, sys.executable, *arguments]
     done = subprocess.run(command, cwd=folder, env=own, capture_output=True, timeout=90)
     return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
@@ -71,7 +72,7 @@ def test_a_run_ends_as_it_would_have(console, undisturbed, tmp_path):
     assert "Traceback" not in errors and "Exception ignored" not in errors
     assert settled(tmp_path) == undisturbed
     if environment is ASCII:
-        assert out.isascii()
+        assert out.isascii() and (r"\xb7" in out or ">&-" in redirection)
     if "telemetry.report=true" in further:
         assert list(tmp_path.rglob("report.html"))
     if redirection == ">/dev/full":
