@@ -97,12 +97,14 @@ def _launch(arguments: list[str]) -> int:
 
 
 def _check_folder(overrides: Sequence[str]) -> None:
-    """Raise RunExistsError where a folder that is asked for by name holds a run; it takes Hydra long to get there."""
+    """Raise EsperError where the folder that is asked for has no name, or holds a run; Hydra would take long for it."""
     for override in overrides:
         key, _, value = override.partition("=")
-        folder = Path(value.strip("'\""))
-        if key == "hydra.run.dir" and os.path.isfile(folder / RUN_FILE):
-            raise RunExistsError(folder)
+        name = value.strip("'\" ")
+        if key == "hydra.run.dir" and not name:
+            raise ConfigError("hydra.run.dir=: no folder is named, as by a variable of the shell that is not set")
+        if key == "hydra.run.dir" and os.path.isfile(Path(name) / RUN_FILE):
+            raise RunExistsError(name)
 
 
 def _of_sweep(arguments: list[str], is_sweep: bool) -> list[str]:

@@ -71,6 +71,8 @@ def test_bad_input_is_answered_in_short_and_leaves_nothing_behind(esper, argumen
         (["host=custom", "host.factory=nowhere:f", "host.positions=[a]"], "host.factory=nowhere:f: No module"),
         (["policy=scheduled", "policy.blueprints=[conv_lite]"], "did you mean conv_light?"),
         (["blueprint.names=[lora]"], "lora"),
+        (["policy=ppo", f"policy.load={__file__}"], f"policy.load={__file__}: "),
+        (["policy=iql", f"policy.load={__file__}"], f"policy.load={__file__}: "),
     ],
 )
 def test_parts_that_do_not_fit_are_answered_in_short(esper, arguments, wanted):

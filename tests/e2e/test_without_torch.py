@@ -26,6 +26,8 @@ CASES = [
     (["hydra.run.dir=taken"], "taken already holds a run"),
     (["hydra.run.dir='taken'"], "taken already holds a run"),
     (["hydra.run.dir=${name}", "name=taken"], "taken already holds a run"),
+    (["hydra.run.dir="], "hydra.run.dir=: no folder is named"),
+    (["hydra.run.dir=''"], "hydra.run.dir=: no folder is named"),
     (["resume=nowhere"], "there is no such folder"),
 ]
 
