@@ -130,10 +130,11 @@ def prepare(
     check_precision(config.engine.precision, device)
     task = loaded.get(_data_key(config)) or build_task(config.task, device, dtype, config.seed)
     loaded[_data_key(config)] = task
-    if config.batch_size > task.epoch_size:
+    examples = task.train_y.numel()  # of text as many as tokens: a window may begin at each
+    if config.batch_size > examples:
         raise ConfigError(
-            f"batch_size={config.batch_size}: more than the {task.epoch_size:,} training examples of an epoch\n"
-            f"  expected 1 to {task.epoch_size:,}"
+            f"batch_size={config.batch_size}: more than the {examples:,} training examples\n"
+            f"  expected 1 to {examples:,}"
         )
     copies = 2 if config.engine.twins else 1
     models = [

@@ -21,4 +21,4 @@ def refusal(topology: str, name: str, known: Mapping[str, Sequence[str]]) -> str
         return None
     if elsewhere := [other for other, names in known.items() if name in names]:
         return f"{name!r} is for {' and '.join(elsewhere)} hosts: {topology} hosts take {', '.join(own)}"
-    return f"no {topology} blueprint {name!r}: known are {', '.join(own) or 'none'}{did_you_mean(name, own)}"
+    return f"no {topology} blueprint {name!r}{did_you_mean(name, own)}\n  known are {', '.join(own) or 'none'}"

@@ -11,7 +11,7 @@ from tests.e2e.conftest import ROOT
 from tests.study.run_folders import make_run
 
 CASES = [
-    (["blueprint.names=[zzzz]"], "no cnn blueprint 'zzzz': known are norm,"),
+    (["blueprint.names=[zzzz]"], "no cnn blueprint 'zzzz'\n  known are norm,"),
     (["blueprint.names=[conv_lihgt]"], "did you mean conv_light?"),
     (["blueprint.names=[lora]"], "'lora' is for transformer hosts"),
     (["experiment=language", "blueprint.names=[mlpp]"], "did you mean mlp?"),
