@@ -33,6 +33,17 @@ class RunError(EsperError):
     """A run directory cannot be used: another process owns it, or it is no run."""
 
 
+class RunExistsError(RunError):
+    """A folder holds a run already, and no other is written over it."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(f"{path} already holds a run\n  to continue it: python -m esper.run resume={path}")
+
+
+class DivergedError(EsperError):
+    """A run came to its end, and nothing was learned in it."""
+
+
 class LearnerError(EsperError, ValueError):
     """Something that learns, or what it learns from, was given values it cannot use."""
 

@@ -124,7 +124,8 @@ def summarize(
 ) -> dict[str, Any]:
     """The summary in run.json: grown members, their twins, and the paired difference with its 95% interval.
 
-    test: what was measured on the test split, name -> [M] in the order of `reports`.
+    test: what was measured on the test split, name -> [M] in the order of `reports`. How many of them diverged
+    stands there, too: those that were retired, or put back after every single epoch.
     """
     grown = [index for index, report in enumerate(reports) if report.member not in twin_of]
     place = {report.member: index for index, report in enumerate(reports)}
@@ -137,7 +138,9 @@ def summarize(
             key: paired_difference(summary["grown"][key], summary["twin"][key]).to_dict()
             for key in (*test, "val_accuracy")
         }
-    return finite(summary | {"seeds": dict(seeds), "wall_s": wall_s})
+    diverged = [report.member for report in reports if report.retired or 0 < report.epoch <= report.rollbacks]
+    retired = {"grown": sum(m not in twin_of for m in diverged), "twin": sum(m in twin_of for m in diverged)}
+    return finite(summary | {"seeds": dict(seeds), "retired": retired, "wall_s": wall_s})
 
 
 def _group(

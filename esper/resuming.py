@@ -1,6 +1,5 @@
 """The configuration that a run goes on with: the one that its checkpoint was made under."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from esper.config.composing import from_plain, read_config, to_plain
 from esper.config.root import RunSchema
 from esper.config.store import VOLATILE
 from esper.errors import ConfigError
+from esper.printing import say
 from esper.rundir import CONFIG_FILE, write_config
 
 # What a checkpoint's state is made of: with another, it is another run.
@@ -100,4 +100,4 @@ def _restore(run_dir: Path, checkpoint: Checkpoint) -> None:
         )
     from_plain(checkpoint.config, str(checkpoint.path))
     write_config(run_dir, checkpoint.config)
-    print(f"{run_dir / CONFIG_FILE} is missing; written anew from {checkpoint.path}", file=sys.stderr)
+    say(f"{run_dir / CONFIG_FILE} is missing; written anew from {checkpoint.path}", is_error=True)

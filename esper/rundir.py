@@ -7,7 +7,6 @@ import os
 import platform
 import secrets
 import socket
-import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -22,8 +21,9 @@ from esper import __version__
 from esper.checkpoint import Checkpoint, CheckpointManager, RunLock
 from esper.checkpoint.atomic import write_atomic
 from esper.checkpoint.run_lock import LOCK_NAME
-from esper.errors import CheckpointError, EsperError, RunError
+from esper.errors import CheckpointError, EsperError, RunError, RunExistsError
 from esper.files import sweep_temporaries
+from esper.printing import say
 
 CONFIG_FILE = "config.yaml"
 RUN_FILE = "run.json"
@@ -81,7 +81,7 @@ class RunDirectory:
         with contextlib.ExitStack() as on_error:
             lock = on_error.enter_context(RunLock(path))
             if holds_run(path):
-                raise RunError(f"{path} already holds a run\n  to continue it: python -m esper.run resume={path}")
+                raise RunExistsError(path)
             _refuse_foreign(path)
             sweep_temporaries(path, WRITTEN)
             write_config(path, config)
@@ -168,8 +168,9 @@ class RunDirectory:
         wall_s = self.record["wall_s"] + beat - self._last_beat
         self._last_beat = beat
         self.record |= changes | {"heartbeat_at": now(), "wall_s": round(wall_s, 3)}
-        data = json.dumps(self.record, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        write_atomic(self.path / RUN_FILE, data)
+        text = json.dumps(self.record, indent=1, ensure_ascii=False, allow_nan=False)
+        # A path in another encoding is spelled out: it is JSON all the same.
+        write_atomic(self.path / RUN_FILE, text.encode(errors="backslashreplace") + b"\n")
 
     def __enter__(self) -> "RunDirectory":
         return self
@@ -237,7 +238,7 @@ def _read_record(path: Path) -> dict[str, Any]:
         _check_record(record)
     except (CheckpointError, ValueError) as error:
         raise RunError(f"resume={path}: {RUN_FILE} {damage}, and no checkpoint can stand in for it") from error
-    print(f"{path / RUN_FILE} {damage}; written anew from the checkpoint of epoch {checkpoint.epoch}", file=sys.stderr)
+    say(f"{path / RUN_FILE} {damage}; written anew from the checkpoint of epoch {checkpoint.epoch}", is_error=True)
     return dict(record, status="interrupted")
 
 

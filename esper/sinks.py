@@ -1,7 +1,6 @@
 """The outputs of a run, opened as its configuration asks."""
 
 import json
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,11 +12,12 @@ from esper.leyline import Sink
 from esper.nissa import JsonlSink, RunTitle, console_sink
 from esper.nissa.hub import reason
 from esper.nissa.jsonl import LEARNING_FILE, METRICS_FILE
+from esper.printing import logger
 
 if TYPE_CHECKING:
     from esper.rundir import RunDirectory
 
-log = logging.getLogger("esper.nissa")
+log = logger("esper.nissa")
 
 
 def open_sinks(config: RunSchema, folder: "RunDirectory", is_shown: bool = True) -> list[Sink]:

@@ -14,7 +14,6 @@ from esper.checkpoint.audit import LAST_PROTOCOL, load_refusal, load_torch, newe
 from esper.checkpoint.bundle import Checkpoint, bundle_paths, write_bundle
 from esper.checkpoint.file_kind import Layout, file_layout
 from esper.checkpoint.model import restore_module
-from esper.checkpoint.pickle_machine import printable
 from esper.checkpoint.pickle_scan import Scan, scan_file
 from esper.checkpoint.plain import check_plain
 from esper.checkpoint.plain_form import PlainForm, kind
@@ -22,6 +21,7 @@ from esper.checkpoint.sources import find_files
 from esper.checkpoint.tensors import storable
 from esper.checkpoint.value_audit import audit_value
 from esper.errors import CheckpointError
+from esper.printing import printable
 
 SUFFIXES = (".pt", ".pth", ".ckpt")
 _MODEL_KEYS = ("model_state_dict", "state_dict", "model")

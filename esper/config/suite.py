@@ -8,7 +8,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from esper.config.checks import did_you_mean, in_range, one_of, require
+from esper.checks import did_you_mean
+from esper.config.checks import in_range, one_of, require
 from esper.config.explain import explain
 from esper.config.store import conf_dir
 from esper.errors import ConfigError

@@ -17,7 +17,8 @@ def render_page(template: str, **values: Any) -> str:
 
     Everything that comes from a run is escaped.
     """
-    return _environment().get_template(template).render(theme=THEME, **values)
+    page = _environment().get_template(template).render(theme=THEME, **values)
+    return page.encode(errors="backslashreplace").decode()  # paths in another encoding hold lone surrogates
 
 
 def write_page(path: Path, page: str) -> None:

@@ -38,7 +38,7 @@ def default_path(comparison: Comparison) -> Path:
     """In the folder that all runs have in common; the same runs always give the same name."""
     folders = [run.folder for side in comparison.sides for run in side.runs]
     names = "\n".join(sorted(str(folder.resolve()) for folder in folders))
-    digest = hashlib.sha256(names.encode()).hexdigest()[:8]
+    digest = hashlib.sha256(os.fsencode(names)).hexdigest()[:8]
     return Path(os.path.commonpath([folder.parent for folder in folders])) / f"compare_{digest}.html"
 
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from esper.config.checks import did_you_mean
+from esper.checks import did_you_mean
 from esper.errors import RunError
 from esper.study.folders import JOB_LOG, ROOT, RUN_FILE, is_run, place, walk
 

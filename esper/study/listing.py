@@ -11,10 +11,10 @@ from typing import Any
 
 from rich.cells import cell_len
 from rich.table import Table as RichTable
-from rich.text import Text
 
 from esper.config.checks import spelled
 from esper.nissa.text import clock, compact, signed
+from esper.printing.tables import Text
 from esper.study.folders import SWEEP_FILE, is_attempt
 from esper.study.index import UNDER_WAY
 from esper.study.query import Table
@@ -89,7 +89,7 @@ def reasons(rows: Sequence[Row]) -> list[Text]:
 def _reason(folder: Path, rows: Sequence[Row]) -> Text:
     """Of one run, or of the jobs of one sweep; folder: of the run, or of the sweep."""
     first = next((row for row in rows if row["error"]), rows[0])
-    is_sweep = str(folder) != first["path"]
+    is_sweep = folder != Path(first["path"])
     name, why = first["run"], " ".join((first["error"] or first["status"]).split())
     if len(rows) > 1:
         name, why = str(Path(name).parent), counts(rows) + (f", one of them: {why}" if first["error"] else "")

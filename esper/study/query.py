@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from esper.config.checks import did_you_mean, flat
+from esper.checks import did_you_mean
+from esper.config.checks import flat
 from esper.errors import ConfigError, RunError
 from esper.study.folders import CONFIG_FILE
 from esper.study.rows import COLUMNS, STATUSES, Row

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from esper.build import DEFAULT_THREADS, Grown, build_growth, check_precision, p
 from esper.checkpoint import Checkpoint, CheckpointManager
 from esper.checkpoint.bundle import bundle_paths, read_sidecar
 from esper.checkpoint.plain import fingerprint
-from esper.config.checks import did_you_mean
+from esper.checks import did_you_mean
 from esper.config.composing import from_plain, to_plain
 from esper.config.explain import explain
 from esper.config.root import RunSchema
@@ -25,6 +24,7 @@ from esper.engine.growth import Growth
 from esper.errors import CheckpointError, ConfigError, RunError
 from esper.learning import AGENTS, build_policy, learned_part
 from esper.leyline import Controller
+from esper.printing import say
 from esper.rundir import RUN_FILE
 from esper.simic.controller import LearnedController
 from esper.simic.iql import IQL
@@ -125,7 +125,7 @@ def _runs(text: str, root: Path) -> list[Path]:
         raise RunError(f"{meant}: none of its {len(rows)} runs has finished\n  esper runs says how far they are")
     for row in rows:
         if row["status"] != "finished":
-            print(f"left out: {row['path']}: {row['status']}", file=sys.stderr)
+            say(f"left out: {row['path']}: {row['status']}", is_error=True)
     return finished
 
 
@@ -149,7 +149,7 @@ def _read(run: Path, which: re.Match[str] | None) -> Stored:
     else:
         checkpoint = manager.load_latest_agent()
         for unsound in checkpoint.skipped:
-            print(f"skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", file=sys.stderr)
+            say(f"skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", is_error=True)
     if checkpoint.kind != "population":
         raise CheckpointError(f"{checkpoint.path}: is of kind {checkpoint.kind!r}; expected the checkpoint of a run")
     config = from_plain(checkpoint.config, str(checkpoint.path))

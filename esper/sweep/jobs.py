@@ -160,4 +160,6 @@ def figures(value: Any) -> dict[str, Any] | None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a file that is wholly there or not at all, whatever happens meanwhile."""
-    replace_file(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    # A path in another encoding is spelled out: it is JSON all the same.
+    replace_file(path, text.encode(errors="backslashreplace") + b"\n")

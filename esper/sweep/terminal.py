@@ -11,13 +11,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import IO, Any
+from typing import Any, TextIO, cast
 
+from esper.printing import output, say
 from esper.sweep.jobs import FAILED, FINISHED, INTERRUPTED, KILLED, NEW, RUNNING, JobFile
 
 POLL_S = 0.2
 STYLES = {FINISHED: "green", FAILED: "red", RUNNING: "cyan", INTERRUPTED: "yellow", KILLED: "yellow", NEW: "dim"}
-WIDE = 160  # columns of a table that no terminal shows
 
 
 @dataclass(frozen=True)
@@ -38,22 +38,19 @@ class Terminal:
     """The output and error streams as they are now, whatever a job that runs in this process does with them."""
 
     def __init__(self) -> None:
-        self.out, self.err = _copy(sys.stdout), _copy(sys.stderr)
+        self._opened: list[TextIO] = []
+        self.out, self.err = self._copy(output()), self._copy(output(is_error=True))
 
-    def say(self, line: str, is_error: bool = False) -> None:
-        """Print a line; nobody reading it is no reason to stop."""
-        with suppress(OSError, ValueError):
-            print(line, file=self.err if is_error else self.out, flush=True)
+    def say(self, *lines: str, is_error: bool = False) -> None:
+        """Print lines; nobody reading them is no reason to stop."""
+        say(*lines, file=self.err if is_error else self.out)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str]) -> None:
         """Print rows of text under these headings, the second column in each row's style."""
-        from rich.console import Console
         from rich.table import Table
-        from rich.text import Text
 
-        console = Console(file=self.out, highlight=False)
-        if not console.is_terminal:
-            console.width = WIDE
+        from esper.printing.tables import Console, Text
+
         table = Table(box=None, pad_edge=False)
         for column in columns:
             table.add_column(column, overflow="fold")
@@ -61,16 +58,22 @@ class Terminal:
             cells = [Text(cell) for cell in row]
             cells[1].stylize(style)
             table.add_row(*cells)
-        with suppress(OSError, ValueError, SystemExit):  # rich ends the process where nobody reads
-            console.print(table)
-            self.out.flush()
+        Console(file=self.out).print(table)
 
     def close(self) -> None:
         """Give the copies back."""
-        for stream, original in ((self.out, sys.stdout), (self.err, sys.stderr)):
-            if stream is not original:
-                with suppress(OSError, ValueError):
-                    stream.close()
+        for stream in self._opened:
+            with suppress(OSError, ValueError):
+                stream.close()
+
+    def _copy(self, stream: Any) -> TextIO:
+        """Another stream to the same place; the stream itself where it is no file's."""
+        try:
+            stream.flush()
+            self._opened.append(os.fdopen(os.dup(stream.fileno()), "w", encoding=stream.encoding, errors="replace"))
+            return self._opened[-1]
+        except (OSError, ValueError, AttributeError):
+            return cast(TextIO, stream)
 
 
 class Watch:
@@ -157,7 +160,8 @@ def show_end(terminal: Terminal, jobs: Sequence[Job], statuses: Sequence[str]) -
     terminal.table(["job", "status", "time", *names, "sets"], rows, [STYLES.get(status, "") for status in statuses])
     for job, status, record in zip(jobs, statuses, records, strict=True):
         if status == FAILED:
-            terminal.say(f"{job.id} failed: {first_line(record.get('error'))}\n  {shown(job.file.log)}", is_error=True)
+            why = first_line(record.get("error"))
+            terminal.say(f"{job.id} failed: {why}", f"  {shown(job.file.log)}", is_error=True)
 
 
 def jobs_text(jobs: Sequence[Job]) -> str:
@@ -207,12 +211,3 @@ def _stamp(file: JobFile) -> int:
         return os.stat(file.path).st_mtime_ns
     except OSError:
         return 0
-
-
-def _copy(stream: Any) -> IO[str]:
-    """Another stream to the same place; the stream itself where it is no file's."""
-    try:
-        stream.flush()
-        return open(os.dup(stream.fileno()), "w", encoding=stream.encoding, errors="replace")
-    except (OSError, ValueError, AttributeError):
-        return stream

@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import logging
 import os
 import shutil
 import tarfile
@@ -16,20 +15,21 @@ import torch
 from torch import Tensor
 
 from esper.errors import TaskError
+from esper.printing import logger
 from esper.tasks.distortion import shift_and_mirror
-from esper.tasks.settings import Cifar10Settings
+from esper.tasks.settings import CIFAR10_PIXELS, Cifar10Settings
 from esper.tasks.splits import stratified_splits
 from esper.tasks.task import Task, named_generator, register_task
 
 ARCHIVE_NAME = "cifar-10-binary.tar.gz"
 TRAIN_FILES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 TEST_FILES = ("test_batch.bin",)
-IMAGE_SHAPE = (3, 32, 32)
+IMAGE_SHAPE = (3, CIFAR10_PIXELS, CIFAR10_PIXELS)
 RECORD_BYTES = 1 + 3 * 32 * 32
 NUM_CLASSES = 10
 FETCH_TIMEOUT_S = 30.0
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 def fetch_archive(settings: Cifar10Settings) -> Path:
