@@ -14,9 +14,10 @@ from esper.config.root import RunSchema
 from esper.course import BAD_INPUT, Job, see_through, told
 from esper.distributed import ranks
 from esper.errors import EsperError
+from esper.files.records import CONFIG_FILE, RUN_FILE
 from esper.nissa import print_summary
 from esper.planned import Planned
-from esper.rundir import CONFIG_FILE, RUN_FILE, RunDirectory
+from esper.rundir import RunDirectory
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """What Hydra calls, in whatever process: one run in the folder that it was given."""
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,8 @@ from esper.config.checks import in_short
 from esper.config.composing import finish
 from esper.config.telemetry import require_packages
 from esper.errors import EsperError, RunError
+from esper.files import read_object
+from esper.files.records import RUN_FILE
 from esper.planned import planned
 from esper.study.rows import mean
 from esper.sweep.terminal import shown
@@ -29,7 +30,6 @@ class Job:
         from hydra.types import RunMode
 
         from esper.drive import resume, start  # here, since it loads torch
-        from esper.rundir import RUN_FILE
 
         hydra = HydraConfig.get()
         folder = shown(Path(hydra.runtime.output_dir))
@@ -43,7 +43,7 @@ class Job:
                 code = start(plan.config, folder, plan.overrides, plan.options, plan.sweep)
         except EsperError as error:
             raise SystemExit(complain(error)) from error
-        record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        record = read_object(folder / RUN_FILE)
         if code:
             raise SystemExit(code) from RunError(record.get("error") or f"stopped at epoch {record.get('epoch')}")
         return figures(record)

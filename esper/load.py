@@ -1,15 +1,14 @@
 """A grown network, out of the run that grew it."""
 
 import copy
-import json
 from pathlib import Path
 
 from esper.build import build_growth
-from esper.checkpoint import CheckpointManager
+from esper.checkpoint import CheckpointManager, restoring
 from esper.config.composing import read_config
 from esper.errors import RunError
+from esper.files.records import CONFIG_FILE
 from esper.kasmina import MorphogeneticModel
-from esper.rundir import CONFIG_FILE, RUN_FILE
 
 
 def load_member(run_dir: str | Path, member: int = 0, epoch: int | None = None) -> MorphogeneticModel:
@@ -23,9 +22,9 @@ def load_member(run_dir: str | Path, member: int = 0, epoch: int | None = None) 
         raise RunError(f"{path}: it has no {CONFIG_FILE}; expected the folder of a run, such as outputs/NAME/ID")
     manager = CheckpointManager(path)
     checkpoint = manager.load_latest_agent() if epoch is None else manager.load_agent(epoch)
-    engine = json.loads((path / RUN_FILE).read_text())["engine"]
-    growth = build_growth(read_config(path / CONFIG_FILE, []), engine).growth
+    growth = build_growth(read_config(path / CONFIG_FILE, []), checkpoint.metadata.get("engine")).growth
     if not 0 <= member < len(growth.population):
         raise RunError(f"{path}: there is no member {member}; it has 0 to {len(growth.population) - 1}")
-    growth.load_state(dict(checkpoint.tensors), checkpoint.state["growth"])
+    with restoring(checkpoint):
+        growth.load_state(dict(checkpoint.tensors), checkpoint.state["growth"])
     return copy.deepcopy(growth.population.models[member]).eval()

@@ -16,7 +16,7 @@ from esper.config.composing import compose
 from esper.config.explain import explain
 from esper.config.help import help_text
 from esper.config.store import conf_dir, register
-from esper.errors import ConfigError, EsperError, RunError
+from esper.errors import ConfigError, EsperError, RunError, of_machine
 from esper.fused_launcher import FusedLauncher, FusedLauncherConf
 from esper.job import BAD_INPUT, Job, complain
 from esper.sweep import JobError, SweepEnded, SweepError, register_plugin
@@ -53,6 +53,8 @@ def _answer(arguments: list[str]) -> int:
         return complain(error)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except (OSError, MemoryError) as error:
+        return complain(of_machine(error))
 
 
 def _launch(arguments: list[str]) -> int:

@@ -8,7 +8,6 @@ import secrets
 import socket
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,12 +17,10 @@ import yaml
 
 from esper import __version__
 from esper.checkpoint import RunLock
-from esper.checkpoint.atomic import write_atomic
-from esper.checkpoint.run_lock import LOCK_NAME
 from esper.errors import EsperError, RunError
+from esper.files import read_object, utc_now, write_atomic
+from esper.files.records import CONFIG_FILE, LOCK_FILE, RESUMED, RUN, RUN_FILE
 
-CONFIG_FILE = "config.yaml"
-RUN_FILE = "run.json"
 SCHEMA_VERSION = 1
 BEAT_S = 1.0
 # Padded to a whole block, run.json can be rewritten in place when the disk is full, to say that the run failed.
@@ -73,7 +70,7 @@ class RunDirectory:
                 "max_epochs": config["epochs"],
                 "update": 0,
                 "max_updates": 0,
-                "started_at": now(),
+                "started_at": utc_now(),
                 "finished_at": None,
                 "wall_s": 0.0,
                 "overrides": overrides,
@@ -93,8 +90,8 @@ class RunDirectory:
         with contextlib.ExitStack() as on_error:
             lock = on_error.enter_context(RunLock(path))
             try:
-                record = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
-                if not isinstance(record, dict) or record.get("schema") != SCHEMA_VERSION:
+                record = read_object(path / RUN_FILE, RUN, RESUMED)
+                if record.get("schema") != SCHEMA_VERSION:
                     raise ValueError(f"expected an object of schema {SCHEMA_VERSION}")
             except (OSError, ValueError, RecursionError) as error:
                 raise RunError(f"resume={path}: {RUN_FILE} cannot be read ({error})") from error
@@ -113,7 +110,7 @@ class RunDirectory:
 
     def finish(self, status: str, **changes: Any) -> None:
         """The run ended: "finished", "failed" or "interrupted"."""
-        self.update(status=status, finished_at=now(), **changes)
+        self.update(status=status, finished_at=utc_now(), **changes)
 
     def fail(self, reason: str) -> None:
         """The run failed. On a full disk this much is still tried, and no more."""
@@ -122,7 +119,7 @@ class RunDirectory:
 
     def discard(self) -> None:
         """Take back a run that never began: its files go, and the folder where nothing else is in it."""
-        for name in (CONFIG_FILE, RUN_FILE, LOCK_NAME):
+        for name in (CONFIG_FILE, RUN_FILE, LOCK_FILE):
             (self.path / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()
@@ -134,7 +131,7 @@ class RunDirectory:
         beat = time.monotonic()
         wall_s = self.record["wall_s"] + beat - self._last_beat
         self._last_beat = beat
-        self.record |= changes | {"heartbeat_at": now(), "wall_s": round(wall_s, 3)}
+        self.record |= changes | {"heartbeat_at": utc_now(), "wall_s": round(wall_s, 3)}
         data = json.dumps(self.record, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         data += b" " * (-len(data) % BLOCK_BYTES)
         try:
@@ -151,11 +148,6 @@ class RunDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lock.release()
-
-
-def now() -> str:
-    """The present moment: ISO 8601, UTC."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _whereabouts() -> dict[str, Any]:

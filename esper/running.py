@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from esper.build import Grown
-from esper.checkpoint import Checkpoint, CheckpointManager
+from esper.checkpoint import Checkpoint, CheckpointManager, restoring
 from esper.config.composing import to_plain
 from esper.config.root import RunSchema
 from esper.config.telemetry import require_packages
@@ -54,13 +54,14 @@ class Run:
     def _continue(self, checkpoint: Checkpoint) -> None:
         for unsound in checkpoint.skipped:
             print(f"skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", file=sys.stderr)
-        self.growth.load_state(dict(checkpoint.tensors), checkpoint.state["growth"])
-        if self.learning:
-            named = checkpoint.tensors.items()
-            learned = {name.removeprefix(POLICY): tensor for name, tensor in named if name.startswith(POLICY)}
-            self.learning.load_state(learned, checkpoint.state["learning"])
-        self.controller.load_state_dict(checkpoint.state["controller"])
-        self.seeds = checkpoint.state["seeds"]
+        with restoring(checkpoint):
+            self.growth.load_state(dict(checkpoint.tensors), checkpoint.state["growth"])
+            if self.learning:
+                named = checkpoint.tensors.items()
+                learned = {name.removeprefix(POLICY): tensor for name, tensor in named if name.startswith(POLICY)}
+                self.learning.load_state(learned, checkpoint.state["learning"])
+            self.controller.load_state_dict(checkpoint.state["controller"])
+            self.seeds = checkpoint.state["seeds"]
         self.saved_at = self.progress
 
     @property

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper.checkpoint.atomic import write_atomic
 from esper.checkpoint.audit import load_refusal
 from esper.checkpoint.bundle import Checkpoint, bundle_paths, write_bundle
 from esper.checkpoint.model import restore_module
@@ -17,6 +16,7 @@ from esper.checkpoint.pickle_scan import is_zip, scan_file
 from esper.checkpoint.plain_form import PlainForm, kind
 from esper.checkpoint.value_audit import audit_value
 from esper.errors import CheckpointError
+from esper.files import write_atomic
 
 SUFFIXES = (".pt", ".pth", ".ckpt")
 _MODEL_KEYS = ("model_state_dict", "state_dict", "model")

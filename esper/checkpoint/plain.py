@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from esper.errors import CheckpointError
+from esper.errors import CheckpointError, FormatError
+from esper.files import parse_json
 
 _MAX_DEPTH = 64
 _MAX_INTEGER_BITS = 8192  # Python refuses to parse integers of more than 4,300 digits
@@ -57,9 +58,9 @@ def fingerprint(value: Any) -> str:
 def parse_object(data: bytes, path: Path) -> dict[str, Any]:
     """The JSON object that a file holds. Raises CheckpointError on anything else."""
     try:
-        value = json.loads(data.decode())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is altered or cut short: it is not JSON ({error}).") from error
+        value = parse_json(data, has_vast_integers=True)
+    except FormatError as error:
+        raise CheckpointError(f"{path} is altered or cut short: {error}.") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a JSON {type(value).__name__}; expected an object.")
     return value

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import NoReturn
 
-from esper.errors import EsperError
+from esper.errors import EsperError, of_machine
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -118,6 +118,8 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int
     except (BrokenPipeError, SystemExit):  # nobody reads on, as in `| head`; rich turns one into the other
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (OSError, MemoryError) as error:  # the machine's answer, wherever it was met
+        return complain(of_machine(error))
 
 
 def complain(error: EsperError) -> int:

@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
         print(f"Unsafe globals of {options.iterative}: {len(unsafe)}")
         print("".join(f"  {name}\n" for name in unsafe), end="")
     elif options.write_docs:
-        from esper.checkpoint.atomic import write_atomic
+        from esper.files import write_atomic
         from esper.forensics import results_page
 
         write_atomic(options.write_docs, results_page().encode())

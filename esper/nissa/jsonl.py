@@ -1,16 +1,18 @@
 """The files a run is known by: metrics.jsonl, events.jsonl and learning.jsonl, one strict JSON object a line."""
 
 import contextlib
+import io
 import json
 import os
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
+from esper import files
+from esper.files import open_own, open_to_append, parse_json
+from esper.files.reading import MOST_LINE_BYTES
+from esper.files.records import EVENTS_FILE, LEARNING_FILE, METRICS_FILE
 from esper.leyline import TelemetryEvent
-
-METRICS_FILE = "metrics.jsonl"
-EVENTS_FILE = "events.jsonl"
-LEARNING_FILE = "learning.jsonl"
 
 
 class JsonlSink:
@@ -55,7 +57,7 @@ class JsonlSink:
 class _LineFile:
     def __init__(self, path: Path) -> None:
         # Unbuffered, so that nothing of a line is left behind to fail a second time on close.
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+        self._file = open_to_append(path)
 
     def append(self, record: dict[str, Any]) -> None:
         line = json.dumps(record, allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
@@ -73,29 +75,17 @@ class _LineFile:
         self._file.close()
 
 
-def read_jsonl(path: Path | str) -> tuple[list[dict[str, Any]], int]:
-    """Every readable object of a file and the number of lines that were none (a killed run may end in half a line).
+def read_jsonl(path: Path | str, shape: Any = dict, required: Container[str] = ()) -> tuple[list[dict[str, Any]], int]:
+    """Every object of this shape in a file, and the number of lines without one (a killed run may end in half a line).
 
-    A file that does not exist reads as empty.
+    A file that does not exist reads as empty. shape, required: as of `esper.files.misfit`.
     """
-    records: list[dict[str, Any]] = []
-    unreadable = 0
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
+        lines = list(files.read_jsonl(path, shape, required))
     except FileNotFoundError:
-        return records, unreadable
-    for line in text.split("\n"):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if isinstance(record, dict):
-            records.append(record)
-        else:
-            unreadable += 1
-    return records, unreadable
+        lines = []
+    records = [line.record for line in lines if line.record is not None]
+    return records, len(lines) - len(records)
 
 
 def cut_back(run_dir: Path | str, *, metrics: int = -1, events: int = -1, learning: int = 0) -> None:
@@ -109,17 +99,16 @@ def cut_back(run_dir: Path | str, *, metrics: int = -1, events: int = -1, learni
         if not path.exists():
             continue
         keep = 0
-        with open(path, "rb") as lines:
-            for line in lines:
-                if not line.endswith(b"\n") or not _is_up_to(line, key, last):
-                    break
+        with io.FileIO(open_own(path, os.O_RDWR), "r+b") as file:
+            lines = io.BufferedReader(file)
+            while (line := lines.readline(MOST_LINE_BYTES)).endswith(b"\n") and _is_up_to(line, key, last):
                 keep += len(line)
-        os.truncate(path, keep)
+            os.ftruncate(file.fileno(), keep)
 
 
 def _is_up_to(line: bytes, key: str, last: int) -> bool:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         return False
     return isinstance(record, dict) and isinstance(record.get(key), int) and record[key] <= last

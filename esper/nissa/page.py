@@ -1,10 +1,10 @@
 """Pages of one file that work offline: one look for all of them."""
 
-import os
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from esper.files import write_atomic
 from esper.nissa.palette import THEME
 from esper.nissa.text import compact, signed
 
@@ -21,13 +21,8 @@ def render_page(template: str, **values: Any) -> str:
 
 
 def write_page(path: Path, page: str) -> None:
-    """Write it so that a reader meets the old page or the new, never some of it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write it so that a reader meets the old page or the new, never some of it. Raises CheckpointError."""
+    write_atomic(path, page.encode())
 
 
 @cache

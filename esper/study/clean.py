@@ -8,19 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esper.errors import RunError
-from esper.study.folders import (
-    CONFIG_FILE,
-    JOB_LOG,
-    LOCK_FILE,
-    RUN_FILE,
-    SWEEP_FILE,
-    SWEEP_LOCK,
-    is_attempt,
-    is_held,
-    is_locked,
-    place,
-    walk,
-)
+from esper.files.records import CONFIG_FILE, JOB_LOG, LOCK_FILE, RUN_FILE, SWEEP_FILE, SWEEP_LOCK
+from esper.study.folders import is_attempt, is_held, is_locked, place, walk
 from esper.study.index import read_index, settled_row
 from esper.study.rows import Row
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from esper.config.checks import did_you_mean
 from esper.errors import RunError
-from esper.study.folders import JOB_LOG, ROOT, RUN_FILE, place, walk
+from esper.files.records import JOB_LOG, RUN_FILE
+from esper.study.folders import ROOT, place, walk
 
 _MOST_NAMED = 3
 _EXPECTED = f"expected the folder of a run, such as {ROOT}/NAME/ID"

@@ -11,7 +11,7 @@ import pytest
 
 from esper.checkpoint import RunLock
 from esper.errors import RunError
-from esper.rundir import CONFIG_FILE, RUN_FILE, RunDirectory
+from esper.rundir import RunDirectory
 from esper.study import folders
 from esper.study.index import INDEX_FILE, read_index, settled_row
 from esper.study.rows import COLUMNS
@@ -21,17 +21,6 @@ from tests.study.run_folders import make_run, write_record
 
 def listed(root: Path) -> dict[str, dict]:
     return {row["run"]: row for row in read_index(root).rows}
-
-
-def test_names_of_files_are_those_that_runs_write():
-    from esper.checkpoint.run_lock import LOCK_NAME
-    from esper.sweep.folder import LOCK_FILE, SWEEP_FILE
-    from esper.sweep.jobs import JOB_FILE
-    from esper.sweep.jobs import LOG_FILE as JOB_LOG
-
-    assert (folders.RUN_FILE, folders.CONFIG_FILE) == (RUN_FILE, CONFIG_FILE)
-    assert (folders.LOCK_FILE, folders.SWEEP_FILE) == (LOCK_NAME, SWEEP_FILE)
-    assert (folders.SWEEP_LOCK, folders.JOB_FILE, folders.JOB_LOG) == (LOCK_FILE, JOB_FILE, JOB_LOG)
 
 
 def test_a_finished_run_has_its_figures(tmp_path):

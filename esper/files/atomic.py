@@ -19,7 +19,8 @@ _NO_ROOM = {
 def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file so that a reader, a kill or a power cut meets the old content or the new, never some of it.
 
-    Missing folders are made. The file's mode follows the umask, as with any other file.
+    Missing folders are made; a link of that name is replaced, not followed. The mode follows
+    the umask, as with any other file.
     Raises CheckpointError, with the OSError as its cause; the old content is then untouched.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
