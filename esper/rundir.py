@@ -19,7 +19,7 @@ from esper import __version__
 from esper.checkpoint import RunLock
 from esper.errors import EsperError, RunError
 from esper.files import read_object, utc_now, write_atomic
-from esper.files.records import CONFIG_FILE, LOCK_FILE, RESUMED, RUN, RUN_FILE
+from esper.files.records import CONFIG_FILE, LOCK_FILE, RESUMED, RUN_FILE
 
 SCHEMA_VERSION = 1
 BEAT_S = 1.0
@@ -90,7 +90,7 @@ class RunDirectory:
         with contextlib.ExitStack() as on_error:
             lock = on_error.enter_context(RunLock(path))
             try:
-                record = read_object(path / RUN_FILE, RUN, RESUMED)
+                record = read_object(path / RUN_FILE, RESUMED)
                 if record.get("schema") != SCHEMA_VERSION:
                     raise ValueError(f"expected an object of schema {SCHEMA_VERSION}")
             except (OSError, ValueError, RecursionError) as error:

@@ -1,6 +1,6 @@
 """What the files of runs and sweeps are called, and what shape the records in them have (see `misfit`)."""
 
-from esper.files.shapes import ANY, Among, Count, Moment
+from esper.files.shapes import ANY, Among, Count, Moment, Shape
 
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
@@ -27,7 +27,7 @@ SUMMARY = {
     "seeds": {ANY: _MOST},
     "wall_s": float,
 }
-RUN = {
+RUN: dict[str, Shape] = {
     "schema": int,
     "id": str,
     "uid": str,
@@ -54,9 +54,20 @@ RUN = {
     "ranks": _COUNT,
     "together": _COUNT,
 }
-RESUMED = frozenset(  # what a run needs to go on
-    {"schema", "id", "uid", "name", "status", "epoch", "max_epochs", "update", "max_updates", "wall_s", "options"}
+_RESUMED = (
+    "schema",
+    "id",
+    "uid",
+    "name",
+    "status",
+    "epoch",
+    "max_epochs",
+    "update",
+    "max_updates",
+    "wall_s",
+    "options",
 )
+RESUMED = {name: RUN[name] for name in _RESUMED}  # what a run needs to go on
 
 # ---- metrics.jsonl
 

@@ -139,13 +139,15 @@ class _Cache:
     def _open(self) -> None:
         check_own(self.path)
         self._database = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
-        version = self._database.execute("PRAGMA user_version").fetchone()[0]
-        made = [sql for (sql,) in self._database.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
+        with self._database:
+            self._database.execute("BEGIN")  # of one moment: another process may be making it
+            version = self._database.execute("PRAGMA user_version").fetchone()[0]
+            made = [sql for (sql,) in self._database.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
         if made and not any(str(sql).startswith(_TABLE[: _TABLE.index(" INTEGER")]) for sql in made):
             raise _ForeignError("it is another program's database")
         if version == VERSION and made == [_TABLE]:
             return
-        if made:
+        if made or version:
             raise _OtherVersionError(f"it is of version {version}, or its tables are others")
         with self._database:
             self._database.execute("BEGIN IMMEDIATE")  # of all that find no table, one makes it
