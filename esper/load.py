@@ -9,6 +9,7 @@ from esper.config.composing import read_config
 from esper.errors import RunError
 from esper.files.records import CONFIG_FILE
 from esper.kasmina import MorphogeneticModel
+from esper.records import CHECKPOINT
 
 
 def load_member(run_dir: str | Path, member: int = 0, epoch: int | None = None) -> MorphogeneticModel:
@@ -22,9 +23,10 @@ def load_member(run_dir: str | Path, member: int = 0, epoch: int | None = None) 
         raise RunError(f"{path}: it has no {CONFIG_FILE}; expected the folder of a run, such as outputs/NAME/ID")
     manager = CheckpointManager(path)
     checkpoint = manager.load_latest_agent() if epoch is None else manager.load_agent(epoch)
-    growth = build_growth(read_config(path / CONFIG_FILE, []), checkpoint.metadata.get("engine")).growth
+    config = read_config(path / CONFIG_FILE, [])
+    with restoring(checkpoint, CHECKPOINT):
+        growth = build_growth(config, checkpoint.metadata["engine"]).growth
+        growth.load_state(dict(checkpoint.tensors), checkpoint.state["growth"])
     if not 0 <= member < len(growth.population):
         raise RunError(f"{path}: there is no member {member}; it has 0 to {len(growth.population) - 1}")
-    with restoring(checkpoint):
-        growth.load_state(dict(checkpoint.tensors), checkpoint.state["growth"])
     return copy.deepcopy(growth.population.models[member]).eval()

@@ -19,7 +19,15 @@ from esper.engine.population import Scores
 from esper.learning import POLICY, build_policy
 from esper.leyline import WAIT, Action, EpochReport, TelemetryEvent, TelemetryEventType
 from esper.nissa import EventHub, cut_back, write_report
-from esper.records import EpochTimes, checkpoint_metrics, count_seeds, epoch_record, summarize, update_record
+from esper.records import (
+    CHECKPOINT,
+    EpochTimes,
+    checkpoint_metrics,
+    count_seeds,
+    epoch_record,
+    summarize,
+    update_record,
+)
 from esper.rundir import RunDirectory
 from esper.sinks import open_sinks
 from esper.stopping import StopRequest
@@ -54,7 +62,7 @@ class Run:
     def _continue(self, checkpoint: Checkpoint) -> None:
         for unsound in checkpoint.skipped:
             print(f"skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", file=sys.stderr)
-        with restoring(checkpoint):
+        with restoring(checkpoint, CHECKPOINT):
             self.growth.load_state(dict(checkpoint.tensors), checkpoint.state["growth"])
             if self.learning:
                 named = checkpoint.tensors.items()

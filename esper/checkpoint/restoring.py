@@ -5,15 +5,22 @@ from contextlib import contextmanager
 
 from esper.checkpoint.bundle import Checkpoint
 from esper.errors import CheckpointError, EsperError
+from esper.files import misfit
+from esper.files.shapes import Shape
+
+_ELSE = "to go on from an earlier checkpoint, move this one away"
 
 
 @contextmanager
-def restoring(checkpoint: Checkpoint) -> Iterator[None]:
+def restoring(checkpoint: Checkpoint, shape: Shape = dict) -> Iterator[None]:
     """Inside, an object takes a checkpoint's state. Raises CheckpointError where that is none of such an object.
 
     A checksum tells that a sidecar is as it was written, not that a run wrote it: its values can be of any kind, and
-    trip whoever takes them in any way.
+    trip whoever takes them in any way. shape: of what the sidecar holds, as far as a wrong type would trip nobody until
+    later.
     """
+    if problem := misfit(checkpoint.sidecar, shape):
+        raise CheckpointError(f"{checkpoint.path} holds what is no state of this run: {problem}.\n  {_ELSE}")
     try:
         yield
     except (EsperError, OSError, MemoryError):
@@ -21,6 +28,5 @@ def restoring(checkpoint: Checkpoint) -> Iterator[None]:
     except Exception as error:
         said = " ".join(str(error).split())[:100]
         raise CheckpointError(
-            f"{checkpoint.path} holds what is no state of this run ({type(error).__name__}: {said}).\n"
-            "  to go on from an earlier checkpoint, move this one away"
+            f"{checkpoint.path} holds what is no state of this run ({type(error).__name__}: {said}).\n  {_ELSE}"
         ) from error

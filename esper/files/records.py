@@ -13,7 +13,8 @@ SWEEP_LOCK = "sweep.lock"
 JOB_FILE = "job.json"
 JOB_LOG = "job.log"
 
-_COUNT, _MOST = Count(2_000_000), Count(1 << 53)
+EPOCHS = _COUNT = Count(2_000_000)  # or updates, or members: more than a run can have
+_MOST = Count(1 << 53)
 _NUMBER, _TEXT = (float, None), (str, None)
 _MAYBE_COUNT = (_COUNT, None)
 
@@ -27,6 +28,8 @@ SUMMARY = {
     "seeds": {ANY: _MOST},
     "wall_s": float,
 }
+# What a run keeps of the choice of its engine, without which it does not go on.
+ENGINE = {"kind": str, "kernels": str, "device": str, "threads": Count(1 << 16)}
 RUN: dict[str, Shape] = {
     "schema": int,
     "id": str,
@@ -45,7 +48,7 @@ RUN: dict[str, Shape] = {
     "wall_s": float,
     "overrides": [str],
     "options": {ANY: str},
-    "engine": (dict, None),
+    "engine": (ENGINE, None),
     "error": _TEXT,
     "summary": (SUMMARY, None),
     "pid": int,
@@ -66,6 +69,7 @@ _RESUMED = (
     "max_updates",
     "wall_s",
     "options",
+    "engine",
 )
 RESUMED = {name: RUN[name] for name in _RESUMED}  # what a run needs to go on
 

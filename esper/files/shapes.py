@@ -1,8 +1,10 @@
 """The shape that a plain value is to have, and where it has another."""
 
 from collections.abc import Container, Mapping
+from dataclasses import is_dataclass
 from datetime import datetime
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 # A type or None, several of them, {name: shape} for an object (more names may be there; `ANY` stands for every other
 # name), [shape] for a list of them, or a `Kind`.
@@ -107,6 +109,30 @@ def fitting(
     problems = {name: misfit(record[name], shape[name], required, name) for name in record.keys() & shape.keys()}
     wrong = {name: problem for name, problem in problems.items() if problem}
     return {name: value for name, value in record.items() if name not in wrong}, sorted(wrong.values())
+
+
+def of_dataclass(kind: type, number: Shape = float) -> dict[str, Shape]:
+    """The shape of a dataclass as plain values: enums are integers, and times are text. number: the shape of a float."""
+    return {name: _of_type(hint, number) for name, hint in get_type_hints(kind).items()}
+
+
+def _of_type(hint: Any, number: Shape) -> Shape:
+    kinds = get_args(hint)
+    match get_origin(hint):
+        case origin if origin in (UnionType, Union):
+            shapes = [_of_type(kind, number) for kind in kinds]
+            return tuple(one for shape in shapes for one in (shape if isinstance(shape, tuple) else (shape,)))
+        case origin if isinstance(origin, type):
+            return {ANY: _of_type(kinds[1], number)} if issubclass(origin, dict) else list
+    if hint is NoneType:
+        return None
+    if is_dataclass(hint):
+        return of_dataclass(hint, number)  # type: ignore[arg-type]
+    if issubclass(hint, datetime):
+        return Moment()
+    if issubclass(hint, int) and hint is not bool:
+        return int
+    return number if hint is float else hint
 
 
 def _is(value: Any, kind: Any) -> bool:

@@ -25,6 +25,7 @@ from esper.files import fitting, parse_yaml, read_object
 from esper.files.records import RUN, RUN_FILE
 from esper.learning import AGENTS, build_policy, learned_part
 from esper.leyline import Controller
+from esper.records import CHECKPOINT
 from esper.simic.controller import LearnedController
 from esper.simic.iql import IQL
 from esper.simic.iql_controller import IQLController
@@ -75,18 +76,18 @@ class Stored:
             case LearnedPolicySettings() as settings:
                 encoder, layout = grown.encoder(), grown.layout(settings.blends)
                 learner = AGENTS[settings.name].for_growth(encoder.names, layout, settings, seed=config.seed)
-                with restoring(self.checkpoint):
+                with restoring(self.checkpoint, CHECKPOINT):
                     learner.load_state(*learned_part(self.checkpoint, "learner"), policy_only=True)
                 return LearnedController(learner, encoder, layout, settings.deterministic, config.seed)
             case IQLPolicyConfig() as settings:
-                with restoring(self.checkpoint):
+                with restoring(self.checkpoint, CHECKPOINT):
                     model = IQL.from_state(*learned_part(self.checkpoint, "model"))
                 return IQLController(model, grown.catalogue, settings)
         return build_policy(config, grown)[0]
 
     def hosts(self) -> Growth:
         """The run's population as it was stored. Raises EsperError where nothing has been trained yet."""
-        with restoring(self.checkpoint):
+        with restoring(self.checkpoint, CHECKPOINT):
             if not self.checkpoint.state["growth"]["epoch"]:
                 raise RunError(
                     f"{self.run}@epoch-{self.epoch}: its hosts have not been trained yet; take a later checkpoint"
@@ -99,7 +100,7 @@ class Stored:
         """On this machine, and on the engine that the run has chosen: nothing is measured anew."""
         device = pick_device("auto")
         check_precision(config.engine.precision, device)
-        with restoring(self.checkpoint):
+        with restoring(self.checkpoint, CHECKPOINT):
             chosen = self.checkpoint.metadata["engine"]
             engine = replace(config.engine, kind=chosen["kind"], threads=min(chosen["threads"], DEFAULT_THREADS))
         return replace(config, engine=replace(engine, device=device.type))
