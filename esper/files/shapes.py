@@ -112,7 +112,7 @@ def fitting(
 
 
 def of_dataclass(kind: type, number: Shape = float) -> dict[str, Shape]:
-    """The shape of a dataclass as plain values: enums are integers, and times are text. number: the shape of a float."""
+    """The shape of a dataclass as plain values: enums are integers, times are text. number: the shape of a float."""
     return {name: _of_type(hint, number) for name, hint in get_type_hints(kind).items()}
 
 
