@@ -15,20 +15,22 @@ from esper.nissa.statistics import paired_difference
 
 SCHEMA_VERSION = 2
 _POPULATION = {"members": {ANY: [int]}, "seeds": [{ANY: (of_dataclass(SeedState), None)}]}
-# Of the sidecar of a run's checkpoint, what all runs have.
+_GROWTH = {
+    "epoch": EPOCHS,
+    "episodes": [[int]],
+    "population": _POPULATION,
+    "governor": {"watches": [[(float, None)]], "snapshot": (_POPULATION, None)},
+    "growth_log": [dict],
+    "reports": [of_dataclass(EpochReport, number=(float, None))],  # not finite: None
+}
+# Of the sidecar of a run's checkpoint: what all runs have, and the hosts on which a policy learns.
 CHECKPOINT = {
     "metadata": {"engine": ENGINE},
     "state": {
-        "growth": {
-            "epoch": EPOCHS,
-            "episodes": [[int]],
-            "population": _POPULATION,
-            "governor": {"watches": [[(float, None)]], "snapshot": (_POPULATION, None)},
-            "growth_log": [dict],
-            "reports": [of_dataclass(EpochReport, number=(float, None))],  # not finite: None
-        },
+        "growth": _GROWTH,
         "controller": dict,
         "seeds": {ANY: EPOCHS},
+        "learning": {"env": {"growth": _GROWTH}},
     },
 }
 SEED_EVENTS = {

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from esper.checkpoint.bundle import Checkpoint
-from esper.errors import CheckpointError, EsperError
+from esper.errors import CheckpointError, EsperError, FormatError
 from esper.files import misfit
-from esper.files.shapes import Shape
+from esper.files.shapes import AllBut, Shape
 
 _ELSE = "to go on from an earlier checkpoint, move this one away"
 
@@ -19,10 +19,12 @@ def restoring(checkpoint: Checkpoint, shape: Shape = dict) -> Iterator[None]:
     trip whoever takes them in any way. shape: of what the sidecar holds, as far as a wrong type would trip nobody until
     later.
     """
-    if problem := misfit(checkpoint.sidecar, shape):
-        raise CheckpointError(f"{checkpoint.path} holds what is no state of this run: {problem}.\n  {_ELSE}")
     try:
+        if problem := misfit(checkpoint.sidecar, shape, AllBut("learning", "env")):
+            raise FormatError(problem)
         yield
+    except FormatError as error:
+        raise CheckpointError(f"{checkpoint.path} holds what is no state of this run: {error}.\n  {_ELSE}") from error
     except (EsperError, OSError, MemoryError):
         raise
     except Exception as error:

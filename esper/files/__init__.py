@@ -14,12 +14,14 @@ from esper.files.reading import (
     read_object,
     read_yaml,
 )
-from esper.files.shapes import fitting, misfit
+from esper.files.shapes import built, checked, fitting, misfit
 
 __all__ = [
     "FileLock",
     "Line",
+    "built",
     "check_own",
+    "checked",
     "fitting",
     "make_folder",
     "misfit",

@@ -4,22 +4,30 @@ from collections.abc import Container, Mapping
 from dataclasses import is_dataclass
 from datetime import datetime
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from esper.errors import FormatError
 
 # A type or None, several of them, {name: shape} for an object (more names may be there; `ANY` stands for every other
 # name), [shape] for a list of them, or a `Kind`.
 Shape = Any
+T = TypeVar("T")
 ANY = "*"
 
 _WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", list: "a list", dict: "an object"}
 
 
-class _Every:
+class AllBut:
+    """All names but these."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = frozenset(names)
+
     def __contains__(self, name: object) -> bool:
-        return True
+        return name not in self.names
 
 
-EVERY: Container[str] = _Every()  # all names of a shape
+EVERY: Container[str] = AllBut()  # all names of a shape
 
 
 class Kind:
@@ -111,6 +119,19 @@ def fitting(
     return {name: value for name, value in record.items() if name not in wrong}, sorted(wrong.values())
 
 
+def built(kind: type[T], plain: Any) -> T:
+    """The instance of a dataclass that these plain values describe. Raises FormatError where they do not."""
+    checked(plain, of_dataclass(kind), kind.__name__.strip("_"))
+    return kind(**plain)
+
+
+def checked(value: T, shape: Shape, where: str) -> T:
+    """The value, where it has this shape. Raises FormatError where it has not."""
+    if problem := misfit(value, shape, where=where):
+        raise FormatError(problem)
+    return value
+
+
 def of_dataclass(kind: type, number: Shape = float) -> dict[str, Shape]:
     """The shape of a dataclass as plain values: enums are integers, times are text. number: the shape of a float."""
     return {name: _of_type(hint, number) for name, hint in get_type_hints(kind).items()}
@@ -123,7 +144,9 @@ def _of_type(hint: Any, number: Shape) -> Shape:
             shapes = [_of_type(kind, number) for kind in kinds]
             return tuple(one for shape in shapes for one in (shape if isinstance(shape, tuple) else (shape,)))
         case origin if isinstance(origin, type):
-            return {ANY: _of_type(kinds[1], number)} if issubclass(origin, dict) else list
+            if issubclass(origin, dict):
+                return {ANY: _of_type(kinds[1], number)}
+            return [_of_type(kinds[0], number)] if origin is list else list
     if hint is NoneType:
         return None
     if is_dataclass(hint):
