@@ -206,3 +206,10 @@ def test_a_sidecar_too_large_to_be_read_is_not_written(tmp_path: Path, monkeypat
     (tmp_path / "a.json").write_bytes(b" " * 3000)
     with pytest.raises(EsperError, match="at most 2,000"):
         read_bundle(tmp_path / "a")
+
+
+def test_no_more_is_read_than_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(1000))
+    assert reading.read_bytes(tmp_path / "file", 1000) == bytes(1000)
+    with pytest.raises(FormatError, match="larger than 999 bytes"):
+        reading.read_bytes(tmp_path / "file", 999)

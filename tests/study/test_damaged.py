@@ -251,3 +251,28 @@ def test_a_report_on_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert code == 2 and "file size limit" in err
     assert (folder / "report.html").read_bytes() == page
     assert not list(folder.glob(".report*"))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(24, "Too many open files", "outputs"), "error: outputs: Too many open files\n  to see"),
+        (OSError(5, "Input/output error"), "error: Input/output error\n"),
+        (MemoryError(), "error: there is not enough memory"),
+    ],
+)
+def test_what_the_machine_says_is_an_answer_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception, expected: str
+) -> None:
+    from esper import run
+    from esper.study import index
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(index, "read_index", fail)
+    monkeypatch.setattr(run, "_resume", fail)
+    code, _, err = said(capsys, "runs")
+    assert code == 2 and err.startswith(expected)
+    assert run.main(["resume=outputs/a"]) == 2
+    assert capsys.readouterr().err.startswith(expected)
