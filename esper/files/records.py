@@ -69,7 +69,6 @@ _RESUMED = (
     "max_updates",
     "wall_s",
     "options",
-    "engine",
 )
 RESUMED = {name: RUN[name] for name in _RESUMED}  # what a run needs to go on
 

@@ -197,6 +197,26 @@ def test_every_wrong_type_in_a_signed_sidecars_seeds(
         resume(capsys, (place, wrong))
 
 
+ENGINES: dict[str, Any] = {
+    "a text": "fast",
+    "a part of it": {"kind": "fused"},
+    "no device": {"kind": "fused", "kernels": "native", "device": "abacus", "threads": 1},
+    "a device that is a list": {"kind": "fused", "kernels": "native", "device": [], "threads": 1},
+    "threads below none": {"kind": "fused", "kernels": "native", "device": "cpu", "threads": -1},
+}
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_run_json_whose_engine_is_none(
+    sound: Path, root: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    folder = restore(sound, root, is_under_way=True)
+    record = json.loads((folder / "run.json").read_text()) | {"engine": ENGINES[kind]}
+    (folder / "run.json").write_text(json.dumps(record))
+    resume(capsys, kind)
+    look(capsys, kind)
+
+
 FULL = """
 import os, sys
 from pathlib import Path
