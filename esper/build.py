@@ -19,6 +19,8 @@ from esper.engine.proof import check_resumable
 from esper.engine.sharded import ShardedGrowth
 from esper.engine.share import Members, split
 from esper.errors import ConfigError
+from esper.files import checked
+from esper.files.records import ENGINE, RUN_FILE
 from esper.hosts import build_host, build_model
 from esper.kasmina import BlueprintRegistry, GateConfig, MorphogeneticModel, QualityGates
 from esper.leyline import ActionLayout
@@ -126,6 +128,7 @@ def prepare(
     """Load the data, where it is not among what is `loaded` already, and make the members; see `build_growth`."""
     check_enough("engine.members", config.engine.members, ranks)
     config.check_fit()
+    checked(engine, (ENGINE, None), f"{RUN_FILE}: engine")
     device = pick_device(engine["device"] if engine else config.engine.device)
     dtype = torch.float64 if config.engine.precision == "float64" else torch.float32
     check_precision(config.engine.precision, device)
@@ -258,7 +261,10 @@ def pick_device(name: str) -> torch.device:
         raise ConfigError("engine.device=cuda: torch finds no CUDA device here; use engine.device=auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"engine.device={name}: torch knows no such device; use engine.device=auto") from error
 
 
 def check_precision(name: str, device: torch.device) -> None:

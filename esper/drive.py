@@ -6,17 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from esper.checkpoint import Checkpoint
+from esper.checkpoint import Checkpoint, restoring
 from esper.config.composing import read_config, to_plain
 from esper.config.root import RunSchema
 from esper.course import BAD_INPUT, Job, see_through, told
 from esper.distributed import ranks
 from esper.errors import DivergedError, EsperError
+from esper.files.marks import holds_run
+from esper.files.records import CONFIG_FILE
 from esper.nissa import print_summary
 from esper.planned import Planned
 from esper.printing import say, say_text, say_traceback
+from esper.records import CHECKPOINT
 from esper.resuming import configuration, differences, refuse
-from esper.rundir import CONFIG_FILE, RunDirectory, holds_run
+from esper.rundir import RunDirectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,8 @@ def _last_checkpoint(folder: RunDirectory) -> Checkpoint | None:
     """What the run goes on from, on the engine that it was made by; None: it begins again."""
     checkpoint = folder.last_checkpoint()
     if checkpoint:
-        folder.record["engine"] = checkpoint.metadata.get("engine", folder.record["engine"])
+        with restoring(checkpoint, CHECKPOINT):
+            folder.record["engine"] = checkpoint.metadata["engine"]
     return checkpoint
 
 

@@ -1,8 +1,19 @@
 """The one tree of errors: each says what is wrong, where, what was expected, and what mends it."""
 
+import errno
+
 
 class EsperError(Exception):
     """Anything a user can mend. The front door prints it in one or two lines and exits with 2."""
+
+
+def of_machine(error: OSError | MemoryError) -> EsperError:
+    """What the machine said to whatever was asked of it: a disk, a limit, a permission."""
+    if isinstance(error, MemoryError):
+        return EsperError("there is not enough memory; to see what this process may have: ulimit -v")
+    place = f"{error.filename}: " if error.filename else ""
+    hint = "\n  to see how many files this process may open: ulimit -n" if error.errno == errno.EMFILE else ""
+    return EsperError(f"{place}{error.strerror or error}{hint}")
 
 
 class ConfigError(EsperError):
@@ -46,6 +57,10 @@ class DivergedError(EsperError):
 
 class LearnerError(EsperError, ValueError):
     """Something that learns, or what it learns from, was given values it cannot use."""
+
+
+class FormatError(EsperError, ValueError):
+    """What a file holds is malformed, too large or too deep for what it is read as."""
 
 
 def first_line(error: BaseException) -> str:

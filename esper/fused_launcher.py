@@ -13,6 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from esper.errors import ConfigError, EsperError
+from esper.files import open_log
 from esper.job import figures
 from esper.planned import Planned, planned
 from esper.printing import say, say_text, say_traceback
@@ -90,7 +91,7 @@ class FusedLauncher(Launcher):
         for (_, plan), file in zip(group, files, strict=True):
             file.begin(plan.overrides)
         for file in files[1:]:
-            with open(file.log, "a", encoding="utf-8") as log:
+            with open_log(file.log) as log:
                 say(f"trains together with {files[0].folder.name}; see {shown(files[0].log)}", file=log)
         with output_to(files[0].log):
             outcomes = run_together([plan for _, plan in group])
@@ -101,7 +102,7 @@ class FusedLauncher(Launcher):
                 stopped = outcome.code
             error = None if outcome.error is None else told(outcome.error)
             if error:
-                with open(file.log, "a", encoding="utf-8") as log:
+                with open_log(file.log) as log:
                     if outcome.error and not isinstance(outcome.error, (EsperError, OSError)):
                         say_traceback(outcome.error, file=log)
                     say_text(f"error: {error}", file=log)

@@ -1,6 +1,5 @@
 """What Hydra calls, in whatever process: one run in the folder that it was given."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,11 @@ from omegaconf import DictConfig
 from esper.config.composing import finish
 from esper.config.telemetry import require_packages
 from esper.errors import EsperError, RunError, RunExistsError
+from esper.files import read_object
+from esper.files.marks import holds_run
+from esper.files.records import RUN_FILE
 from esper.planned import planned
 from esper.printing import complain
-from esper.study.folders import RUN_FILE, is_run
 from esper.study.rows import mean
 from esper.sweep.terminal import shown
 
@@ -29,7 +30,7 @@ class Job:
 
         hydra = HydraConfig.get()
         folder = shown(Path(hydra.runtime.output_dir))
-        is_taken, is_sweep = is_run(folder), hydra.mode == RunMode.MULTIRUN
+        is_taken, is_sweep = holds_run(folder), hydra.mode == RunMode.MULTIRUN
         try:
             plan = planned(composed, hydra, folder)
             if is_taken and not is_sweep:
@@ -45,7 +46,7 @@ class Job:
                 code = start(plan.config, folder, plan.overrides, plan.options, plan.sweep)
         except EsperError as error:
             raise SystemExit(complain(error)) from error
-        record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        record = read_object(folder / RUN_FILE)
         if code:
             raise SystemExit(code) from RunError(record.get("error") or f"stopped at epoch {record.get('epoch')}")
         return figures(record)

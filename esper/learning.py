@@ -9,13 +9,13 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from esper.build import Grown, build_environment, check_enough
-from esper.checkpoint import Checkpoint, CheckpointManager
+from esper.checkpoint import Checkpoint, CheckpointManager, restoring
 from esper.config.root import RunSchema
 from esper.engine.environment import GrowthVectorEnv
 from esper.errors import ConfigError, EsperError, LearnerError
+from esper.files.records import RUN_FILE
 from esper.leyline import ActionLayout, Controller
 from esper.printing import say
-from esper.rundir import RUN_FILE
 from esper.simic.controller import LearnedController
 from esper.simic.curriculum import BlueprintCurriculum
 from esper.simic.iql import IQL
@@ -183,7 +183,8 @@ def _load(name: str, part: str) -> tuple[Mapping[str, Tensor], Mapping[str, Any]
         say(f"policy.load={name}: skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", is_error=True)
     if part not in (checkpoint.state.get("learning") or {}):
         raise ConfigError(f"policy.load={name}: that run has learned no such policy; expected one of the same policy=")
-    return learned_part(checkpoint, part)
+    with restoring(checkpoint):
+        return learned_part(checkpoint, part)
 
 
 def learned_part(checkpoint: Checkpoint, part: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

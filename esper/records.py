@@ -6,11 +6,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from esper.files.records import ENGINE, EPOCHS
+from esper.files.shapes import ANY, of_dataclass
+from esper.kasmina.state import SeedState
 from esper.leyline import EpochReport, SeedStateReport, TelemetryEvent, TelemetryEventType
 from esper.nissa.hub import finite
 from esper.nissa.statistics import paired_difference
 
 SCHEMA_VERSION = 2
+_POPULATION = {"members": {ANY: [int]}, "seeds": [{ANY: (of_dataclass(SeedState), None)}], "states": [dict]}
+_GROWTH = {
+    "epoch": EPOCHS,
+    "episodes": [[int]],
+    "population": _POPULATION,
+    "governor": {"watches": [[(float, None)]], "snapshot": (_POPULATION, None)},
+    "growth_log": [dict],
+    "reports": [of_dataclass(EpochReport, number=(float, None))],  # not finite: None
+}
+# Of the sidecar of a run's checkpoint: what all runs have, and the hosts on which a policy learns.
+CHECKPOINT = {
+    "metadata": {"engine": ENGINE},
+    "state": {
+        "growth": _GROWTH,
+        "controller": dict,
+        "seeds": {ANY: EPOCHS},
+        "learning": {"env": {"growth": _GROWTH}},
+    },
+}
 SEED_EVENTS = {
     TelemetryEventType.GERMINATED: "planted",
     TelemetryEventType.CULLED: "culled",

@@ -13,11 +13,11 @@ from esper.config.composing import compose
 from esper.config.explain import explain
 from esper.config.help import help_text
 from esper.config.store import conf_dir, register
-from esper.errors import ConfigError, EsperError, RunError, RunExistsError
+from esper.errors import ConfigError, EsperError, RunError, RunExistsError, of_machine
+from esper.files.marks import holds_run
 from esper.fused_launcher import FusedLauncher, FusedLauncherConf
 from esper.job import Job
 from esper.printing import BAD_INPUT, complain, guarded, say_text, say_traceback
-from esper.study.folders import is_run
 from esper.sweep import JobError, SweepEnded, SweepError, register_plugin
 
 FAILED = 1
@@ -53,6 +53,8 @@ def _answer(arguments: list[str]) -> int:
         return complain(error)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except (OSError, MemoryError) as error:
+        return complain(of_machine(error))
 
 
 def _launch(arguments: list[str]) -> int:
@@ -103,7 +105,7 @@ def _check_folder(overrides: Sequence[str]) -> None:
         name = value.strip("'\" ")
         if key == "hydra.run.dir" and not name:
             raise ConfigError("hydra.run.dir=: no folder is named, as by a variable of the shell that is not set")
-        if key == "hydra.run.dir" and is_run(Path(name)):
+        if key == "hydra.run.dir" and holds_run(Path(name)):
             raise RunExistsError(name)
 
 
@@ -137,7 +139,7 @@ def _only_job(composed: DictConfig) -> int:
 
 def _resume(name: str, others: list[str]) -> int:
     folder = Path(name.strip("'\""))
-    if not is_run(folder):
+    if not holds_run(folder):
         found = "it has no run.json" if os.path.isdir(folder) else "there is no such folder"
         raise RunError(f"resume={name}: {found}\n  expected the folder of a run, such as outputs/NAME/ID")
     from esper.drive import resume

@@ -10,20 +10,27 @@ from typing import Any
 from torch import Tensor
 
 from esper.build import Grown
-from esper.checkpoint import Checkpoint, CheckpointManager
+from esper.checkpoint import Checkpoint, CheckpointManager, restoring
 from esper.config.composing import to_plain
 from esper.config.root import RunSchema
 from esper.config.telemetry import require_packages
 from esper.engine.population import Scores
-from esper.errors import CheckpointError, DivergedError, EsperError
+from esper.errors import CheckpointError, DivergedError
+from esper.files.records import EVENTS_FILE
 from esper.learning import POLICY, build_policy
 from esper.leyline import WAIT, Action, EpochReport, TelemetryEvent, TelemetryEventType
 from esper.nissa import EventHub, JsonlSink, cut_back, read_jsonl, write_report
 from esper.nissa.cutting import Carried
-from esper.nissa.hub import reason
-from esper.nissa.jsonl import EVENTS_FILE
 from esper.printing import say
-from esper.records import EpochTimes, checkpoint_metrics, count_seeds, epoch_record, summarize, update_record
+from esper.records import (
+    CHECKPOINT,
+    EpochTimes,
+    checkpoint_metrics,
+    count_seeds,
+    epoch_record,
+    summarize,
+    update_record,
+)
 from esper.rundir import RunDirectory
 from esper.sinks import open_sinks
 from esper.stopping import StopRequest
@@ -60,7 +67,7 @@ class Run:
     def _continue(self, checkpoint: Checkpoint) -> None:
         for unsound in checkpoint.skipped:
             say(f"skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", is_error=True)
-        try:
+        with restoring(checkpoint, CHECKPOINT):
             self.growth.load_state(dict(checkpoint.tensors), checkpoint.state["growth"])
             if self.learning:
                 named = checkpoint.tensors.items()
@@ -68,13 +75,6 @@ class Run:
                 self.learning.load_state(learned, checkpoint.state["learning"])
             self.controller.load_state_dict(checkpoint.state["controller"])
             self.seeds = checkpoint.state["seeds"]
-        except EsperError:
-            raise
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{checkpoint.path} does not fit this run's configuration ({reason(error)})\n"
-                "  put config.yaml back as it was, or remove this checkpoint to go on from the one before it"
-            ) from error
         self.saved_at, self._saved_epoch = self.progress, self.growth.epoch
 
     @property

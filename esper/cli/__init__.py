@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from esper.checks import did_you_mean
-from esper.errors import EsperError
+from esper.errors import EsperError, of_machine
 from esper.printing import BAD_INPUT, complain, guarded, say
 
 INTERRUPTED = 130
@@ -116,6 +116,8 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int
         return complain(error)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except (OSError, MemoryError) as error:  # the machine's answer, wherever it was met
+        return complain(of_machine(error))
 
 
 def _unknown(command: str) -> EsperError:

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
         unsafe = audit.iterative_audit(options.iterative)
         say(f"Unsafe globals of {options.iterative}: {len(unsafe)}", *(f"  {name}" for name in unsafe))
     elif options.write_docs:
-        from esper.checkpoint.atomic import write_atomic
+        from esper.files import write_atomic
         from esper.forensics import results_page
 
         write_atomic(options.write_docs, results_page().encode())

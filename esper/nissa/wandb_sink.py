@@ -15,6 +15,7 @@ os.environ.setdefault("WANDB_SILENT", "true")
 import wandb
 from wandb.sdk import wandb_setup
 
+from esper.files import make_folder
 from esper.leyline import TelemetryEvent, TelemetryEventType
 from esper.nissa.curves import epoch_curves, outcome, update_curves
 from esper.nissa.jsonl import EVENTS_FILE, read_jsonl
@@ -69,6 +70,7 @@ class WandbSink:
     ) -> None:
         self._run_dir = run_dir
         self._checkpoints = checkpoints
+        make_folder(run_dir / "wandb")  # W&B would follow a link
         self._run = wandb.init(
             mode=_mode(),
             project=project,

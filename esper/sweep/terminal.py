@@ -1,7 +1,6 @@
 """What a sweep shows: a line when a job begins or ends, and a table at the end."""
 
 import os
-import select
 import signal
 import sys
 import threading
@@ -17,6 +16,7 @@ from esper.printing import output, say
 from esper.sweep.jobs import FAILED, FINISHED, INTERRUPTED, KILLED, NEW, RUNNING, JobFile
 
 POLL_S = 0.2
+DEADLINE_S = 4.5  # what has been asked twice to stop, and has not by then, is ended
 STYLES = {FINISHED: "green", FAILED: "red", RUNNING: "cyan", INTERRUPTED: "yellow", KILLED: "yellow", NEW: "dim"}
 
 
@@ -79,7 +79,9 @@ class Terminal:
 class Watch:
     """While it is open, says when a job begins and ends, wherever it runs, and when the sweep is asked to stop.
 
-    What jobs do is read off their folders, which works under any launcher. stop: is told the signal that asks.
+    What jobs do is read off their folders, which works under any launcher. stop: is told the signal that asks. The
+    second signal gives the sweep `DEADLINE_S` to come to an end; then this process ends, whatever it is at, and with it
+    what dies with it.
     """
 
     def __init__(self, terminal: Terminal, jobs: Sequence[Job], stop: Callable[[int], None]) -> None:
@@ -89,16 +91,22 @@ class Watch:
         self._numbers = {job.id: number for number, job in enumerate(jobs, start=1)}
         self._seen = {job.id: _stamp(job.file) for job in jobs}
         self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="sweep-watch", daemon=True)
+        self._threads = [
+            threading.Thread(target=work, name=f"sweep{work.__name__}", daemon=True)
+            for work in (self._follow, self._listen)
+        ]
         self._signals, self._told = os.pipe()
         os.set_blocking(self._told, False)
+        self._is_asked = False
+        self._deadline: threading.Timer | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> "Watch":
         if threading.current_thread() is threading.main_thread():
             self._stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(self._told))
             self._stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _leave))
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
@@ -106,21 +114,35 @@ class Watch:
     ) -> None:
         self._stack.close()
         self._is_over.set()
-        self._thread.join()
+        os.write(self._told, b"\0")
+        for thread in self._threads:
+            thread.join()
+        if self._deadline:
+            self._deadline.cancel()
         self._look()
         os.close(self._signals)
         os.close(self._told)
 
     def _follow(self) -> None:
         is_told = False
-        while not self._is_over.is_set():
-            ready, _, _ = select.select([self._signals], [], [], POLL_S)
-            asked = {signal.SIGINT, signal.SIGTERM} & set(os.read(self._signals, 64)) if ready else ()
-            if asked and not is_told:
-                self._stop(min(asked))
+        while not self._is_over.wait(POLL_S):
+            if self._is_asked and not is_told:
                 self.terminal.say("stopping: what runs is saved first (once more: at once)")
                 is_told = True
             self._look()
+
+    def _listen(self) -> None:
+        """Apart from what is said, which could wait for a reader: the deadline must not."""
+        asked: list[int] = []
+        while not self._is_over.is_set():
+            asked += [number for number in os.read(self._signals, 64) if number in (signal.SIGINT, signal.SIGTERM)]
+            if asked and not self._is_asked:
+                self._stop(asked[0])
+                self._is_asked = True
+            if len(asked) > 1 and self._deadline is None:
+                self._deadline = threading.Timer(DEADLINE_S, os._exit, [128 + asked[0]])
+                self._deadline.daemon = True
+                self._deadline.start()
 
     def _look(self) -> None:
         for name, job in self._jobs.items():

@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
+from esper.files import open_log
 from esper.printing import Output, output, say, say_traceback
 from esper.sweep.jobs import FAILED, FINISHED, INTERRUPTED, JobFile
 
@@ -91,7 +92,7 @@ def _is_of_scheduler(left: SystemExit) -> bool:
 @contextmanager
 def output_to(path: Path) -> Iterator[None]:
     """Inside, all that this process writes to its output and error streams goes to the end of this file."""
-    with open(path, "a", buffering=1, encoding="utf-8", errors="replace") as log:
+    with open_log(path) as log:
         kept = [_diverted(descriptor, log.fileno()) for descriptor in (1, 2)]
         try:
             out = cast(TextIO, Output(log))

@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from esper.files import built
 from esper.leyline import EpochReport
 
 
@@ -70,4 +71,4 @@ class SignalTracker:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
-        self.signals = TrainingSignals(**state)
+        self.signals = built(TrainingSignals, state)
