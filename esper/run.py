@@ -72,7 +72,7 @@ def _launch(arguments: list[str]) -> int:
     is_sweep = flags.multirun or "hydra.mode=MULTIRUN" in flags.overrides
     if is_sweep and TORCHRUN in os.environ:
         raise ConfigError("-m: torchrun shares one run among processes; start it once a job (see docs/distributed.md)")
-    arguments = _of_sweep(arguments, is_sweep)
+    arguments = _of_sweep(arguments, flags.overrides, is_sweep)
     if not is_sweep:
         _check_folder(flags.overrides)
         compose(flags.overrides, flags.config_name or "config", flags.config_dir).check_names()
@@ -109,7 +109,7 @@ def _check_folder(overrides: Sequence[str]) -> None:
             raise RunExistsError(name)
 
 
-def _of_sweep(arguments: list[str], is_sweep: bool) -> list[str]:
+def _of_sweep(arguments: list[str], overrides: list[str], is_sweep: bool) -> list[str]:
     """The command line with what is for sweeps alone as Hydra knows it. Raises ConfigError where nothing is swept."""
     spelled_out = []
     for argument in arguments:
@@ -120,8 +120,12 @@ def _of_sweep(arguments: list[str], is_sweep: bool) -> list[str]:
             raise ConfigError(f"{argument}: this is for sweeps; add -m (see docs/sweeps.md)")
         elif key == "zip" and not value.startswith("["):
             raise ConfigError(f"{argument}: expected a list of keys, as in zip=[seed,policy] or zip=[[a,b],[c,d]]")
-        else:
-            spelled_out.append("hydra.sweeper.dry_run=true" if argument == DRY_RUN else f"hydra.sweeper.{argument}")
+        elif argument != DRY_RUN:
+            spelled_out.append(f"hydra.sweeper.{argument}")
+    if DRY_RUN in arguments:  # a flag may stand anywhere, overrides only beside each other
+        first = next((place for place, argument in enumerate(arguments) if argument in overrides), len(arguments))
+        place = first - arguments[:first].count(DRY_RUN)
+        spelled_out.insert(place, "hydra.sweeper.dry_run=true")
     return spelled_out
 
 

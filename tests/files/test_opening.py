@@ -14,7 +14,7 @@ from esper.files import FileLock, open_log, open_new, open_to_append, open_to_re
 from esper.files.records import RUN_FILE
 from esper.nissa import JsonlSink, cut_back, read_jsonl, write_report
 from esper.nissa.page import write_page
-from esper.rundir import RunDirectory
+from esper.rundir import RunDirectory, write_config
 from esper.study.folders import is_locked
 from esper.study.index import INDEX_FILE, read_index
 from esper.sweep import SweepError
@@ -88,7 +88,7 @@ IN_PLACE: dict[str, Callable[[Path], Any]] = {
 # What is replaced as a whole: the link goes, and what it led to stays.
 REPLACED: dict[str, Callable[[Path], Any]] = {
     "run.json": lambda path: RunDirectory.create(path.parent, CONFIG, []),
-    "config.yaml": lambda path: RunDirectory.create(path.parent, CONFIG, []),
+    "config.yaml": lambda path: write_config(path.parent, CONFIG),
     "sweep.json": sweep,
     "job.json": job,
     "page.html": lambda path: write_page(path, "page"),
