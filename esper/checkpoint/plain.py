@@ -96,10 +96,10 @@ def parse_object(data: bytes, path: Path) -> dict[str, Any]:
         value = parse_json(data, has_vast_integers=True)
     except FormatError as error:
         raise CheckpointError(f"{path} is altered or cut short: {error}.") from error
+    if _SPELLED in data:
+        value = _with_numbers(value)
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a JSON {type(value).__name__}; expected an object.")
-    if _SPELLED in data:
-        return {key: _with_numbers(item) for key, item in value.items()}
     return value
 
 
