@@ -1,12 +1,12 @@
 """From a configuration to the parts of a run: registries build by name, and nothing else chooses what code runs."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
+from esper.config.blueprint import check_blueprints
 from esper.config.root import RunSchema
 from esper.engine import native
 from esper.engine.choice import choose_engine
@@ -19,10 +19,13 @@ from esper.engine.proof import check_resumable
 from esper.engine.sharded import ShardedGrowth
 from esper.engine.share import Members, split
 from esper.errors import ConfigError
+from esper.files import checked
+from esper.files.records import ENGINE, RUN_FILE
 from esper.hosts import build_host, build_model
 from esper.kasmina import BlueprintRegistry, GateConfig, MorphogeneticModel, QualityGates
 from esper.leyline import ActionLayout
 from esper.leyline.ranks import ALONE, Ranks, share
+from esper.printing import say
 from esper.simic.rewards import build_reward
 from esper.tamiyo.observation import ObservationEncoder, action_masks
 from esper.tamiyo.settings import BLENDS
@@ -124,11 +127,19 @@ def prepare(
 ) -> Prepared:
     """Load the data, where it is not among what is `loaded` already, and make the members; see `build_growth`."""
     check_enough("engine.members", config.engine.members, ranks)
+    config.check_fit()
+    checked(engine, (ENGINE, None), f"{RUN_FILE}: engine")
     device = pick_device(engine["device"] if engine else config.engine.device)
     dtype = torch.float64 if config.engine.precision == "float64" else torch.float32
     check_precision(config.engine.precision, device)
     task = loaded.get(_data_key(config)) or build_task(config.task, device, dtype, config.seed)
     loaded[_data_key(config)] = task
+    examples = task.train_y.numel()  # of text as many as tokens: a window may begin at each
+    if config.batch_size > examples:
+        raise ConfigError(
+            f"batch_size={config.batch_size}: more than the {examples:,} training examples\n"
+            f"  expected 1 to {examples:,}"
+        )
     copies = 2 if config.engine.twins else 1
     models = [
         build_model(config, task, member, device, dtype)
@@ -199,9 +210,9 @@ def build_population(prepared: Sequence[Prepared], engine: dict[str, Any] | None
     library, why_not = native.load()
     kernels = "native" if population.device.type == "cpu" and library is not None else "torch"
     if population.device.type == "cpu" and library is None:
-        print(f"slower than it could be: {why_not}", file=sys.stderr)
+        say(f"slower than it could be: {why_not}", is_error=True)
     if engine and engine["kernels"] != kernels:
-        print(f"this run began on {engine['kernels']} kernels: it goes on, but not bit for bit", file=sys.stderr)
+        say(f"this run began on {engine['kernels']} kernels: it goes on, but not bit for bit", is_error=True)
     return population, engine or {
         "kind": population.engine.kind,
         "kernels": kernels,
@@ -223,13 +234,10 @@ def plantable(config: RunSchema, topology: str) -> list[tuple[str, int]]:
 
     Raises BlueprintError on a name that the topology does not have.
     """
-    for name in getattr(config.policy, "preferred_blueprints", ()):
-        if not BlueprintRegistry.has(name):  # one of another topology is merely passed over
-            BlueprintRegistry.spec(topology, name)
     specs = BlueprintRegistry.list_specs(topology)
+    check_blueprints(config.blueprint, config.policy, topology, BlueprintRegistry.names())
     names = config.blueprint.names
-    wanted = specs if names is None else [BlueprintRegistry.spec(topology, name) for name in names]
-    return [(spec.name, spec.param_estimate) for spec in specs if spec in wanted]
+    return [(spec.name, spec.param_estimate) for spec in specs if names is None or spec.name in names]
 
 
 def slots_by_depth(model: MorphogeneticModel) -> list[str]:
@@ -253,7 +261,10 @@ def pick_device(name: str) -> torch.device:
         raise ConfigError("engine.device=cuda: torch finds no CUDA device here; use engine.device=auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"engine.device={name}: torch knows no such device; use engine.device=auto") from error
 
 
 def check_precision(name: str, device: torch.device) -> None:

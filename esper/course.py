@@ -9,13 +9,13 @@ from statistics import mode
 
 from esper.build import grow, prepare
 from esper.checkpoint import Checkpoint
-from esper.config.checks import in_short
 from esper.config.root import RunSchema
 from esper.distributed import ranks
 from esper.engine.population import Scores
 from esper.engine.together import scores_on_test, start_together, step_together
 from esper.errors import EsperError, RunError
 from esper.leyline import EpochReport, TelemetryEvent
+from esper.printing import in_short
 from esper.rundir import RunDirectory
 from esper.running import Run
 from esper.stopping import StopRequest

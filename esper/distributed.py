@@ -3,8 +3,6 @@
 import ctypes
 import os
 import signal
-import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -17,6 +15,7 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from esper.errors import EsperError, RunError
 from esper.leyline.ranks import ALONE, Ranks
+from esper.printing import say, say_traceback
 
 FAILED = 1
 INTERRUPTED = 130
@@ -102,7 +101,7 @@ class TorchRanks:
         except RuntimeError as error:
             reasons = self._what_happened()
             if not reasons:  # what gloo or NCCL says is for experts
-                print(f"rank {self.rank}: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
+                say(f"rank {self.rank}: {str(error).splitlines()[0]}", is_error=True)
             raise RankLost(reasons or "a process of this run has gone") from error
 
     def _what_happened(self) -> str:
@@ -144,8 +143,8 @@ def together(lead: Callable[[], int], follow: Callable[[], int]) -> int:
         return INTERRUPTED
     except EsperError:  # rank 0 says it: it has met with the same, or hears of it
         return FAILED
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        say_traceback(error)
         return FAILED
     finally:
         _joined = None

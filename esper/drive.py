@@ -1,24 +1,25 @@
 """Runs by their folders: begin, continue, and say how they ended."""
 
-import os
-import sys
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from esper.checkpoint import Checkpoint
+from esper.checkpoint import Checkpoint, restoring
 from esper.config.composing import read_config, to_plain
 from esper.config.root import RunSchema
 from esper.course import BAD_INPUT, Job, see_through, told
 from esper.distributed import ranks
-from esper.errors import EsperError
+from esper.errors import DivergedError, EsperError
+from esper.files.marks import holds_run
+from esper.files.records import CONFIG_FILE
 from esper.nissa import print_summary
 from esper.planned import Planned
+from esper.printing import say, say_text, say_traceback
+from esper.records import CHECKPOINT
 from esper.resuming import configuration, differences, refuse
-from esper.rundir import CONFIG_FILE, RunDirectory, holds_run
+from esper.rundir import RunDirectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def resume(path: Path, overrides: list[str]) -> int:
     with RunDirectory.reopen(path) as folder:
         if folder.record["status"] == "finished":
             read_config(path / CONFIG_FILE, overrides)
-            print(f"{path}: this run has finished, after epoch {folder.record['epoch']}")
+            say(f"{path}: this run has finished, after epoch {folder.record['epoch']}")
             return 0
         checkpoint = _last_checkpoint(folder)
         config = configuration(path, overrides, checkpoint)
@@ -97,7 +98,8 @@ def _last_checkpoint(folder: RunDirectory) -> Checkpoint | None:
     """What the run goes on from, on the engine that it was made by; None: it begins again."""
     checkpoint = folder.last_checkpoint()
     if checkpoint:
-        folder.record["engine"] = checkpoint.metadata.get("engine", folder.record["engine"])
+        with restoring(checkpoint, CHECKPOINT):
+            folder.record["engine"] = checkpoint.metadata["engine"]
     return checkpoint
 
 
@@ -109,19 +111,21 @@ def _alone(job: Job) -> int:
     if job.error is not None:
         if job.is_bad_input:
             raise job.error
+        if isinstance(job.error, DivergedError):
+            say_text(f"error: {told(job.error)}", is_error=True)
+            return code
         if not isinstance(job.error, (EsperError, OSError)):
-            traceback.print_exception(job.error)
+            say_traceback(job.error)
             return code
         kept = f" from {run.checkpoints.path(run.saved_at).stem}" if run is not None and run.saved_at >= 0 else ""
-        print(f"error: {told(job.error)}\n  to continue{kept}: python -m esper.run resume={path}", file=sys.stderr)
+        say_text(f"error: {told(job.error)}\n  to continue{kept}: python -m esper.run resume={path}", is_error=True)
     elif run is not None and run.summary is not None:
         if job.config.telemetry.console != "off":
-            with _unread_output_is_none():
-                print_summary(run.summary, path, run.report)
+            print_summary(run.summary, path, run.report)
+        if note := job.config.policy.note:
+            say(note, is_error=True)
     else:
-        with _unread_output_is_none():
-            print(f"interrupted after {_place(job.folder.record)}; to continue:")
-            print(f"  python -m esper.run resume={path}")
+        say(f"interrupted after {_place(job.folder.record)}; to continue:", f"  python -m esper.run resume={path}")
     return code
 
 
@@ -130,13 +134,3 @@ def _place(record: dict[str, Any]) -> str:
     if record["update"] < record["max_updates"] and record["epoch"] == 0:
         return f"update {record['update']} of {record['max_updates']}"
     return f"epoch {record['epoch']} of {record['max_epochs']}"
-
-
-@contextmanager
-def _unread_output_is_none() -> Iterator[None]:
-    """Inside, it costs nothing that nobody reads the output any more, as after `| head`."""
-    try:
-        yield
-        sys.stdout.flush()
-    except (BrokenPipeError, SystemExit):  # rich would end the process
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,8 +1,19 @@
 """The one tree of errors: each says what is wrong, where, what was expected, and what mends it."""
 
+import errno
+
 
 class EsperError(Exception):
     """Anything a user can mend. The front door prints it in one or two lines and exits with 2."""
+
+
+def of_machine(error: OSError | MemoryError) -> EsperError:
+    """What the machine said to whatever was asked of it: a disk, a limit, a permission."""
+    if isinstance(error, MemoryError):
+        return EsperError("there is not enough memory; to see what this process may have: ulimit -v")
+    place = f"{error.filename}: " if error.filename else ""
+    hint = "\n  to see how many files this process may open: ulimit -n" if error.errno == errno.EMFILE else ""
+    return EsperError(f"{place}{error.strerror or error}{hint}")
 
 
 class ConfigError(EsperError):
@@ -33,8 +44,23 @@ class RunError(EsperError):
     """A run directory cannot be used: another process owns it, or it is no run."""
 
 
+class RunExistsError(RunError):
+    """A folder holds a run already, and no other is written over it."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(f"{path} already holds a run\n  to continue it: python -m esper.run resume={path}")
+
+
+class DivergedError(EsperError):
+    """A run came to its end, and nothing was learned in it."""
+
+
 class LearnerError(EsperError, ValueError):
     """Something that learns, or what it learns from, was given values it cannot use."""
+
+
+class FormatError(EsperError, ValueError):
+    """What a file holds is malformed, too large or too deep for what it is read as."""
 
 
 def first_line(error: BaseException) -> str:

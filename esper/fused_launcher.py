@@ -4,7 +4,6 @@ Each has its own run directory, metrics, checkpoints and result all the same, as
 """
 
 import copy
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,8 +13,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from esper.errors import ConfigError, EsperError
+from esper.files import open_log
 from esper.job import figures
 from esper.planned import Planned, planned
+from esper.printing import say, say_text, say_traceback
 from esper.sweep import FAILED, FINISHED, INTERRUPTED, JobFile, composed_job, job_folder, job_return
 from esper.sweep.composing import task_part
 from esper.sweep.terminal import shown
@@ -90,8 +91,8 @@ class FusedLauncher(Launcher):
         for (_, plan), file in zip(group, files, strict=True):
             file.begin(plan.overrides)
         for file in files[1:]:
-            with open(file.log, "a", encoding="utf-8") as log:
-                print(f"trains together with {files[0].folder.name}; see {shown(files[0].log)}", file=log)
+            with open_log(file.log) as log:
+                say(f"trains together with {files[0].folder.name}; see {shown(files[0].log)}", file=log)
         with output_to(files[0].log):
             outcomes = run_together([plan for _, plan in group])
         returns, stopped = [], 0
@@ -101,10 +102,10 @@ class FusedLauncher(Launcher):
                 stopped = outcome.code
             error = None if outcome.error is None else told(outcome.error)
             if error:
-                with open(file.log, "a", encoding="utf-8") as log:
-                    if not isinstance(outcome.error, (EsperError, OSError)):
-                        traceback.print_exception(outcome.error, file=log)
-                    print(f"error: {error}", file=log)
+                with open_log(file.log) as log:
+                    if outcome.error and not isinstance(outcome.error, (EsperError, OSError)):
+                        say_traceback(outcome.error, file=log)
+                    say_text(f"error: {error}", file=log)
             returns.append(job_return(job, file.end(status, figures(outcome.record), error)))
         if stopped:
             raise SystemExit(stopped)

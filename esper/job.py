@@ -1,22 +1,22 @@
 """What Hydra calls, in whatever process: one run in the folder that it was given."""
 
-import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from esper.config.checks import in_short
 from esper.config.composing import finish
 from esper.config.telemetry import require_packages
-from esper.errors import EsperError, RunError
+from esper.errors import EsperError, RunError, RunExistsError
+from esper.files import read_object
+from esper.files.marks import holds_run
+from esper.files.records import RUN_FILE
 from esper.planned import planned
+from esper.printing import complain
 from esper.study.rows import mean
 from esper.sweep.terminal import shown
 
-BAD_INPUT = 2
 FIGURES = ("test_accuracy", "test_bits_per_byte", "parameters")
 
 
@@ -28,14 +28,17 @@ class Job:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
-        from esper.drive import resume, start  # here, since it loads torch
-        from esper.rundir import RUN_FILE, holds_run
-
         hydra = HydraConfig.get()
         folder = shown(Path(hydra.runtime.output_dir))
+        is_taken, is_sweep = holds_run(folder), hydra.mode == RunMode.MULTIRUN
         try:
             plan = planned(composed, hydra, folder)
-            if hydra.mode == RunMode.MULTIRUN and holds_run(folder):
+            if is_taken and not is_sweep:
+                raise RunExistsError(folder)
+            plan.config.check_names()
+            from esper.drive import resume, start  # here, since it loads torch
+
+            if is_taken:
                 telemetry = plan.config.telemetry
                 view = [f"telemetry.console={telemetry.console}", f"telemetry.report={str(telemetry.report).lower()}"]
                 code = resume(folder, view)
@@ -43,7 +46,7 @@ class Job:
                 code = start(plan.config, folder, plan.overrides, plan.options, plan.sweep)
         except EsperError as error:
             raise SystemExit(complain(error)) from error
-        record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        record = read_object(folder / RUN_FILE)
         if code:
             raise SystemExit(code) from RunError(record.get("error") or f"stopped at epoch {record.get('epoch')}")
         return figures(record)
@@ -57,15 +60,9 @@ class Job:
 def figures(record: Mapping[str, Any]) -> dict[str, float] | None:
     """What a sweep shows of a finished run's run.json: means over grown members, and what growing was worth."""
     summary = record.get("summary")
-    if not summary:
+    if not summary or record.get("status") != "finished":
         return None
     grown, difference = summary["grown"], summary["difference"] or {}
     found = {name: mean(grown[name]) for name in FIGURES if name in grown}
     found["gain"] = (difference.get("test_accuracy") or {}).get("mean")
     return {name: value for name, value in found.items() if value is not None}
-
-
-def complain(error: EsperError) -> int:
-    """Print what is wrong and return the exit code of bad input."""
-    print(f"error: {in_short(str(error))}", file=sys.stderr)
-    return BAD_INPUT

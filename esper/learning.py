@@ -1,7 +1,7 @@
 """Policies that learn: the controllers that act by them, and what trains them."""
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,12 +9,13 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from esper.build import Grown, build_environment, check_enough
-from esper.checkpoint import Checkpoint, CheckpointManager
+from esper.checkpoint import Checkpoint, CheckpointManager, restoring
 from esper.config.root import RunSchema
 from esper.engine.environment import GrowthVectorEnv
-from esper.errors import ConfigError, LearnerError
+from esper.errors import ConfigError, EsperError, LearnerError
+from esper.files.records import RUN_FILE
 from esper.leyline import ActionLayout, Controller
-from esper.rundir import RUN_FILE
+from esper.printing import say
 from esper.simic.controller import LearnedController
 from esper.simic.curriculum import BlueprintCurriculum
 from esper.simic.iql import IQL
@@ -149,10 +150,23 @@ def _training(
 def _offline(config: RunSchema, settings: IQLPolicyConfig, grown: Grown) -> tuple[Controller, Trains]:
     if settings.load is not None:
         is_run = (Path(settings.load) / RUN_FILE).is_file()
-        model = IQL.from_state(*_load(settings.load, "model")) if is_run else IQL.load(settings.load)
+        if is_run:
+            model = IQL.from_state(*_load(settings.load, "model"))
+        else:
+            with _of_load(settings.load):
+                model = IQL.load(settings.load)
         return IQLController(model, grown.catalogue, settings), Settled(model, "model", "")
     training = build_offline_training(settings, build_reward(config.reward), seed=config.seed)
     return IQLController(training.model, grown.catalogue, settings), training
+
+
+@contextmanager
+def _of_load(name: str) -> Iterator[None]:
+    """Inside, a file that is no policy is bad input."""
+    try:
+        yield
+    except EsperError as error:
+        raise ConfigError(f"policy.load={name}: {error}") from None
 
 
 def _load(name: str, part: str) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
@@ -161,14 +175,16 @@ def _load(name: str, part: str) -> tuple[Mapping[str, Tensor], Mapping[str, Any]
     if not path.exists():
         raise ConfigError(f"policy.load={name}: there is no such run directory or file")
     if not (path / RUN_FILE).is_file():
-        tensors, plain, _ = read_policy(path)
+        with _of_load(name):
+            tensors, plain, _ = read_policy(path)
         return tensors, plain
     checkpoint = CheckpointManager(path).load_latest_agent()
     for unsound in checkpoint.skipped:
-        print(f"policy.load={name}: skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", file=sys.stderr)
+        say(f"policy.load={name}: skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", is_error=True)
     if part not in (checkpoint.state.get("learning") or {}):
         raise ConfigError(f"policy.load={name}: that run has learned no such policy; expected one of the same policy=")
-    return learned_part(checkpoint, part)
+    with restoring(checkpoint):
+        return learned_part(checkpoint, part)
 
 
 def learned_part(checkpoint: Checkpoint, part: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -4,13 +4,14 @@ import warnings
 from pathlib import Path
 
 from esper.build import build_growth
-from esper.checkpoint import CheckpointManager
+from esper.checkpoint import CheckpointManager, restoring
 from esper.config.composing import read_config
 from esper.errors import RunError
+from esper.files.records import CONFIG_FILE
 from esper.kasmina import MorphogeneticModel
 from esper.kasmina.copying import copy_network
+from esper.records import CHECKPOINT
 from esper.resuming import differences, refuse
-from esper.rundir import CONFIG_FILE
 
 
 def load_member(run_dir: str | Path, member: int = 0, epoch: int | None = None) -> MorphogeneticModel:
@@ -33,8 +34,9 @@ def load_member(run_dir: str | Path, member: int = 0, epoch: int | None = None) 
         checkpoint = manager.load_agent(epoch)
     config = read_config(path / CONFIG_FILE)
     refuse(differences(config, checkpoint), checkpoint, path / CONFIG_FILE)
-    growth = build_growth(config, checkpoint.metadata["engine"]).growth
-    if not 0 <= member < len(growth.population):
-        raise RunError(f"{path}: there is no member {member}; it has 0 to {len(growth.population) - 1}")
-    growth.load_state(dict(checkpoint.tensors), checkpoint.state["growth"])
+    with restoring(checkpoint, CHECKPOINT):
+        growth = build_growth(config, checkpoint.metadata["engine"]).growth
+        if not 0 <= member < len(growth.population):
+            raise RunError(f"{path}: there is no member {member}; it has 0 to {len(growth.population) - 1}")
+        growth.load_state(dict(checkpoint.tensors), checkpoint.state["growth"])
     return copy_network(growth.population.models[member]).eval()

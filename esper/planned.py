@@ -11,6 +11,8 @@ from omegaconf import DictConfig
 
 from esper.config.composing import finish, to_plain
 from esper.config.root import RunSchema
+from esper.files import read_json
+from esper.files.records import RUN_FILE
 
 # What a member can carry by itself, or what only says how a run is shown and kept.
 CARRIED = (
@@ -61,7 +63,7 @@ class Planned:
     def _place(self) -> Any:
         """Epoch of the last checkpoint and choice of the engine, where the run has begun already."""
         try:
-            engine = json.loads((self.path / "run.json").read_text(encoding="utf-8"))["engine"]
+            engine = read_json(self.path / RUN_FILE)["engine"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
         names = (file.name for file in (self.path / "checkpoints").glob("agent_epoch_*.json"))

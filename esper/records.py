@@ -6,11 +6,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from esper.files.records import ENGINE, EPOCHS
+from esper.files.shapes import ANY, of_dataclass
+from esper.kasmina.state import SeedState
 from esper.leyline import EpochReport, SeedStateReport, TelemetryEvent, TelemetryEventType
 from esper.nissa.hub import finite
 from esper.nissa.statistics import paired_difference
 
 SCHEMA_VERSION = 2
+_POPULATION = {"members": {ANY: [int]}, "seeds": [{ANY: (of_dataclass(SeedState), None)}], "states": [dict]}
+_GROWTH = {
+    "epoch": EPOCHS,
+    "episodes": [[int]],
+    "population": _POPULATION,
+    "governor": {"watches": [[(float, None)]], "snapshot": (_POPULATION, None)},
+    "growth_log": [dict],
+    "reports": [of_dataclass(EpochReport, number=(float, None))],  # not finite: None
+}
+# Of the sidecar of a run's checkpoint: what all runs have, and the hosts on which a policy learns.
+CHECKPOINT = {
+    "metadata": {"engine": ENGINE},
+    "state": {
+        "growth": _GROWTH,
+        "controller": dict,
+        "seeds": {ANY: EPOCHS},
+        "learning": {"env": {"growth": _GROWTH}},
+    },
+}
 SEED_EVENTS = {
     TelemetryEventType.GERMINATED: "planted",
     TelemetryEventType.CULLED: "culled",
@@ -124,7 +146,8 @@ def summarize(
 ) -> dict[str, Any]:
     """The summary in run.json: grown members, their twins, and the paired difference with its 95% interval.
 
-    test: what was measured on the test split, name -> [M] in the order of `reports`.
+    test: what was measured on the test split, name -> [M] in the order of `reports`. How many of them diverged
+    stands there, too: those that were retired, or put back after every single epoch.
     """
     grown = [index for index, report in enumerate(reports) if report.member not in twin_of]
     place = {report.member: index for index, report in enumerate(reports)}
@@ -137,7 +160,9 @@ def summarize(
             key: paired_difference(summary["grown"][key], summary["twin"][key]).to_dict()
             for key in (*test, "val_accuracy")
         }
-    return finite(summary | {"seeds": dict(seeds), "wall_s": wall_s})
+    diverged = [report.member for report in reports if report.retired or 0 < report.epoch <= report.rollbacks]
+    retired = {"grown": sum(m not in twin_of for m in diverged), "twin": sum(m in twin_of for m in diverged)}
+    return finite(summary | {"seeds": dict(seeds), "retired": retired, "wall_s": wall_s})
 
 
 def _group(

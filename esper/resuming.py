@@ -1,19 +1,19 @@
 """The configuration that a run goes on with: the one that its checkpoint was made under."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from esper.checkpoint import Checkpoint
 from esper.config.checks import flat, spelled
 from esper.config.composing import from_plain, read_config, to_plain
 from esper.config.root import RunSchema
 from esper.config.store import VOLATILE
-from esper.errors import ConfigError
-from esper.rundir import CONFIG_FILE, write_config
+from esper.errors import ConfigError, FormatError
+from esper.files import parse_yaml
+from esper.files.records import CONFIG_FILE
+from esper.printing import say
+from esper.rundir import write_config
 
 # What a checkpoint's state is made of: with another, it is another run.
 FIXED = ("blueprint", "engine", "host", "optimizer.name", "policy.name", "slots", "task")
@@ -82,8 +82,8 @@ def _confirms(override: str, changes: Changes) -> bool:
     """Whether it names a key that was changed, and may be, with the value that the file has now."""
     key, _, value = override.partition("=")
     try:
-        return key in changes and not _is_fixed(key) and yaml.safe_load(value) == changes[key][0]
-    except yaml.YAMLError:
+        return key in changes and not _is_fixed(key) and parse_yaml(value) == changes[key][0]
+    except FormatError:
         return False
 
 
@@ -100,4 +100,4 @@ def _restore(run_dir: Path, checkpoint: Checkpoint) -> None:
         )
     from_plain(checkpoint.config, str(checkpoint.path))
     write_config(run_dir, checkpoint.config)
-    print(f"{run_dir / CONFIG_FILE} is missing; written anew from {checkpoint.path}", file=sys.stderr)
+    say(f"{run_dir / CONFIG_FILE} is missing; written anew from {checkpoint.path}", is_error=True)

@@ -1,12 +1,9 @@
 """`python -m esper.run`: grow a population as configured (see --help)."""
 
-import logging
 import os
-import select
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,10 +13,11 @@ from esper.config.composing import compose
 from esper.config.explain import explain
 from esper.config.help import help_text
 from esper.config.store import conf_dir, register
-from esper.errors import ConfigError, EsperError, RunError
+from esper.errors import ConfigError, EsperError, RunError, RunExistsError, of_machine
+from esper.files.marks import holds_run
 from esper.fused_launcher import FusedLauncher, FusedLauncherConf
-from esper.job import BAD_INPUT, Job, complain
-from esper.study.folders import is_run
+from esper.job import Job
+from esper.printing import BAD_INPUT, complain, guarded, say_text, say_traceback
 from esper.sweep import JobError, SweepEnded, SweepError, register_plugin
 
 FAILED = 1
@@ -33,18 +31,19 @@ OF_SWEEPS = ("rerun", "zip")  # keys of hydra.sweeper that go without its name
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if TORCHRUN not in os.environ:
-        return _answer(arguments)
-    from esper.distributed import together  # here, since it loads torch
-    from esper.following import follow
+    with guarded():
+        if TORCHRUN not in os.environ:
+            return _answer(arguments)
+        from esper.distributed import together  # here, since it loads torch
+        from esper.following import follow
 
-    return together(lambda: _answer(arguments), follow)
+        return together(lambda: _answer(arguments), follow)
 
 
 def _answer(arguments: list[str]) -> int:
     try:
         if {"-h", "--help"} & set(arguments):
-            print(help_text(), end="")
+            say_text(help_text())
             return 0
         resumed = [argument for argument in arguments if argument.startswith("resume=")]
         if resumed and resumed[-1] not in NOT_RESUMED:
@@ -54,6 +53,8 @@ def _answer(arguments: list[str]) -> int:
         return complain(error)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except (OSError, MemoryError) as error:
+        return complain(of_machine(error))
 
 
 def _launch(arguments: list[str]) -> int:
@@ -71,13 +72,13 @@ def _launch(arguments: list[str]) -> int:
     is_sweep = flags.multirun or "hydra.mode=MULTIRUN" in flags.overrides
     if is_sweep and TORCHRUN in os.environ:
         raise ConfigError("-m: torchrun shares one run among processes; start it once a job (see docs/distributed.md)")
-    arguments = _of_sweep(arguments, is_sweep)
+    arguments = _of_sweep(arguments, flags.overrides, is_sweep)
     if not is_sweep:
-        compose(flags.overrides, flags.config_name or "config", flags.config_dir)
+        _check_folder(flags.overrides)
+        compose(flags.overrides, flags.config_name or "config", flags.config_dir).check_names()
     register()
     register_plugin("hydra/launcher", "fused", FusedLauncher, FusedLauncherConf())
     codes: list[int] = []
-    logging.raiseExceptions = False  # Hydra logs to an output that may be closed, as by `| head`
     with _as_command_line(arguments):
         try:
             job = hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")
@@ -97,7 +98,18 @@ def _launch(arguments: list[str]) -> int:
     return next(filter(None, codes), 0)
 
 
-def _of_sweep(arguments: list[str], is_sweep: bool) -> list[str]:
+def _check_folder(overrides: Sequence[str]) -> None:
+    """Raise EsperError where the folder that is asked for has no name, or holds a run; Hydra would take long for it."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        name = value.strip("'\" ")
+        if key == "hydra.run.dir" and not name:
+            raise ConfigError("hydra.run.dir=: no folder is named, as by a variable of the shell that is not set")
+        if key == "hydra.run.dir" and holds_run(Path(name)):
+            raise RunExistsError(name)
+
+
+def _of_sweep(arguments: list[str], overrides: list[str], is_sweep: bool) -> list[str]:
     """The command line with what is for sweeps alone as Hydra knows it. Raises ConfigError where nothing is swept."""
     spelled_out = []
     for argument in arguments:
@@ -108,42 +120,35 @@ def _of_sweep(arguments: list[str], is_sweep: bool) -> list[str]:
             raise ConfigError(f"{argument}: this is for sweeps; add -m (see docs/sweeps.md)")
         elif key == "zip" and not value.startswith("["):
             raise ConfigError(f"{argument}: expected a list of keys, as in zip=[seed,policy] or zip=[[a,b],[c,d]]")
-        else:
-            spelled_out.append("hydra.sweeper.dry_run=true" if argument == DRY_RUN else f"hydra.sweeper.{argument}")
+        elif argument != DRY_RUN:
+            spelled_out.append(f"hydra.sweeper.{argument}")
+    if DRY_RUN in arguments:  # a flag may stand anywhere, overrides only beside each other
+        first = next((place for place, argument in enumerate(arguments) if argument in overrides), len(arguments))
+        place = first - arguments[:first].count(DRY_RUN)
+        spelled_out.insert(place, "hydra.sweeper.dry_run=true")
     return spelled_out
 
 
 def _only_job(composed: DictConfig) -> int:
     """The one run of a command line that sweeps nothing; its exit code."""
-    _leave_closed_output()
     try:
         Job()(composed)
     except SystemExit as left:
         return int(str(left.code))
-    except Exception:  # a mistake of ours: Hydra must not take it for one of the command line's
-        traceback.print_exc()
+    except Exception as error:  # a mistake of ours: Hydra must not take it for one of the command line's
+        say_traceback(error)
         return FAILED
     return 0
 
 
 def _resume(name: str, others: list[str]) -> int:
     folder = Path(name.strip("'\""))
-    if not is_run(folder):
+    if not holds_run(folder):
         found = "it has no run.json" if os.path.isdir(folder) else "there is no such folder"
         raise RunError(f"resume={name}: {found}\n  expected the folder of a run, such as outputs/NAME/ID")
     from esper.drive import resume
 
-    _leave_closed_output()
     return resume(folder, others)
-
-
-def _leave_closed_output() -> None:
-    """Write to nowhere from now on if nobody reads the output any more: that must not cost a run."""
-    with suppress(OSError, ValueError, AttributeError):  # no descriptor, or no way to ask
-        output, poll = sys.stdout.fileno(), select.poll()
-        poll.register(output, 0)
-        if poll.poll(0):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), output)
 
 
 def _refuse_flags(message: str) -> NoReturn:

@@ -2,15 +2,12 @@
 
 import contextlib
 import json
-import math
 import os
 import platform
 import secrets
 import socket
-import sys
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,37 +17,14 @@ import yaml
 
 from esper import __version__
 from esper.checkpoint import Checkpoint, CheckpointManager, RunLock
-from esper.checkpoint.atomic import write_atomic
-from esper.checkpoint.run_lock import LOCK_NAME
-from esper.errors import CheckpointError, EsperError, RunError
-from esper.files import sweep_temporaries
+from esper.errors import CheckpointError, EsperError, FormatError, RunError, RunExistsError
+from esper.files import misfit, read_object, sweep_temporaries, utc_now, write_atomic
+from esper.files.marks import CONFIG_HEAD, WRITTEN, holds_run, is_of_a_start
+from esper.files.records import CONFIG_FILE, LOCK_FILE, RESUMED, RESUMED_NEEDS, RUN_FILE
+from esper.printing import say
 
-CONFIG_FILE = "config.yaml"
-RUN_FILE = "run.json"
-CONFIG_HEAD = "# The whole configuration of this run, resolved.\n"
 SCHEMA_VERSION = 1
 BEAT_S = 1.0
-# What a run writes into its folder, beside its checkpoints.
-WRITTEN = (CONFIG_FILE, RUN_FILE, "metrics.jsonl", "events.jsonl", "learning.jsonl", "report.html")
-_NOTHING = type(None)
-_FIELDS: dict[str, tuple[type, ...]] = {
-    "id": (str,),
-    "uid": (str,),
-    "name": (str,),
-    "sweep": (str, _NOTHING),
-    "status": (str,),
-    "seed": (int,),
-    "epoch": (int,),
-    "max_epochs": (int,),
-    "update": (int,),
-    "max_updates": (int,),
-    "started_at": (str,),
-    "wall_s": (int, float),
-    "overrides": (list,),
-    "options": (dict,),
-    "engine": (dict, _NOTHING),
-    "summary": (dict, _NOTHING),
-}
 
 
 class RunDirectory:
@@ -81,7 +55,7 @@ class RunDirectory:
         with contextlib.ExitStack() as on_error:
             lock = on_error.enter_context(RunLock(path))
             if holds_run(path):
-                raise RunError(f"{path} already holds a run\n  to continue it: python -m esper.run resume={path}")
+                raise RunExistsError(path)
             _refuse_foreign(path)
             sweep_temporaries(path, WRITTEN)
             write_config(path, config)
@@ -97,7 +71,7 @@ class RunDirectory:
                 "max_epochs": config["epochs"],
                 "update": 0,
                 "max_updates": 0,
-                "started_at": now(),
+                "started_at": utc_now(),
                 "finished_at": None,
                 "wall_s": 0.0,
                 "overrides": overrides,
@@ -142,7 +116,7 @@ class RunDirectory:
 
     def finish(self, status: str, **changes: Any) -> None:
         """The run ended: "finished", "failed" or "interrupted"."""
-        self.update(status=status, finished_at=now(), **changes)
+        self.update(status=status, finished_at=utc_now(), **changes)
 
     def fail(self, reason: str) -> None:
         """The run failed. On a full disk, what the lock has kept free is for this."""
@@ -155,7 +129,7 @@ class RunDirectory:
 
     def discard(self) -> None:
         """Take back a run that never began: its files go, and the folder where nothing else is in it."""
-        for name in (CONFIG_FILE, RUN_FILE, LOCK_NAME):
+        for name in (CONFIG_FILE, RUN_FILE, LOCK_FILE):
             (self.path / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()
@@ -167,9 +141,10 @@ class RunDirectory:
         beat = time.monotonic()
         wall_s = self.record["wall_s"] + beat - self._last_beat
         self._last_beat = beat
-        self.record |= changes | {"heartbeat_at": now(), "wall_s": round(wall_s, 3)}
-        data = json.dumps(self.record, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        write_atomic(self.path / RUN_FILE, data)
+        self.record |= changes | {"heartbeat_at": utc_now(), "wall_s": round(wall_s, 3)}
+        text = json.dumps(self.record, indent=1, ensure_ascii=False, allow_nan=False)
+        # A path in another encoding is spelled out: it is JSON all the same.
+        write_atomic(self.path / RUN_FILE, text.encode(errors="backslashreplace") + b"\n")
 
     def __enter__(self) -> "RunDirectory":
         return self
@@ -180,20 +155,10 @@ class RunDirectory:
         self._lock.release()
 
 
-def holds_run(path: Path) -> bool:
-    """Whether a run has begun in this folder: run.json says so, or a checkpoint where that was lost."""
-    return (path / RUN_FILE).exists() or CheckpointManager(path).exists()
-
-
 def write_config(path: Path, config: dict[str, Any]) -> None:
     """Write the run's config.yaml. Raises CheckpointError."""
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     write_atomic(path / CONFIG_FILE, f"{CONFIG_HEAD}{text}".encode())
-
-
-def now() -> str:
-    """The present moment: ISO 8601, UTC."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _whereabouts() -> dict[str, Any]:
@@ -205,49 +170,34 @@ def _whereabouts() -> dict[str, Any]:
 def _refuse_foreign(path: Path) -> None:
     """Raises RunError where the run would write over files that are not its own."""
     for name in WRITTEN:
-        if os.path.lexists(path / name) and not (name == CONFIG_FILE and _is_of_a_start(path / name)):
+        if os.path.lexists(path / name) and not (name == CONFIG_FILE and is_of_a_start(path / name)):
             raise RunError(
                 f"{path} already holds a file that a run would write: {name}\n"
                 "  give the run a folder of its own, as with hydra.run.dir=outputs/NAME"
             )
 
 
-def _is_of_a_start(config: Path) -> bool:
-    """Whether a run that was killed before it began has left this config.yaml."""
-    try:
-        with open(config, encoding="utf-8") as file:
-            return file.readline() == CONFIG_HEAD
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
 def _read_record(path: Path) -> dict[str, Any]:
     """What run.json holds, else what the newest sound checkpoint knows of it. Raises RunError."""
     try:
-        record = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
-        _check_record(record)
-        return dict.fromkeys(_FIELDS) | record
+        return _resumable(read_object(path / RUN_FILE))
     except FileNotFoundError:
         damage = "is missing"
-    except (OSError, ValueError, RecursionError) as error:
-        damage = f"cannot be read ({error})"
+    except (OSError, FormatError) as error:
+        damage = f"cannot be read ({getattr(error, 'strerror', None) or error})"
     try:
         checkpoint = CheckpointManager(path).load_latest_agent()
-        record = checkpoint.metadata.get("run", {})
-        _check_record(record)
-    except (CheckpointError, ValueError) as error:
+        record = _resumable(checkpoint.metadata.get("run"))
+    except (CheckpointError, FormatError) as error:
         raise RunError(f"resume={path}: {RUN_FILE} {damage}, and no checkpoint can stand in for it") from error
-    print(f"{path / RUN_FILE} {damage}; written anew from the checkpoint of epoch {checkpoint.epoch}", file=sys.stderr)
-    return dict(record, status="interrupted")
+    say(f"{path / RUN_FILE} {damage}; written anew from the checkpoint of epoch {checkpoint.epoch}", is_error=True)
+    return record | {"status": "interrupted"}
 
 
-def _check_record(record: Any) -> None:
-    """Raises ValueError where this is not what a run writes into run.json."""
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA_VERSION:
-        raise ValueError(f"expected an object of schema {SCHEMA_VERSION}")
-    for name, kinds in _FIELDS.items():
-        value = record.get(name)
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            raise ValueError(f"{name}: expected {kinds[0].__name__}, found {type(value).__name__}")
-    if not math.isfinite(record["wall_s"]):
-        raise ValueError("wall_s: expected a number")
+def _resumable(record: Any) -> dict[str, Any]:
+    """The record, with None for what is not known yet. Raises FormatError where no run goes on from it."""
+    if problem := misfit(record, RESUMED, RESUMED_NEEDS):
+        raise FormatError(problem)
+    if record["schema"] != SCHEMA_VERSION:
+        raise FormatError(f"schema is {record['schema']}; expected {SCHEMA_VERSION}")
+    return dict.fromkeys(RESUMED) | record

@@ -1,7 +1,6 @@
 """One run that is under way: its parts, what it writes down, and what it keeps."""
 
 import math
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -11,19 +10,27 @@ from typing import Any
 from torch import Tensor
 
 from esper.build import Grown
-from esper.checkpoint import Checkpoint, CheckpointManager
+from esper.checkpoint import Checkpoint, CheckpointManager, restoring
 from esper.config.composing import to_plain
 from esper.config.root import RunSchema
 from esper.config.telemetry import require_packages
 from esper.engine.population import Scores
-from esper.errors import CheckpointError, EsperError
+from esper.errors import CheckpointError, DivergedError
+from esper.files.records import EVENTS_FILE
 from esper.learning import POLICY, build_policy
 from esper.leyline import WAIT, Action, EpochReport, TelemetryEvent, TelemetryEventType
 from esper.nissa import EventHub, JsonlSink, cut_back, read_jsonl, write_report
 from esper.nissa.cutting import Carried
-from esper.nissa.hub import reason
-from esper.nissa.jsonl import EVENTS_FILE
-from esper.records import EpochTimes, checkpoint_metrics, count_seeds, epoch_record, summarize, update_record
+from esper.printing import say
+from esper.records import (
+    CHECKPOINT,
+    EpochTimes,
+    checkpoint_metrics,
+    count_seeds,
+    epoch_record,
+    summarize,
+    update_record,
+)
 from esper.rundir import RunDirectory
 from esper.sinks import open_sinks
 from esper.stopping import StopRequest
@@ -59,8 +66,8 @@ class Run:
 
     def _continue(self, checkpoint: Checkpoint) -> None:
         for unsound in checkpoint.skipped:
-            print(f"skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", file=sys.stderr)
-        try:
+            say(f"skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", is_error=True)
+        with restoring(checkpoint, CHECKPOINT):
             self.growth.load_state(dict(checkpoint.tensors), checkpoint.state["growth"])
             if self.learning:
                 named = checkpoint.tensors.items()
@@ -68,13 +75,6 @@ class Run:
                 self.learning.load_state(learned, checkpoint.state["learning"])
             self.controller.load_state_dict(checkpoint.state["controller"])
             self.seeds = checkpoint.state["seeds"]
-        except EsperError:
-            raise
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{checkpoint.path} does not fit this run's configuration ({reason(error)})\n"
-                "  put config.yaml back as it was, or remove this checkpoint to go on from the one before it"
-            ) from error
         self.saved_at, self._saved_epoch = self.progress, self.growth.epoch
 
     @property
@@ -123,6 +123,8 @@ class Run:
             max_epochs=self.config.epochs,
             max_updates=self.learning.total if self.learning else 0,
         )
+        if is_shown and (note := self.config.policy.note):
+            say(note, is_error=True)
         sinks = open_sinks(self.config, self.folder, is_shown)
         self._lines = next((sink for sink in sinks if isinstance(sink, JsonlSink)), None)
         self.hub = EventHub(sinks)
@@ -169,11 +171,15 @@ class Run:
         self.folder.update()
         summary = summarize(self.reports, tested, self.twin_of, self.seeds, self.folder.record["wall_s"])
         self.save()
-        self._tell(TelemetryEventType.RUN_FINISHED)
-        self.folder.finish("finished", summary=summary)
+        self.error = self._divergence(summary["retired"])
+        if self.error is None:
+            self._tell(TelemetryEventType.RUN_FINISHED)
+            self.folder.finish("finished", summary=summary)
+            self.summary = summary
+        else:
+            self.folder.finish("failed", summary=summary, error=str(self.error))
         if self.config.telemetry.report:
             self._draw()
-        self.summary = summary
 
     def close(self, status: str) -> None:
         """It ended: "finished", "failed" or "interrupted"."""
@@ -222,8 +228,7 @@ class Run:
             checkpoint=self.saved_at,
             carried=[one for one in carried if one is not None],
         )
-        for note in notes:
-            print(note, file=sys.stderr)
+        say(*notes, is_error=True)
         if is_resumed:
             self._prune()
 
@@ -240,6 +245,18 @@ class Run:
 
     def _tell_saved(self) -> None:
         self._tell(TelemetryEventType.CHECKPOINT_SAVED, {"checkpoint": self.saved_at})
+
+    def _divergence(self, retired: Mapping[str, int]) -> DivergedError | None:
+        """What to say where every member that was to grow has diverged, so that nothing came of the run."""
+        twins, grown = len(self.twin_of), len(self.reports) - len(self.twin_of)
+        if retired["grown"] < grown:
+            return None
+        who = f"all {grown} members" if grown > 1 else "the only member"
+        who += (" and all their twins" if grown > 1 else " and its twin") if 0 < twins == retired["twin"] else ""
+        return DivergedError(
+            f"{who} diverged, and were put back by the governor: nothing was learned\n"
+            f"  most likely by optimizer.learning_rate={self.config.optimizer.learning_rate:g}: try a smaller one"
+        )
 
     def _keep(self) -> None:
         self.folder.beat(self.growth.epoch, self.update)
@@ -266,7 +283,7 @@ class Run:
         try:
             self.report = write_report(self.folder.path)
         except Exception as error:  # a picture that cannot be drawn must not cost a finished run
-            print(f"no report: {type(error).__name__}: {error}; the run itself is whole", file=sys.stderr)
+            say(f"no report: {type(error).__name__}: {error}; the run itself is whole", is_error=True)
 
     def _tell(self, kind: TelemetryEventType, data: dict[str, Any] | None = None) -> None:
         self.hub.event(TelemetryEvent(kind, epoch=self.growth.epoch, data=data or {}))

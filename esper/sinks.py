@@ -1,7 +1,5 @@
 """The outputs of a run, opened as its configuration asks."""
 
-import json
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -9,15 +7,17 @@ from typing import TYPE_CHECKING
 
 from esper.config.composing import to_plain
 from esper.config.root import RunSchema
+from esper.files import read_jsonl
+from esper.files.records import LEARNING_FILE, METRICS_FILE
 from esper.leyline import Sink
 from esper.nissa import JsonlSink, RunTitle, console_sink
 from esper.nissa.hub import reason
-from esper.nissa.jsonl import LEARNING_FILE, METRICS_FILE
+from esper.printing import logger
 
 if TYPE_CHECKING:
     from esper.rundir import RunDirectory
 
-log = logging.getLogger("esper.nissa")
+log = logger("esper.nissa")
 
 
 def open_sinks(config: RunSchema, folder: "RunDirectory", is_shown: bool = True) -> list[Sink]:
@@ -72,9 +72,9 @@ def _dashboard(opener: Callable[[], Sink], run_dir: Path) -> Sink | None:
         sink = opener()
         for name, tell in ((LEARNING_FILE, sink.update), (METRICS_FILE, sink.epoch)):
             if (run_dir / name).exists():
-                with open(run_dir / name, encoding="utf-8") as lines:
-                    for line in lines:
-                        tell(json.loads(line))
+                for line in read_jsonl(run_dir / name):
+                    if line.record is not None:
+                        tell(line.record)
     except Exception as error:
         name = opener.__name__.removeprefix("open_")
         log.warning("telemetry=%s could not be opened (%s); the run goes on.", name, reason(error))

@@ -1,12 +1,12 @@
 """Ctrl-C that lets the epoch end."""
 
 import signal
-import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any
 
 from esper.leyline.ranks import ALONE, Ranks
+from esper.printing import say
 
 
 class StopRequest:
@@ -47,4 +47,4 @@ class StopRequest:
             raise KeyboardInterrupt
         self.signal = number
         if self._ranks.rank == 0:
-            print("\nstopping after this epoch (once more: at once)", file=sys.stderr, flush=True)
+            say("", "stopping after this epoch (once more: at once)", is_error=True)

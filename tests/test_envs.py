@@ -1,10 +1,8 @@
 """Growth under the names that Gymnasium and those who build on it know."""
 
-import re
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -14,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 
 from esper.engine.environment import GrowthVectorEnv, episode_seed
 from esper.envs import make_growth_env
-from esper.errors import ConfigError
+from esper.errors import ConfigError, EngineError
 
 NAME = "esper.envs:esper/Growth-v0"
 TINY = ["task.distortion=none", "host.channels=[2,2,2]", "epochs=3", "blueprint.names=[norm,conv_light]"]
@@ -149,13 +147,23 @@ def test_overrides_are_those_of_a_run():
     assert sparse.step(np.array([0]))[1] == 0
 
 
-def test_the_example_of_the_page_runs():
-    page = (Path(__file__).parents[1] / "docs/environment.md").read_text()
-    space: dict = {}
-    exec(compile("\n".join(re.findall(r"```python\n(.*?)```", page, flags=re.S)), "environment.md", "exec"), space)
-    assert space["returns"].shape == (2,) and np.isfinite(space["returns"]).all()
-
-
 def test_registering_costs_no_torch():
     program = "import esper.envs, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], timeout=30).returncode == 0
+
+
+def test_one_member_takes_no_action_that_is_no_integer():
+    env = make().unwrapped
+    env.reset(seed=0)
+    for action in (1.7, True, "1", None, [0], float("nan"), np.array([0]), -1, 10**6):
+        with pytest.raises(EngineError, match=r"^action"):
+            env.step(action)
+    env.step(np.int64(0))
+    env.step(0)
+
+
+@pytest.mark.parametrize("seeds", [[1.5], [True], ["1"], [-1], [1, 2], 3, None, [None], [2**64]])
+def test_seeds_of_episodes_are_whole_numbers(seeds):
+    env = make().unwrapped
+    with pytest.raises(EngineError, match=r"episode_seeds=.*: expected 1 whole number"):
+        env.reset(options={"episode_seeds": seeds})

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -90,6 +91,15 @@ def test_the_summary_pairs_each_member_with_its_own_twin():
     assert difference == {"mean": 3.5, "low": None, "high": None, "n": 2}  # of 2 and 5
     assert summary["seeds"] == {"planted": 2}
     assert summary["wall_s"] == 12.5
+
+
+def test_the_summary_counts_those_that_diverged():
+    reports = [replace(REPORTS[0], retired=True), replace(REPORTS[1], rollbacks=1), *REPORTS[2:]]
+    counted = summarize(reports, {"test_accuracy": [0.0] * 4}, {2: 1, 3: 0}, {}, 1.0)["retired"]
+    assert counted == {"grown": 1, "twin": 0}
+    reports = [replace(report, rollbacks=report.epoch) for report in REPORTS]  # put back after every epoch
+    counted = summarize(reports, {"test_accuracy": [0.0] * 4}, {2: 1, 3: 0}, {}, 1.0)["retired"]
+    assert counted == {"grown": 2, "twin": 2}
 
 
 def test_without_twins_there_is_no_difference():

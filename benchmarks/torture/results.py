@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from esper.files import replace_file
+from esper.files import write_atomic
 
 RESULTS = Path(__file__).with_name("results.json")
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
@@ -41,11 +41,11 @@ def add(tallies: list[Tally]) -> None:
     for tally in tallies:
         counts = {"tried": tally.tried, "lost": tally.lost, "tracebacks": tally.tracebacks}
         known.setdefault(tally.kind, {})[str(tally.seed)] = counts
-    replace_file(RESULTS, json.dumps(known, indent=1).encode() + b"\n")
+    write_atomic(RESULTS, json.dumps(known, indent=1).encode() + b"\n")
     page = PAGE.read_text()
     before, rest = page.split(BEGIN)
     after = rest.split(END)[1]
-    replace_file(PAGE, f"{before}{BEGIN}{table(known)}{END}{after}".encode())
+    write_atomic(PAGE, f"{before}{BEGIN}{table(known)}{END}{after}".encode())
 
 
 def table(known: dict[str, dict[str, dict[str, int]]]) -> str:

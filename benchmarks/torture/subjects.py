@@ -17,7 +17,7 @@ from esper.config import compose
 from esper.config.root import RunSchema
 from esper.drive import resume, start
 from esper.errors import EsperError
-from esper.rundir import holds_run
+from esper.files.marks import holds_run
 
 EPOCHS = 4
 TRACEBACK = 70  # exit code of a child that a user would have seen a traceback of

@@ -8,6 +8,7 @@ from esper.checkpoint.convert import migrate_torch_checkpoint
 from esper.checkpoint.manager import Agent, CheckpointManager
 from esper.checkpoint.model import load_checkpoint, module_state, restore_module, save_checkpoint
 from esper.checkpoint.plain import fingerprint, spelled
+from esper.checkpoint.restoring import restoring
 from esper.checkpoint.rng import pack_generators, unpack_generators
 from esper.checkpoint.run_lock import RunLock
 
@@ -24,6 +25,7 @@ __all__ = [
     "pack_generators",
     "read_bundle",
     "restore_module",
+    "restoring",
     "save_checkpoint",
     "spelled",
     "unpack_generators",

@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 
 from esper import __version__
-from esper.checkpoint.atomic import write_atomic
 from esper.checkpoint.plain import check_plain, fingerprint, parse_object, to_json
 from esper.checkpoint.tensors import compare_tensors, decode_tensors, encode_tensors
 from esper.errors import CheckpointError
+from esper.files import open_to_read, write_atomic
+from esper.files.reading import MOST_BYTES
 
 SCHEMA_VERSION = 1
+_MEMORY_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # of this machine
 _SELF_CHECK = "self_sha256"
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "kind": str,
@@ -138,7 +140,7 @@ def read_bundle(
 
 def read_sidecar(path: Path) -> dict[str, Any]:
     """Read a sidecar and verify its own checksum and fields; the tensors are not looked at. Raises CheckpointError."""
-    sidecar = parse_object(_read(path), path)
+    sidecar = parse_object(bytes(_read_buffer(path, MOST_BYTES)), path)
     if sidecar.get("schema") != SCHEMA_VERSION:
         raise CheckpointError(
             f"{path} has schema {str(sidecar.get('schema'))[:40]}; this version of esper reads {SCHEMA_VERSION}. "
@@ -196,7 +198,11 @@ def _encode_sidecar(checkpoint: Checkpoint, parts: Sequence[bytes | memoryview],
     }
     content[_SELF_CHECK] = fingerprint(content)
     # One line a field: people can read it, and a megabyte of growth log is still encoded in milliseconds.
-    return ("{\n" + ",\n".join(f'"{name}": {to_json(value)}' for name, value in content.items()) + "\n}\n").encode()
+    lines = ",\n".join(f'"{name}": {to_json(value)}' for name, value in content.items())
+    encoded = f"{{\n{lines}\n}}\n".encode()
+    if len(encoded) > MOST_BYTES:
+        raise CheckpointError(f"A sidecar of {len(encoded):,} bytes cannot be read back; at most {MOST_BYTES:,} are.")
+    return encoded
 
 
 def _settle(tensors_path: Path, sidecar_path: Path) -> None:
@@ -223,16 +229,15 @@ def _altered(path: Path, size: int, sidecar: dict[str, Any]) -> CheckpointError:
     return CheckpointError(f"{path} is {what}. Put the original file back, or load an earlier checkpoint.")
 
 
-def _read(path: Path) -> bytes:
-    return bytes(_read_buffer(path))
-
-
-def _read_buffer(path: Path) -> memoryview:
+def _read_buffer(path: Path, most_bytes: int = _MEMORY_BYTES) -> memoryview:
     """The bytes of a file, in writable memory of their own."""
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open_to_read(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most_bytes:
+                raise CheckpointError(f"{path} is altered: it has {size:,} bytes, and at most {most_bytes:,} are read.")
             # NumPy asks for huge pages, without which the system spends longer on pages than on the copy.
-            buffer = np.empty(os.fstat(file.fileno()).st_size, np.uint8).data
+            buffer = np.empty(size, np.uint8).data
             filled = 0
             while filled < len(buffer) and (count := file.readinto(buffer[filled:])):
                 filled += count
@@ -241,5 +246,6 @@ def _read_buffer(path: Path) -> memoryview:
         raise CheckpointError(
             f"{path} is missing. A checkpoint is a .safetensors and a .json of the same name, in the same folder."
         ) from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (OSError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or "there is not enough memory"
+        raise CheckpointError(f"{path} cannot be read: {reason}.") from error

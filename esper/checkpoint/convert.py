@@ -9,12 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper.checkpoint.atomic import write_atomic
 from esper.checkpoint.audit import LAST_PROTOCOL, load_refusal, load_torch, newer_pickle, plain_pickle
 from esper.checkpoint.bundle import Checkpoint, bundle_paths, write_bundle
 from esper.checkpoint.file_kind import Layout, file_layout
 from esper.checkpoint.model import restore_module
-from esper.checkpoint.pickle_machine import printable
 from esper.checkpoint.pickle_scan import Scan, scan_file
 from esper.checkpoint.plain import check_plain
 from esper.checkpoint.plain_form import PlainForm, kind
@@ -22,6 +20,8 @@ from esper.checkpoint.sources import find_files
 from esper.checkpoint.tensors import storable
 from esper.checkpoint.value_audit import audit_value
 from esper.errors import CheckpointError
+from esper.files import write_atomic
+from esper.printing import printable
 
 SUFFIXES = (".pt", ".pth", ".ckpt")
 _MODEL_KEYS = ("model_state_dict", "state_dict", "model")

@@ -12,8 +12,9 @@ from typing import IO
 
 import torch
 
-from esper.checkpoint.pickle_machine import PickleMachine, printable
+from esper.checkpoint.pickle_machine import PickleMachine
 from esper.errors import CheckpointError
+from esper.printing import printable
 
 _ZIP_START = b"PK\x03\x04"
 _TAR_BLOCK = 512

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from esper.files import parse_json
+
 RESERVED_NAME = "__metadata__"
 DTYPE_NAMES = {
     torch.float64: "F64",
@@ -69,7 +71,7 @@ def places(data: memoryview) -> list[Place]:
     body = 8 + int.from_bytes(data[:8], "little")
     if len(data) < 8 or body > len(data):
         raise ValueError("its head is cut short")
-    header = json.loads(bytes(data[8:body]))
+    header = parse_json(bytes(data[8:body]))
     if not isinstance(header, dict):
         raise ValueError("its head is no JSON object")
     header.pop(RESERVED_NAME, None)

@@ -10,7 +10,6 @@ from typing import Any, Protocol, TypeVar, overload
 import torch
 from torch import Tensor, nn
 
-from esper.checkpoint.atomic import write_error
 from esper.checkpoint.bundle import (
     Checkpoint,
     Unsound,
@@ -22,7 +21,7 @@ from esper.checkpoint.bundle import (
 )
 from esper.checkpoint.model import module_state
 from esper.errors import CheckpointError
-from esper.files import sweep_temporaries, sync_folder
+from esper.files import make_folder, sweep_temporaries, sync_folder, write_error
 
 _PREFIX = "agent_epoch_"
 _SIDECAR = re.compile(rf"{_PREFIX}(0|[1-9][0-9]*)\.json")
@@ -82,6 +81,7 @@ class CheckpointManager:
         hold, ...); earlier checkpoints are then intact.
         """
         tensors, state = _agent_state(agent)
+        self._make_folder()
         sweep_temporaries(self.folder, _PREFIX)
         path = write_bundle(
             self.path(epoch),
@@ -207,6 +207,13 @@ class CheckpointManager:
         except OSError as error:
             raise write_error(self.folder, error) from error
         return removed
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
+        except OSError as error:
+            raise write_error(self.folder, error) from error
 
     def _sweep(self) -> None:
         if not self.folder.is_dir():

@@ -9,6 +9,8 @@ from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+from esper.printing import printable
+
 _MAX_TUPLE_DEPTH = 1000
 _COLLECTIONS = ("builtins.set", "builtins.frozenset", "collections.deque")
 CALLED = "(...)"  # after the name of what is called, for what the call returned
@@ -228,8 +230,3 @@ class PickleMachine:
         """What was pushed since the last mark."""
         items, self.stack = self.stack, self.below_marks.pop()
         return items
-
-
-def printable(text: str) -> str:
-    """The text without what a file could steer a terminal with, or that no terminal can show."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

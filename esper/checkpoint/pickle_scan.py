@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 
 from esper.checkpoint.file_kind import Layout, file_layout, text_kind
-from esper.checkpoint.pickle_machine import Global, Key, PickleMachine, StandIn, printable
+from esper.checkpoint.pickle_machine import Global, Key, PickleMachine, StandIn
 from esper.errors import CheckpointError
+from esper.printing import printable
 
 _ONLY_TRUSTED = {
     Layout.TORCHSCRIPT: "a TorchScript archive: export the module's state_dict() with torch.save",

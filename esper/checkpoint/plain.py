@@ -9,11 +9,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-from esper.errors import CheckpointError
+from esper.errors import CheckpointError, FormatError
+from esper.files import parse_json
 
 _MAX_DEPTH = 64
 _MAX_INTEGER_BITS = 8192  # Python refuses to parse integers of more than 4,300 digits
 _FLOAT = "float"
+_SPELLED = f'"{_FLOAT}"'.encode()
 _NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
@@ -91,9 +93,11 @@ def fingerprint(value: Any) -> str:
 def parse_object(data: bytes, path: Path) -> dict[str, Any]:
     """The JSON object that a file holds, with numbers for what is spelled. Raises CheckpointError on anything else."""
     try:
-        value = json.loads(data.decode(), object_hook=_with_number, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is altered or cut short: it is not JSON ({error}).") from error
+        value = parse_json(data, has_vast_integers=True)
+    except FormatError as error:
+        raise CheckpointError(f"{path} is altered or cut short: {error}.") from error
+    if _SPELLED in data:
+        value = _with_numbers(value)
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a JSON {type(value).__name__}; expected an object.")
     return value
@@ -113,9 +117,11 @@ def _check_text(text: str, where: str) -> None:
         raise CheckpointError(f"{where} is text that is not valid Unicode: {text!r}.")
 
 
-def _with_number(read: dict[str, Any]) -> Any:
-    return _NOT_FINITE[read[_FLOAT]] if is_spelled(read) else read
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+def _with_numbers(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_with_numbers(item) for item in value]
+    if isinstance(value, dict):
+        if is_spelled(value):
+            return _NOT_FINITE[value[_FLOAT]]
+        return {key: _with_numbers(item) for key, item in value.items()}
+    return value

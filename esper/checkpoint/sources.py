@@ -5,8 +5,8 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from esper.checkpoint.pickle_machine import printable
 from esper.errors import CheckpointError
+from esper.printing import printable
 
 
 def find_files(source: Path, suffixes: Sequence[str]) -> Iterator[tuple[Path, Path | CheckpointError]]:

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper.checkpoint.pickle_machine import CALLED, Global, Key, StandIn, printable
+from esper.checkpoint.pickle_machine import CALLED, Global, Key, StandIn
 from esper.checkpoint.pickle_scan import entries
+from esper.printing import printable
 
 _MAX_LEVELS = 20
 _MAX_INTEGER_BITS = 255 * 8 - 1  # longer ones take an opcode that the restricted unpickler lacks

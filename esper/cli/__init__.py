@@ -1,16 +1,16 @@
 """`esper`: the command line for everything but runs (those are `python -m esper.run`)."""
 
 import argparse
-import os
 import sys
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import NoReturn
 
-from esper.errors import EsperError
+from esper.checks import did_you_mean
+from esper.errors import EsperError, of_machine
+from esper.printing import BAD_INPUT, complain, guarded, say
 
-BAD_INPUT = 2
 INTERRUPTED = 130
 _CODES = "Exit code: 0 done; 2 bad input; 130 interrupted."
 
@@ -71,26 +71,29 @@ class Parser(argparse.ArgumentParser):
     """Says in two lines what is wrong with the arguments."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"error: {message}\n  see {self.prog} --help\n")
+        say(f"error: {message}", f"  see {self.prog} --help", is_error=True)
+        self.exit(BAD_INPUT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 2 bad input, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = build_parser(arguments)
-    if not arguments:
-        parser.print_help()
-        return 0
-    if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
-        return complain(_unknown(arguments[0]))
-    return run(parser, arguments)
+    with guarded():
+        parser = build_parser(arguments)
+        if not arguments:
+            parser.print_help()
+            return 0
+        if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+            return complain(_unknown(arguments[0]))
+        return run(parser, arguments)
 
 
 def audit_main(arguments: Sequence[str] | None = None) -> int:
     """`esper audit`, under the name of the script that was called."""
     parser = Parser()
     _fill(parser, COMMANDS["audit"])
-    return run(parser, arguments)
+    with guarded():
+        return run(parser, arguments)
 
 
 def build_parser(wanted: Container[str] = frozenset(COMMANDS)) -> Parser:
@@ -108,29 +111,16 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int
     """Parse, do what was asked for, and answer what a user can mend in two lines."""
     options = parser.parse_args(arguments)
     try:
-        code = int(options.run(options) or 0)
-        sys.stdout.flush()
-        return code
+        return int(options.run(options) or 0)
     except EsperError as error:
         return complain(error)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (BrokenPipeError, SystemExit):  # nobody reads on, as in `| head`; rich turns one into the other
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-
-
-def complain(error: EsperError) -> int:
-    """Print what is wrong and return the exit code of bad input."""
-    from esper.config.checks import in_short
-
-    print(f"error: {in_short(str(error))}", file=sys.stderr)
-    return BAD_INPUT
+    except (OSError, MemoryError) as error:  # the machine's answer, wherever it was met
+        return complain(of_machine(error))
 
 
 def _unknown(command: str) -> EsperError:
-    from esper.config.checks import did_you_mean
-
     if command == "run":
         return EsperError("esper run: no such command\n  to start a run: python -m esper.run; to list them: esper runs")
     hint = did_you_mean(command, COMMANDS)

@@ -1,7 +1,6 @@
 """`esper analyze`."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from esper.cli.evaluate import DATABASE
@@ -40,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print, draw and judge; 1 where something required is not met."""
-    from esper.nissa.summary import file_console
+    from esper.printing import say, say_text
+    from esper.printing.tables import Console
     from esper.study.analysis import compare
     from esper.study.analysis_tables import as_csv, as_json, footnote, markdown, print_comparison
     from esper.study.evaluations import Evaluations
@@ -57,23 +57,23 @@ def run(options: argparse.Namespace) -> int:
         draw_comparisons(comparisons, metrics, options.plot)
     match options.format:
         case "md":
-            print(markdown(comparisons, metrics), end="")
+            say_text(markdown(comparisons, metrics))
         case "csv":
-            print(as_csv(comparisons, metrics), end="")
+            say_text(as_csv(comparisons, metrics))
         case "json":
-            print(as_json(comparisons), end="")
+            say_text(as_json(comparisons))
         case _:
-            console = file_console()
+            console = Console()
             for comparison in comparisons:
                 print_comparison(comparison, metrics, console)
-            print(footnote(comparisons) or "nothing was evaluated")
+            say(footnote(comparisons) or "nothing was evaluated")
     verdicts = [verdict for requirement in requirements for verdict in requirement.judge(comparisons)]
     if verdicts and options.format == "md":
-        print("\n**Required**\n")
+        say("", "**Required**", "")
     for verdict in verdicts:
         # What programs read stays free of it.
-        aside = sys.stderr if options.format in ("csv", "json") else sys.stdout
-        print(f"- {verdict.text}" if options.format == "md" else verdict.text, file=aside)
+        is_aside = options.format in ("csv", "json")
+        say(f"- {verdict.text}" if options.format == "md" else verdict.text, is_error=is_aside)
     if options.plot:
-        print(f"wrote {options.plot}", file=sys.stdout if options.format == "table" else sys.stderr)
+        say(f"wrote {options.plot}", is_error=options.format != "table")
     return int(not all(verdict.is_met for verdict in verdicts))

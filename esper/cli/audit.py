@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from esper.printing import say, say_text
+
 _EXAMPLES = {
     "test": "a PPO agent as esper saves it",
     "legacy": "an agent as it used to be saved (with unsafe values)",
@@ -31,23 +33,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print what keeps the file from loading safely."""
     from esper.checkpoint import audit  # here and below, since they load torch
-    from esper.checkpoint.pickle_machine import printable
 
     if options.iterative:
         unsafe = audit.iterative_audit(options.iterative)
-        print(f"Unsafe globals of {printable(str(options.iterative))}: {len(unsafe)}")
-        print("".join(f"  {name}\n" for name in unsafe), end="")
+        say(f"Unsafe globals of {options.iterative}: {len(unsafe)}", *(f"  {name}" for name in unsafe))
     elif options.write_docs:
-        from esper.checkpoint.atomic import write_atomic
+        from esper.files import write_atomic
         from esper.forensics import results_page
 
         write_atomic(options.write_docs, results_page().encode())
-        print(f"Wrote {options.write_docs}")
+        say(f"Wrote {options.write_docs}")
     elif options.example:
         from esper.forensics import generate
 
         path = generate(options.example)
-        print(f"Generated {path}: {_EXAMPLES[options.example]}\n")
-        print(audit.format_audit(audit.audit_checkpoint(path)))
+        say(f"Generated {path}: {_EXAMPLES[options.example]}", "")
+        say_text(audit.format_audit(audit.audit_checkpoint(path)))
     else:
-        print(audit.format_audit(audit.audit_checkpoint(options.file)))
+        say_text(audit.format_audit(audit.audit_checkpoint(options.file)))

@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esper.cli import complain
 from esper.cli.runs import add_root
 from esper.errors import RunError
+from esper.printing import complain, say
 
 if TYPE_CHECKING:
     from esper.study.clean import Clutter
@@ -46,16 +46,16 @@ def run(options: argparse.Namespace) -> int:
                 one.check()
             freed += size
             goes += 1
-            print(f"{'removed' if options.yes else 'would go'}  {_spelled(size):>8}  {one.folder}  ({one.why})")
+            say(f"{'removed' if options.yes else 'would go'}  {_spelled(size):>8}  {one.folder}  ({one.why})")
             if stays:
                 shown = ", ".join(stays[:MOST_NAMED]) + (", ..." if len(stays) > MOST_NAMED else "")
-                print(f"{'left' if options.yes else 'stays':>8}  what no run has written there: {shown}")
+                say(f"{'left' if options.yes else 'stays':>8}  what no run has written there: {shown}")
         except RunError as error:
             code = complain(error)
     if not clutter and not options.runs:
-        print(f"nothing to clean in {options.root}")
+        say(f"nothing to clean in {options.root}")
     elif goes and not options.yes:
-        print(f"{_spelled(freed)} in all; to remove it: the same with --yes")
+        say(f"{_spelled(freed)} in all; to remove it: the same with --yes")
     return code
 
 
@@ -71,7 +71,7 @@ def _named(options: argparse.Namespace) -> "list[Clutter]":
         if len(found) > 1 and not options.finished:
             left = [folder for folder in found if settled_row(folder)["status"] != "finished"]
             if len(left) < len(found):
-                print(f"{text}: {len(found) - len(left)} finished of {len(found)} runs stay; they go with --finished")
+                say(f"{text}: {len(found) - len(left)} finished of {len(found)} runs stay; they go with --finished")
             found = left
         folders |= dict.fromkeys(found)
     return [as_clutter(folder, options.finished) for folder in folders]

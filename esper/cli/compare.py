@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esper.cli.runs import UNBOUNDED, add_root
+from esper.cli.runs import add_root
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,16 +32,12 @@ def run(options: argparse.Namespace) -> None:
     from esper.study.sides import read_sides
 
     given = read_sides(options.runs, options.root)
-    from rich.console import Console
-    from rich.text import Text
-
+    from esper.printing.tables import UNBOUNDED, Console, Text
     from esper.study.comparison import Comparison
     from esper.study.comparison_page import write_comparison
 
     comparison = Comparison(given)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=UNBOUNDED)
+    console = Console(width_of_file=UNBOUNDED)
     for line in given.left_out:
         console.print(Text(f"left out: {line}", "dim"), soft_wrap=True)
     console.print(_differences(comparison))
@@ -55,8 +51,8 @@ def run(options: argparse.Namespace) -> None:
 
 def _differences(comparison: "Comparison") -> "Table":
     from rich.table import Table
-    from rich.text import Text
 
+    from esper.printing.tables import Text
     from esper.study.comparison_page import shown_differences
 
     found, own = shown_differences(comparison)
@@ -73,8 +69,8 @@ def _differences(comparison: "Comparison") -> "Table":
 
 def _statistics(comparison: "Comparison") -> "Table":
     from rich.table import Table
-    from rich.text import Text
 
+    from esper.printing.tables import Text
     from esper.study.comparison_page import measured, told_apart
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")

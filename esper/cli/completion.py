@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from esper.printing import say_text
+
 SHELLS = ("bash", "zsh")
 _FOLDERS = ("RUN", "VERSION|RUN")
 
@@ -25,7 +27,7 @@ def run(options: argparse.Namespace) -> None:
                 action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
             elif action.type is Path:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
-    print(shtab.complete(parser, options.shell))
+    say_text(shtab.complete(parser, options.shell))
 
 
 def _commands(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from esper.cli import complain
+from esper.printing import complain, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,13 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Convert file by file; one that cannot be converted is named, and the others go on."""
-    from esper.checkpoint.convert import convert_all  # here, since they load torch
-    from esper.checkpoint.pickle_machine import printable
+    from esper.checkpoint.convert import convert_all  # here, since it loads torch
 
     code = 0
     for source, result in convert_all(options.sources, options.folder, trust=options.trust):
         if isinstance(result, Path):
-            print(printable(f"{source} → {result}"))
+            say(f"{source} → {result}")
         else:
             code = complain(result)
     return code

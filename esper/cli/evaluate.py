@@ -1,10 +1,10 @@
 """`esper evaluate`."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from esper.printing import say
 from esper.study.folders import ROOT
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
         seen = seen_seeds(stored.checkpoint)
         check_held_out(seeds, seen, suite.name)
         for lost in seen.unknown:
-            print(f"{lost}: it was learned from, and its seeds cannot be read; they are not checked", file=sys.stderr)
+            say(f"{lost}: it was learned from, and its seeds cannot be read; they are not checked", is_error=True)
     failed = 0
     with Evaluations(options.db) as database:
         for stored in targets:
@@ -56,19 +56,19 @@ def run(options: argparse.Namespace) -> int:
             done = ("finished",) if options.retry_failed else ("finished", "failed")
             left = [seed for seed in seeds if known.get(seed) not in done]
             failed += sum(known.get(seed) == "failed" and seed not in left for seed in seeds)
-            print(f"{stored.sha256[:8]}  {stored.policy}, {stored.run}@epoch-{stored.epoch}")
-            print(f"suite {suite.name}, seeds {seeds[0]} to {seeds[-1]}: {len(left)} of {len(seeds)} to do", flush=True)
+            say(f"{stored.sha256[:8]}  {stored.policy}, {stored.run}@epoch-{stored.epoch}")
+            say(f"suite {suite.name}, seeds {seeds[0]} to {seeds[-1]}: {len(left)} of {len(seeds)} to do")
             try:
                 for measured in evaluate(stored, suite, left, database) if left else ():
                     failed += measured.error is not None
-                    print(_line(measured), flush=True)
+                    say(_line(measured))
             except KeyboardInterrupt:
-                print("interrupted: the seeds under way are lost, and the same command does the rest", file=sys.stderr)
+                say("interrupted: the seeds under way are lost, and the same command does the rest", is_error=True)
                 raise
     what = " ".join(dict.fromkeys(stored.sha256[:8] for stored in targets))
-    print(f"to look at: esper analyze {what}" + (f" --db {options.db}" if options.db != DATABASE else ""))
+    say(f"to look at: esper analyze {what}" + (f" --db {options.db}" if options.db != DATABASE else ""))
     if failed:
-        print(f"{failed} failed; to try them again: --retry-failed", file=sys.stderr)
+        say(f"{failed} failed; to try them again: --retry-failed", is_error=True)
     return int(failed > 0)
 
 

@@ -3,6 +3,7 @@
 import argparse
 
 from esper.cli.runs import add_root
+from esper.printing import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,4 +20,4 @@ def run(options: argparse.Namespace) -> None:
     from esper.nissa import write_report  # after the check, since it loads numpy
 
     for folder in folders:
-        print(write_report(folder))
+        say(write_report(folder))

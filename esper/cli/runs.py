@@ -1,16 +1,15 @@
 """`esper runs`."""
 
 import argparse
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
 
 from esper.errors import ConfigError
+from esper.printing import say, say_text
 from esper.study.folders import ROOT
 
 DEFAULT_LIMIT = 50
-UNBOUNDED = 10_000  # cells
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,10 +57,10 @@ def run(options: argparse.Namespace) -> None:
         raise ConfigError(f"--limit {options.limit}: expected 0 (all) or more")
     index = read_index(options.root)
     for note in index.notes:
-        print(note, file=sys.stderr)
+        say(note, is_error=True)
     for condition in conditions:
         if condition.is_share:
-            print(f"{condition.key}: {condition.value} is read as {condition.number:g}%", file=sys.stderr)
+            say(f"{condition.key}: {condition.value} is read as {condition.number:g}%", is_error=True)
     table = Table(index.rows)
     table.filter(conditions)
     table.sort(options.sort, options.reverse)
@@ -75,22 +74,18 @@ def run(options: argparse.Namespace) -> None:
 def _print_json(rows: list[dict[str, Any]]) -> None:
     import json
 
-    lines = ",\n ".join(json.dumps(row, ensure_ascii=False) for row in rows)
-    print(f"[{lines}]")
+    # In ASCII: what a terminal would act on is escaped, and what reads it gets it back.
+    lines = ",\n ".join(json.dumps(row) for row in rows)
+    say_text(f"[{lines}]")
 
 
 def _print_table(table: Any, known: int, options: argparse.Namespace) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
+    from esper.printing.tables import UNBOUNDED, Console, Text
     from esper.study import listing
 
-    console = aside = Console(highlight=False, soft_wrap=True)
+    console = aside = Console(width_of_file=UNBOUNDED, soft_wrap=True)
     if not console.is_terminal:  # a file or a pipe gets the table alone, and all of it
-        console, aside = (
-            Console(highlight=False, width=UNBOUNDED),
-            Console(highlight=False, stderr=True, soft_wrap=True),
-        )
+        aside = Console(is_error=True, soft_wrap=True)
     limit = DEFAULT_LIMIT if options.limit is None else options.limit
     rows = table.rows[: limit or None]
     if not rows:

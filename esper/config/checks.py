@@ -1,10 +1,10 @@
 """Checks that a schema makes of its own values once everything is composed, and how values are told."""
 
-import difflib
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from esper.checks import did_you_mean
 from esper.errors import ConfigError
 
 
@@ -39,12 +39,6 @@ def distinct(key: str, values: Sequence[str]) -> None:
     require(len(set(values)) == len(values), key, values, "each name once")
 
 
-def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
-    """ "; did you mean X?" for the nearest known word, or nothing."""
-    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {prefix}{nearest[0]}?" if nearest else ""
-
-
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Values by dotted key."""
     found: dict[str, Any] = {}
@@ -62,10 +56,3 @@ def spelled(value: Any) -> str:
     else:
         text = " ".join(str(value).split())
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def in_short(message: str) -> str:
-    """At most two lines of printable characters, whatever a value that is quoted in the message holds."""
-    lines = message.split("\n")
-    lines = [" ".join(lines[:-1]), lines[-1]] if len(lines) > 2 else lines
-    return "\n".join("".join(c if c.isprintable() else " " for c in line).rstrip() for line in lines)

@@ -5,17 +5,18 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from esper.config.checks import did_you_mean, one_of, spelled
+from esper.checks import did_you_mean
+from esper.config.checks import one_of, spelled
 from esper.config.explain import explain
 from esper.config.root import RunSchema
 from esper.config.store import VARIANTS, conf_dir, register
-from esper.errors import ConfigError
+from esper.errors import ConfigError, FormatError
+from esper.files import parse_yaml, read_yaml
 
 ON_RESUME = ("telemetry.console", "telemetry.report")
 
@@ -55,6 +56,7 @@ def from_plain(values: Any, where: str) -> RunSchema:
     """Check values that were read from `where` as strictly as a command line. Raises ConfigError."""
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: expected the keys of a run's configuration")
+    _refuse_interpolations(values, where)
     try:
         base = OmegaConf.structured(RunSchema)
         for field in fields(RunSchema):
@@ -73,10 +75,9 @@ def from_plain(values: Any, where: str) -> RunSchema:
 def read_config(path: Path, overrides: Sequence[str] = ()) -> RunSchema:
     """A run's config.yaml. Of its keys, only what a run shows may be overridden. Raises ConfigError."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
-        raise ConfigError(f"{path}: cannot be read as YAML ({reason})") from error
+        values = read_yaml(path)
+    except (OSError, FormatError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML ({getattr(error, 'strerror', None) or error})") from error
     config = from_plain(values, str(path))
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -86,9 +87,18 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunSchema:
                 + ", ".join(f"{key}=..." for key in ON_RESUME)
             )
         group, _, name = key.partition(".")
-        values[group][name] = yaml.safe_load(value) if name == "report" else value
+        values[group][name] = parse_yaml(value) if name == "report" else value
         config = from_plain(values, override)
     return config
+
+
+def _refuse_interpolations(values: Any, where: str) -> None:
+    """What is written down is resolved; `${...}` could ask for the environment, or grow without bounds."""
+    for value in values.values() if isinstance(values, dict) else values:
+        if isinstance(value, dict | list):
+            _refuse_interpolations(value, where)
+        elif isinstance(value, str) and "${" in value:
+            raise ConfigError(f"{where}: {spelled(value)}: expected a value; interpolations are for the command line")
 
 
 def _refuse_strays(schema: object, composed: Any, prefix: str) -> None:

@@ -16,10 +16,12 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
-from esper.config.checks import did_you_mean, in_short, spelled
+from esper.checks import did_you_mean
+from esper.config.checks import spelled
 from esper.config.own_files import of_file, of_missing, of_yaml
 from esper.config.store import groups
 from esper.errors import ConfigError
+from esper.printing import in_short
 
 EXPECTED = {"Integer": "a whole number", "Float": "a number", "bool": "true or false", "String": "text"}
 HOW_TO = "expected key=value, such as seed=3 or host=cnn"
@@ -36,7 +38,7 @@ def _message(error: Exception, overrides: Sequence[str]) -> str:
     if isinstance(error, ConfigError):
         return str(error)
     if isinstance(error, OverrideParseException):
-        return f"{spelled(error.override) or '(empty)'}: cannot be read; {HOW_TO}"
+        return f"{spelled(error.override) or '(empty)'}: cannot be read; {_how_to(error.override or '')}"
     for override in overrides:
         if override.startswith("~") and not override.startswith("~hydra"):
             return f"{spelled(override)}: a run needs every group and key; set it to what you want instead"
@@ -55,6 +57,14 @@ def _message(error: Exception, overrides: Sequence[str]) -> str:
     if in_file:
         return f"{in_file[1]}.yaml: {_of_cause(cause, ()) or _other(cause, ())}"
     return _of_cause(cause, overrides) or _other(error, overrides)
+
+
+def _how_to(override: str) -> str:
+    """What to type instead: quotes around a value that has none."""
+    key, equals, value = override.partition("=")
+    if not equals or not value or set(value) & set("'\"[]{}(),"):
+        return HOW_TO
+    return f"quote its value: '{key}=\"{value}\"'"
 
 
 def _of_cause(cause: BaseException, overrides: Sequence[str]) -> str:

@@ -1,10 +1,13 @@
 """Group `host`: the network that grows."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from esper.config.checks import distinct, in_range, one_of, require
+from esper.config.checks import distinct, in_range, one_of, require, spelled
+from esper.errors import ConfigError
+from esper.leyline.positions import resolve_slots
 
 
 @dataclass(kw_only=True)
@@ -14,6 +17,17 @@ class HostSchema:
     topology: ClassVar[str]
 
     name: str
+
+    def positions_by_depth(self) -> list[str]:
+        """Where slots can be, in the order in which the data meets them; as the host itself says once it is built."""
+        raise NotImplementedError
+
+    def check_slots(self, names: Sequence[str]) -> None:
+        """Raise ConfigError unless the host has these positions, and one for each."""
+        resolve_slots(names, self.positions_by_depth(), "slots.names")
+
+    def check_image(self, side_pixels: int | None) -> None:
+        """Raise ConfigError where images of so many pixels a side come to nothing; None: the task has no images."""
 
 
 @dataclass(kw_only=True)
@@ -29,6 +43,19 @@ class CNNHostSchema(HostSchema):
         require(1 <= len(self.channels) <= 8, "host.channels", self.channels, "1 to 8 blocks, such as [4,8,8]")
         for index, width in enumerate(self.channels):
             in_range(f"host.channels[{index}]", width, 1, 4096)
+
+    def positions_by_depth(self) -> list[str]:
+        """One behind every block."""
+        return blocks(len(self.channels))
+
+    def check_image(self, side_pixels: int | None) -> None:
+        """Every block but the last halves the image."""
+        if side_pixels is not None and side_pixels >> (len(self.channels) - 1) == 0:
+            most = side_pixels.bit_length()
+            raise ConfigError(
+                f"host.channels={spelled(self.channels)}: {len(self.channels)} blocks pool images of {side_pixels}x"
+                f"{side_pixels} pixels to nothing\n  expected at most {most} blocks, or larger images"
+            )
 
 
 @dataclass(kw_only=True)
@@ -51,6 +78,10 @@ class TransformerHostSchema(HostSchema):
         fits = self.n_embd % self.n_head == 0
         require(fits, "host.n_head", self.n_head, f"a divisor of host.n_embd, {self.n_embd}")
 
+    def positions_by_depth(self) -> list[str]:
+        """One behind every layer."""
+        return blocks(self.n_layer)
+
 
 @dataclass(kw_only=True)
 class CustomHostSchema(HostSchema):
@@ -70,6 +101,16 @@ class CustomHostSchema(HostSchema):
         distinct("host.positions", self.positions)
         if self.features is not None:
             one_of("host.features", self.features, ("cnn", "transformer"))
+
+    def check_slots(self, names: Sequence[str]) -> None:
+        """Which of them is met first shows when the network is tried: only whether they are there is known."""
+        for name in names:
+            resolve_slots([name], [path.replace(".", "_") for path in self.positions], "slots.names")
+
+
+def blocks(count: int) -> list[str]:
+    """Positions behind blocks that follow each other."""
+    return [f"block{number}" for number in range(1, count + 1)]
 
 
 HOSTS: dict[str, type[HostSchema]] = {

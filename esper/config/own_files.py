@@ -7,7 +7,7 @@ import yaml
 from hydra.errors import MissingConfigException
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from esper.config.checks import did_you_mean
+from esper.checks import did_you_mean
 from esper.config.store import VARIANTS, groups
 
 RECIPES = ("experiment", "debug")  # over several groups: their files speak of the whole configuration

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from esper.config.blueprint import BlueprintSchema
+from esper.config.blueprint import BlueprintSchema, check_blueprints
 from esper.config.checkpoint import CheckpointSchema
 from esper.config.checks import in_range, require
 from esper.config.engine import EngineSchema
@@ -16,6 +16,7 @@ from esper.config.slots import SlotsSchema
 from esper.config.task import TaskSettings
 from esper.config.telemetry import TelemetrySchema
 from esper.errors import ConfigError
+from esper.leyline.blueprints import BLUEPRINTS
 
 
 @dataclass(kw_only=True)
@@ -61,3 +62,18 @@ class RunSchema:
             )
         if self.resume is not None:
             raise ConfigError(f"resume={self.resume}: belongs on the command line: python -m esper.run resume=RUN_DIR")
+
+    def check_fit(self) -> None:
+        """Raise ConfigError where the host has no such slots, or cannot take the task's images."""
+        self.host.check_slots(self.slots.names)
+        self.host.check_image(self.task.side_pixels)
+
+    def check_names(self) -> None:
+        """As `check_fit`, of blueprints, too: all that can be refused before anything heavy is loaded.
+
+        A network of the user's own may bring its own blueprints, so there they are left to the registry. Raises
+        ConfigError and BlueprintError.
+        """
+        self.check_fit()
+        if self.host.topology:
+            check_blueprints(self.blueprint, self.policy, self.host.topology, BLUEPRINTS)

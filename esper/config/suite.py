@@ -4,14 +4,15 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from esper.config.checks import did_you_mean, in_range, one_of, require
+from esper.checks import did_you_mean
+from esper.config.checks import in_range, one_of, require
 from esper.config.explain import explain
 from esper.config.store import conf_dir
-from esper.errors import ConfigError
+from esper.errors import ConfigError, FormatError
+from esper.files import read_yaml
 
 # The suite itself decides these, and what is stored is what decides.
 _NOT_OVERRIDDEN = ("seed", "resume", "engine.members", "engine.twins", "policy.name", "policy.load", "policy.updates")
@@ -93,15 +94,14 @@ def read_suite(name: str) -> SuiteSchema:
     path = Path(name) if name.endswith((".yaml", ".yml")) else _folder() / f"{name}.yaml"
     shown = name if path == Path(name) else f"suite/{name}.yaml"
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except FileNotFoundError:
         raise ConfigError(
             f"suite {name}: there is no such suite{did_you_mean(name, suites())}\n"
             f"  suites: {', '.join(suites())}; or a file of your own, such as mine.yaml"
         ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
-        raise ConfigError(f"{shown}: cannot be read as YAML ({reason})") from error
+    except (OSError, FormatError) as error:
+        raise ConfigError(f"{shown}: cannot be read as YAML ({getattr(error, 'strerror', None) or error})") from error
     try:
         return _checked(values, path.stem)
     except (ConfigError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:

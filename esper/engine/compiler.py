@@ -15,8 +15,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from esper.checkpoint.atomic import write_atomic
 from esper.errors import CheckpointError, EngineError
+from esper.files import write_atomic
 
 _SOURCE = Path(__file__).with_name("kernels.cpp")
 # A NaN tells that a network diverged: whatever the compiler was told, it must not assume that there are none.

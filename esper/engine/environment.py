@@ -47,6 +47,29 @@ def episode_seed(seed: int, member: int, number: int) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
+def action_numbers(actions: Any, count: int | None, known: int) -> list[int]:
+    """The numbers of actions that a client gave, one for each of `count` members; None: the one of a single member.
+
+    Args: known: actions there are. Raises EngineError on anything but integers within them: nothing is rounded.
+    """
+    shape, wanted = ((), "an integer") if count is None else ((count,), f"{count} integers")
+    try:
+        numbers = np.asarray(actions)
+    except (TypeError, ValueError, RuntimeError) as error:  # rows of different lengths, a tensor on another device
+        raise EngineError(f"actions: expected {wanted}, 0 to {known - 1}; they are no array ({error})") from error
+    # In a list with integers numpy takes a truth value for one.
+    has_truth = isinstance(actions, list | tuple) and any(isinstance(action, bool | np.bool_) for action in actions)
+    if numbers.shape != shape or has_truth or not np.issubdtype(numbers.dtype, np.integer):
+        found = "truth values" if has_truth else f"{numbers.dtype} {numbers.shape}"
+        raise EngineError(f"actions: expected {wanted}, 0 to {known - 1}, found {found}")
+    flat = numbers.reshape(-1)
+    is_known = (flat >= 0) & (flat < known)
+    if not is_known.all():
+        member = int(np.flatnonzero(~is_known)[0])
+        raise EngineError(f"action {flat[member]} of member {member}: expected 0 to {known - 1}")
+    return [int(number) for number in flat]
+
+
 class GrowthVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
     """M episodes of growth side by side; docs/environment.md.
 
@@ -114,7 +137,8 @@ class GrowthVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[
         """
         self._check_begun()
         before = self.growth.reports()
-        self.reports, self.events = self.growth.step([self.layout.actions[number] for number in self._numbers(actions)])
+        numbers = action_numbers(actions, self.num_envs, len(self.layout))
+        self.reports, self.events = self.growth.step([self.layout.actions[number] for number in numbers])
         rewards = np.array([self._rewarded(*pair) for pair in zip(before, self.reports, strict=True)])
         terminated = np.array([report.retired for report in self.reports])
         truncated = np.array([report.epoch >= report.max_epochs for report in self.reports]) & ~terminated
@@ -142,16 +166,6 @@ class GrowthVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[
     def _check_begun(self) -> None:
         if not self._begun.all():
             raise ResetNeeded("no episode has begun: call reset() first")
-
-    def _numbers(self, actions: NDArray[np.int64]) -> list[int]:
-        numbers = np.asarray(actions)
-        if numbers.shape != (self.num_envs,) or not np.issubdtype(numbers.dtype, np.integer):
-            raise EngineError(f"actions: expected {self.num_envs} integers, found {numbers.dtype} {numbers.shape}")
-        known = (numbers >= 0) & (numbers < len(self.layout))
-        if not known.all():
-            member = int(np.flatnonzero(~known)[0])
-            raise EngineError(f"action {numbers[member]} of member {member}: expected 0 to {len(self.layout) - 1}")
-        return numbers.tolist()
 
     def _rewarded(self, before: EpochReport, after: EpochReport) -> float:
         reward = float(self.reward(before, after))
@@ -202,10 +216,15 @@ class GrowthVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[
             raise EngineError(f"reset options {', '.join(options)}: the only one is episode_seeds")
         if "episode_seeds" not in options:
             return None
-        seeds = [int(seed) for seed in options["episode_seeds"]]
-        if len(seeds) != self.num_envs or min(seeds) < 0:
-            raise EngineError(f"episode_seeds={seeds}: expected {self.num_envs} whole numbers, 0 or more")
-        return seeds
+        named = options["episode_seeds"]
+        try:
+            seeds = np.asarray(named)
+        except (TypeError, ValueError) as error:
+            raise EngineError(f"episode_seeds={named}: {error}") from error
+        is_whole = np.issubdtype(seeds.dtype, np.integer)
+        if not is_whole or seeds.shape != (self.num_envs,) or not ((seeds >= 0) & (seeds < 2**63)).all():
+            raise EngineError(f"episode_seeds={named}: expected {self.num_envs} whole numbers, 0 or more")
+        return [int(seed) for seed in seeds]
 
     # ---- keeping
 

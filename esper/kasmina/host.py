@@ -1,6 +1,5 @@
 """The model that lets seeds grow in a host; the hosts themselves are exported from here too."""
 
-import difflib
 from collections.abc import Sequence
 from typing import Any, Self, cast
 
@@ -19,6 +18,7 @@ from esper.kasmina.slot import SeedSlot
 from esper.kasmina.state import SeedState
 from esper.kasmina.transformer import TransformerHost
 from esper.leyline import SeedStage, TaskConfig, is_active_stage
+from esper.leyline.positions import resolve_slots
 
 __all__ = ["CNNHost", "Host", "MorphogeneticModel", "TransformerHost", "resolve_slots"]
 
@@ -133,26 +133,3 @@ class MorphogeneticModel(nn.Module):
             with undisturbed_streams(self.device):
                 self._flops[key] = count_flops(model, self.host.example_input(input_shape))
         return self._flops[key]
-
-
-def resolve_slots(names: Sequence[str], positions: Sequence[str], key: str = "slots") -> dict[str, str]:
-    """Each slot name with the position it means; `key` is what the names were given as, for messages.
-
-    Raises: ConfigError on an unknown name or a position named twice.
-    """
-    depths = {"early": positions[0], "mid": positions[len(positions) // 2], "late": positions[-1]}
-    known = depths | {position: position for position in positions}
-    resolved: dict[str, str] = {}
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{key}: this host has no position {name!r}; it has {', '.join(known)}{hint}")
-        for other, position in resolved.items():
-            if position == known[name]:
-                raise ConfigError(
-                    f"{key}: {other!r} and {name!r} both fall on {position}, and a position holds one slot; "
-                    f"this host has {len(positions)}: drop one of the names or give the host more blocks"
-                )
-        resolved[name] = known[name]
-    return resolved

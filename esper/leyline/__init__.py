@@ -1,4 +1,4 @@
-"""The contracts everyone speaks: stages, gates, actions, reports, telemetry, protocols. Imports nothing of esper."""
+"""The contracts everyone speaks: stages, gates, actions, reports, telemetry, protocols."""
 
 from esper.leyline.actions import WAIT, Action, Operation, SimicAction
 from esper.leyline.gates import GateLevel, GateResult

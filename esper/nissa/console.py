@@ -1,14 +1,14 @@
 """What a run shows while it goes: a live view on a terminal, else one line an epoch or update."""
 
-import sys
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from esper.leyline import SeedStage, Sink, TelemetryEvent, TelemetryEventType
 from esper.nissa.palette import STAGE_LOOKS, stage_look
 from esper.nissa.statistics import mean_interval, paired_difference
 from esper.nissa.text import clock, signed
+from esper.printing import output, say
 
 LOUD_EVENTS = (TelemetryEventType.GOVERNOR_ROLLBACK, TelemetryEventType.MEMBER_RETIRED, TelemetryEventType.RUN_RESUMED)
 # What an update shows of itself, in this order.
@@ -43,7 +43,7 @@ def console_sink(title: RunTitle, mode: str = "auto", stream: TextIO | None = No
     Args:
         stream: where to; standard output when None.
     """
-    stream = stream or sys.stdout
+    stream = stream or cast(TextIO, output())
     if mode == "off":
         return None
     if mode == "live" or (mode == "auto" and stream.isatty()):
@@ -95,7 +95,7 @@ class PlainConsole:
         self._say(f"run {status} after {clock(self._clock.spent_s)}")
 
     def _say(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        say(line, file=self._stream)
 
 
 class Clock:

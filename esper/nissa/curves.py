@@ -1,11 +1,12 @@
 """The curves of a dashboard: of a record's many members and seeds, one number a name (see metric_names.CURVES)."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from esper.files import read_json
+from esper.files.records import RUN_FILE
 from esper.nissa.console import split
 from esper.nissa.metric_names import CURVES, OUTCOMES
 
@@ -34,7 +35,7 @@ def update_curves(record: dict[str, Any]) -> dict[str, float]:
 
 def outcome(run_dir: Path) -> dict[str, float]:
     """What the run in this folder came to, from the summary in run.json; nothing where it has not finished."""
-    summary = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))["summary"]
+    summary = read_json(run_dir / RUN_FILE)["summary"]
     if not summary:
         return {}
     numbers: dict[str, float | None] = {f"seeds/{name}": summary["seeds"].get(name) for name in OUTCOMES["seeds"]}

@@ -1,16 +1,18 @@
 """JSON lines of a run that goes on: cut back to its checkpoint, and mended by what checkpoints carry of them."""
 
-import json
+import io
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from esper.files import replace_file
+from esper.files import open_own, parse_json, read_all, write_atomic
+from esper.files.reading import MOST_LINES_BYTES
+from esper.files.records import EVENTS_FILE, LEARNING_FILE, METRICS_FILE
 from esper.leyline import TelemetryEventType
-from esper.nissa.jsonl import EVENTS_FILE, LEARNING_FILE, METRICS_FILE
 
 # Events of the run's own course, which may follow the checkpoint of the epoch that they are of.
 _OF_THE_COURSE = (
@@ -58,7 +60,8 @@ def cut_back(
     A line that cannot be read is left out, and what checkpoints carry of the others makes good what is missing.
 
     Args: checkpoint: the number of the one that the run goes on from; carried: by it and those before it, in order.
-    Returns: what was left out, restored or lost, a line a file. Raises: OSError.
+    Returns: what was left out, restored or lost, a line a file. Raises: OSError, also on links and what is no
+    file; CheckpointError where a file cannot be written.
     """
     run_dir = Path(run_dir)
     return [
@@ -142,7 +145,9 @@ def _difference(lines: Sequence[_Line], there: Sequence[_Line]) -> tuple[list[_L
 
 def _read(path: Path, key: str, last: int) -> tuple[bytes, list[_Line], list[int]]:
     """A file as it is, its lines up to the last epoch or update, and the numbers of those among them that are none."""
-    data = path.read_bytes() if path.exists() else b""
+    data = b""
+    with suppress(FileNotFoundError), io.FileIO(open_own(path, os.O_RDONLY)) as file:
+        data = read_all(file, MOST_LINES_BYTES)
     lines = [_parse(text, key) for text in data.split(b"\n")[:-1]]  # what follows the last end of line is torn
     sound = [number for number, line in enumerate(lines) if line is not None and line.key <= last]
     end = sound[-1] + 1 if sound else 0
@@ -161,8 +166,8 @@ def _known(name: str, key: str, carried: Iterable[Carried]) -> list[_Line]:
 def _parse(text: bytes | str, key: str) -> _Line | None:
     try:
         text = text if isinstance(text, str) else text.decode()
-        record = json.loads(text)
-    except (ValueError, RecursionError):
+        record = parse_json(text.encode())
+    except ValueError:
         return None
     is_record = isinstance(record, dict) and type(record.get(key)) is int
     return _Line(record[key], text, record) if is_record else None
@@ -171,9 +176,10 @@ def _parse(text: bytes | str, key: str) -> _Line | None:
 def _write(path: Path, data: bytes, texts: Iterable[str]) -> None:
     lines = "".join(f"{text}\n" for text in texts).encode()
     if data.startswith(lines):
-        os.truncate(path, len(lines))  # needs no room, which there may not be
+        with io.FileIO(open_own(path, os.O_WRONLY), "wb") as file:
+            os.ftruncate(file.fileno(), len(lines))  # needs no room, which there may not be
     else:
-        replace_file(path, lines)
+        write_atomic(path, lines)
 
 
 def _told(path: Path, left_out: list[int], what: str, restored: list[int], lost: list[int]) -> list[str]:

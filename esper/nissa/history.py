@@ -1,16 +1,31 @@
 """A run directory read back: config, run.json and the JSONL files, as arrays and lists."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from esper.errors import RunError
-from esper.nissa.jsonl import EVENTS_FILE, LEARNING_FILE, METRICS_FILE, read_jsonl
+from esper.errors import FormatError, RunError
+from esper.files import fitting, read_bytes, read_object
+from esper.files.reading import MOST_YAML_BYTES
+from esper.files.records import (
+    CONFIG_FILE,
+    EPOCH,
+    EPOCH_NEEDS,
+    EVENT,
+    EVENT_NEEDS,
+    EVENTS_FILE,
+    LEARNING_FILE,
+    METRICS_FILE,
+    RUN,
+    RUN_FILE,
+    UPDATE,
+    UPDATE_NEEDS,
+)
+from esper.nissa.jsonl import read_jsonl
 
 
 @dataclass
@@ -24,6 +39,7 @@ class RunHistory:
     events: list[dict[str, Any]]
     updates: list[dict[str, Any]]
     unreadable_lines: int = 0
+    problems: list[str] = field(default_factory=list)  # what of run.json cannot be used, and why
 
     @cached_property
     def epochs(self) -> np.ndarray:
@@ -99,31 +115,42 @@ def read_run(run_dir: Path | str) -> RunHistory:
         RunError: the folder holds nothing that a run writes.
     """
     run_dir = Path(run_dir)
-    records, torn_records = read_jsonl(run_dir / METRICS_FILE)
-    events, torn_events = read_jsonl(run_dir / EVENTS_FILE)
-    updates, torn_updates = read_jsonl(run_dir / LEARNING_FILE)
-    run = _read_json(run_dir / "run.json")
+    records, torn_records = read_jsonl(run_dir / METRICS_FILE, EPOCH, EPOCH_NEEDS)
+    events, torn_events = read_jsonl(run_dir / EVENTS_FILE, EVENT, EVENT_NEEDS)
+    updates, torn_updates = read_jsonl(run_dir / LEARNING_FILE, UPDATE, UPDATE_NEEDS)
+    run, problems = _read_record(run_dir / RUN_FILE)
     if not run and not records and not updates:
         raise RunError(
             f"{run_dir} is not a run directory: it holds neither run.json nor {METRICS_FILE}. "
             "Give the folder that a run printed at its end, outputs/<name>/<id>."
         )
-    by_epoch = {record["epoch"]: record for record in records if "epoch" in record and "members" in record}
-    config = run_dir / "config.yaml"
+    by_epoch = {record["epoch"]: record for record in records}
     return RunHistory(
         run_dir=run_dir,
         run=run,
-        config_text=config.read_text(encoding="utf-8", errors="replace") if config.exists() else "",
+        config_text=_read_text(run_dir / CONFIG_FILE),
         records=[by_epoch[epoch] for epoch in sorted(by_epoch)],
         events=events,
-        updates=sorted((record for record in updates if "update" in record), key=lambda record: record["update"]),
+        updates=sorted(updates, key=lambda record: record["update"]),
         unreadable_lines=torn_records + torn_events + torn_updates,
+        problems=problems,
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_record(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """What of run.json is as it should be, and what is not."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        record, problems = fitting(read_object(path), RUN)
+    except FileNotFoundError:
+        return {}, []
+    except (OSError, FormatError) as error:
+        return {}, [f"{path.name} cannot be read: {getattr(error, 'strerror', None) or error}"]
+    return record, [f"{path.name}: {problem}" for problem in problems]
+
+
+def _read_text(path: Path) -> str:
+    """A file as text, whatever it holds; nothing where there is none of readable size."""
+    try:
+        return read_bytes(path, MOST_YAML_BYTES).decode(errors="replace")
+    except (OSError, FormatError):
+        return ""

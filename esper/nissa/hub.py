@@ -1,15 +1,15 @@
 """The event hub: everything that happens in a run is told once, here, and goes to every sink."""
 
 import contextlib
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from esper.leyline import Sink, TelemetryEvent
+from esper.printing import logger
 
-log = logging.getLogger("esper.nissa")
+log = logger("esper.nissa")
 
 
 class EventHub:

@@ -2,14 +2,14 @@
 
 import contextlib
 import json
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
+from esper import files
+from esper.files import open_to_append
+from esper.files.records import EVENTS_FILE, LEARNING_FILE, METRICS_FILE
 from esper.leyline import TelemetryEvent
-
-METRICS_FILE = "metrics.jsonl"
-EVENTS_FILE = "events.jsonl"
-LEARNING_FILE = "learning.jsonl"
 
 
 class JsonlSink:
@@ -61,7 +61,7 @@ class JsonlSink:
 class _LineFile:
     def __init__(self, path: Path) -> None:
         # Unbuffered, so that nothing of a line is left behind to fail a second time on close.
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+        self._file = open_to_append(path)
 
     def append(self, record: dict[str, Any]) -> str:
         text = json.dumps(record, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
@@ -81,28 +81,14 @@ class _LineFile:
         self._file.close()
 
 
-def read_jsonl(path: Path | str) -> tuple[list[dict[str, Any]], int]:
-    """Every readable object of a file and the number of lines that were none (a killed run may end in half a line).
+def read_jsonl(path: Path | str, shape: Any = dict, required: Container[str] = ()) -> tuple[list[dict[str, Any]], int]:
+    """Every object of this shape in a file, and the number of lines without one (a killed run may end in half a line).
 
-    A file that does not exist reads as empty.
+    A file that does not exist reads as empty. shape, required: as of `esper.files.misfit`.
     """
-    records: list[dict[str, Any]] = []
-    unreadable = 0
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
+        lines = list(files.read_jsonl(path, shape, required))
     except FileNotFoundError:
-        return records, unreadable
-    except OSError:  # a folder, a link to itself
-        return records, 1
-    for line in text.split("\n"):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if isinstance(record, dict):
-            records.append(record)
-        else:
-            unreadable += 1
-    return records, unreadable
+        lines = []
+    records = [line.record for line in lines if line.record is not None]
+    return records, len(lines) - len(records)

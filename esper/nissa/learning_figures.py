@@ -55,10 +55,11 @@ def choices(history: RunHistory) -> str:
     counts: dict[str, np.ndarray] = {}
     for index, record in enumerate(history.records[1:]):
         for row in record["members"]:
-            action = row.get("action")
-            if row.get("is_twin") or not action:
+            action = row.get("action") or {}
+            name = action.get("operation")
+            name = action.get("blueprint") if name == "GERMINATE" else name
+            if row.get("is_twin") or not name:
                 continue
-            name = action["blueprint"] if action["operation"] == "GERMINATE" else action["operation"]
             counts.setdefault(name, np.zeros(len(history.records) - 1))[index] += 100 / len(history.grown)
     if not set(counts) - {"WAIT"}:
         return ""

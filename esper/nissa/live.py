@@ -3,13 +3,12 @@
 from collections import deque
 from typing import Any, TextIO
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.style import Style
 from rich.table import Table
-from rich.text import Text
 
 from esper.leyline import TelemetryEvent, TelemetryEventType
 from esper.nissa.console import (
@@ -27,6 +26,7 @@ from esper.nissa.palette import STAGE_LOOKS, StageLook, stage_look
 from esper.nissa.statistics import ACCURACY, mean_interval
 from esper.nissa.text import clock
 from esper.nissa.tracker import DiagnosticTracker, seeds_of_record
+from esper.printing.tables import Console, Text
 
 MOST_ROWS = 8  # members shown one by one; more are shown together
 MOST_DIAGNOSTICS = 2
@@ -155,7 +155,7 @@ def _slot_cell(slot: dict[str, Any]) -> Text:
         return Text("·", style="dim")
     alpha = slot.get("alpha") or 0.0
     share = f" {alpha:.0%}" if 0 < alpha < 1 else ""
-    return Text.assemble((f" {look.letter} ", _style(look)), f" {slot.get('blueprint') or ''}{share}")
+    return Text().append(f" {look.letter} ", _style(look)).append(f" {slot.get('blueprint') or ''}{share}")
 
 
 def _strips(record: dict[str, Any]) -> Table:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from esper.leyline import LEVELS, SeedStage, TelemetryEventType
+from esper.printing import say_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,4 +217,4 @@ def _table(metrics: Mapping[str, Metric]) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(glossary(), end="")
+    say_text(glossary())

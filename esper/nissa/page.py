@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from esper.files import replace_file
+from esper.files import write_atomic
 from esper.nissa.palette import THEME
 from esper.nissa.text import compact, signed
 
@@ -17,12 +17,13 @@ def render_page(template: str, **values: Any) -> str:
 
     Everything that comes from a run is escaped.
     """
-    return _environment().get_template(template).render(theme=THEME, **values)
+    page = _environment().get_template(template).render(theme=THEME, **values)
+    return page.encode(errors="backslashreplace").decode()  # paths in another encoding hold lone surrogates
 
 
 def write_page(path: Path, page: str) -> None:
-    """Write it so that a reader meets the old page or the new, never some of it. Raises OSError."""
-    replace_file(path, page.encode())
+    """Write it so that a reader meets the old page or the new, never some of it. Raises CheckpointError."""
+    write_atomic(path, page.encode())
 
 
 @cache

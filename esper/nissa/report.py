@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from esper.files.records import REPORT_FILE
 from esper.nissa import figures, learning_figures, seed_figures
 from esper.nissa.decisions import decisions, gate_totals
 from esper.nissa.history import RunHistory, read_run
@@ -15,8 +16,6 @@ from esper.nissa.plots import ticks
 from esper.nissa.setup import facts, why_nothing_was_planted
 from esper.nissa.statistics import ACCURACY, Interval, mean_interval, paired_difference
 from esper.nissa.tracker import DiagnosticTracker, seeds_of_record
-
-REPORT_FILE = "report.html"
 
 
 def write_report(run_dir: Path | str) -> Path:

@@ -2,10 +2,16 @@
 
 from typing import Any
 
-import yaml
-
+from esper.errors import FormatError
+from esper.files import fitting, parse_yaml
 from esper.nissa.history import RunHistory
 from esper.nissa.text import duration
+
+_POLICY = {
+    "plant_epochs": ([int], None),
+    **dict.fromkeys(("min_training_epochs", "blending_epochs", "probation_epochs"), int),
+    "first_plant_epoch": (int, None),
+}
 
 
 def facts(history: RunHistory) -> dict[str, str]:
@@ -31,6 +37,7 @@ def why_nothing_was_planted(history: RunHistory) -> str:
     policy, epochs = config_of(history).get("policy"), history.max_epochs
     if not isinstance(policy, dict):
         return ""
+    policy, _ = fitting(policy, _POLICY)
     if policy.get("name") == "static":
         return "policy=static never plants"
     planned = min(policy.get("plant_epochs") or [0])
@@ -48,8 +55,8 @@ def why_nothing_was_planted(history: RunHistory) -> str:
 def config_of(history: RunHistory) -> dict[str, Any]:
     """The run's resolved configuration; empty where it cannot be read."""
     try:
-        config = yaml.safe_load(history.config_text)
-    except yaml.YAMLError:
+        config = parse_yaml(history.config_text)
+    except FormatError:
         return {}
     return config if isinstance(config, dict) else {}
 

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from esper.leyline import SeedStage
 from esper.nissa.history import read_run
@@ -17,6 +15,7 @@ from esper.nissa.outcomes import OUTCOMES, commonest, seed_groups
 from esper.nissa.palette import STAGE_LOOKS
 from esper.nissa.setup import why_nothing_was_planted
 from esper.nissa.statistics import ACCURACY, FEWEST, mean_interval, paired_difference
+from esper.printing.tables import Console, Text
 
 MOST_GROUPS = 16
 
@@ -47,12 +46,6 @@ _STYLES = {
 }
 
 
-def file_console() -> Console:
-    """Standard output; a file or a pipe has no width, and nothing written there is cut."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=160)
-
-
 def print_summary(
     summary: dict[str, Any],
     run_dir: Path | str,
@@ -68,12 +61,14 @@ def print_summary(
         report: path of the report, when one was written.
         console: where to; standard output when None.
     """
-    console = console or file_console()
+    console = console or Console()
     history = read_run(run_dir)
     stories = seed_stories(history.events)
     console.print()
     console.print(_scores(summary))
     console.print(Text(_footnote(summary), style="dim"))
+    if diverged := _diverged(summary):
+        console.print(Text(diverged, style="yellow"))
     console.print()
     if stories:
         _print_seeds(console, stories, history.slots)
@@ -124,6 +119,20 @@ def _footnote(summary: dict[str, Any]) -> str:
         return f"Below {FEWEST} members there is no interval; for one: engine.members=8"
     difference = "; differences in points, pair by pair" if summary.get("twin") else ""
     return f"Means over {members} members, 95% t-intervals{difference}."
+
+
+def _diverged(summary: dict[str, Any]) -> str:
+    """How many of how many were taken out of training, and what may mend it; nothing where none was."""
+    retired = summary.get("retired") or {}
+    names = {"grown": "grown members", "twin": "twins"}
+    parts = [
+        f"{retired[group]} of {len(summary[group]['parameters'])} {name}"
+        for group, name in names.items()
+        if retired.get(group)
+    ]
+    if not parts:
+        return ""
+    return f"{' and '.join(parts)} diverged and were retired; a smaller optimizer.learning_rate may keep them"
 
 
 def _print_seeds(console: Console, stories: list[SeedStory], slots: list[str]) -> None:

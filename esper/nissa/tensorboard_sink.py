@@ -8,6 +8,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from esper.files import make_folder, open_new
 from esper.leyline import TelemetryEvent
 from esper.nissa.curves import epoch_curves, outcome, update_curves
 
@@ -24,9 +25,9 @@ class TensorBoardSink:
         self._run_dir = run_dir
         self._last_epoch = 0
         folder = run_dir / FOLDER
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         # A file of our own: TensorBoard's would wake TensorFlow, where that is installed, and write from a thread.
-        self._file = open(folder / f"events.out.tfevents.{time.time():.6f}", "wb")  # noqa: SIM115
+        self._file = open_new(folder / f"events.out.tfevents.{time.time():.6f}")
         self._records = RecordWriter(self._file)
         self._write(Event(file_version="brain.Event:2"))
         # At step 0: what an earlier file holds is void.

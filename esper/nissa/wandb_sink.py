@@ -1,10 +1,8 @@
 """Weights & Biases: a run's curves, its events as a table, its report and its checkpoints as artifacts."""
 
 import functools
-import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,12 +15,14 @@ os.environ.setdefault("WANDB_SILENT", "true")
 import wandb
 from wandb.sdk import wandb_setup
 
+from esper.files import make_folder
 from esper.leyline import TelemetryEvent, TelemetryEventType
 from esper.nissa.curves import epoch_curves, outcome, update_curves
 from esper.nissa.jsonl import EVENTS_FILE, read_jsonl
 from esper.nissa.metric_names import CURVES, axis_of
+from esper.printing import logger, say
 
-log = logging.getLogger("esper.nissa")
+log = logger("esper.nissa")
 
 INIT_TIMEOUT_S = 30.0
 ANSWER_TIMEOUT_S = 10
@@ -70,6 +70,7 @@ class WandbSink:
     ) -> None:
         self._run_dir = run_dir
         self._checkpoints = checkpoints
+        make_folder(run_dir / "wandb")  # W&B would follow a link
         self._run = wandb.init(
             mode=_mode(),
             project=project,
@@ -98,7 +99,7 @@ class WandbSink:
             self._run.define_metric(axis, hidden=True)
             self._run.define_metric(f"{group}/*", step_metric=axis)
         if self._run.url:
-            _say(f"W&B: {self._run.url}")
+            say(f"W&B: {self._run.url}", is_error=True)
 
     def epoch(self, record: dict[str, Any]) -> None:
         """Draw the epoch, unless W&B has it: one that is lived through again comes out the same."""
@@ -129,7 +130,7 @@ class WandbSink:
             if part != self._folder:
                 shutil.rmtree(part, ignore_errors=True)
         if self._run.offline:
-            _say(f"W&B is offline; to upload this run: wandb sync {self._folder}")
+            say(f"W&B is offline; to upload this run: wandb sync {self._folder}", is_error=True)
 
     def _add_what_is_left(self) -> None:
         if self._run.url:  # it is online: artifacts ask the server first, and would wait for a lost one for minutes
@@ -176,12 +177,6 @@ def _mode() -> Literal["offline"] | None:
     except wandb.Error as error:
         log.warning("W&B stays offline: %s", " ".join(str(error).split()))
         return "offline"
-
-
-def _say(line: str) -> None:
-    """Tell the user, on the error stream: whether news are logged is up to the program, and resuming shows none."""
-    with suppress(OSError, ValueError):
-        print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from esper.errors import LearnerError
 from esper.leyline import Action, Controller, Operation, SeedStage, SimicAction
+from esper.printing import say
 from esper.simic.iql import IQL
 from esper.simic.iql_controller import IQLController
 from esper.simic.reward_settings import ContributionRewardConfig
@@ -82,7 +83,7 @@ def live_comparison(
                 counts[epoch, done.value, wanted.value] += 1
     found = about | {"episodes": n_episodes} | _agreement(counts)
     if verbose:
-        print(f"IQL agrees with the heuristic in {found['agreed']} of {found['decisions']} decisions")
+        say(f"IQL agrees with the heuristic in {found['agreed']} of {found['decisions']} decisions")
     return found
 
 
@@ -125,7 +126,7 @@ def head_to_head_comparison(
     }
     if verbose:
         gain = aggregate["difference"]["test_accuracy"]
-        print(f"IQL less heuristic: {gain['mean']:+.2f} points of test accuracy, 95% {gain['low']} to {gain['high']}")
+        say(f"IQL less heuristic: {gain['mean']:+.2f} points of test accuracy, 95% {gain['low']} to {gain['high']}")
     return about | {"outcomes": list(_OUTCOMES), "episodes": episodes, "aggregate": aggregate}
 
 

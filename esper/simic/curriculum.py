@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from esper.errors import LearnerError
+from esper.files import built
 
 
 @dataclass(slots=True)
@@ -114,7 +115,7 @@ class BlueprintCurriculum:
         """Continue from `state_dict()`. Raises ValueError where it is of other blueprints; nothing is then changed."""
         if state.keys() != self._stats.keys():
             raise LearnerError(f"The state is of blueprints {sorted(state)}; expected {sorted(self._stats)}.")
-        self._stats = {name: BlueprintStats(**state[name]) for name in self._stats}
+        self._stats = {name: built(BlueprintStats, state[name]) for name in self._stats}
 
     def _known(self, name: str) -> BlueprintStats:
         if name not in self._stats:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from esper.errors import LearnerError
+from esper.files import built
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
 _BEST = "best/"
@@ -84,7 +85,7 @@ class EarlyStopping:
         kept = {name.removeprefix(_BEST): tensor for name, tensor in tensors.items() if name.startswith(_BEST)}
         course = dict(plain)
         best = course.pop("best")
-        self._course = _Course(**course)
+        self._course = built(_Course, course)
         self.best = None if best is None else _copied(kept, best)
 
 

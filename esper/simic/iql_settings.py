@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from esper.checks import did_you_mean
 from esper.errors import ConfigError
 from esper.tamiyo.settings import PolicySettings, check_blend, check_within
 
@@ -49,7 +50,8 @@ class IQLPolicyConfig(PolicySettings):
         if self.features not in FEATURES:
             raise ConfigError(f"policy.features={self.features}: expected 27, or 37 with the seed's telemetry")
         if self.act_by not in ACT_BY:
-            raise ConfigError(f"policy.act_by={self.act_by}: expected one of {', '.join(ACT_BY)}")
+            hint = did_you_mean(self.act_by, ACT_BY)
+            raise ConfigError(f"policy.act_by={self.act_by}: expected one of {', '.join(ACT_BY)}{hint}")
         check_blend("blend", self.blend)
         for key in ("steps", "batch_size"):
             check_within(key, getattr(self, key), 1, 1_000_000_000)

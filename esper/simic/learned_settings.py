@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from esper.checks import did_you_mean
 from esper.errors import ConfigError
 from esper.leyline import Operation
 from esper.simic.schedules import SCHEDULES
@@ -58,6 +59,13 @@ class LearnedPolicySettings(PolicySettings):
         """Whether there are updates to make."""
         return self.updates > 0
 
+    @property
+    def note(self) -> str:
+        """That it acts by nothing that was ever learned."""
+        if self.learns or self.load is not None:
+            return ""
+        return f"policy={self.name} acts untrained: policy.updates=0, and no policy.load"
+
     def __post_init__(self) -> None:
         check_within("updates", self.updates, 0, 1_000_000)
         check_within("members", self.members, 1, 1_000_000)
@@ -107,4 +115,4 @@ def check_known(key: str, value: str, known: Iterable[str]) -> None:
     """Raise ConfigError unless the value is one of those known."""
     names = list(known)
     if value not in names:
-        raise ConfigError(f"policy.{key}={value}: expected one of {', '.join(names)}")
+        raise ConfigError(f"policy.{key}={value}: expected one of {', '.join(names)}{did_you_mean(value, names)}")

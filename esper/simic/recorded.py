@@ -1,37 +1,21 @@
 """What a run wrote down, as the reports that its controller saw."""
 
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from esper.errors import LearnerError
+from esper.errors import FormatError, LearnerError
+from esper.files import misfit, read_jsonl, read_object
+from esper.files.records import ACTION, EPOCH, MEMBER, METRICS_FILE, RUN, RUN_FILE, SLOT
 from esper.leyline import Action, EpochReport, Operation, SeedStage, SeedStateReport
 
 SCHEMA = 2  # of metrics.jsonl
-METRICS_FILE = "metrics.jsonl"
-RUN_FILE = "run.json"
 
 Episode = list[EpochReport]  # one member's reports from epoch 0 on
 
-_NUMBER, _MAYBE = (int, float), (int, float, type(None))
-_RECORD = {"epoch": int, "members": list}
-_MEMBER = {
-    **dict.fromkeys(("member", "parameter_count", "flops_per_sample"), int),
-    **dict.fromkeys(("train_loss", "train_accuracy", "val_loss", "val_accuracy"), _MAYBE),
-    **dict.fromkeys(("is_twin", "rolled_back", "retired"), bool),
-    **dict.fromkeys(("action", "slots"), dict),
-}
-_ACTION = {**dict.fromkeys(("operation", "slot", "blueprint", "blend"), str), "is_refused": bool}
-_SLOT = {
-    **dict.fromkeys(("stage_value", "epochs_in_stage", "epochs_total", "parameter_count"), int),
-    **dict.fromkeys(("seed", "blueprint", "blend"), str),
-    **dict.fromkeys(("alpha", "gradient_norm", "gradient_health", "gradient_norm_ratio"), _NUMBER),
-    **dict.fromkeys(("improvement", "contribution", "contribution_loss"), _MAYBE),
-    **dict.fromkeys(("has_vanishing", "has_exploding", "is_healthy", "can_advance"), bool),
-}
+_NEEDED = {"epoch", "members", "slots", *MEMBER, *ACTION, *SLOT} - {"twin_of", "stage"}
 _SEED_NAMES = {
     "stage_value": "stage",
     "seed": "seed_id",
@@ -62,9 +46,7 @@ def read_episodes(run_dir: str | os.PathLike[str]) -> list[Episode]:
     under_way: dict[int, Episode] = {}
     episodes: list[Episode] = []
     for where, record in _lines(run_dir / METRICS_FILE):
-        _check(record, _RECORD, where)
         for plain in record["members"]:
-            _check(plain, _MEMBER, f"{where}: members")
             place = f"{where}: member {plain['member']}"
             episode = under_way.get(plain["member"])
             if episode is None or record["epoch"] != episode[-1].epoch + 1:
@@ -76,45 +58,26 @@ def read_episodes(run_dir: str | os.PathLike[str]) -> list[Episode]:
 
 def _max_epochs(path: Path) -> int:
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return int(read_object(path, RUN, {"max_epochs"})["max_epochs"])
+    except (OSError, FormatError) as error:
         raise LearnerError(f"{path} cannot be read ({error}); it says how long the run's episodes are.") from error
-    _check(run, {"max_epochs": int}, str(path))
-    return int(run["max_epochs"])
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where a record is, and the record."""
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            where = f"{path}, line {number}"
-            if not line.endswith(b"\n"):
-                return  # a run that was killed, or is writing at this moment
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise LearnerError(f"{where}: found no JSON ({error}); expected one record a line.") from error
-            if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-                found = f"schema {record.get('schema')}" if isinstance(record, dict) else type(record).__name__
-                raise LearnerError(
-                    f"{where}: found {found}; expected schema {SCHEMA}. Record the run anew with this version of esper."
-                )
-            yield where, record
-
-
-def _check(plain: Any, expected: Mapping[str, Any], where: str) -> None:
-    if not isinstance(plain, dict):
-        raise LearnerError(f"{where}: found {type(plain).__name__}; expected an object.")
-    for name, kind in expected.items():
-        if name not in plain:
+    for line in read_jsonl(path):
+        where = f"{path}, line {line.number}"
+        if line.data and not line.data.endswith(b"\n"):
+            return  # a run that was killed, or is writing at this moment
+        if line.record is None:
+            raise LearnerError(f"{where}: {line.problem}; expected one record a line.")
+        found = line.record.get("schema")
+        problem = misfit(line.record, EPOCH, _NEEDED) if found == SCHEMA else f"found schema {str(found)[:40]}"
+        if problem:
             raise LearnerError(
-                f"{where}: found no {name!r}; expected one in every record of schema {SCHEMA}. Record the run anew "
-                "with this version of esper."
+                f"{where}: {problem}; expected schema {SCHEMA}. Record the run anew with this version of esper."
             )
-        value = plain[name]
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            wanted = "/".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
-            raise LearnerError(f"{where}: found {name}={str(value)[:40]!r}; expected {wanted}.")
+        yield where, line.record
 
 
 def _report(
@@ -144,7 +107,6 @@ def _report(
 
 
 def _action(plain: Mapping[str, Any], where: str) -> Action:
-    _check(plain, _ACTION, where)
     known = Operation.__members__
     if plain["operation"] not in known:
         raise LearnerError(f"{where}: found operation {plain['operation']!r}; expected one of {', '.join(known)}.")
@@ -152,10 +114,9 @@ def _action(plain: Mapping[str, Any], where: str) -> Action:
 
 
 def _seed(slot: str, plain: Mapping[str, Any], where: str) -> SeedStateReport:
-    _check(plain, _SLOT, where)
     if plain["stage_value"] not in set(SeedStage):
         raise LearnerError(f"{where}: found stage_value={plain['stage_value']}; expected a stage's value.")
-    values = {_SEED_NAMES.get(name, name): plain[name] for name in _SLOT}
+    values = {_SEED_NAMES.get(name, name): plain[name] for name in SLOT if name != "stage"}
     known = {"stage": SeedStage(plain["stage_value"]), "improvement": _number(plain["improvement"])}
     return SeedStateReport(**values | known, slot_id=slot)
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+from esper.checks import did_you_mean
 from esper.errors import LearnerError
 
 Schedule = Callable[[int], float]
@@ -22,7 +23,8 @@ def schedule(kind: str, start: float, final: float, updates: int, warmup_updates
     Source: Loshchilov and Hutter 2017, "SGDR: stochastic gradient descent with warm restarts" (the cosine).
     """
     if kind not in SCHEDULES:
-        raise LearnerError(f"schedule {kind!r} is not known; expected one of {', '.join(SCHEDULES)}.")
+        hint = did_you_mean(kind, SCHEDULES)
+        raise LearnerError(f"schedule {kind!r} is not known; expected one of {', '.join(SCHEDULES)}{hint}")
     if updates < 1 or not 0 <= warmup_updates < updates:
         raise LearnerError(
             f"warmup_updates={warmup_updates} of updates={updates}: expected at least one update, and a warm-up "

@@ -9,6 +9,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from esper.errors import LearnerError
+from esper.files import checked
 from esper.simic.early_stopping import EarlyStopping, State
 from esper.simic.learned_settings import LearnedPolicySettings
 from esper.simic.learner import Learner
@@ -120,7 +121,9 @@ class Training:
         """
         self.learner.load_state(_part(tensors, _LEARNER), plain["learner"])
         self.stopping.load_state(_part(tensors, _STOPPING), plain["stopping"])
-        self.update, self.episodes, self.steps = plain["update"], plain["episodes"], plain["steps"]
+        self.update, self.episodes, self.steps = (
+            checked(plain[name], int, name) for name in ("update", "episodes", "steps")
+        )
         seed = None if self._seed is None else self._seed + self.update
         self._collector = Collector(self.env, self.learner, seed)
         if "env" in plain and (env := self._resumable()) is not None:

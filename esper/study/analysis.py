@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from esper.config.checks import did_you_mean, flat
+from esper.checks import did_you_mean
+from esper.config.checks import flat
 from esper.errors import EsperError
 from esper.nissa.statistics import Interval
 from esper.study.bootstrap import bootstrap_interval

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esper.errors import EsperError
-from esper.files import replace_file
+from esper.files import write_atomic
 from esper.nissa.palette import SERIES_COLOURS, colour
 from esper.nissa.statistics import Interval
 from esper.nissa.text import compact, signed
@@ -71,16 +71,12 @@ def draw_comparisons(comparisons: Sequence[Comparison], metrics: Sequence[str], 
         parts = figure.subfigures(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]
         for part, (comparison, measure) in zip(parts, panels, strict=True):
             _panel(part, comparison, measure, _tints(comparisons))
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(
-                picture := io.BytesIO(),
-                format=path.suffix.removeprefix("."),
-                metadata={"Date": None} if path.suffix == ".svg" else None,
-            )
-            replace_file(path, picture.getvalue())
-        except OSError as error:
-            raise EsperError(f"--plot {path}: cannot be written ({error.strerror or error})") from error
+        figure.savefig(
+            picture := io.BytesIO(),
+            format=path.suffix.removeprefix("."),
+            metadata={"Date": None} if path.suffix == ".svg" else None,
+        )
+    write_atomic(path, picture.getvalue())
 
 
 def _tints(comparisons: Sequence[Comparison]) -> Tints:

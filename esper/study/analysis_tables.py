@@ -7,12 +7,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
-from rich.text import Text
 
 from esper.nissa.statistics import Interval
+from esper.printing.tables import Console, Text
 from esper.study.analysis import Comparison, Row
 from esper.study.measures import MEASURES, Measure
 
@@ -99,7 +98,7 @@ def plain(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
 
 def as_json(comparisons: Sequence[Comparison]) -> str:
     """`plain`, spelled."""
-    return json.dumps({"schema": 1, "suites": plain(comparisons)}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps({"schema": 1, "suites": plain(comparisons)}, indent=1, allow_nan=False) + "\n"
 
 
 def as_csv(comparisons: Sequence[Comparison], metrics: Sequence[str]) -> str:

@@ -1,18 +1,17 @@
 """What in a folder a run has written, a sweep's job, or a run that never began; all else is somebody else's."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from esper.files import written_for
-from esper.study.folders import CONFIG_FILE, JOB_FILE, JOB_LOG, LOCK_FILE, RUN_FILE
+from esper.errors import FormatError
+from esper.files import misfit, read_object, written_for
+from esper.files.marks import WRITTEN, is_of_a_start
+from esper.files.records import CONFIG_FILE, JOB, JOB_FILE, JOB_LOG, LOCK_FILE, RUN, RUN_FILE
 
-# As esper.rundir, esper.nissa and esper.checkpoint write them; importing those would bring torch.
-_CONFIG_HEAD = "# The whole configuration of this run, resolved.\n"
-_RUN_FILES = (CONFIG_FILE, "metrics.jsonl", "events.jsonl", "learning.jsonl", "report.html", RUN_FILE)
-_RUN_KEYS = {"schema": int, "id": str, "uid": str, "name": str, "status": str}
-_JOB_KEYS = {"id": str, "overrides": list, "status": str, "attempt": int, "host": str}
+# What is in run.json and in job.json for sure, whatever came after.
+_OF_A_RUN = {name: RUN[name] for name in ("schema", "id", "uid", "name", "status")}
+_OF_A_JOB = {name: JOB[name] for name in ("id", "overrides", "status", "attempt", "host")}
 _CHECKPOINT = re.compile(r"agent_epoch_\d+\.(safetensors|json|json\.new)")
 _TENSORBOARD = re.compile(r"events\.out\.tfevents\.\d+\.\d{6}")
 _WANDB_LINK = re.compile(r"latest-run|debug(-\w+)?\.log")
@@ -27,15 +26,15 @@ class Contents(NamedTuple):
 
 def contents(folder: Path) -> Contents:
     """What lies in a folder; nothing of it is a run's own where none has begun or been about to."""
-    run, job = read_object(folder / RUN_FILE), read_object(folder / JOB_FILE)
+    run, job = object_in(folder / RUN_FILE), object_in(folder / JOB_FILE)
     names, uid = set(), None
     if _is_signature(folder / LOCK_FILE):
         # What a start writes next: where it is not there, a temporary file for it may be.
         names |= {LOCK_FILE, *(name for name in (CONFIG_FILE, RUN_FILE) if not (folder / name).exists())}
     if is_of_a_run(run):
-        names |= {*_RUN_FILES}
+        names |= {*WRITTEN}
         uid = str(run["uid"])
-    elif _is_of_a_start(folder / CONFIG_FILE):
+    elif is_of_a_start(folder / CONFIG_FILE):
         names.add(CONFIG_FILE)
     if is_of_a_job(job):
         names |= {JOB_FILE, JOB_LOG}
@@ -54,42 +53,29 @@ def contents(folder: Path) -> Contents:
     return Contents(sorted(own, key=lambda file: signs.index(file.name) if file.name in signs else -1), others)
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def object_in(path: Path) -> dict[str, Any]:
     """The JSON object that a file holds; empty where it holds none."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_object(path)
+    except (OSError, FormatError):
         return {}
-    return value if isinstance(value, dict) else {}
 
 
 def is_of_a_run(record: dict[str, Any]) -> bool:
     """Whether this is what a run writes into run.json."""
-    return _has(record, _RUN_KEYS) and record["schema"] == 1 and bool(record["uid"])
+    return misfit(record, _OF_A_RUN) is None and record["schema"] == 1 and bool(record["uid"])
 
 
 def is_of_a_job(record: dict[str, Any]) -> bool:
     """Whether this is what a sweep's job writes into job.json."""
-    return _has(record, _JOB_KEYS)
-
-
-def _has(record: dict[str, Any], keys: dict[str, type]) -> bool:
-    return all(type(record.get(key)) is kind for key, kind in keys.items())
+    return misfit(record, _OF_A_JOB) is None
 
 
 def _is_signature(lock: Path) -> bool:
     """Whether a run's lock is what this is: nobody's, or signed."""
     try:
-        return lock.stat().st_size == 0 or {"pid", "host", "since"} <= read_object(lock).keys()
+        return lock.is_file() and (not lock.stat().st_size or {"pid", "host", "since"} <= object_in(lock).keys())
     except OSError:
-        return False
-
-
-def _is_of_a_start(config: Path) -> bool:
-    try:
-        with open(config, encoding="utf-8") as file:
-            return file.readline() == _CONFIG_HEAD
-    except (OSError, UnicodeDecodeError):
         return False
 
 

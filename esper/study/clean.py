@@ -8,20 +8,9 @@ from pathlib import Path
 
 from esper.errors import RunError
 from esper.files import written_for
-from esper.study.belongings import contents, is_of_a_job, is_of_a_run, read_object
-from esper.study.folders import (
-    JOB_FILE,
-    JOB_LOG,
-    LOCK_FILE,
-    RUN_FILE,
-    SWEEP_FILE,
-    SWEEP_LOCK,
-    is_attempt,
-    is_held,
-    is_locked,
-    place,
-    walk,
-)
+from esper.files.records import JOB_FILE, JOB_LOG, LOCK_FILE, RUN_FILE, SWEEP_FILE, SWEEP_LOCK
+from esper.study.belongings import contents, is_of_a_job, is_of_a_run, object_in
+from esper.study.folders import is_attempt, is_held, is_locked, place, walk
 from esper.study.index import read_index, settled_row
 from esper.study.rows import Row
 
@@ -121,7 +110,7 @@ def as_clutter(folder: Path, finished: bool = False) -> Clutter:
 
 def is_known(folder: Path) -> bool:
     """Whether a run or a sweep's job has this folder, by what its run.json or job.json holds."""
-    return is_of_a_run(read_object(folder / RUN_FILE)) or is_of_a_job(read_object(folder / JOB_FILE))
+    return is_of_a_run(object_in(folder / RUN_FILE)) or is_of_a_job(object_in(folder / JOB_FILE))
 
 
 def is_lost(folder: Path, row: Row) -> bool:
@@ -153,7 +142,7 @@ def _drop_empty(folders: set[Path]) -> None:
 def _drop_sweep(folder: Path) -> None:
     """What is left of a sweep without any job."""
     left = {file.name for file in folder.iterdir()}
-    is_of_a_sweep = "jobs" in read_object(folder / SWEEP_FILE)
+    is_of_a_sweep = "jobs" in object_in(folder / SWEEP_FILE)
     if is_of_a_sweep and left <= {SWEEP_FILE, SWEEP_LOCK} and not is_locked(folder / SWEEP_LOCK):
         for name in left:
             (folder / name).unlink(missing_ok=True)

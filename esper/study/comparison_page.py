@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from esper.config.checks import spelled
-from esper.errors import RunError
+from esper.errors import CheckpointError, RunError
+from esper.files.records import REPORT_FILE
 from esper.nissa.page import render_page, write_page
-from esper.nissa.report import REPORT_FILE
 from esper.nissa.statistics import Interval
 from esper.nissa.text import compact, duration
 from esper.study import comparison_figures as figures
@@ -25,12 +25,13 @@ def write_comparison(comparison: Comparison, path: Path | None = None) -> Path:
     Raises RunError where it cannot be written.
     """
     path = path or default_path(comparison)
+    elsewhere = "another place: --page FILE"
+    if not path.parent.is_dir():
+        raise RunError(f"{path}: there is no such folder\n  {elsewhere}")
     try:
         write_page(path, render(comparison, path.parent))
-    except OSError as error:
-        raise RunError(
-            f"{path}: cannot be written ({error.strerror or error})\n  another place: --page FILE"
-        ) from error
+    except CheckpointError as error:
+        raise RunError(f"{error}\n  {elsewhere}") from error
     return path
 
 
@@ -38,7 +39,7 @@ def default_path(comparison: Comparison) -> Path:
     """In the folder that all runs have in common; the same runs always give the same name."""
     folders = [run.folder for side in comparison.sides for run in side.runs]
     names = "\n".join(sorted(str(folder.resolve()) for folder in folders))
-    digest = hashlib.sha256(names.encode()).hexdigest()[:8]
+    digest = hashlib.sha256(os.fsencode(names)).hexdigest()[:8]
     return Path(os.path.commonpath([folder.parent for folder in folders])) / f"compare_{digest}.html"
 
 

@@ -4,12 +4,12 @@ import time
 from collections.abc import Iterator, Sequence
 
 from esper.checkpoint.plain import fingerprint
-from esper.config.checks import in_short
 from esper.config.composing import to_plain
 from esper.config.root import RunSchema
 from esper.config.suite import GrowthSuite, HostSuite, SuiteSchema
 from esper.engine.growth import Growth
 from esper.errors import EngineError, EsperError
+from esper.printing import in_short
 from esper.study.evaluations import Evaluations, Measured
 from esper.study.measuring import Samples, check_finite, grow, score_hosts
 from esper.study.stored import Stored

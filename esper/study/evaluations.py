@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Any
 
 from esper import __version__
-from esper.errors import EsperError
+from esper.errors import EsperError, FormatError
+from esper.files import misfit, parse_json
 
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 30.0
@@ -68,6 +69,15 @@ CREATE TABLE samples (
 """
 
 
+_ROW = {
+    **dict.fromkeys(("id", "version", "suite", "evaluation", "seed", "epoch", "members"), int),
+    **dict.fromkeys(("sha256", "tensors_sha256", "policy", "task", "config", "uid", "path", "name", "content"), str),
+    **dict.fromkeys(("added_at", "ended_at", "status", "esper", "metric"), str),
+    **dict.fromkeys(("wall_s", "mean"), float),
+    "error": (str, None),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """What came of one seed.
@@ -93,6 +103,8 @@ class Evaluations:
             raise EsperError(f"{path}: there is no such database\n  esper evaluate RUN --db {path} makes one")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists() and not self.path.is_file():  # SQLite would wait for what a FIFO has to say
+                raise OSError("it is no file")
             self._base = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
         except (OSError, sqlite3.Error) as error:
             raise EsperError(f"{path}: cannot be opened ({error})\n  expected a file that can be written to") from error
@@ -134,7 +146,7 @@ class Evaluations:
 
     def statuses(self, version_sha256: str, suite_sha256: str) -> dict[int, str]:
         """seed -> "finished" or "failed", of every evaluation of this version by this suite."""
-        found = self._base.execute(
+        found = self._rows(
             "SELECT seed, status FROM evaluations JOIN versions ON versions.id = version"
             " JOIN suites ON suites.id = suite WHERE versions.sha256 = ? AND suites.sha256 = ?",
             (version_sha256, suite_sha256),
@@ -169,22 +181,23 @@ class Evaluations:
 
     def versions(self) -> list[dict[str, Any]]:
         """Every version, in the order of their adding, with its "sources": uid, epoch and path of the runs it is of."""
-        rows = self._base.execute("SELECT * FROM versions ORDER BY id").fetchall()
+        rows = self._rows("SELECT * FROM versions ORDER BY id")
         sources: dict[int, list[dict[str, Any]]] = {row["id"]: [] for row in rows}
-        for row in self._base.execute("SELECT * FROM sources ORDER BY version, epoch, path"):
-            sources[row["version"]].append({key: row[key] for key in ("uid", "epoch", "path")})
-        return [dict(row) | {"config": json.loads(row["config"]), "sources": sources[row["id"]]} for row in rows]
+        for row in self._rows("SELECT * FROM sources ORDER BY version, epoch, path"):
+            if row["version"] in sources:
+                sources[row["version"]].append({key: row[key] for key in ("uid", "epoch", "path")})
+        return [row | {"config": self._config(row), "sources": sources[row["id"]]} for row in rows]
 
     def suites(self) -> list[dict[str, Any]]:
         """Every suite, in the order of their adding."""
-        return [dict(row) for row in self._base.execute("SELECT * FROM suites ORDER BY id")]
+        return self._rows("SELECT * FROM suites ORDER BY id")
 
     def evaluations(self, versions: Iterable[int], suites: Iterable[int]) -> list[dict[str, Any]]:
         """Every evaluation of these versions by these suites, by seed; "metrics": the mean over members of each."""
         where = f"version IN ({_listed(versions)}) AND suite IN ({_listed(suites)})"
-        found = self._base.execute(f"SELECT * FROM evaluations WHERE {where} ORDER BY version, suite, seed")
-        rows = {row["id"]: dict(row) | {"metrics": {}, "members": 0} for row in found}
-        means = self._base.execute(
+        found = self._rows(f"SELECT * FROM evaluations WHERE {where} ORDER BY version, suite, seed")
+        rows = {row["id"]: row | {"metrics": {}, "members": 0} for row in found}
+        means = self._rows(
             "SELECT evaluation, metric, avg(value) AS mean, count(*) AS members FROM samples JOIN evaluations ON id ="
             f" evaluation WHERE {where} GROUP BY evaluation, metric"
         )
@@ -231,6 +244,27 @@ class Evaluations:
             )
         return not is_empty
 
+    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """Rows whose columns are of the types that their tables say: SQLite checks none of what is there already."""
+        with self._answered():
+            rows = [dict(row) for row in self._base.execute(query, values)]
+        for row in rows:
+            if problem := misfit(row, _ROW, ()):
+                raise EsperError(f"{self.path}: it is damaged: {problem}\n  choose another file with --db")
+        return rows
+
+    def _config(self, version: dict[str, Any]) -> dict[str, Any]:
+        try:
+            config = parse_json(version["config"].encode())
+            if problem := misfit(config, {"task": {"name": str}}):
+                raise FormatError(problem)
+        except FormatError as error:
+            raise EsperError(
+                f"{self.path}: it is damaged: the configuration of version {version['sha256'][:8]}: {error}\n"
+                "  choose another file with --db"
+            ) from error
+        return dict(config)
+
     def _pragma(self, name: str) -> int:
         return int(self._base.execute(f"PRAGMA {name}").fetchone()[0])
 
@@ -250,7 +284,7 @@ class Evaluations:
     def _answered(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.Error, OverflowError) as error:
             raise EsperError(
                 f"{self.path}: {error}\n  what was written earlier is intact; expected an SQLite database of esper's"
             ) from error

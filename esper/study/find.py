@@ -4,9 +4,11 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from esper.config.checks import did_you_mean
+from esper.checks import did_you_mean
 from esper.errors import RunError
-from esper.study.folders import JOB_LOG, ROOT, RUN_FILE, is_run, place, walk
+from esper.files.marks import holds_run
+from esper.files.records import JOB_LOG, RUN_FILE
+from esper.study.folders import ROOT, place, walk
 
 _MOST_NAMED = 3
 _EXPECTED = f"expected the folder of a run, such as {ROOT}/NAME/ID"
@@ -18,13 +20,13 @@ def find_run(text: str, root: Path | str = ROOT) -> Path:
     Raises RunError where there is none, or more than one.
     """
     check_named(text, root)
-    if is_run(Path(text)):
+    if holds_run(Path(text)):
         return Path(text)
     found = _within(text, root)
     if len(found) > 1:
         raise RunError(f"{text}: {len(found)} runs lie there: {_named(map(str, found))}\n  expected one of them")
     folder = found[0] if found else _by_part(text, Path(root))
-    if not is_run(folder):
+    if not holds_run(folder):
         from esper.study.index import settled_row
 
         row = settled_row(folder)
@@ -36,7 +38,7 @@ def find_run(text: str, root: Path | str = ROOT) -> Path:
 def find_folders(text: str, root: Path | str = ROOT) -> list[Path]:
     """All runs that `text` means, a folder's all together, and jobs that did not become runs. Raises RunError."""
     check_named(text, root)
-    if is_run(Path(text)):
+    if holds_run(Path(text)):
         return [Path(text)]
     return _within(text, root) or [_by_part(text, Path(root))]
 
@@ -45,7 +47,7 @@ def check_named(text: str, root: Path | str) -> None:
     """Raises RunError on what names no run but whatever there is: an empty text, the root, or a folder around it."""
     if not text.strip():
         raise RunError(f"{text!r}: an empty name means no run\n  {_EXPECTED}")
-    if not is_run(Path(text)) and Path(root).resolve().is_relative_to(Path(text).resolve()):
+    if not holds_run(Path(text)) and Path(root).resolve().is_relative_to(Path(text).resolve()):
         raise RunError(f"{text}: all runs lie there\n  {_EXPECTED}, or a folder below {root}")
 
 

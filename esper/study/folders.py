@@ -1,5 +1,6 @@
 """Where runs lie: every run folder below a root, and whether a process has one."""
 
+import errno
 import fcntl
 import os
 import re
@@ -7,16 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from esper.errors import RunError
+from esper.files import open_to_read
+from esper.files.records import JOB_FILE, JOB_LOG, LOCK_FILE, RUN_FILE, SWEEP_FILE
 
-# As esper.rundir, esper.checkpoint.run_lock and esper.sweep write them; importing those would bring torch and Hydra.
-RUN_FILE = "run.json"
-CONFIG_FILE = "config.yaml"
-LOCK_FILE = "run.lock"
-SWEEP_FILE = "sweep.json"
-SWEEP_LOCK = "sweep.lock"
-JOB_FILE = "job.json"
-JOB_LOG = "job.log"
 ROOT = "outputs"
+_OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _OF_A_RUN = ("checkpoints", "tensorboard", "wandb")  # folders that a run has itself
 _ATTEMPT = re.compile(r"[0-9a-f]{6,}\.[1-9][0-9]*")
 
@@ -40,16 +36,12 @@ class Found(NamedTuple):
     jobs: dict[str, Stamp]  # folders of a sweep's jobs that have not become runs
     unborn: list[str]  # other folders that a run has claimed and not begun in
     sweeps: list[str]  # folders of sweeps
+    unread: list[str]  # folders that could not be looked into, and why
 
 
 def is_attempt(run: str) -> bool:
     """Whether a sweep has put this folder aside, as JOB.1, because another attempt was to take its place."""
     return bool(_ATTEMPT.fullmatch(run.rpartition("/")[2]))
-
-
-def is_run(folder: Path) -> bool:
-    """Whether a run has begun in this folder: run.json says so, or a checkpoint where that was lost."""
-    return (folder / RUN_FILE).is_file() or any(folder.glob("checkpoints/agent_epoch_*.json"))
 
 
 def place(root: Path | str, run: str) -> str:
@@ -64,14 +56,19 @@ def walk(root: Path) -> Found:
     """
     if not root.is_dir():
         raise RunError(f"{root}: there is no such folder\n  expected the folder that runs are written to (--root)")
-    found = Found({}, {}, [], [])
+    found = Found({}, {}, [], [], [])
     pending = ["."]
     while pending:
         relative = pending.pop()
         folder = place(root, relative)
         try:
             entries = {entry.name: entry for entry in os.scandir(folder)}
-        except OSError:  # removed since, or none of ours
+        except (FileNotFoundError, NotADirectoryError):  # removed since
+            continue
+        except OSError as error:
+            if error.errno in _OUT_OF or (not found.runs and relative == "."):
+                raise RunError(f"{folder}: cannot be looked into: {error.strerror}\n  {_mended(error)}") from error
+            found.unread.append(f"{folder}: left out: {error.strerror}")
             continue
         is_run = _note(found.runs, relative, folder, RUN_FILE) if RUN_FILE in entries else False
         if SWEEP_FILE in entries:
@@ -86,8 +83,14 @@ def walk(root: Path) -> Found:
     return found
 
 
+def _mended(error: OSError) -> str:
+    if error.errno == errno.EMFILE:
+        return "this process may open too few files; to see how many: ulimit -n"
+    return "expected a folder that can be read"
+
+
 def _note(stamps: dict[str, Stamp], relative: str, folder: str, file: str) -> bool:
-    """Whether the file is still there."""
+    """Whether the file, or what else has its name, is still there."""
     try:
         stamps[relative] = Stamp.of(os.stat(f"{folder}/{file}"))
     except OSError:
@@ -103,15 +106,11 @@ def is_held(folder: Path | str) -> bool:
 def is_locked(path: Path | str) -> bool:
     """Whether a process has a lock on this file; one that cannot be asked counts as held."""
     try:
-        lock = os.open(path, os.O_RDONLY)
+        with open_to_read(path) as lock:
+            # Shared: those who ask do not take each other for its holder.
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except OSError:
         return True
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: those who ask do not take each other for its holder
-    except OSError:
-        return True
-    finally:
-        os.close(lock)
     return False

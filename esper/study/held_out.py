@@ -10,8 +10,8 @@ from esper.config.composing import from_plain, read_config
 from esper.config.root import RunSchema
 from esper.engine.environment import episode_seed
 from esper.errors import ConfigError, EsperError
+from esper.files.records import CONFIG_FILE, RUN_FILE
 from esper.learning import VALIDATION_SEED
-from esper.rundir import CONFIG_FILE, RUN_FILE
 from esper.simic.iql_settings import IQLPolicyConfig
 from esper.simic.learned_settings import LearnedPolicySettings
 

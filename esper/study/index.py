@@ -12,8 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from esper.study.folders import RUN_FILE, Stamp, is_held, place, walk
-from esper.study.rows import COLUMNS, Row, read_job_row, read_row
+from esper.files import check_own, misfit
+from esper.files.records import RUN_FILE
+from esper.study.folders import Stamp, is_held, place, walk
+from esper.study.rows import COLUMNS, ROW, Row, read_job_row, read_row
 
 INDEX_FILE = "index.sqlite"
 VERSION = 1
@@ -23,6 +25,8 @@ BUSY_TIMEOUT_S = 5.0
 SETTLED_NS = 2 * 10**9
 UNDER_WAY = ("queued", "running")
 _STAMP = ("mtime_ns", "size", "inode")
+_COLUMNS = [*(f"{name} INTEGER" for name in _STAMP), *(f'"{name}" {kind}' for name, (kind, _) in COLUMNS.items())]
+_TABLE = f"CREATE TABLE runs ({', '.join(_COLUMNS)})"  # as SQLite keeps it, too
 _NEVER = Stamp(0, 0, 0)
 
 Known = dict[str, tuple[Stamp, Row]]
@@ -53,13 +57,14 @@ def read_index(root: Path) -> Index:
                 fresh[run] = _read(root, run)
         cache.write(fresh, known.keys() - found.keys())
     rows = [(fresh.get(run) or known[run])[1] for run in found]
+    notes = cache.notes + met.unread
     # Jobs that went wrong before they were runs are few, and not in the cache. One that finished is of no run of ours.
     rows += [row for job in met.jobs if (row := read_job_row(root, job)[0])["status"] != "finished"]
     for row in rows:
         row["path"] = place(root, row["run"])
         if row["status"] in UNDER_WAY:
             row |= settled_row(Path(row["path"])) | {"run": row["run"]}
-    return Index(rows, cache.notes)
+    return Index(rows, notes)
 
 
 def _read(root: Path, run: str) -> tuple[Stamp, Row]:
@@ -92,7 +97,7 @@ class _Cache:
         self._database: sqlite3.Connection | None = None
         try:
             self._open()
-        except (sqlite3.DatabaseError, _OtherVersionError) as error:
+        except (OSError, sqlite3.DatabaseError, _OtherVersionError, _ForeignError) as error:
             self._mend(error)
 
     def read(self) -> Known:
@@ -100,9 +105,12 @@ class _Cache:
         try:
             if self._database is None:
                 return {}
-            names = list(COLUMNS)
-            rows = self._database.execute(f"SELECT {_quoted((*_STAMP, *names))} FROM runs")
-            return {values[3]: (Stamp(*values[:3]), dict(zip(names, values[3:], strict=True))) for values in rows}
+            names, known = list(COLUMNS), {}
+            for values in self._database.execute(f"SELECT {_quoted((*_STAMP, *names))} FROM runs"):
+                row = dict(zip(names, values[3:], strict=True))
+                if misfit(list(values[:3]), [int]) is None and misfit(row, ROW) is None:  # else it is read anew
+                    known[row["run"]] = (Stamp(*values[:3]), row)
+            return known
         except sqlite3.DatabaseError as error:
             self._mend(error)
         return {}
@@ -129,18 +137,22 @@ class _Cache:
             self._database = None
 
     def _open(self) -> None:
+        check_own(self.path)
         self._database = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
-        version = self._database.execute("PRAGMA user_version").fetchone()[0]
-        if version == VERSION:
+        with self._database:
+            self._database.execute("BEGIN")  # of one moment: another process may be making it
+            version = self._database.execute("PRAGMA user_version").fetchone()[0]
+            made = [sql for (sql,) in self._database.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
+        if made and not any(str(sql).startswith(_TABLE[: _TABLE.index(" INTEGER")]) for sql in made):
+            raise _ForeignError("it is another program's database")
+        if version == VERSION and made == [_TABLE]:
             return
+        if made or version:
+            raise _OtherVersionError(f"it is of version {version}, or its tables are others")
         with self._database:
             self._database.execute("BEGIN IMMEDIATE")  # of all that find no table, one makes it
-            version = self._database.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, VERSION):
-                raise _OtherVersionError(f"it is of version {version}, and this is {VERSION}")
-            stamps = ", ".join(f"{name} INTEGER" for name in _STAMP)
-            columns = ", ".join(f'"{name}" {kind}' for name, (kind, _) in COLUMNS.items())
-            self._database.execute(f"CREATE TABLE IF NOT EXISTS runs ({stamps}, {columns})")
+            if not self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                self._database.execute(_TABLE)
             self._database.execute(f"PRAGMA user_version = {VERSION}")
         with contextlib.suppress(sqlite3.OperationalError):  # another does it
             self._database.execute("PRAGMA journal_mode = WAL")  # those who read do not wait for the one that writes
@@ -149,9 +161,11 @@ class _Cache:
         """Start over with an empty cache where this one is damaged; do without where the place is at fault."""
         self.close()
         # A folder that cannot be written to, a file system without locks, a full disk: no other file would fare better.
-        if isinstance(reason, sqlite3.OperationalError) and reason.sqlite_errorcode != sqlite3.SQLITE_ERROR:
-            self._give_up(reason)
-            return
+        if isinstance(reason, _ForeignError):
+            return self._give_up(reason)
+        code = getattr(reason, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # text that is no UTF-8 comes without
+        if isinstance(reason, OSError | sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
+            return self._give_up(reason)
         try:
             for suffix in ("-wal", "-shm", ""):
                 with contextlib.suppress(FileNotFoundError):
@@ -169,6 +183,10 @@ class _Cache:
 
 class _OtherVersionError(Exception):
     """The cache was written by another version of esper."""
+
+
+class _ForeignError(Exception):
+    """What has the cache's name is none, and stays."""
 
 
 def _quoted(names: Iterable[str]) -> str:

@@ -1,6 +1,5 @@
 """The table of runs: on a terminal as much of it as fits, in a file or a pipe all of it."""
 
-import json
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,11 +10,14 @@ from typing import Any
 
 from rich.cells import cell_len
 from rich.table import Table as RichTable
-from rich.text import Text
 
 from esper.config.checks import spelled
+from esper.errors import FormatError
+from esper.files import read_object
+from esper.files.records import SWEEP, SWEEP_FILE
 from esper.nissa.text import clock, compact, signed
-from esper.study.folders import SWEEP_FILE, is_attempt
+from esper.printing.tables import Text
+from esper.study.folders import is_attempt
 from esper.study.index import UNDER_WAY
 from esper.study.query import Table
 from esper.study.rows import Row
@@ -89,7 +91,7 @@ def reasons(rows: Sequence[Row]) -> list[Text]:
 def _reason(folder: Path, rows: Sequence[Row]) -> Text:
     """Of one run, or of the jobs of one sweep; folder: of the run, or of the sweep."""
     first = next((row for row in rows if row["error"]), rows[0])
-    is_sweep = str(folder) != first["path"]
+    is_sweep = folder != Path(first["path"])
     name, why = first["run"], " ".join((first["error"] or first["status"]).split())
     if len(rows) > 1:
         name, why = str(Path(name).parent), counts(rows) + (f", one of them: {why}" if first["error"] else "")
@@ -105,9 +107,9 @@ def _reason(folder: Path, rows: Sequence[Row]) -> Text:
 def _command(sweep: Path, has_failed: bool) -> str:
     """What goes on with a sweep."""
     try:
-        given = json.loads((sweep / SWEEP_FILE).read_text(encoding="utf-8"))["arguments"]
-        arguments = [str(argument) for argument in given if not str(argument).startswith("rerun=")]
-    except (OSError, ValueError, KeyError, TypeError):
+        given = read_object(sweep / SWEEP_FILE, SWEEP, {"arguments"})["arguments"]
+        arguments = [argument for argument in given if not argument.startswith("rerun=")]
+    except (OSError, FormatError):
         return "the sweep's command again" + (", with rerun=failed" if has_failed else "")
     return shlex.join(["python", "-m", "esper.run", *arguments, *(["rerun=failed"] if has_failed else [])])
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from esper.config.checks import did_you_mean
+from esper.checks import did_you_mean
 from esper.errors import ConfigError
 
 

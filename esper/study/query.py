@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from esper.config.checks import did_you_mean, flat
-from esper.errors import ConfigError, RunError
-from esper.study.folders import CONFIG_FILE
+from esper.checks import did_you_mean
+from esper.config.checks import flat
+from esper.errors import ConfigError, FormatError, RunError
+from esper.files import read_yaml
+from esper.files.records import CONFIG_FILE
 from esper.study.rows import COLUMNS, STATUSES, Row
 
 DERIVED = {"age": "seconds since it first began; a condition may say 30m, 12h, 7d", "path": "its folder"}
@@ -123,12 +125,9 @@ class Table:
 
 def read_config_file(folder: Path) -> dict[str, Any]:
     """A run's configuration as plain values; empty where there is none that can be read."""
-    import yaml
-
     try:
-        with open(folder / CONFIG_FILE, encoding="utf-8") as file:
-            config = yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError):
+        config = read_yaml(folder / CONFIG_FILE)
+    except (OSError, FormatError):
         return {}
     return config if isinstance(config, dict) else {}
 

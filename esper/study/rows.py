@@ -1,6 +1,5 @@
 """A run as one flat row: what run.json says of it, its accuracies as means over members."""
 
-import json
 import math
 import os
 import re
@@ -8,7 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from esper.study.folders import CONFIG_FILE, JOB_FILE, RUN_FILE, Stamp, place
+from esper.errors import FormatError
+from esper.files import fitting, misfit, open_to_read, parse_json, read_all, read_bytes
+from esper.files.reading import MOST_LINE_BYTES, MOST_YAML_BYTES
+from esper.files.records import CONFIG_FILE, EPOCH, JOB, JOB_FILE, METRICS_FILE, RUN, RUN_FILE
+from esper.files.shapes import Among, Moment
+from esper.study.folders import Stamp, place
 
 Row = dict[str, Any]
 
@@ -52,6 +56,13 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "error": ("TEXT", "why it failed"),
     "overrides": ("TEXT", "as given on the command line"),
 }
+_KINDS = {"TEXT": str, "INTEGER": int, "REAL": float}
+ROW: dict[str, Any] = {name: (_KINDS[kind.split()[0]], None) for name, (kind, _) in COLUMNS.items()}
+ROW |= {
+    "run": str,
+    "status": Among(*STATUSES),
+    **dict.fromkeys(("started_at", "finished_at", "heartbeat_at"), Moment()),
+}
 _COPIED = [
     *("id", "uid", "name", "sweep", "status", "seed", "epoch", "max_epochs", "update", "max_updates"),
     *("started_at", "finished_at", "heartbeat_at", "wall_s", "pid", "error"),
@@ -61,49 +72,56 @@ _TAIL_BYTES = 1 << 16
 
 
 def read_row(root: Path | str, run: str) -> tuple[Row, Stamp | None]:
-    """The row of this run, and the stamp of the run.json that it was read from (None where there is none any more)."""
+    """The row of this run, and the stamp of the run.json that it was read from (None where there is none any more).
+
+    One whose run.json is not what it should be is unreadable; `error` says why, and what is sound is there.
+    """
     folder, row = place(root, run), _empty(root, run)
-    record, stamp, row["error"] = _read(f"{folder}/{RUN_FILE}")
-    if row["error"]:
-        return row, stamp
-    row |= {key: _plain(record.get(key)) for key in _COPIED}
-    row |= {"machine": _plain(record.get("host")), "version": _part(record, "versions").get("esper")}
-    row["overrides"] = " ".join(map(str, record.get("overrides") or []))
-    groups = chosen_groups(folder, _part(record, "options"))
-    row |= {group: _plain(groups.get(group)) for group in _GROUPS}
-    row |= _figures(_part(record, "summary")) or _latest(folder)
-    return row, stamp
+    record, stamp, problem = _read(f"{folder}/{RUN_FILE}", RUN)
+    row |= {key: record[key] for key in _COPIED if key in record}
+    row |= {"machine": record.get("host"), "version": _part(record, "versions").get("esper")}
+    row["overrides"] = " ".join(record.get("overrides") or [])
+    if record:
+        groups = chosen_groups(folder, _part(record, "options"))
+        row |= {group: groups.get(group) for group in _GROUPS}
+        row |= _figures(_part(record, "summary")) or _latest(folder)
+    return _marked(row, problem), stamp
 
 
 def read_job_row(root: Path | str, job: str) -> tuple[Row, Stamp | None]:
     """As `read_row`, of a sweep's job that has not become a run, by its job.json."""
     row = _empty(root, job)
-    record, stamp, row["error"] = _read(f"{place(root, job)}/{JOB_FILE}")
-    if row["error"]:
-        return row, stamp
-    row |= {key: _plain(record.get(key)) for key in ("status", "started_at", "finished_at", "pid", "error")}
-    row |= {"wall_s": _plain(record.get("seconds")), "machine": _plain(record.get("host"))}
+    record, stamp, problem = _read(f"{place(root, job)}/{JOB_FILE}", JOB)
+    row |= {key: record[key] for key in ("status", "started_at", "finished_at", "pid", "error") if key in record}
+    row |= {"wall_s": record.get("seconds"), "machine": record.get("host")}
     row["sweep"] = os.path.basename(os.path.dirname(place(root, job))).removeprefix("sweep-")
-    row["overrides"] = " ".join(map(str, record.get("overrides") or []))
-    return row, stamp
+    row["overrides"] = " ".join(record.get("overrides") or [])
+    return _marked(row, problem), stamp
+
+
+def _marked(row: Row, problem: str | None) -> Row:
+    return row | {"status": "unreadable", "error": problem} if problem else row
 
 
 def _empty(root: Path | str, run: str) -> Row:
     return dict.fromkeys(COLUMNS) | {"run": run, "id": os.path.basename(place(root, run)), "status": "unreadable"}
 
 
-def _read(path: str) -> tuple[dict[str, Any], Stamp | None, str | None]:
-    """What the file holds, its stamp, and why it cannot be read."""
-    stamp = None
+def _read(path: str, shape: dict[str, Any]) -> tuple[dict[str, Any], Stamp | None, str | None]:
+    """What the file holds that is as it should be, its stamp, and what is not."""
+    stamp, name = None, os.path.basename(path)
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open_to_read(path) as file:
             stamp = Stamp.of(os.fstat(file.fileno()))
-            record = json.loads(file.read())
-        if not isinstance(record, dict):
-            raise ValueError("it holds no object")
-    except (OSError, ValueError, RecursionError) as error:
-        return {}, stamp, f"{os.path.basename(path)} cannot be read: {error}"
-    return record, stamp, None
+            value = parse_json(read_all(file))
+        if not isinstance(value, dict):
+            raise FormatError("it holds no object")
+    except (OSError, FormatError) as error:
+        return {}, stamp, f"{name} cannot be read: {getattr(error, 'strerror', None) or error}"
+    record, problems = fitting(value, shape)
+    if "status" not in value:
+        problems.append("there is no 'status'")
+    return record, stamp, f"{name}: {problems[0]}" if problems else None
 
 
 def mean(values: Iterable[Any]) -> float | None:
@@ -119,7 +137,7 @@ def _figures(summary: dict[str, Any]) -> Row:
     grown, twin = _part(summary, "grown"), _part(summary, "twin")
     difference, seeds = _part(_part(summary, "difference"), "test_accuracy"), _part(summary, "seeds")
     names = ("test_accuracy", "val_accuracy", "test_bits_per_byte", "parameters", "flops_per_sample")
-    return {name: mean(grown.get(name) or []) for name in names} | {
+    return {name: mean(grown.get(name) or ()) for name in names} | {
         "members": len(grown.get("parameters") or []),
         "twin_test_accuracy": mean(twin.get("test_accuracy") or []),
         "gain": difference.get("mean"),
@@ -132,27 +150,29 @@ def _figures(summary: dict[str, Any]) -> Row:
 def _latest(folder: str) -> Row:
     """What the last line of metrics.jsonl says, as long as there is no summary."""
     try:
-        members = json.loads(_last_line(f"{folder}/metrics.jsonl"))["members"]
-        grown = [member for member in members if not member["is_twin"]]
-        return {
-            "members": len(grown),
-            "val_accuracy": mean(member["val_accuracy"] for member in grown),
-            "parameters": mean(member["parameter_count"] for member in grown),
-            "flops_per_sample": mean(member["flops_per_sample"] for member in grown),
-        }
-    except (OSError, ValueError, KeyError, TypeError):
+        record = parse_json(_last_line(f"{folder}/{METRICS_FILE}"))
+    except (OSError, FormatError):
         return {}
+    if misfit(record, EPOCH, {"members", "is_twin"}):
+        return {}
+    grown = [member for member in record["members"] if not member["is_twin"]]
+    return {
+        "members": len(grown),
+        "val_accuracy": mean(member.get("val_accuracy") for member in grown),
+        "parameters": mean(member.get("parameter_count") for member in grown),
+        "flops_per_sample": mean(member.get("flops_per_sample") for member in grown),
+    }
 
 
 def _last_line(path: str) -> bytes:
     """The last line that was written whole."""
-    with open(path, "rb") as file:
+    with open_to_read(path) as file:
         end = file.seek(0, 2)
         back = _TAIL_BYTES
         while True:
             file.seek(max(end - back, 0))
-            lines = file.read(min(back, end)).split(b"\n")[:-1]
-            if len(lines) > 1 or back >= end:
+            lines = read_all(file, back + MOST_LINE_BYTES).split(b"\n")[:-1]
+            if len(lines) > 1 or back >= min(end, MOST_LINE_BYTES):
                 return lines[-1] if lines else b""
             back *= 4
 
@@ -163,8 +183,8 @@ def chosen_groups(folder: Path | str, options: dict[str, Any]) -> dict[str, Any]
     if not missing:
         return options
     try:
-        config = Path(folder, CONFIG_FILE).read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        config = read_bytes(Path(folder, CONFIG_FILE), MOST_YAML_BYTES).decode(errors="replace")
+    except (OSError, FormatError):
         return options
     names = {group: re.search(rf"^{group}:\n(?: .*\n)*?  name: (.+)$", config, re.MULTILINE) for group in missing}
     return options | {group: name[1].strip("'\"") for group, name in names.items() if name}
@@ -173,12 +193,3 @@ def chosen_groups(folder: Path | str, options: dict[str, Any]) -> dict[str, Any]
 def _part(record: dict[str, Any], key: str) -> dict[str, Any]:
     value = record.get(key)
     return value if isinstance(value, dict) else {}
-
-
-def _plain(value: Any) -> Any:
-    """What SQLite can hold as it is."""
-    if isinstance(value, str):
-        return value if value.isascii() else value.encode("utf-8", "replace").decode()
-    if isinstance(value, int) and abs(value) >= 1 << 63:
-        return str(value)
-    return value if value is None or isinstance(value, int | float) else str(value)

@@ -1,6 +1,5 @@
 """What is compared: runs that differ in nothing but their seeds are one side."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,10 +10,12 @@ import numpy as np
 
 from esper.config.checks import flat, spelled
 from esper.config.store import VOLATILE
-from esper.errors import RunError
+from esper.errors import FormatError, RunError
+from esper.files import read_object
+from esper.files.records import RUN_FILE, SWEEP, SWEEP_FILE
 from esper.nissa.history import RunHistory, read_run
 from esper.study.find import check_named, find_run
-from esper.study.folders import ROOT, RUN_FILE, SWEEP_FILE, is_attempt, place, walk
+from esper.study.folders import ROOT, is_attempt, place, walk
 from esper.study.query import read_config_file
 from esper.study.rows import chosen_groups
 
@@ -40,7 +41,8 @@ class Member:
 
     @property
     def seed(self) -> int:
-        return int(self.config.get("seed") or self.history.run.get("seed") or 0)
+        given = (self.config.get("seed"), self.history.run.get("seed"))
+        return next((seed for seed in given if type(seed) is int), 0)
 
     @property
     def hosts(self) -> list[int]:
@@ -196,8 +198,8 @@ def _folders(argument: str, root: Path) -> list[Path]:
 def _jobs(sweep: Path) -> list[str]:
     """The names of a sweep's jobs, in the order in which they were asked for."""
     try:
-        return list(json.loads((sweep / SWEEP_FILE).read_text(encoding="utf-8"))["jobs"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return list(read_object(sweep / SWEEP_FILE, SWEEP, {"jobs"})["jobs"])
+    except (OSError, FormatError):
         return []
 
 

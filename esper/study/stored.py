@@ -1,31 +1,31 @@
 """What runs have stored, ready to be evaluated: RUN@latest, RUN@best:METRIC or RUN@epoch-12; SWEEP in place of RUN."""
 
-import json
 import re
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from esper.build import DEFAULT_THREADS, Grown, build_growth, check_precision, pick_device
-from esper.checkpoint import Checkpoint, CheckpointManager
+from esper.checkpoint import Checkpoint, CheckpointManager, restoring
 from esper.checkpoint.bundle import bundle_paths, read_sidecar
 from esper.checkpoint.plain import fingerprint
-from esper.config.checks import did_you_mean
+from esper.checks import did_you_mean
 from esper.config.composing import from_plain, to_plain
 from esper.config.explain import explain
 from esper.config.root import RunSchema
 from esper.config.store import VOLATILE
 from esper.config.suite import GrowthSuite
 from esper.engine.growth import Growth
-from esper.errors import CheckpointError, ConfigError, RunError
+from esper.errors import CheckpointError, ConfigError, FormatError, RunError
+from esper.files import fitting, parse_yaml, read_object
+from esper.files.records import RUN, RUN_FILE
 from esper.learning import AGENTS, build_policy, learned_part
 from esper.leyline import Controller
-from esper.rundir import RUN_FILE
+from esper.printing import say
+from esper.records import CHECKPOINT
 from esper.simic.controller import LearnedController
 from esper.simic.iql import IQL
 from esper.simic.iql_controller import IQLController
@@ -76,29 +76,34 @@ class Stored:
             case LearnedPolicySettings() as settings:
                 encoder, layout = grown.encoder(), grown.layout(settings.blends)
                 learner = AGENTS[settings.name].for_growth(encoder.names, layout, settings, seed=config.seed)
-                learner.load_state(*learned_part(self.checkpoint, "learner"), policy_only=True)
+                with restoring(self.checkpoint, CHECKPOINT):
+                    learner.load_state(*learned_part(self.checkpoint, "learner"), policy_only=True)
                 return LearnedController(learner, encoder, layout, settings.deterministic, config.seed)
             case IQLPolicyConfig() as settings:
-                return IQLController(IQL.from_state(*learned_part(self.checkpoint, "model")), grown.catalogue, settings)
+                with restoring(self.checkpoint, CHECKPOINT):
+                    model = IQL.from_state(*learned_part(self.checkpoint, "model"))
+                return IQLController(model, grown.catalogue, settings)
         return build_policy(config, grown)[0]
 
     def hosts(self) -> Growth:
         """The run's population as it was stored. Raises EsperError where nothing has been trained yet."""
-        if not self.checkpoint.state["growth"]["epoch"]:
-            raise RunError(
-                f"{self.run}@epoch-{self.epoch}: its hosts have not been trained yet; take a later checkpoint"
-            )
-        growth = build_growth(self._here(self.config)).growth
-        growth.load_state(dict(self.checkpoint.tensors), self.checkpoint.state["growth"])
+        with restoring(self.checkpoint, CHECKPOINT):
+            if not self.checkpoint.state["growth"]["epoch"]:
+                raise RunError(
+                    f"{self.run}@epoch-{self.epoch}: its hosts have not been trained yet; take a later checkpoint"
+                )
+            growth = build_growth(self._here(self.config)).growth
+            growth.load_state(dict(self.checkpoint.tensors), self.checkpoint.state["growth"])
         return growth
 
     def _here(self, config: RunSchema) -> RunSchema:
         """On this machine, and on the engine that the run has chosen: nothing is measured anew."""
         device = pick_device("auto")
         check_precision(config.engine.precision, device)
-        chosen = self.checkpoint.metadata["engine"]
-        threads = min(chosen["threads"], DEFAULT_THREADS)
-        return replace(config, engine=replace(config.engine, kind=chosen["kind"], threads=threads, device=device.type))
+        with restoring(self.checkpoint, CHECKPOINT):
+            chosen = self.checkpoint.metadata["engine"]
+            engine = replace(config.engine, kind=chosen["kind"], threads=min(chosen["threads"], DEFAULT_THREADS))
+        return replace(config, engine=replace(engine, device=device.type))
 
 
 def read_stored(text: str, root: Path) -> list[Stored]:
@@ -125,7 +130,7 @@ def _runs(text: str, root: Path) -> list[Path]:
         raise RunError(f"{meant}: none of its {len(rows)} runs has finished\n  esper runs says how far they are")
     for row in rows:
         if row["status"] != "finished":
-            print(f"left out: {row['path']}: {row['status']}", file=sys.stderr)
+            say(f"left out: {row['path']}: {row['status']}", is_error=True)
     return finished
 
 
@@ -149,7 +154,7 @@ def _read(run: Path, which: re.Match[str] | None) -> Stored:
     else:
         checkpoint = manager.load_latest_agent()
         for unsound in checkpoint.skipped:
-            print(f"skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", file=sys.stderr)
+            say(f"skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", is_error=True)
     if checkpoint.kind != "population":
         raise CheckpointError(f"{checkpoint.path}: is of kind {checkpoint.kind!r}; expected the checkpoint of a run")
     config = from_plain(checkpoint.config, str(checkpoint.path))
@@ -159,12 +164,9 @@ def _read(run: Path, which: re.Match[str] | None) -> Stored:
 
 def _record(run: Path) -> dict[str, Any]:
     try:
-        record = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{run / RUN_FILE}: cannot be read ({error})") from error
-    if not isinstance(record, dict):
-        raise RunError(f"{run / RUN_FILE}: expected an object, found {type(record).__name__}")
-    return record
+        return fitting(read_object(run / RUN_FILE), RUN)[0]
+    except (OSError, FormatError) as error:
+        raise RunError(f"{run / RUN_FILE}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
 def _of_epoch(manager: CheckpointManager, epoch: int, record: dict[str, Any]) -> Checkpoint:
@@ -208,7 +210,7 @@ def _with_overrides(config: RunSchema, suite: GrowthSuite) -> RunSchema:
         try:
             if OmegaConf.is_dict(OmegaConf.select(changed, key)):
                 raise ConfigError(f"this is a group of keys; set one of them: {key}.KEY=VALUE")
-            OmegaConf.update(changed, key, yaml.safe_load(value), merge=False)
-        except (ConfigError, OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
+            OmegaConf.update(changed, key, parse_yaml(value), merge=False)
+        except (ConfigError, OmegaConfBaseException, ValueError, TypeError) as error:
             raise ConfigError(f"{where}: {override}: {explain(error, ())}") from error
     return from_plain(OmegaConf.to_container(changed), where)

@@ -1,6 +1,6 @@
 """Sweeps that survive: a Hydra sweeper, and launchers that go with it, of use to any program that Hydra runs.
 
-Nothing of esper is imported here. `register()` makes them known to Hydra; then `hydra/sweeper=resumable`. See
+Of esper they need files and errors alone. `register()` makes them known to Hydra; then `hydra/sweeper=resumable`. See
 docs/sweeps.md.
 """
 

@@ -1,11 +1,11 @@
 """From the overrides of a sweep to those of each of its jobs."""
 
-import difflib
 import itertools
 from collections.abc import Sequence
 
 from hydra.core.override_parser.types import Override
 
+from esper.checks import did_you_mean
 from esper.sweep.errors import SweepError
 
 
@@ -44,8 +44,7 @@ def _groups(zipped: Sequence[Sequence[str]], swept: dict[str, list[str]]) -> dic
     for number, keys in enumerate(zipped):
         for key in keys:
             if key not in swept:
-                nearest = difflib.get_close_matches(key, list(swept), n=1)
-                hint = f"; did you mean {nearest[0]}?" if nearest else f"; swept are: {', '.join(swept) or 'none'}"
+                hint = did_you_mean(key, swept) or f"; swept are: {', '.join(swept) or 'none'}"
                 raise SweepError(f"zip: {key} has no values to go through{hint}")
             if key in group_of:
                 raise SweepError(f"zip: {key} is named twice")

@@ -6,13 +6,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from esper.files import sweep_temporaries
+from esper.errors import FormatError
+from esper.files import FileLock, read_object, sweep_temporaries
+from esper.files.records import JOB_FILE, SWEEP, SWEEP_FILE, SWEEP_LOCK
 from esper.sweep.errors import SweepError
-from esper.sweep.jobs import JOB_FILE, write_json
-from esper.sweep.lock import FileLock
-
-SWEEP_FILE = "sweep.json"
-LOCK_FILE = "sweep.lock"
+from esper.sweep.jobs import write_json
 
 
 class SweepFolder:
@@ -25,7 +23,7 @@ class SweepFolder:
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
         self.path = path
         self.identity = dict(identity)
-        self._lock = FileLock(path / LOCK_FILE)
+        self._lock = FileLock(path / SWEEP_LOCK)
 
     def __enter__(self) -> "SweepFolder":
         self.check()  # before anything is written
@@ -68,17 +66,15 @@ class SweepFolder:
 
     def _sign_of_job(self) -> str | None:
         """What only the folder of a job holds: job.json, or a lock that the task itself keeps in it."""
-        names = (file.name for file in sorted(self.path.glob("*.lock")) if file.name != LOCK_FILE)
+        names = (file.name for file in sorted(self.path.glob("*.lock")) if file.name != SWEEP_LOCK)
         return JOB_FILE if (self.path / JOB_FILE).exists() else next(names, None)
 
     def _read(self) -> dict[str, Any]:
         """sweep.json; nothing where it is missing or cannot be read: the jobs are told by their own folders."""
         try:
-            record = json.loads((self.path / SWEEP_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return read_object(self.path / SWEEP_FILE, SWEEP, {"id", "base", "swept", "jobs"})
+        except (OSError, FormatError):
             return {}
-        whole = isinstance(record, dict) and {"id", "base", "swept", "jobs"} <= record.keys()
-        return record if whole else {}
 
 
 def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:

@@ -12,12 +12,19 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict
 
-from esper.files import replace_file, sweep_temporaries
+from esper.errors import EsperError, FormatError
+from esper.files import (
+    FileLock,
+    fitting,
+    make_folder,
+    read_object,
+    spelled,
+    sweep_temporaries,
+    utc_now,
+    write_atomic,
+)
+from esper.files.records import JOB, JOB_FILE, JOB_LOG
 from esper.sweep.errors import SweepError
-from esper.sweep.lock import FileLock, now, spelled
-
-JOB_FILE = "job.json"
-LOG_FILE = "job.log"
 
 # How a job stands. The first three are read off the folder, the others are what job.json says of the last attempt.
 NEW = "new"
@@ -38,17 +45,16 @@ class JobFile:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / JOB_FILE
-        self.log = folder / LOG_FILE
+        self.log = folder / JOB_LOG
         self._lock = FileLock(self.log, is_signed=False)
         self._started = 0.0
 
     def record(self) -> dict[str, Any]:
         """What job.json holds; nothing where it is missing or cannot be read."""
         try:
-            record = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return fitting(read_object(self.path), JOB)[0]
+        except (OSError, FormatError):
             return {}
-        return record if isinstance(record, dict) else {}
 
     def status(self) -> str:
         """How the job stands: one of the names above."""
@@ -57,12 +63,17 @@ class JobFile:
             return RUNNING
         if not record:
             return KILLED if self.path.exists() else NEW
-        return KILLED if record.get("status") == RUNNING else str(record.get("status"))
+        return KILLED if record.get("status") in (RUNNING, None) else str(record["status"])
 
     def begin(self, overrides: Sequence[str]) -> int:
         """Start an attempt in this process; returns which. Raises SweepError where another process is at the job."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not self._lock.acquire():
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
+            is_free = self._lock.acquire()
+        except OSError as error:
+            raise SweepError(f"{error.filename or self.folder}: {error.strerror or error}") from error
+        if not is_free:
             raise SweepError(f"{self.folder} is in use by {self.holder()}; wait until it ends, or stop it")
         sweep_temporaries(self.folder, JOB_FILE)
         attempt = int(self.record().get("attempt", 0)) + 1
@@ -74,7 +85,7 @@ class JobFile:
                 "overrides": list(overrides),
                 "status": RUNNING,
                 "attempt": attempt,
-                "started_at": now(),
+                "started_at": utc_now(),
                 "finished_at": None,
                 "seconds": None,
                 "result": None,
@@ -91,7 +102,13 @@ class JobFile:
         result: a flat dict of figures, or one number; anything else is not kept.
         """
         seconds = round(time.monotonic() - self._started, 3) if self._started else None
-        ended = {"status": status, "finished_at": now(), "seconds": seconds, "result": figures(result), "error": error}
+        ended = {
+            "status": status,
+            "finished_at": utc_now(),
+            "seconds": seconds,
+            "result": figures(result),
+            "error": error,
+        }
         record = self.record() | ended
         write_json(self.path, record)
         self._lock.release()
@@ -159,5 +176,10 @@ def figures(value: Any) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a file that is wholly there or not at all, whatever happens meanwhile."""
-    replace_file(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+    """Write a file that is wholly there or not at all, whatever happens meanwhile. Raises SweepError."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    try:
+        # A path in another encoding is spelled out: it is JSON all the same.
+        write_atomic(path, text.encode(errors="backslashreplace") + b"\n")
+    except EsperError as error:
+        raise SweepError(str(error)) from error

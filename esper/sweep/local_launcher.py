@@ -1,10 +1,12 @@
 """`hydra/launcher=local`: several jobs at once on this machine, each in a process of its own."""
 
+import math
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +25,10 @@ from esper.sweep.errors import SweepError
 from esper.sweep.jobs import FAILED, INTERRUPTED, RUNNING, JobFile, composed_job, job_folder, job_return
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
-FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, 128 + signal.SIGINT}  # exit codes
+FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}  # exit codes
+FROM_OUTSIDE |= {128 + number for number in STOPS}
+POLL_S = 0.5
+GRACE_S = 3.0  # for what was asked to stop at once
 CAPS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -53,7 +58,7 @@ class LocalLauncher(Launcher):
     """Starts a fresh process for every job, out of one that has imported what all of them need (a fork server).
 
     A process dies with the sweep's, whatever ends that. The first Ctrl-C or SIGTERM is passed on to every job, and so
-    is the second.
+    is the second; what has not ended `GRACE_S` later is killed.
     """
 
     def __init__(self, processes: int, threads: int, preload: Sequence[str]) -> None:
@@ -63,6 +68,7 @@ class LocalLauncher(Launcher):
         self.preload = list(preload)
         self._workers: list[Worker] = []
         self._stops: list[int] = []
+        self._kill_at = math.inf
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         for key, value in (("processes", self.processes), ("threads", self.threads)):
@@ -82,13 +88,14 @@ class LocalLauncher(Launcher):
                 while self._workers or (waiting and not self._stops):
                     while waiting and not self._stops and len(self._workers) < self.processes:
                         self._start(*waiting.popleft())
-                    connection.wait([worker.process.sentinel for worker in self._workers])
+                    connection.wait([worker.process.sentinel for worker in self._workers], timeout=POLL_S)
+                    if time.monotonic() >= self._kill_at:
+                        self._kill()
                     for worker in [worker for worker in self._workers if worker.process.exitcode is not None]:
                         self._workers.remove(worker)
                         returns[worker.composed.hydra.job.num] = _ended(worker)
         finally:
-            for worker in self._workers:
-                worker.process.kill()
+            self._kill()
         if self._stops:
             raise SystemExit(128 + self._stops[0])
         return [returns[number] for number in sorted(returns)]
@@ -133,7 +140,13 @@ class LocalLauncher(Launcher):
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._stops.append(number)
+        if len(self._stops) == 2:
+            self._kill_at = time.monotonic() + GRACE_S
         self._pass_on()
+
+    def _kill(self) -> None:
+        for worker in self._workers:
+            worker.process.kill()
 
     def _pass_on(self) -> None:
         for worker in list(self._workers):

@@ -1,6 +1,5 @@
 """`hydra/launcher=ray`: jobs on a Ray cluster, or on this machine under a Ray of their own."""
 
-import logging
 import os
 import re
 import signal
@@ -20,11 +19,12 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from esper.printing import logger
 from esper.sweep.errors import SweepError
 from esper.sweep.jobs import composed_job
 from esper.sweep.local_launcher import CAPS
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 OWN = "local"  # in Ray's words, too
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}

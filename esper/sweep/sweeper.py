@@ -1,6 +1,5 @@
 """A Hydra sweeper whose sweeps survive: what finished is skipped, what was under way goes on."""
 
-import difflib
 import os
 import sys
 import time
@@ -18,6 +17,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from esper.checks import did_you_mean
 from esper.sweep.composing import JOB_HASH, SUBDIR, SWEEP_HASH, SweepLoader, digest, plain, task_part
 from esper.sweep.errors import JobError, SweepEnded, SweepError
 from esper.sweep.expanding import expand
@@ -78,8 +78,7 @@ class ResumableSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         if self.rerun not in RERUN:
-            nearest = difflib.get_close_matches(self.rerun, RERUN, n=1)
-            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            hint = did_you_mean(self.rerun, RERUN)
             raise SweepError(f"rerun={self.rerun}: not known{hint}\n  rerun may be: {', '.join(RERUN)}")
         loader = SweepLoader(hydra_context.config_loader.get_search_path())
         self.hydra_context = HydraContext(config_loader=loader, callbacks=hydra_context.callbacks)

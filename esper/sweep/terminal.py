@@ -1,7 +1,6 @@
 """What a sweep shows: a line when a job begins or ends, and a table at the end."""
 
 import os
-import select
 import signal
 import sys
 import threading
@@ -11,13 +10,14 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import IO, Any
+from typing import Any, TextIO, cast
 
+from esper.printing import output, say
 from esper.sweep.jobs import FAILED, FINISHED, INTERRUPTED, KILLED, NEW, RUNNING, JobFile
 
 POLL_S = 0.2
+DEADLINE_S = 4.5  # what has been asked twice to stop, and has not by then, is ended
 STYLES = {FINISHED: "green", FAILED: "red", RUNNING: "cyan", INTERRUPTED: "yellow", KILLED: "yellow", NEW: "dim"}
-WIDE = 160  # columns of a table that no terminal shows
 
 
 @dataclass(frozen=True)
@@ -38,22 +38,19 @@ class Terminal:
     """The output and error streams as they are now, whatever a job that runs in this process does with them."""
 
     def __init__(self) -> None:
-        self.out, self.err = _copy(sys.stdout), _copy(sys.stderr)
+        self._opened: list[TextIO] = []
+        self.out, self.err = self._copy(output()), self._copy(output(is_error=True))
 
-    def say(self, line: str, is_error: bool = False) -> None:
-        """Print a line; nobody reading it is no reason to stop."""
-        with suppress(OSError, ValueError):
-            print(line, file=self.err if is_error else self.out, flush=True)
+    def say(self, *lines: str, is_error: bool = False) -> None:
+        """Print lines; nobody reading them is no reason to stop."""
+        say(*lines, file=self.err if is_error else self.out)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str]) -> None:
         """Print rows of text under these headings, the second column in each row's style."""
-        from rich.console import Console
         from rich.table import Table
-        from rich.text import Text
 
-        console = Console(file=self.out, highlight=False)
-        if not console.is_terminal:
-            console.width = WIDE
+        from esper.printing.tables import Console, Text
+
         table = Table(box=None, pad_edge=False)
         for column in columns:
             table.add_column(column, overflow="fold")
@@ -61,22 +58,30 @@ class Terminal:
             cells = [Text(cell) for cell in row]
             cells[1].stylize(style)
             table.add_row(*cells)
-        with suppress(OSError, ValueError, SystemExit):  # rich ends the process where nobody reads
-            console.print(table)
-            self.out.flush()
+        Console(file=self.out).print(table)
 
     def close(self) -> None:
         """Give the copies back."""
-        for stream, original in ((self.out, sys.stdout), (self.err, sys.stderr)):
-            if stream is not original:
-                with suppress(OSError, ValueError):
-                    stream.close()
+        for stream in self._opened:
+            with suppress(OSError, ValueError):
+                stream.close()
+
+    def _copy(self, stream: Any) -> TextIO:
+        """Another stream to the same place; the stream itself where it is no file's."""
+        try:
+            stream.flush()
+            self._opened.append(os.fdopen(os.dup(stream.fileno()), "w", encoding=stream.encoding, errors="replace"))
+            return self._opened[-1]
+        except (OSError, ValueError, AttributeError):
+            return cast(TextIO, stream)
 
 
 class Watch:
     """While it is open, says when a job begins and ends, wherever it runs, and when the sweep is asked to stop.
 
-    What jobs do is read off their folders, which works under any launcher. stop: is told the signal that asks.
+    What jobs do is read off their folders, which works under any launcher. stop: is told the signal that asks. The
+    second signal gives the sweep `DEADLINE_S` to come to an end; then this process ends, whatever it is at, and with it
+    what dies with it.
     """
 
     def __init__(self, terminal: Terminal, jobs: Sequence[Job], stop: Callable[[int], None]) -> None:
@@ -86,16 +91,22 @@ class Watch:
         self._numbers = {job.id: number for number, job in enumerate(jobs, start=1)}
         self._seen = {job.id: _stamp(job.file) for job in jobs}
         self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="sweep-watch", daemon=True)
+        self._threads = [
+            threading.Thread(target=work, name=f"sweep{work.__name__}", daemon=True)
+            for work in (self._follow, self._listen)
+        ]
         self._signals, self._told = os.pipe()
         os.set_blocking(self._told, False)
+        self._is_asked = False
+        self._deadline: threading.Timer | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> "Watch":
         if threading.current_thread() is threading.main_thread():
             self._stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(self._told))
             self._stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _leave))
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
@@ -103,21 +114,35 @@ class Watch:
     ) -> None:
         self._stack.close()
         self._is_over.set()
-        self._thread.join()
+        os.write(self._told, b"\0")
+        for thread in self._threads:
+            thread.join()
+        if self._deadline:
+            self._deadline.cancel()
         self._look()
         os.close(self._signals)
         os.close(self._told)
 
     def _follow(self) -> None:
         is_told = False
-        while not self._is_over.is_set():
-            ready, _, _ = select.select([self._signals], [], [], POLL_S)
-            asked = {signal.SIGINT, signal.SIGTERM} & set(os.read(self._signals, 64)) if ready else ()
-            if asked and not is_told:
-                self._stop(min(asked))
+        while not self._is_over.wait(POLL_S):
+            if self._is_asked and not is_told:
                 self.terminal.say("stopping: what runs is saved first (once more: at once)")
                 is_told = True
             self._look()
+
+    def _listen(self) -> None:
+        """Apart from what is said, which could wait for a reader: the deadline must not."""
+        asked: list[int] = []
+        while not self._is_over.is_set():
+            asked += [number for number in os.read(self._signals, 64) if number in (signal.SIGINT, signal.SIGTERM)]
+            if asked and not self._is_asked:
+                self._stop(asked[0])
+                self._is_asked = True
+            if len(asked) > 1 and self._deadline is None:
+                self._deadline = threading.Timer(DEADLINE_S, os._exit, [128 + asked[0]])
+                self._deadline.daemon = True
+                self._deadline.start()
 
     def _look(self) -> None:
         for name, job in self._jobs.items():
@@ -157,7 +182,8 @@ def show_end(terminal: Terminal, jobs: Sequence[Job], statuses: Sequence[str]) -
     terminal.table(["job", "status", "time", *names, "sets"], rows, [STYLES.get(status, "") for status in statuses])
     for job, status, record in zip(jobs, statuses, records, strict=True):
         if status == FAILED:
-            terminal.say(f"{job.id} failed: {first_line(record.get('error'))}\n  {shown(job.file.log)}", is_error=True)
+            why = first_line(record.get("error"))
+            terminal.say(f"{job.id} failed: {why}", f"  {shown(job.file.log)}", is_error=True)
 
 
 def jobs_text(jobs: Sequence[Job]) -> str:
@@ -207,12 +233,3 @@ def _stamp(file: JobFile) -> int:
         return os.stat(file.path).st_mtime_ns
     except OSError:
         return 0
-
-
-def _copy(stream: Any) -> IO[str]:
-    """Another stream to the same place; the stream itself where it is no file's."""
-    try:
-        stream.flush()
-        return open(os.dup(stream.fileno()), "w", encoding=stream.encoding, errors="replace")
-    except (OSError, ValueError, AttributeError):
-        return stream

@@ -7,12 +7,14 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
+from esper.files import open_log
+from esper.printing import Output, output, say, say_traceback
 from esper.sweep.jobs import FAILED, FINISHED, INTERRUPTED, JobFile
 
 
@@ -59,7 +61,7 @@ class TrackedTask:
         taken_back: SystemExit | None = None
         with output_to(job.log):
             if attempt > 1:
-                print(f"--- attempt {attempt}", flush=True)
+                say(f"--- attempt {attempt}")
             try:
                 result, status = self.task(config), FINISHED
             except KeyboardInterrupt:
@@ -71,7 +73,7 @@ class TrackedTask:
                 if _is_of_scheduler(left):
                     status, error, taken_back = INTERRUPTED, "taken back by the scheduler", left
             except Exception as raised:
-                traceback.print_exc()
+                say_traceback(raised)
                 error = f"{type(raised).__name__}: {raised}"
         record = job.end(status, result, error)
         if taken_back:
@@ -90,10 +92,11 @@ def _is_of_scheduler(left: SystemExit) -> bool:
 @contextmanager
 def output_to(path: Path) -> Iterator[None]:
     """Inside, all that this process writes to its output and error streams goes to the end of this file."""
-    with open(path, "a", buffering=1, encoding="utf-8", errors="replace") as log:
+    with open_log(path) as log:
         kept = [_diverted(descriptor, log.fileno()) for descriptor in (1, 2)]
         try:
-            with redirect_stdout(log), redirect_stderr(log):
+            out = cast(TextIO, Output(log))
+            with redirect_stdout(out), redirect_stderr(out):
                 yield
         finally:
             for descriptor, copy in zip((1, 2), kept, strict=True):
@@ -104,9 +107,8 @@ def output_to(path: Path) -> Iterator[None]:
 
 def _diverted(descriptor: int, target: int) -> int | None:
     """Let a descriptor write to another file; a copy of what it was, or None for one that is closed."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, AttributeError):
-            stream.flush()
+    for is_error in (False, True):
+        output(is_error).flush()
     with suppress(OSError):
         copy = os.dup(descriptor)
         os.dup2(target, descriptor)

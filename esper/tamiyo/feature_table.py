@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esper.leyline import SeedStage
+from esper.printing import say_text
 
 Column = NDArray[Any]
 
@@ -218,4 +219,4 @@ def _table(prefix: str, features: Sequence[Feature]) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    say_text(page())

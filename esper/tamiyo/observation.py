@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esper.errors import EsperError
+from esper.files import checked
 from esper.leyline import ActionLayout, EpochReport, SeedStage, SeedStateReport
 from esper.tamiyo.feature_table import HOST_FEATURES, SLOT_FEATURES, Feature, blueprint_features, observation_names
 from esper.tamiyo.masks import legal_actions
@@ -84,7 +85,8 @@ class ObservationEncoder:
         """Continue exactly where `state_dict` was taken."""
         self._courses = {}
         for member, plain in state.items():
-            course = self._courses[int(member)] = _Course(SignalTracker(), *(plain["host"] or ()))
+            host = checked(plain["host"], ([float], None), "host") or ()
+            course = self._courses[int(member)] = _Course(SignalTracker(), *host)
             course.tracker.load_state_dict(plain["signals"])
 
     def _follow(self, report: EpochReport) -> tuple[float, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from esper.errors import ConfigError
+from esper.files import checked
 from esper.leyline import WAIT, Action, EpochReport
 from esper.tamiyo.masks import legal_actions
 from esper.tamiyo.settings import BLENDS, Catalogue, PolicySettings, check_blend, check_within
@@ -49,7 +50,7 @@ class RandomController:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state_dict` was taken."""
-        self._seed = state["seed"]
+        self._seed = checked(state["seed"], int, "seed")
 
     def _decide(self, report: EpochReport) -> Action:
         draw = random.Random(f"{self._seed}/{report.member}/{report.epoch}")

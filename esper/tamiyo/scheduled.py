@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from esper.errors import ConfigError
+from esper.files import checked
+from esper.files.shapes import ANY
 from esper.leyline import WAIT, Action, EpochReport, Operation, SeedStage
 from esper.tamiyo.settings import Catalogue, PolicySettings, check_blend, check_in_catalogue
 
@@ -93,7 +95,8 @@ class FixedSchedule:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state_dict` was taken."""
-        self._asked = {int(member): list(counts) for member, counts in state["asked"].items()}
+        asked = checked(state["asked"], {ANY: [int]}, "asked")
+        self._asked = {int(member): list(counts) for member, counts in asked.items()}
 
     def _decide(self, report: EpochReport) -> Action:
         if report.is_twin or report.retired:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
+from esper.checks import did_you_mean
 from esper.errors import BlueprintError, ConfigError
 
 Catalogue = Sequence[tuple[str, int]]  # what may be planted in this host: (blueprint, parameters)
@@ -21,6 +21,11 @@ class PolicySettings:
         """Whether the policy has something to learn before it acts."""
         return False
 
+    @property
+    def note(self) -> str:
+        """What nobody should miss who looks at a run of this policy."""
+        return ""
+
 
 def check_within(key: str, value: float, low: float, high: float) -> None:
     """Raise ConfigError unless low <= value <= high."""
@@ -31,15 +36,14 @@ def check_within(key: str, value: float, low: float, high: float) -> None:
 def check_blend(key: str, value: str) -> None:
     """Raise ConfigError unless the value names a blend algorithm."""
     if value not in BLENDS:
-        raise ConfigError(f"policy.{key}={value}: expected one of {', '.join(BLENDS)}")
+        raise ConfigError(f"policy.{key}={value}: expected one of {', '.join(BLENDS)}{did_you_mean(value, BLENDS)}")
 
 
 def check_in_catalogue(key: str, blueprint: str, catalogue: Catalogue) -> None:
     """Raise BlueprintError, with the nearest match, unless the catalogue has the blueprint."""
     known = [name for name, _ in catalogue]
     if blueprint not in known:
-        near = get_close_matches(blueprint, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
         raise BlueprintError(
-            f"policy.{key}: {blueprint!r} cannot be planted in this host{hint}\n  known here: {', '.join(known)}"
+            f"policy.{key}: {blueprint!r} cannot be planted in this host{did_you_mean(blueprint, known)}\n"
+            f"  known here: {', '.join(known)}"
         )

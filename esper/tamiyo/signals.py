@@ -4,6 +4,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from esper.errors import FormatError
+from esper.files import built
 from esper.leyline import EpochReport
 
 
@@ -69,5 +71,8 @@ class SignalTracker:
         return asdict(self.signals)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
-        self.signals = TrainingSignals(**state)
+        """Continue where `state_dict` was taken. Raises FormatError where this is no such state."""
+        signals = built(TrainingSignals, state)
+        if len(signals.accuracy_history) != len(signals.loss_history):
+            raise FormatError("accuracy_history and loss_history are of different epochs")
+        self.signals = signals

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
+from esper.files import built
 from esper.leyline import SeedStage, SeedStateReport, is_active_stage
 
 FULL_REWARD_POINTS = 50.0  # of contribution: a fossil can hardly be worth more
@@ -82,8 +83,10 @@ class SlotMemory:
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> "SlotMemory":
         """The memory that `to_dict` described."""
-        copies = {"contributions": list(plain["contributions"]), "failures": dict(plain["failures"])}
-        return cls(**plain | {"stage": SeedStage(plain["stage"])} | copies)
+        memory = built(cls, plain)
+        memory.stage = SeedStage(memory.stage)
+        memory.contributions, memory.failures = list(memory.contributions), dict(memory.failures)
+        return memory
 
 
 def _worth(seed: SeedStateReport, min_contribution: float) -> int:

@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import logging
 import os
 import shutil
 import tarfile
@@ -16,20 +15,22 @@ import torch
 from torch import Tensor
 
 from esper.errors import TaskError
+from esper.printing import logger
 from esper.tasks.distortion import shift_and_mirror
-from esper.tasks.settings import Cifar10Settings
+from esper.tasks.settings import CIFAR10_PIXELS, Cifar10Settings
 from esper.tasks.splits import stratified_splits
 from esper.tasks.task import Task, named_generator, register_task
 
 ARCHIVE_NAME = "cifar-10-binary.tar.gz"
 TRAIN_FILES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 TEST_FILES = ("test_batch.bin",)
-IMAGE_SHAPE = (3, 32, 32)
+IMAGE_SHAPE = (3, CIFAR10_PIXELS, CIFAR10_PIXELS)
 RECORD_BYTES = 1 + 3 * 32 * 32
+MOST_FILE_BYTES = 10_000 * RECORD_BYTES  # as published
 NUM_CLASSES = 10
 FETCH_TIMEOUT_S = 30.0
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 def fetch_archive(settings: Cifar10Settings) -> Path:
@@ -94,7 +95,13 @@ def read_archive(archive: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Te
             found: dict[str, bytes] = {}
             for member in tar:
                 name = Path(member.name).name
-                if name in TRAIN_FILES + TEST_FILES and (file := tar.extractfile(member)) is not None:
+                if name not in TRAIN_FILES + TEST_FILES:
+                    continue
+                # A link would be followed, in a circle for instance, and a size is only claimed.
+                if not member.isreg() or member.size > MOST_FILE_BYTES:
+                    what = f"of {member.size:,} bytes" if member.isreg() else "no plain file"
+                    raise TaskError(f"{name} in {archive} is {what}. Fetch it again with: rm {archive}")
+                if (file := tar.extractfile(member)) is not None:
                     found[name] = file.read()
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise TaskError(f"{archive} cannot be read ({error}). Fetch it again with: rm {archive}") from error

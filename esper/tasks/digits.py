@@ -5,11 +5,10 @@ from torch import Tensor
 
 from esper.errors import TaskError
 from esper.tasks.distortion import distort
-from esper.tasks.settings import DigitsSettings
+from esper.tasks.settings import DIGITS_PIXELS, DigitsSettings
 from esper.tasks.splits import stratified_splits
 from esper.tasks.task import Task, named_generator, register_task
 
-SOURCE_SIZE = 8
 FULL_INK = 16.0
 
 
@@ -35,7 +34,7 @@ def build_digits(settings: DigitsSettings, device: torch.device, dtype: torch.dt
     train_x, train_y = images[splits.train], labels[splits.train]
     strength = settings.strength()
     if strength is None:
-        size, copies = SOURCE_SIZE, 1
+        size, copies = DIGITS_PIXELS, 1
         spread, mean = torch.std_mean(train_x)
         train_x = train_x.sub(mean).div(spread).to(dtype)
 

@@ -1,11 +1,12 @@
 """What a task can be told: plain dataclasses, free of torch, that check their own values."""
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import ClassVar
 
+from esper.checks import did_you_mean
 from esper.errors import ConfigError
 
+DIGITS_PIXELS, CIFAR10_PIXELS = 8, 32  # height and width of the images as they come
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 
@@ -33,9 +34,7 @@ PRESETS: dict[str, DistortionStrength] = {
 
 def _choice(key: str, value: str, allowed: list[str]) -> None:
     if value not in allowed:
-        near = get_close_matches(value, allowed, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{key}={value!r}: expected one of {', '.join(allowed)}.{hint}")
+        raise ConfigError(f"{key}={value}: expected one of {', '.join(allowed)}{did_you_mean(value, allowed)}")
 
 
 def _within(key: str, value: float, low: float, high: float) -> None:
@@ -55,6 +54,11 @@ class TaskSettings:
 
     name: str = ""
     split_seed: int | None = 0
+
+    @property
+    def side_pixels(self) -> int | None:
+        """Height and width of its images, as far as it has any and they are known beforehand."""
+        return None
 
 
 @dataclass(kw_only=True)
@@ -99,6 +103,11 @@ class DigitsSettings(TaskSettings):
                 "expected at most 0.95, so that something is left to train on."
             )
 
+    @property
+    def side_pixels(self) -> int | None:
+        """Of the images that a host gets."""
+        return DIGITS_PIXELS if self.distortion == "none" else self.image_size
+
     def strength(self) -> DistortionStrength | None:
         """The distortion asked for, or None for plain images."""
         if self.distortion == "none":
@@ -134,6 +143,11 @@ class Cifar10Settings(TaskSettings):
         _choice("task.distortion", self.distortion, ["default", "none"])
         _within("task.shift_pixels", self.shift_pixels, 0, 31)
         _within("task.val_fraction", self.val_fraction, 0.01, 0.9)
+
+    @property
+    def side_pixels(self) -> int | None:
+        """Of all images."""
+        return CIFAR10_PIXELS
 
 
 @dataclass(kw_only=True)

@@ -52,6 +52,7 @@ arguments = overrides | flags | st.text(max_size=6).map("resume={}".format)
 @example(["hydra.verbose={}"])
 @example(["hydra.mode=MULTIRUN"])
 @example(["zip=[seed]", "rerun=all"])
+@example(["--dry-run", "-m", ""])
 def test_any_command_line_is_taken_or_refused_in_short(typed):
     shown, answer = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(answer):

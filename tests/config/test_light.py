@@ -22,6 +22,7 @@ sys.exit(99 if heavy else code)
         (["engine.membrs=3"], 2),
         (["-m", "seed=1,x"], 2),
         (["-m", "seed=1,2", "--dry-run"], 0),
+        (["--dry-run", "-m", "seed=1,2", "epochs=3"], 0),
         (["--cfg", "job"], 0),
     ],
 )

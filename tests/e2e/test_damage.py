@@ -102,8 +102,8 @@ DAMAGED = {
     "run.json is cut short": (lambda run: (run / "run.json").write_bytes(b'{"schema": 1, "id"'), "written anew"),
     "run.json is lost": (lambda run: (run / "run.json").unlink(), "run.json is missing; written anew"),
     "run.json is another's": (lambda run: (run / "run.json").write_text('{"status": "failed"}'), "written anew"),
-    "run.json has no status": (altered(status=None), "status: expected str, found NoneType"),
-    "run.json has odd epochs": (altered(epoch="four"), "epoch: expected int, found str"),
+    "run.json has no status": (altered(status=None), "status is null; expected one of queued"),
+    "run.json has odd epochs": (altered(epoch="four"), "epoch is 'four'; expected an integer"),
     "run.json has another engine": (altered(engine={"kind": "nonsense"}), ""),
     "config.yaml is lost": (lambda run: (run / "config.yaml").unlink(), "config.yaml is missing; written anew"),
     "metrics: the third line": (

@@ -10,7 +10,7 @@ from gymnasium.spaces import Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
-from esper.engine.environment import GrowthVectorEnv, episode_seed
+from esper.engine.environment import GrowthVectorEnv, action_numbers, episode_seed
 from esper.errors import EngineError, LearnerError
 from esper.leyline import Action, ActionLayout, Operation, SeedStage
 from esper.simic.reward_settings import ContributionRewardConfig
@@ -250,15 +250,57 @@ def test_a_reward_that_is_not_finite_names_member_and_epoch():
         env.step(waits(env))
 
 
+NO_ACTIONS = [  # as one action, or as each of several
+    *(1.7, 0.0, -0.0, float("nan"), float("inf"), np.float32(1), 1j),
+    *(True, np.False_, None, "1", b"1", "wait", object(), {}, {1}, slice(0)),
+    *(-1, 10**6, 2**70, np.uint64(2**63), np.int8(-1)),
+    *([], [0, [1]], [[0]], np.zeros((1, 1), int), torch.zeros(1), torch.tensor(0.0)),
+    np.datetime64(0, "s"),
+]
+FAULTY = pytest.mark.parametrize("action", NO_ACTIONS, ids=lambda action: f"{type(action).__name__} {action}"[:40])
+
+
+@FAULTY
+def test_one_action_is_an_integer_that_there_is(action):
+    with pytest.raises(EngineError, match=r"^action.*: (expected|they are)") as caught:
+        action_numbers(action, None, 9)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(EngineError):
+        action_numbers([0], None, 9)
+
+
+@FAULTY
+def test_actions_are_as_many_integers_as_members(action):
+    for actions in ([action] * 3, [0, 0, action], action):
+        with pytest.raises(EngineError) as caught:
+            action_numbers(actions, 3, 9)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("actions", [[0, 0], [0] * 4, 0, [[0, 0, 0]], np.zeros((3, 1), int), []])
+def test_actions_of_another_shape_are_refused(actions):
+    with pytest.raises(EngineError, match="expected 3 integers, 0 to 8, found"):
+        action_numbers(actions, 3, 9)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int64, np.uint64])
+def test_integers_of_any_width_are_taken(kind):
+    assert action_numbers(np.array([0, 3, 8], kind), 3, 9) == [0, 3, 8]
+    assert action_numbers(kind(8), None, 9) == action_numbers(np.array(8, kind), None, 9) == [8]
+    assert action_numbers([0, 3, 8], 3, 9) == action_numbers(torch.tensor([0, 3, 8]), 3, 9) == [0, 3, 8]
+
+
 @pytest.mark.parametrize(
     ("actions", "said"),
     [([0, 0], "expected 3 integers"), ([0, 0, 99], "action 99 of member 2"), ([0.0] * 3, "found float64")],
 )
-def test_what_is_no_action_is_refused(actions, said):
+def test_what_is_no_action_changes_nothing(actions, said):
     env = environment()
     env.reset()
     with pytest.raises(EngineError, match=said):
         env.step(np.array(actions))
+    assert [report.epoch for report in env.growth.reports()] == [0] * 3
+    env.step(waits(env))
 
 
 def test_nothing_goes_before_the_first_reset():

@@ -55,3 +55,12 @@ def test_brackets_in_a_path_are_no_markup(tmp_path: Path, make_run: Callable[...
     run_dir = make_run(members=1, epochs=2, rollback=None)
     odd = run_dir.rename(tmp_path / "[red]odd")
     assert str(odd / "report.html") in printed(odd)
+
+
+def test_members_that_diverged_are_counted(make_run: Callable[..., Path]) -> None:
+    run_dir = make_run(members=3)
+    text = printed(run_dir, width=160, retired={"grown": 1, "twin": 2})
+    assert "1 of 3 grown members and 2 of 3 twins diverged and were retired; a smaller optimizer.learning_rate" in text
+    assert "2 of 3 twins diverged" in printed(run_dir, width=160, retired={"grown": 0, "twin": 2})
+    for nobody in ({}, {"retired": {"grown": 0, "twin": 0}}):
+        assert "diverged and" not in printed(run_dir, width=160, **nobody)

@@ -127,15 +127,15 @@ def spoil(folder, line, change):
     [
         (1, lambda r: r.update(schema=1), r"line 1: found schema 1; expected schema 2"),
         (3, lambda r: r.pop("schema"), r"line 3: found schema None; expected schema 2"),
-        (2, lambda r: r.pop("members"), r"line 2: found no 'members'"),
-        (2, lambda r: r.update(epoch=1.5), r"line 2: found epoch='1.5'; expected int"),
-        (2, lambda r: r["members"][0].pop("action"), r"line 2: members: found no 'action'"),
-        (2, lambda r: r["members"][0].update(retired=0), r"members: found retired='0'; expected bool"),
-        (2, lambda r: r["members"].append(7), r"line 2: members: found int; expected an object"),
-        (2, lambda r: asked(r).pop("is_refused"), r"member 0, action: found no 'is_refused'"),
+        (2, lambda r: r.pop("members"), r"line 2: there is no 'members'"),
+        (2, lambda r: r.update(epoch=1.5), r"line 2: epoch is 1.5; expected an integer"),
+        (2, lambda r: r["members"][0].pop("action"), r"line 2: members\[0\]: there is no 'action'"),
+        (2, lambda r: r["members"][0].update(retired=0), r"members\[0\].retired is 0; expected true or false"),
+        (2, lambda r: r["members"].append(7), r"line 2: members\[1\] is 7; expected an object"),
+        (2, lambda r: asked(r).pop("is_refused"), r"members\[0\].action: there is no 'is_refused'"),
         (2, lambda r: asked(r).update(operation="GROW"), r"found operation 'GROW'; expected one of WAIT"),
-        (4, lambda r: mid(r).pop("can_advance"), r"member 0, slot 'mid': found no 'can_advance'"),
-        (4, lambda r: mid(r).update(alpha="x"), r"slot 'mid': found alpha='x'; expected int/float"),
+        (4, lambda r: mid(r).pop("can_advance"), r"members\[0\].slots.mid: there is no 'can_advance'"),
+        (4, lambda r: mid(r).update(alpha="x"), r"slots.mid.alpha is 'x'; expected a number"),
         (4, lambda r: mid(r).update(stage_value=5), r"found stage_value=5; expected a stage"),
     ],
 )  # fmt: skip
@@ -152,7 +152,7 @@ def test_a_broken_line_in_the_middle_is_named(run):
     folder = run(course())
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     (folder / "metrics.jsonl").write_text("\n".join([*lines[:2], '{"half', *lines[2:]]) + "\n")
-    with pytest.raises(LearnerError, match=r"metrics\.jsonl, line 3: found no JSON"):
+    with pytest.raises(LearnerError, match=r"metrics\.jsonl, line 3: it is not JSON"):
         read_dataset([folder])
 
 

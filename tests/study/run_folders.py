@@ -29,6 +29,7 @@ def make_run(
         "twin": {"test_accuracy": twin, "val_accuracy": twin, "parameters": [1000, 1000]},
         "difference": {"test_accuracy": {"mean": 5.5, "low": 4.0, "high": 7.0, "n": 2}},
         "seeds": {"planted": 6, "culled": 1, "fossilized": 5},
+        "wall_s": 12.0,
     }
     record = {
         "schema": 1,

@@ -179,7 +179,7 @@ def test_the_exit_code_says_whether_it_is_met(path, arguments, code, wanted, cap
         (("--suite", "logn"), "did you mean long?"),
         (("three",), "nothing of that name was evaluated"),
         (("--plot", "a.gif"), "expected a name that ends in .svg, .png, .pdf"),
-        (("--plot", "/dev/null/a.svg"), "cannot be written"),
+        (("--plot", "/dev/null/a.svg"), "Cannot write /dev/null/a.svg"),
         (("--suite", "long", "--plot", "a.svg"), "nothing was evaluated that could be drawn"),
     ],
 )

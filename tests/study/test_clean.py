@@ -9,7 +9,7 @@ import pytest
 
 from esper.checkpoint import RunLock
 from esper.cli import main
-from esper.rundir import CONFIG_HEAD
+from esper.files.marks import CONFIG_HEAD
 from esper.study.clean import find_clutter
 from esper.sweep.jobs import JobFile
 from tests.study.run_folders import make_run

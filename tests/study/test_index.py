@@ -11,7 +11,7 @@ import pytest
 
 from esper.checkpoint import RunLock
 from esper.errors import RunError
-from esper.rundir import CONFIG_FILE, RUN_FILE, RunDirectory
+from esper.rundir import RunDirectory
 from esper.study import folders
 from esper.study.index import INDEX_FILE, read_index, settled_row
 from esper.study.rows import COLUMNS
@@ -21,17 +21,6 @@ from tests.study.run_folders import make_run, write_record
 
 def listed(root: Path) -> dict[str, dict]:
     return {row["run"]: row for row in read_index(root).rows}
-
-
-def test_names_of_files_are_those_that_runs_write():
-    from esper.checkpoint.run_lock import LOCK_NAME
-    from esper.sweep.folder import LOCK_FILE, SWEEP_FILE
-    from esper.sweep.jobs import JOB_FILE
-    from esper.sweep.jobs import LOG_FILE as JOB_LOG
-
-    assert (folders.RUN_FILE, folders.CONFIG_FILE) == (RUN_FILE, CONFIG_FILE)
-    assert (folders.LOCK_FILE, folders.SWEEP_FILE) == (LOCK_NAME, SWEEP_FILE)
-    assert (folders.SWEEP_LOCK, folders.JOB_FILE, folders.JOB_LOG) == (LOCK_FILE, JOB_FILE, JOB_LOG)
 
 
 def test_a_finished_run_has_its_figures(tmp_path):
@@ -133,16 +122,22 @@ def test_a_run_json_that_cannot_be_read_is_a_row_that_says_so(tmp_path, content)
     assert "run.json cannot be read" in row["error"]
 
 
-def test_odd_values_in_a_run_json_do_no_harm(tmp_path):
+def test_odd_values_in_a_run_json_are_told_and_blind_nobody_to_the_rest(tmp_path):
     make_run(tmp_path / "a", seed="many", summary={"grown": None}, overrides=None, options=[], versions="?", name={})
     make_run(tmp_path / "b", seed=1 << 80, error="\ud800")
     (tmp_path / "b").rename(tmp_path / "b\n[red]")
-    found = read_index(tmp_path)
-    assert (found.notes, [row["seed"] for row in found.rows]) == ([], ["many"])
+    make_run(tmp_path / "c")
+    assert listed(tmp_path).keys() == {"a", "c"}
     (tmp_path / "b\n[red]").rename(tmp_path / "b[red]")
-    found = read_index(tmp_path)
-    assert found.notes == []
-    assert {row["run"]: row["seed"] for row in found.rows} == {"a": "many", "b[red]": str(1 << 80)}
+    rows = listed(tmp_path)
+    assert {run: row["status"] for run, row in rows.items()} == {
+        "a": "unreadable",
+        "b[red]": "unreadable",
+        "c": "finished",
+    }
+    assert rows["a"]["error"] == "run.json: name is an object; expected text"
+    assert (rows["a"]["seed"], rows["a"]["epoch"], rows["a"]["members"]) == (None, 3, 2)  # what is sound is there
+    assert rows["b[red]"]["error"].startswith("run.json cannot be read: it holds ")
 
 
 @pytest.mark.parametrize("damage", ["garbage", "torn", "another version", "another table"])

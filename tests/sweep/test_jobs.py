@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from esper.files import FileLock
 from esper.sweep import FAILED, FINISHED, INTERRUPTED, JobFile, SweepError
-from esper.sweep.lock import FileLock
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ import math
 
 import pytest
 
+from esper.errors import FormatError
 from esper.tamiyo import SignalTracker
 
 
@@ -55,3 +56,11 @@ def test_continues_exactly_from_its_state(report):
     for epoch, accuracy in enumerate(accuracies[3:], start=4):
         second.update(report(epoch, accuracy=accuracy, loss=100.0 - accuracy))
     assert second.signals == whole
+
+
+def test_histories_of_different_epochs_are_no_state(report):
+    tracker = SignalTracker()
+    tracker.update(report(1))
+    for name in ("loss_history", "accuracy_history"):
+        with pytest.raises(FormatError, match="of different epochs"):
+            tracker.load_state_dict(tracker.state_dict() | {name: []})

@@ -7,7 +7,7 @@ import torch
 
 from esper.errors import TaskError
 from esper.tasks import Cifar10Settings, build_task
-from esper.tasks.cifar10 import ARCHIVE_NAME, TEST_FILES, TRAIN_FILES, fetch_archive, read_archive
+from esper.tasks.cifar10 import ARCHIVE_NAME, MOST_FILE_BYTES, TEST_FILES, TRAIN_FILES, fetch_archive, read_archive
 from esper.tasks.task import named_generator
 
 RECORDS_PER_FILE = 20
@@ -159,4 +159,21 @@ def test_a_truncated_archive_is_refused(source):
     path = source[0]
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(TaskError, match="cannot be read"):
+        read_archive(path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE, "large"])
+@pytest.mark.parametrize("target", ["test_batch.bin", "gone", "/etc/passwd"])
+def test_a_member_that_is_no_plain_file_is_refused(tmp_path, kind, target):
+    path = tmp_path / "archive.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        info = tarfile.TarInfo("test_batch.bin")
+        info.linkname = target
+        if kind == "large":
+            info.size = MOST_FILE_BYTES + 1
+            tar.fileobj.write(info.tobuf())
+        else:
+            info.type = kind
+            tar.addfile(info)
+    with pytest.raises(TaskError, match=r"test_batch.bin in .* is (no plain file|of 30,730,001 bytes)"):
         read_archive(path)

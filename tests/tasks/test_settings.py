@@ -10,7 +10,7 @@ from esper.tasks.settings import PRESETS, Cifar10Settings, DigitsSettings
 @pytest.mark.parametrize(
     ("values", "key"),
     [
-        ({"distortion": "defalt"}, "task.distortion='defalt'.*Did you mean 'default'"),
+        ({"distortion": "defalt"}, "task.distortion=defalt.*did you mean default"),
         ({"image_size": 4}, "task.image_size"),
         ({"val_copies": 0}, "task.val_copies"),
         ({"noise_std": -0.1}, "task.noise_std"),

@@ -1,13 +1,14 @@
 """Blueprints by topology and name."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import nn
 
+from esper.checks import did_you_mean
 from esper.errors import BlueprintError
+from esper.leyline.blueprints import refusal
 
 REFERENCE_WIDTH = 64  # C at which every `param_estimate` is stated
 BlueprintFactory = Callable[..., nn.Module]
@@ -53,32 +54,24 @@ class BlueprintRegistry:
     def list_specs(cls, topology: str) -> list[BlueprintSpec]:
         """The topology's blueprints, fewest parameters first. Raises: BlueprintError on an unknown topology."""
         if topology not in cls._specs:
-            raise BlueprintError(_unknown("topology", topology, sorted(cls._specs)))
+            known = ", ".join(sorted(cls._specs)) or "none"
+            raise BlueprintError(f"no topology {topology!r}: known are {known}{did_you_mean(topology, cls._specs)}")
         return sorted(cls._specs[topology].values(), key=lambda spec: (spec.param_estimate, spec.name))
 
     @classmethod
-    def has(cls, name: str) -> bool:
-        """Whether any topology has a blueprint of this name."""
-        return any(name in known for known in cls._specs.values())
+    def names(cls) -> dict[str, list[str]]:
+        """The names of all blueprints by topology, fewest parameters first."""
+        return {topology: [spec.name for spec in cls.list_specs(topology)] for topology in cls._specs}
 
     @classmethod
     def spec(cls, topology: str, name: str) -> BlueprintSpec:
         """One blueprint. Raises: BlueprintError, naming the known ones and the nearest, when there is none."""
         specs = {spec.name: spec for spec in cls.list_specs(topology)}
-        if name not in specs:
-            if elsewhere := [other for other, known in cls._specs.items() if name in known]:
-                listed = ", ".join(specs)
-                raise BlueprintError(f"{name!r} is for {' and '.join(elsewhere)} hosts: {topology} hosts take {listed}")
-            raise BlueprintError(_unknown(f"{topology} blueprint", name, list(specs)))
+        if reason := refusal(topology, name, cls.names()):
+            raise BlueprintError(reason)
         return specs[name]
 
     @classmethod
     def create(cls, topology: str, name: str, dim: int, **options: Any) -> nn.Module:
         """Build a blueprint at a width of `dim` channels. Raises: BlueprintError as `spec` does."""
         return cls.spec(topology, name).factory(dim, **options)
-
-
-def _unknown(kind: str, name: str, known: list[str]) -> str:
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    return f"no {kind} {name!r}: known are {', '.join(known) or 'none'}{hint}"

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from esper.checkpoint.atomic import write_atomic
 from esper.errors import CheckpointError
-from esper.files import sweep_temporaries
+from esper.files import sweep_temporaries, write_atomic
 
 FILL_A_DISK = """
 import errno, os, sys

@@ -1,0 +1,64 @@
+"""Lines of text, without anything in them that a terminal would act on."""
+
+import logging
+import traceback
+from typing import Any, TextIO
+
+from esper.printing.streams import Output, output
+
+BAD_INPUT = 2
+
+
+def printable(text: Any) -> str:
+    r"""The text on one line: control characters, bidirectional overrides and the like stand as \x1b, \u202e."""
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(*lines: Any, is_error: bool = False, file: TextIO | None = None) -> None:
+    """Print each on a line of its own.
+
+    Args: is_error: to the error stream; file: elsewhere.
+    """
+    stream = output(is_error) if file is None else Output(file)
+    stream.write("".join(f"{printable(line)}\n" for line in lines))
+    stream.flush()
+
+
+def say_text(text: str, is_error: bool = False, file: TextIO | None = None) -> None:
+    """Print text of several lines; see `say`."""
+    say(*text.removesuffix("\n").split("\n"), is_error=is_error, file=file)
+
+
+def say_traceback(error: BaseException, file: TextIO | None = None) -> None:
+    """Print what Python says of an error, to the error stream or elsewhere."""
+    say_text("".join(traceback.format_exception(error)), is_error=True, file=file)
+
+
+def complain(error: Exception) -> int:
+    """Print what is wrong and return the exit code of bad input."""
+    say_text(f"error: {in_short(str(error))}", is_error=True)
+    return BAD_INPUT
+
+
+def in_short(message: str) -> str:
+    """At most two printable lines, whatever a value that is quoted in the message holds."""
+    lines = message.split("\n")
+    lines = [" ".join(lines[:-1]), lines[-1]] if len(lines) > 2 else lines
+    return "\n".join(printable(line).rstrip() for line in lines)
+
+
+class _Printable(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = printable(record.getMessage()), None
+        return True
+
+
+def logger(name: str) -> logging.Logger:
+    """The logger of this name; what it is told is logged on one printable line."""
+    found = logging.getLogger(name)
+    if not any(isinstance(known, _Printable) for known in found.filters):
+        found.addFilter(_Printable())
+    return found
