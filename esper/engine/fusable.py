@@ -5,7 +5,7 @@ of these things works as it does in plain PyTorch.
 """
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -18,7 +18,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from esper.errors import ConfigError, EngineError, first_line
 from esper.kasmina.copying import HOOKS, copy_network, named_hooks
 from esper.kasmina.host import MorphogeneticModel
-from esper.kasmina.python_state import OF_MODULES, differing, fingerprint, fingerprints
+from esper.kasmina.python_state import OF_MODULES, differing, fingerprint, fingerprints, shared_fingerprints
 from esper.kasmina.seeding import undisturbed_streams
 from esper.kasmina.slot import SeedSlot
 
@@ -77,12 +77,12 @@ def trace(module: nn.Module, leaves: tuple[type[nn.Module], ...]) -> tuple[fx.Gr
         attempt = copy_network(module)
     except ConfigError as error:
         raise EngineError(str(error)) from error
-    before, held = fingerprints(attempt), _tensors(attempt)
+    before, held = fingerprints(attempt) | shared_fingerprints(attempt), _tensors(attempt)
     with undisturbed_streams(), _no_own_backward(name):
         drawn = _streams()
         graphs = [_traced(attempt, training, leaves) for training in (False, True)]
         is_drawing = drawn != _streams()
-    changed = differing(before, fingerprints(attempt))
+    changed = differing(before, fingerprints(attempt) | shared_fingerprints(attempt))
     changed += [path for path, tensor in _tensors(attempt).items() if tensor is not held.get(path)]
     if changed:
         raise EngineError(f"{name}.forward changes {changed[0].removeprefix('.')}, and cannot be fused")
@@ -122,16 +122,12 @@ class Watch:
     """Notices what was put on modules since fusing them was allowed, and would be lost: hooks, layers, attributes."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self._hooks: list[Mapping[Any, Any]] = []
-        self._held: list[tuple[Mapping[str, Any], str, Any]] = []
+        layers = [part for module in modules for _, part in _layers(module) if not isinstance(part, SeedSlot)]
+        self._hooks = [getattr(part, kind) for part in layers for kind in HOOKS]
+        self._classes = [(part, type(part)) for part in layers]
         self._parameters = [parameter for module in modules for parameter in module.parameters()]
-        for module in modules:
-            for _, part in _layers(module):
-                self._hooks += [getattr(part, kind) for kind in HOOKS]
-                held: tuple[dict[str, Any], ...] = (vars(part), part._parameters, part._buffers, part._modules)
-                if isinstance(part, SeedSlot):  # whose seeds come and go
-                    continue
-                self._held += [(each, k, v) for each in held for k, v in each.items() if k not in OF_MODULES]
+        held = [each for p in layers for each in (vars(p), p._parameters, p._buffers, p._modules)]
+        self._held = [(each, {k: v for k, v in each.items() if k != "training"}, len(each)) for each in held]
 
     def has_changed(self) -> bool:
         """Whether anything is other than it was."""
@@ -139,7 +135,9 @@ class Watch:
             _has_any_global_hook()
             or any(self._hooks)
             or any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self._parameters)
-            or any(held.get(name) is not value for held, name, value in self._held)
+            or any(type(part) is not kind for part, kind in self._classes)
+            or any(len(now) != size for now, _, size in self._held)
+            or any(now.get(name) is not value for now, was, _ in self._held for name, value in was.items())
         )
 
 

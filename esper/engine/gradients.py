@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from esper.engine.optimizer import flat_rows
 from esper.engine.population import Population
 from esper.engine.stacks import HOST
 from esper.leyline.gradients import GradientStatistics, gradient_statistics
@@ -15,7 +16,7 @@ SeedGradients = dict[tuple[int, str], tuple[float, float, bool, bool]]
 
 def row_statistics(gradients: Iterable[Tensor]) -> GradientStatistics:
     """Statistics over tensors [R, ...] of one stack; nothing waits for the device."""
-    return gradient_statistics(torch.stack([grad.flatten(1).norm(dim=1) for grad in gradients]))  # [P, R]
+    return gradient_statistics(torch.stack([flat_rows(grad).norm(dim=1) for grad in gradients]))  # [P, R]
 
 
 def note_seed_gradients(population: Population) -> SeedGradients:
@@ -24,9 +25,10 @@ def note_seed_gradients(population: Population) -> SeedGradients:
     Their size beside the host's, and whether they are finite, goes into the seed's state at once: gates ask for it.
     """
     found: SeedGradients = {}
-    host = row_statistics(population.last_gradients[HOST].values()).total_norm
+    of_hosts = population.last_gradients.get(HOST)  # none where the hosts are frozen
+    host = row_statistics(of_hosts.values()).total_norm if of_hosts else torch.zeros(len(population))
     for name, gradients in population.last_gradients.items():
-        if name == HOST or name.endswith(".gate"):
+        if name == HOST or name.endswith(".gate") or not gradients:
             continue
         stack, slot = population.stacks[name], name.split(".")[1]
         statistics = row_statistics(gradients.values())

@@ -18,6 +18,7 @@ from esper.engine.stream import Stream
 from esper.engine.together import scores_on_test, start_together, step_together
 from esper.errors import EngineError
 from esper.kasmina.events import is_refusal
+from esper.kasmina.python_state import check_structure
 from esper.kasmina.slot import QualityGates
 from esper.leyline import WAIT, Action, EpochReport, SeedStage, TelemetryEvent, TelemetryEventType
 from esper.tasks import Task
@@ -264,6 +265,8 @@ class Growth:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that a resumed run needs, as tensors and plain values."""
         reports = [plain_report(report) for report in self.reports()]
+        for model, made_of in zip(self.population.models, self.population.initial_structures, strict=True):
+            check_structure(model, made_of)
         tensors, plain = split_snapshot("", take_snapshot(self.population))
         governor_snapshot = None
         if self.governor.snapshot is not None:

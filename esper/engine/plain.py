@@ -32,9 +32,11 @@ class PlainTraining:
             model.train()
             optimizer.zero_grad()
             seed_streams(stream_of(0, 0), x.device)
-            loss = _loss(model(x), y)
+            loss = _loss(model(x.clone()), y)
             if loss.requires_grad:
                 loss.backward()
+            elif any(parameter.requires_grad for parameter in model.parameters()):
+                raise EngineError("no gradient reaches any weight: the network's output is detached from them")
             for slot in model.slots.values():
                 slot.step()
             losses.append(loss.detach())
@@ -55,7 +57,7 @@ class PlainTraining:
         for model in self.models:
             model.eval()
             seed_streams(EVALUATION_STREAM, x.device)
-            losses.append(_loss(model(x), y))
+            losses.append(_loss(model(x.clone()), y))
         return losses
 
 
@@ -76,7 +78,7 @@ class _Optimizer:
         for index, parameter in enumerate(self.parameters):
             if parameter.grad is None:
                 continue
-            weight, grad = real(parameter), real(parameter.grad)
+            weight, grad = real(parameter), real(parameter.grad).to_dense()
             step = self._sgd if self.config.name == "sgd" else self._adamw
             step(index, weight, grad)
 

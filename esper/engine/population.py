@@ -21,7 +21,7 @@ from esper.engine.stacks import HOST, ModuleStack
 from esper.errors import EngineError
 from esper.kasmina.base import like
 from esper.kasmina.host import MorphogeneticModel
-from esper.kasmina.python_state import read_state, write_state
+from esper.kasmina.python_state import read_state, structure, write_state
 from esper.kasmina.seeding import undisturbed_streams
 
 # Targets of one evaluation chunk: of each member, and of all together where they run as one program on a CPU. There
@@ -69,6 +69,7 @@ class Population:
         self.version = 0
         self.halted: set[int] = set()
         self.initial_states = [read_state(model) for model in self.models]  # what networks keep in Python
+        self.initial_structures = [structure(model) for model in self.models]
         self.last_gradients: Gradients = {}
         self._graph: GraphedStep | None = None
         self._asked = kind, is_channels_last if kind is None else bool(is_channels_last)
@@ -177,6 +178,7 @@ class Population:
         """
         if source is None:
             x, y, order = x.unsqueeze(0), y.unsqueeze(0), order.unsqueeze(0)
+        _check_arguments(x, y, order, batch_size)
         self._settle(*(part[0, order[0, :batch_size]] for part in (x, y)))
         self.sync_topology()
         self.check_minibatches(x[0, :1], y[0, :1], order.shape[1], batch_size)
@@ -355,6 +357,18 @@ class Population:
         loss, correct = self.engine.losses(logits, y)
         total[0].add_(loss * y[0].numel())
         total[1].add_(correct)
+
+
+def _check_arguments(x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> None:
+    """Of sets of examples [J, N, ...]. Raises EngineError on what no epoch can be made of."""
+    if batch_size < 1 or not order.numel():
+        raise EngineError(f"batch_size={batch_size}, {order.shape[1]} examples: an epoch needs at least one of each")
+    if order.is_floating_point() or int(order.min()) < 0 or int(order.max()) >= x.shape[1]:
+        raise EngineError(f"order: expected whole numbers from 0 to {x.shape[1] - 1}")
+    if y.is_floating_point() or int(y.min()) < 0:
+        raise EngineError("targets: expected the numbers of classes, from 0 on (there is no ignore_index)")
+    if not torch.is_grad_enabled():
+        raise EngineError("gradients are switched off (torch.no_grad), and nothing could be trained")
 
 
 def build(

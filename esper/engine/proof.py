@@ -21,7 +21,15 @@ from esper.engine.stacks import HOST, ModuleStack
 from esper.errors import EngineError
 from esper.kasmina.copying import copy_network
 from esper.kasmina.host import MorphogeneticModel
-from esper.kasmina.python_state import EXTRA_STATE, KEPT_DTYPES, differing, fingerprints, unkept
+from esper.kasmina.python_state import (
+    EXTRA_STATE,
+    KEPT_DTYPES,
+    check_structure,
+    differing,
+    fingerprints,
+    structure,
+    unkept,
+)
 from esper.kasmina.seeding import undisturbed_streams
 from esper.leyline import SeedStage
 
@@ -103,9 +111,10 @@ def check_resumable(model: MorphogeneticModel, x: Tensor, y: Tensor) -> None:
     with own_errors(x), undisturbed_streams(x.device):
         plain = PlainTraining([copy_network(model)], [OptimizerConfig()])
         copy = plain.models[0]
-        before = fingerprints(copy)
+        before, made_of = fingerprints(copy), structure(copy)
         plain.backward(x, y)
         plain.evaluate(x, y)
+        check_structure(copy, made_of)
         changed = [path for path in before if path.endswith(EXTRA_STATE)] + differing(before, fingerprints(copy))
         if lost := unkept(copy, changed):
             raise EngineError(
@@ -232,7 +241,7 @@ def _gradients(
         is_absent = stacked is None or row in found.absent.get(stack, {}).get(name, ())
         if parameter.grad is not None or not is_absent:
             zero = torch.zeros_like(parameter)
-            expected[label] = zero if parameter.grad is None else parameter.grad
+            expected[label] = zero if parameter.grad is None else parameter.grad.to_dense()
             got[label] = zero if is_absent or stacked is None else stacked[row]
     return expected, got
 
@@ -242,7 +251,7 @@ def _same_gradients(population: Trained, plain: PlainTraining, found: Backward) 
 
     def of(member: int, stack: str, name: str) -> Tensor:
         parameter = _parameter(plain.models[member], stack, name)
-        return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.to_dense()
 
     return {
         stack: {

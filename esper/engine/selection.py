@@ -102,7 +102,7 @@ def _why_not_fused(trial: Trial, blueprints: Sequence[str]) -> str | None:
             return None
         found = difference(trial, Way(FUSED), blueprints)
     except EngineError as error:
-        return str(error)
+        return trial.models[0].host.in_own_words(str(error))
     except Exception as error:  # networks of any make are looked into here
         return f"{type(error).__name__}: {first_line(error)}"
     if found is not None:
@@ -121,7 +121,7 @@ def _why_not_sequential(trial: Trial, way: Way) -> str | None:
         if found is None or found != difference(trial, way):
             return None  # or the network gives other figures each time, and cannot be compared
     except EngineError as error:
-        return str(error)
+        return trial.models[0].host.in_own_words(str(error))
     except Exception as error:  # networks of any make are looked into here
         return f"{type(error).__name__}: {first_line(error)}"
     own = trial.models[0].host.in_own_words(found)

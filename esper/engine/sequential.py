@@ -71,7 +71,7 @@ class SequentialEngine:
             if self.seeds is not None:
                 seed_streams(stream_of(self.seeds[member], step), x.device)
             with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision is torch.bfloat16):
-                logits = _row(model(_of(x, member)))
+                logits = _row(model(_input(model, _of(x, member))))
             loss, right = self.losses(logits, _of(y, member).unsqueeze(0))
             if loss.requires_grad:  # a frozen network without seeds has nothing to learn
                 loss.sum().backward()
@@ -125,7 +125,7 @@ class SequentialEngine:
 
     def _evaluated(self, model: MorphogeneticModel, x: Tensor) -> Tensor:
         seed_streams(EVALUATION_STREAM, x.device)
-        return _row(model(x))
+        return _row(model(_input(model, x)))
 
 
 def stream_of(seed: int, step: int | Tensor) -> int:
@@ -136,6 +136,11 @@ def stream_of(seed: int, step: int | Tensor) -> int:
 def _of(rows: Tensor, member: int) -> Tensor:
     """A member's own row, or the only one."""
     return rows[member if len(rows) > 1 else 0]
+
+
+def _input(model: MorphogeneticModel, x: Tensor) -> Tensor:
+    """Of its own, for a network that may work in place on it."""
+    return x.clone() if model.is_users_own else x
 
 
 def _row(logits: Tensor) -> Tensor:

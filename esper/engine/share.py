@@ -46,6 +46,7 @@ class Share:
         self.whole, self.first = whole, first
         self.models = whole.models[first : first + count]
         self.initial_states = whole.initial_states[first : first + count]
+        self.initial_structures = whole.initial_structures[first : first + count]
         self.device, self.dtype = whole.device, whole.dtype
 
     def __len__(self) -> int:

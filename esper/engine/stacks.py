@@ -74,6 +74,7 @@ class ModuleStack:
         self._bind()
         self._gradients: dict[str, Tensor] = {}
         self._gradient_rows: list[_GradientRow] = []
+        self._untrained: list[tuple[int, _Place]] = []
 
     def _check_alike(self) -> None:
         first, *others = [{p.name: (p.key, p.tensor.shape, p.tensor.dtype) for p in row} for row in self._places]
@@ -107,11 +108,30 @@ class ModuleStack:
     def adopt(self) -> None:
         """Take over buffers that networks have replaced, and weights that they have moved elsewhere, as they ran.
 
-        Raises EngineError where a tensor was given another shape or dtype, or a parameter was replaced.
+        Raises EngineError where a parameter was replaced, or a tensor was given another dtype, or another shape in some
+        members alone.
         """
+        grown: dict[str, list[_Place]] = {}
         for row in self._places:
             for place in row:
-                place.adopt()
+                current = getattr(place.layer, place.kind).get(place.leaf)
+                if current is not None and current.shape != place.row.shape and place.key in self.buffers:
+                    grown.setdefault(place.key, []).append(place)
+                else:
+                    place.adopt()
+        for key, places in grown.items():
+            self._restack(key, places)
+
+    def _restack(self, key: str, places: list["_Place"]) -> None:
+        """A buffer that has another shape now, in every member alike."""
+        rows = [place.layer._buffers[place.leaf] for place in places]
+        if len(places) < len(self.members) or len({(row.shape, row.dtype) for row in rows if row is not None}) > 1:
+            places[0].adopt()  # which says why not
+        self.buffers[key] = torch.stack([row.detach() for row in rows if row is not None])
+        for index, (place, row) in enumerate(zip(places, rows, strict=True)):
+            assert row is not None
+            place.tensor = row
+            place.bind(self.buffers[key][index])
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers together."""
@@ -141,12 +161,22 @@ class ModuleStack:
             if place.name == place.key and place.key in trained and trained[place.key][index]
         ]
 
+        held = {(row.index, row.place.key) for row in self._gradient_rows}
+        self._untrained = [
+            (index, place)
+            for index, row in enumerate(self._places)
+            for place in row
+            if place.name == place.key and isinstance(place.tensor, nn.Parameter) and (index, place.key) not in held
+        ]
+
     def zero_gradients(self) -> None:
         """Before the modules' backward passes."""
         if self._gradients:
             torch._foreach_zero_(list(self._gradients.values()))
         for row in self._gradient_rows:
             row.place.tensor.grad = row.gradient
+        for _, place in self._untrained:
+            place.tensor.grad = None
 
     def take_gradients(self) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
         """After them: gradients [R, ...] by parameter, and the rows of each that took no part (where there are any).
@@ -157,6 +187,11 @@ class ModuleStack:
         for row in self._gradient_rows:
             if row.take():
                 present[row.place.key].add(row.index)
+        for index, place in self._untrained:
+            if place.tensor.grad is not None:  # it has begun to be trained in this very pass
+                stack = self._gradients.setdefault(place.key, torch.zeros_like(self.parameters[place.key]))
+                stack[index].copy_(place.tensor.grad)
+                present.setdefault(place.key, set()).add(index)
         everyone = range(len(self.members))
         absent = {name: [r for r in everyone if r not in rows] for name, rows in present.items() if rows}
         gradients = {name: self._gradients[name] for name in absent}

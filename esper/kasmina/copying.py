@@ -1,9 +1,11 @@
 """Copies of networks that train as the original would."""
 
 import copy
-import functools
+import gc
 import itertools
+import weakref
 from collections.abc import Callable, Iterator
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from esper.errors import ConfigError, first_line
 
+_LOOKED_AT = 100_000  # objects, in search of the original
 HOOKS = (
     "_forward_pre_hooks",
     "_forward_hooks",
@@ -26,10 +29,11 @@ def copy_network(module: Network) -> Network:
     """A copy with weights of its own; hooks of layers and of parameters come along.
 
     Tensors that a layer derives from its parameters before each pass (pruning, older weight and spectral norms) are
-    copied by value. Raises: ConfigError where a copy would not be the same network: a hook that holds on to the
-    network itself, parameters that share memory without being one, something in it that cannot be copied.
+    copied by value. Raises: ConfigError where a copy would not be the same network: a function or weak reference in it
+    would still reach the original, parameters share memory without being one, or are not what `parameters()` gives, or
+    something in it cannot be copied.
     """
-    _check_hooks(module)
+    _check_parameters(module)
     _check_memory(module)
     copied: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in _derived_tensors(module)}
     try:
@@ -41,7 +45,74 @@ def copy_network(module: Network) -> Network:
                 twin.register_post_accumulate_grad_hook(copy.deepcopy(hook, copied))
     except Exception as error:  # whatever the parts of a network of any make may raise
         raise ConfigError(f"{type(module).__name__} cannot be copied: {first_line(error)}") from error
+    _check_twin(module, duplicate)
+    _check_apart(module, duplicate)
     return duplicate
+
+
+def _check_twin(module: nn.Module, duplicate: nn.Module) -> None:
+    """Raises ConfigError where copying left something out, or out of the copy."""
+    for (path, one), (other_path, other) in zip(module.named_modules(), duplicate.named_modules(), strict=False):
+        is_whole = type(one).__module__.startswith("torch.") or vars(one).keys() == vars(other).keys()
+        if not is_whole or (path, type(one)) != (other_path, type(other)) or one is other:
+            name = path or type(module).__name__
+            raise ConfigError(f"{name}: a copy of it is not as it is (its class copies itself)")
+
+
+def _check_apart(module: nn.Module, duplicate: nn.Module) -> None:
+    """Raises ConfigError, naming the layer, where something in the copy still holds a part of the original.
+
+    Functions and weak references are never copied, and what they have closed over is what it was.
+    """
+    parts = {id(part) for part in (*module.modules(), *module.parameters(), *module.buffers())}
+    seen = parts | {id(part) for part in duplicate.modules()}
+    for path, part in (*duplicate.named_modules(), *named_hooks(duplicate)):
+        reached: list[Any] = [part.__dict__ if isinstance(part, nn.Module) else part]
+        while reached:
+            for held in _referents(reached.pop()):
+                if id(held) in parts:
+                    raise ConfigError(
+                        f"{path or type(module).__name__}: a function or hook in it holds on to the network, and "
+                        "a copy's would still reach the original; let it use what it is called with, or be a method"
+                    )
+                if id(held) not in seen and len(seen) < _LOOKED_AT:
+                    seen.add(id(held))
+                    reached.append(held)
+
+
+def _referents(value: Any) -> list[Any]:
+    """What is held, but for what all share: classes, modules, and the globals that functions stand in."""
+    if isinstance(value, weakref.ref):
+        return [value()]
+    if isinstance(value, FunctionType):
+        cells = (cell for cell in value.__closure__ or () if cell is not None)
+        return [*cells, value.__defaults__, value.__kwdefaults__, vars(value)]
+    shared = (type, ModuleType, CodeType, str, bytes, int, float)
+    return [held for held in gc.get_referents(value) if not isinstance(held, shared)]
+
+
+def check_graph(output: Any, module: nn.Module) -> None:
+    """Raises ConfigError where a copy's output depends on parameters of the original, as through a global name."""
+    own = {id(parameter): name for name, parameter in module.named_parameters()}
+    nodes, seen = [getattr(output, "grad_fn", None)], set()
+    while nodes:
+        node: Any = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if name := own.get(id(getattr(node, "variable", None))):
+            raise ConfigError(f"{name}: a copy of the network still uses it, as through a global name")
+        nodes += [before for before, _ in node.next_functions]
+
+
+def _check_parameters(module: nn.Module) -> None:
+    """Raises ConfigError where the network gives others than it has: an optimizer would train those alone."""
+    layers = list(module.modules())
+    held = {id(p) for layer in layers for p in layer._parameters.values() if p is not None}
+    if held != {id(p) for p in module.parameters()} or held != {id(p) for _, p in module.named_parameters()}:
+        raise ConfigError(
+            f"{type(module).__name__}: parameters() gives others than its layers have; freeze those instead"
+        )
 
 
 def _check_memory(module: nn.Module) -> None:
@@ -68,16 +139,6 @@ def _derived_tensors(module: nn.Module) -> Iterator[Tensor]:
                 yield value
 
 
-def _check_hooks(module: nn.Module) -> None:
-    parts = {id(part) for part in module.modules()} | {id(tensor) for tensor in module.parameters()}
-    for name, hook in named_hooks(module):
-        if any(id(held) in parts for held in _held_by(hook)):
-            raise ConfigError(
-                f"{name or type(module).__name__}: a hook holds on to the network itself, and a copy's hook would "
-                "still reach the original; let it use what it is called with, or be a method of its layer"
-            )
-
-
 def named_hooks(module: nn.Module) -> Iterator[tuple[str, Callable[..., Any]]]:
     """Every hook of the network's layers and parameters, with the name of what it is on."""
     for name, part in module.named_modules():
@@ -88,15 +149,3 @@ def named_hooks(module: nn.Module) -> Iterator[tuple[str, Callable[..., Any]]]:
         for hooks in (parameter._backward_hooks, parameter._post_accumulate_grad_hooks):
             for hook in (hooks or {}).values():
                 yield name, hook
-
-
-def _held_by(hook: Callable[..., Any]) -> Iterator[Any]:
-    """What a plain function has closed over; a method or an object is copied with the network, and all it holds."""
-    if isinstance(hook, functools.partial):
-        yield from (*_held_by(hook.func), *hook.args, *hook.keywords.values())
-        return
-    for cell in getattr(hook, "__closure__", None) or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # not filled yet
-            continue

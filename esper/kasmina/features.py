@@ -44,7 +44,7 @@ def probe(
             raise ConfigError(f"{said}: the network has no such submodule; it has {known}") from error
         if not path or list(positions.values()).count(path) > 1:
             raise ConfigError(f"{said}: every slot needs a submodule of its own")
-    with undisturbed_streams(example.device):
+    with undisturbed_streams(example.device), torch.no_grad():
         outputs = _run(_materialised(module, example), asked, example)
     for path, said in asked.items():
         if path not in outputs:
@@ -63,20 +63,29 @@ def _materialised(module: nn.Module, example: Tensor) -> nn.Module:
     run_example(attempt, example)
     if names == _tensor_names(attempt):
         return attempt
+    other = copy_network(module)
+    run_example(other, 2 * example + 1 if example.is_floating_point() else example)
+    lazy = {name for name, is_lazy in names if is_lazy}
+    for (name, one), (_, two) in zip(_tensors(attempt), _tensors(other), strict=True):
+        if (name, False) not in names and name not in lazy and not torch.equal(one, two):
+            raise ConfigError(f"{name}: is made from the first minibatch; run the network once on yours, then grow it")
     run_example(module, example)
     return copy_network(module)
 
 
+def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*module.named_parameters(), *module.named_buffers()]
+
+
 def _tensor_names(module: nn.Module) -> list[tuple[str, bool]]:
-    tensors = (*module.named_parameters(), *module.named_buffers())
-    return [(name, nn.parameter.is_lazy(tensor)) for name, tensor in tensors]
+    return [(name, nn.parameter.is_lazy(tensor)) for name, tensor in _tensors(module)]
 
 
-def run_example(module: nn.Module, example: Tensor) -> None:
-    """A pass in evaluation mode. Raises: ConfigError where it fails."""
+def run_example(module: nn.Module, example: Tensor) -> Any:
+    """What a pass in evaluation mode gives. Raises: ConfigError where it fails."""
     try:
-        with torch.no_grad(), evaluating(module):
-            module(example)
+        with evaluating(module):
+            return module(example.clone())  # which some work in place on
     except ConfigError:
         raise
     except Exception as error:  # whatever a network of any make may raise

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from esper.errors import ConfigError
 from esper.kasmina.base import Host, like
-from esper.kasmina.copying import copy_network
+from esper.kasmina.copying import check_graph, copy_network
 from esper.kasmina.features import CHANNEL_DIMS, probe, run_example
 from esper.kasmina.host import MorphogeneticModel
 from esper.kasmina.lifecycle import SlotConfig
@@ -65,16 +65,16 @@ class GraftedHost(Host):
             setattr(self.module.get_submodule(owner), leaf, _Grafted(inner, self.slots, name))
         if not module.training:  # made ready for use, not frozen layer by layer
             self.module.train()
-        self._check_reached(positions, example, key)
+        self._check_reached(module, positions, example, key)
 
-    def _check_reached(self, positions: Mapping[str, str], example: Tensor, key: str) -> None:
+    def _check_reached(self, original: nn.Module, positions: Mapping[str, str], example: Tensor, key: str) -> None:
         """Raises ConfigError where the network calls a submodule by another way than its name (a list of its own)."""
         attempt = copy_network(self)
         reached: set[str] = set()
         for name, slot in attempt.slots.items():
             slot.register_forward_hook(lambda *_, name=name: reached.add(name))
-        with undisturbed_streams(example.device):
-            run_example(attempt, example)
+        with undisturbed_streams(example.device), torch.enable_grad():
+            check_graph(run_example(attempt, example), original)
         for name, path in positions.items():
             if name not in reached:
                 raise ConfigError(
@@ -128,6 +128,14 @@ class _Grafted(nn.Module):
 
     def __getitem__(self, index: Any) -> Any:
         return self.inner[index]  # type: ignore[index]
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        inner: Any = self.inner
+        inner[index] = value
+
+    def __delitem__(self, index: Any) -> None:
+        inner: Any = self.inner
+        del inner[index]
 
     def __len__(self) -> int:
         return len(self.inner)  # type: ignore[arg-type]

@@ -14,7 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from esper.errors import CheckpointError
+from esper.kasmina.copying import HOOKS
+
 EXTRA_STATE = "extra_state()"  # stands where an attribute's name would
+TRAINED = ":requires_grad"  # ends the name of a parameter
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
 CONTAINERS = (list, tuple, set, frozenset, dict, deque)
 _INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -34,27 +38,56 @@ def is_library(kind: type) -> bool:
     return _is_library(kind.__module__)
 
 
-def _owners(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Layers that may keep something: all but those of torch and esper, which are known not to."""
-    for path, part in module.named_modules():
-        is_compiled = type(part).__module__.startswith("torch._dynamo")
-        if not is_library(type(part)) or ("forward" in vars(part) and not is_compiled):
-            yield path, part
-
-
 def has_own_code(module: nn.Module) -> bool:
     """Whether any of its layers is of another make than torch's or esper's."""
-    return any(True for _ in _owners(module))
+    return any(not is_library(type(part)) for part in module.modules())
 
 
 def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    for path, part in _owners(module):
+    """Of every layer but esper's own, whose promise is to keep nothing; layers of torch may be written on by others."""
+    if not (getattr(module, "is_users_own", False) or has_own_code(module)):
+        return
+    for path, part in module.named_modules():
+        if type(part).__module__.startswith(("esper.", "torch._dynamo")):
+            continue
         prefix = f"{path}." if path else ""
         for name, value in vars(part).items():
             if name not in OF_MODULES and not isinstance(value, nn.Module):
                 yield f"{prefix}{name}", value
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                yield f"{prefix}{name}{TRAINED}", parameter.requires_grad
         if type(part).get_extra_state is not nn.Module.get_extra_state:
             yield f"{prefix}{EXTRA_STATE}", part.get_extra_state()
+
+
+def structure(module: nn.Module) -> dict[str, object]:
+    """By layer: what it is made of. Equal as long as a network that is built anew can take on this one's state."""
+    if not (getattr(module, "is_users_own", False) or has_own_code(module)):
+        return {}
+    layers: dict[str, object] = {}
+    inside: tuple[str, ...] = ()
+    for path, part in module.named_modules():
+        if path.startswith(inside):
+            continue
+        if hasattr(part, "seed"):  # a slot, whose seeds come and go
+            inside += (f"{path}.",)
+            continue
+        tensors = (*part._parameters.items(), *part._buffers.items())
+        held = [(name, None if tensor is None else (tensor.shape, tensor.dtype)) for name, tensor in tensors]
+        layers[path] = (type(part), held, list(part._modules), [len(getattr(part, kind)) for kind in HOOKS])
+    return layers
+
+
+def check_structure(module: nn.Module, initial: Mapping[str, object]) -> None:
+    """Raises: CheckpointError, naming the layer, where a network is no longer made of what it was."""
+    now = structure(module)
+    for path in {**initial, **now}:
+        if initial.get(path) != now.get(path):
+            raise CheckpointError(
+                f"{path or type(module).__name__}: layers, tensors or hooks of it came or went as it ran, so that a "
+                "network built anew could not take on its state; make them in __init__"
+            )
 
 
 def read_state(module: nn.Module) -> dict[str, Any]:
@@ -77,13 +110,15 @@ def write_state(module: nn.Module, state: Mapping[str, Any], initial: Mapping[st
     parts = dict(module.named_modules())
     for path in read_state(module).keys() - initial.keys() - state.keys():  # it has come up since
         owner, _, name = path.rpartition(".")
-        if name != EXTRA_STATE:
+        if name != EXTRA_STATE and not name.endswith(TRAINED):
             delattr(parts[owner], name)
     for path, value in {**initial, **state}.items():
         owner, _, name = path.rpartition(".")
         if owner not in parts:
             continue  # a seed that is gone
-        if name == EXTRA_STATE:
+        if name.endswith(TRAINED):
+            parts[owner]._parameters[name.removesuffix(TRAINED)].requires_grad_(value)
+        elif name == EXTRA_STATE:
             parts[owner].set_extra_state(_copied(value))
         elif not _equal(getattr(parts[owner], name, None), value):
             setattr(parts[owner], name, _copied(value))
@@ -92,6 +127,20 @@ def write_state(module: nn.Module, state: Mapping[str, Any], initial: Mapping[st
 def fingerprints(module: nn.Module) -> dict[str, Any]:
     """Of every attribute, kept or not: equal as long as nothing in it has changed."""
     return {path: fingerprint(value) for path, value in _attributes(module)}
+
+
+def shared_fingerprints(module: nn.Module) -> dict[str, Any]:
+    """Of what a network's code shares with all copies: data of its classes, and globals that its methods name."""
+    found: dict[str, Any] = {}
+    for kind in {each for part in module.modules() for each in type(part).__mro__ if not is_library(each)}:
+        for name, value in vars(kind).items():
+            code = getattr(value, "__code__", None)
+            if code is not None:
+                named = {other: value.__globals__[other] for other in code.co_names if other in value.__globals__}
+                found |= {f"{kind.__name__}.{name}: {other}": fingerprint(held) for other, held in named.items()}
+            elif not name.startswith("__"):
+                found[f"{kind.__name__}.{name}"] = fingerprint(value)
+    return found
 
 
 def unkept(module: nn.Module, paths: Sequence[str]) -> list[str]:

@@ -706,6 +706,78 @@ class ReplacesGradient(Base):
         self.body[0].weight.register_post_accumulate_grad_hook(double)
 
 
+class ClassCounter(Base):
+    """Counts on its class, which every copy shares."""
+
+    calls = 0
+
+    def features(self, x):
+        type(self).calls += 1
+        return super().features(x)
+
+
+SEEN = []
+
+
+class GlobalList(Base):
+    def features(self, x):
+        SEEN.append(len(SEEN))
+        return super().features(x)
+
+
+class StateOnTorchLayer(Base):
+    def __init__(self):
+        super().__init__()
+        self.body.calls = 0
+
+    def features(self, x):
+        self.body.calls += 1
+        return super().features(x) * (1.0 + self.body.calls % 3)
+
+
+class InplaceInput(Base):
+    def features(self, x):
+        return super().features(x.mul_(2.0))
+
+
+class Unfreezes(Base):
+    """Begins to train a layer in the middle of an epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+        self.stem.requires_grad_(False)
+
+    def features(self, x):
+        self.calls += self.training
+        self.stem.requires_grad_(self.calls > 4)
+        return super().features(x)
+
+
+class GrowingObserver(Base):
+    """A buffer that takes on its shape in the first training step, as observers of quantisation do."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("largest", torch.zeros(0, dtype=torch.float64))
+
+    def features(self, x):
+        x = super().features(x)
+        if self.training:
+            now = x.detach().abs().amax((0, 2, 3))
+            self.largest = now if not len(self.largest) else torch.maximum(self.largest, now)
+        return x / (self.largest.view(1, -1, 1, 1) + 1.0) if len(self.largest) else x
+
+
+def sets_item():
+    class SetsItem(Base):
+        def features(self, x):
+            self.body[2] = self.body[2]
+            return super().features(x)
+
+    return SetsItem()
+
+
 DRAWING = {
     "draws from torch": functools.partial(Draws, "torch"),
     "draws from numpy": functools.partial(Draws, "numpy"),
@@ -785,6 +857,13 @@ NETWORKS = {
     "complex": Complex,
     "integer parameter": IntegerParameter,
     "extra state": ExtraState,
+    "class counter": ClassCounter,
+    "global list": GlobalList,
+    "state on a torch layer": StateOnTorchLayer,
+    "in-place input": InplaceInput,
+    "unfreezes": Unfreezes,
+    "growing observer": GrowingObserver,
+    "sets an item": sets_item,
     "compiled": compiled,
     "strided": strided,
     "wide pool": wide_pool,

@@ -100,7 +100,8 @@ def test_a_network_is_trained_as_a_plain_loop_trains_it(network, kind, optimizer
             torch.testing.assert_close(found[name], tensor, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
         kept = [fingerprints(one) for one in (expected[member], trained[member])]
         wanted_state, found_state = ({path.replace("body.inner", "body"): v for path, v in one.items()} for one in kept)
-        comparable = {path for path in wanted_state if network not in BY_IDENTITY}
+        # Tensors are compared above, or differ in their last bits where images lie otherwise.
+        comparable = [p for p, v in wanted_state.items() if network not in BY_IDENTITY and not isinstance(v, tuple)]
         assert [path for path in comparable if wanted_state[path] != found_state.get(path)] == []
 
 

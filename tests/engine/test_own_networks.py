@@ -17,7 +17,7 @@ from esper.engine.growth import Growth
 from esper.engine.optimizer import OptimizerConfig
 from esper.engine.population import Population
 from esper.engine.proof import check_resumable
-from esper.errors import EngineError
+from esper.errors import CheckpointError, EngineError
 from esper.kasmina.slot import QualityGates
 from esper.leyline import WAIT, Action, Operation
 from esper.tasks.task import Task
@@ -154,6 +154,73 @@ def test_what_no_checkpoint_can_hold_is_refused_at_the_start(kind, named):
     x, y, _ = data(size=8)
     with pytest.raises(EngineError, match=named):
         check_resumable(esper.grow(kind().double(), {"mid": "body"}, x[:2]), x[:8], y[:8])
+
+
+class LateHook(Base):
+    def features(self, x):
+        if self.training and not self.stem._forward_hooks:
+            self.stem.register_forward_hook(lambda *_: None)
+        return super().features(x)
+
+
+class LateBuffer(Base):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", None)
+
+    def features(self, x):
+        x = super().features(x)
+        if self.training and self.mean is None:
+            self.mean = x.detach().mean()
+        return x
+
+
+@pytest.mark.parametrize("kind", [LateHook, LateBuffer, plain_networks.GrowingObserver])
+def test_a_network_that_is_not_made_of_the_same_any_more_is_refused_at_the_start(kind):
+    x, y, _ = data(size=8)
+    with pytest.raises(CheckpointError, match="came or went as it ran"):
+        check_resumable(esper.grow(kind().double(), {"mid": "body"}, x[:2]), x[:8], y[:8])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda x, y, order: (x, y, order, 0), "batch_size=0"),
+        (lambda x, y, order: (x, y, order[:0], 4), "0 examples"),
+        (lambda x, y, order: (x, y, order + 1, 4), "order: expected whole numbers from 0 to 36"),
+        (lambda x, y, order: (x, y, order.double(), 4), "order: expected whole numbers"),
+        (lambda x, y, order: (x, y - 101, order, 4), "targets: expected the numbers of classes"),
+    ],
+)
+def test_what_no_epoch_can_be_made_of_is_answered_in_a_line(change, reason):
+    x, y, order = data(size=8)
+    population = Population([esper.grow(build("plain", 0), {"mid": "body"}, x[:2])], OptimizerConfig())
+    with pytest.raises(EngineError, match=reason):
+        population.train_epoch(*change(x, y, order))
+
+
+class Detaches(Base):
+    def forward(self, x):
+        return super().forward(x).detach()
+
+
+def test_a_network_whose_weights_no_gradient_reaches_is_refused_as_plain_pytorch_does():
+    x, y, order = data(size=8)
+    for kind in ("sequential", None):
+        population = Population([esper.grow(Detaches().double(), {"mid": "body"}, x[:2])], OptimizerConfig(), kind)
+        with pytest.raises(EngineError, match="no gradient reaches any weight"):
+            population.train_epoch(x, y, order, 16)
+
+
+def test_frozen_hosts_grow_in_a_run():
+    grown = growth(plain_networks.Base)
+    for model in grown.population.models:
+        model.host.module.requires_grad_(False)
+    before = [parameter.clone() for parameter in grown.population.models[2].parameters()]
+    for index in range(3):
+        reports, _ = grown.step(script(index))
+    assert all(torch.equal(was, now) for was, now in zip(before, grown.population.models[2].parameters(), strict=True))
+    assert reports[0].slots["mid"].gradient_norm > 0 and reports[0].train_loss != reports[2].train_loss
 
 
 def test_growing_and_choosing_leave_the_network_and_every_stream_alone():

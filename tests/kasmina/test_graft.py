@@ -1,6 +1,7 @@
 """Slots in networks that esper did not ship."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -285,7 +286,7 @@ def test_hooks_and_derived_tensors_come_along_and_hooks_on_the_network_itself_ar
     torch.testing.assert_close(model.host.module.stem.weight_orig.grad, network.stem.weight_orig.grad, rtol=0, atol=0)
     assert not model.host.module.head.weight.grad.any() and not network.head.weight.grad.any()
     network.layer1.register_forward_hook(lambda layer, inputs, output: output + network.stem.bias.sum())
-    with pytest.raises(ConfigError, match="layer1: a hook holds on to the network itself"):
+    with pytest.raises(ConfigError, match="layer1: a function or hook in it holds on"):
         esper.grow(network, {"mid": "layer1"}, x)
 
 
@@ -313,3 +314,77 @@ def test_lazy_layers_take_on_their_shapes():
     model = esper.grow(network, {"mid": "layer1"}, torch.randn(2, 1, 8, 8))
     assert model.host.module.stem.weight.shape == (6, 1, 3, 3)
     assert nn.parameter.is_lazy(network.stem.weight)  # the network itself stays as it was
+
+
+class Reaches(nn.Module):
+    """A network some of which is reached by another way than its layers."""
+
+    def __init__(self, how) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU())
+        self.flatten, self.head = nn.Flatten(), nn.Linear(128, 3)
+        self.register_buffer("shift", torch.ones(()))
+        box = [self.head]
+        self.last = {
+            "lambda": lambda x: self.head(x),
+            "buffer": lambda x: self.head(x + self.shift),
+            "box": lambda x: box[0](x),
+            "default": lambda x, head=self.head: head(x),
+            "weak reference": weakref.ref(self.head),
+            "global": lambda x: REGISTRY["head"](x),
+            "method": self.final,
+        }[how]
+        REGISTRY["head"] = self.head
+
+    def final(self, x):
+        return self.head(x)
+
+    def forward(self, x):
+        last = self.last() if isinstance(self.last, weakref.ref) else self.last
+        return last(self.flatten(self.body(x)))
+
+
+REGISTRY: dict[str, nn.Module] = {}
+
+
+@pytest.mark.parametrize("how", ["lambda", "buffer", "box", "default", "weak reference", "global"])
+def test_a_copy_that_would_still_reach_the_original_is_refused(how):
+    with pytest.raises(ConfigError, match=r"holds on to the network|a copy of the network still uses it"):
+        esper.grow(Reaches(how), {"mid": "body"}, torch.randn(2, 1, 8, 8))
+    assert esper.grow(Reaches("method"), {"mid": "body"}, torch.randn(2, 1, 8, 8))
+
+
+class OwnParameters(ResNet):
+    def parameters(self, recurse=True):
+        return self.head.parameters()
+
+
+class FromData(ResNet):
+    """A buffer that is made from the first minibatch."""
+
+    def forward(self, x):
+        if not hasattr(self, "mean"):
+            self.register_buffer("mean", x.mean())
+        return super().forward(x - self.mean)
+
+
+class Forgets(ResNet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = 2.0
+
+    def __getstate__(self):
+        return {name: value for name, value in vars(self).items() if name != "scale"}
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (OwnParameters, r"OwnParameters: parameters\(\) gives others"),
+        (FromData, "mean: is made from the first minibatch"),
+        (Forgets, "Forgets: a copy of it is not as it is"),
+    ],
+)
+def test_networks_that_a_copy_would_not_be_are_refused(network, reason):
+    with pytest.raises(ConfigError, match=reason):
+        esper.grow(network(), {"mid": "layer1"}, torch.randn(2, 1, 8, 8))
