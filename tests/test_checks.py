@@ -32,7 +32,7 @@ def test_a_name_is_found_by_what_is_near_it(group):
             if typed not in known and len(name) > 3:
                 assert did_you_mean(typed, known).startswith("; did you mean "), (typed, name)
         if len(name) > 5:
-            assert did_you_mean(f"{name}x", known, "policy.") == f"; did you mean policy.{name}?"
+            assert did_you_mean(f"{name}x", known, "policy.{}") == f"; did you mean policy.{name}?"
 
 
 @pytest.mark.parametrize("group", NAMES)

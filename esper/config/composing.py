@@ -106,7 +106,7 @@ def _refuse_strays(schema: object, composed: Any, prefix: str) -> None:
     known = [field.name for field in fields(cast(Any, schema))]
     for key in cast(Iterable[Any], composed):
         if key not in known:
-            raise ConfigError(f"{prefix}{key}: there is no such key{did_you_mean(str(key), known, prefix)}")
+            raise ConfigError(f"{prefix}{key}: there is no such key{did_you_mean(str(key), known, f'{prefix}{{}}')}")
         value = getattr(schema, key)
         if is_dataclass(value):
             _refuse_strays(value, composed[key], f"{prefix}{key}.")

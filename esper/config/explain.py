@@ -90,7 +90,7 @@ def _unknown_option(error: MissingConfigException) -> str:
     if group == "hydra/launcher" and option.startswith("submitit_"):
         return f"{group}={spelled(option)}: this comes with an extra\n  pip install 'esper[submitit]'"
     options = list(error.options or ())
-    message = f"{group}={spelled(option)}: there is no such option{did_you_mean(option, options, f'{group}=')}"
+    message = f"{group}={spelled(option)}: there is no such option{did_you_mean(option, options, f'{group}={{}}')}"
     return f"{message}\n  {group} may be: {', '.join(options)}" if options else message
 
 
@@ -103,7 +103,7 @@ def _unknown_key(cause: OmegaConfBaseException, overrides: Sequence[str]) -> str
     if elsewhere and not did_you_mean(key, siblings):
         hint = f"; did you mean {elsewhere[0]}?"
     else:
-        hint = did_you_mean(key, siblings, f"{parent}." if parent else "")
+        hint = did_you_mean(key, siblings, f"{parent}.{{}}" if parent else "{}")
     message = f"{_typed(full_key, overrides)}: there is no such key{hint}"
     if parent:
         return f"{message}\n  {parent} has: {', '.join(siblings) or 'no keys'}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from esper.checks import did_you_mean
+from esper.checks import QUOTED, did_you_mean
 from esper.errors import ConfigError
 
 BLEND_ALGORITHMS = ("linear", "sigmoid", "gated")
@@ -17,7 +17,7 @@ BOUND_EPS = 1e-6
 def check_blend_algorithm(algorithm_id: str) -> None:
     """Raises: ConfigError when there is no such blend."""
     if algorithm_id not in BLEND_ALGORITHMS:
-        hint = did_you_mean(algorithm_id, BLEND_ALGORITHMS)
+        hint = did_you_mean(algorithm_id, BLEND_ALGORITHMS, QUOTED)
         raise ConfigError(
             f"blend algorithm {algorithm_id!r} is unknown: choose one of {', '.join(BLEND_ALGORITHMS)}{hint}"
         )

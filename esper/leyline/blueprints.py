@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from esper.checks import did_you_mean
+from esper.checks import QUOTED, did_you_mean
 
 # What esper ships, for each topology, fewest parameters first: as esper.kasmina.blueprints registers it.
 BLUEPRINTS: dict[str, tuple[str, ...]] = {
@@ -21,4 +21,4 @@ def refusal(topology: str, name: str, known: Mapping[str, Sequence[str]]) -> str
         return None
     if elsewhere := [other for other, names in known.items() if name in names]:
         return f"{name!r} is for {' and '.join(elsewhere)} hosts: {topology} hosts take {', '.join(own)}"
-    return f"no {topology} blueprint {name!r}{did_you_mean(name, own)}\n  known are {', '.join(own) or 'none'}"
+    return f"no {topology} blueprint {name!r}{did_you_mean(name, own, QUOTED)}\n  known are {', '.join(own) or 'none'}"

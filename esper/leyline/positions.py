@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from esper.checks import did_you_mean
+from esper.checks import QUOTED, did_you_mean
 from esper.errors import ConfigError
 
 
@@ -17,7 +17,9 @@ def resolve_slots(names: Sequence[str], positions: Sequence[str], key: str = "sl
     for name in names:
         if name not in known:
             listed = ", ".join(known)
-            raise ConfigError(f"{key}: this host has no position {name!r}; it has {listed}{did_you_mean(name, known)}")
+            raise ConfigError(
+                f"{key}: this host has no position {name!r}; it has {listed}{did_you_mean(name, known, QUOTED)}"
+            )
         for other, position in resolved.items():
             if position == known[name]:
                 raise ConfigError(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from esper.checks import did_you_mean
+from esper.checks import QUOTED, did_you_mean
 from esper.errors import BlueprintError, ConfigError
 
 Catalogue = Sequence[tuple[str, int]]  # what may be planted in this host: (blueprint, parameters)
@@ -44,6 +44,6 @@ def check_in_catalogue(key: str, blueprint: str, catalogue: Catalogue) -> None:
     known = [name for name, _ in catalogue]
     if blueprint not in known:
         raise BlueprintError(
-            f"policy.{key}: {blueprint!r} cannot be planted in this host{did_you_mean(blueprint, known)}\n"
+            f"policy.{key}: {blueprint!r} cannot be planted in this host{did_you_mean(blueprint, known, QUOTED)}\n"
             f"  known here: {', '.join(known)}"
         )

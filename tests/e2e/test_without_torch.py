@@ -12,14 +12,14 @@ from tests.study.run_folders import make_run
 
 CASES = [
     (["blueprint.names=[zzzz]"], "no cnn blueprint 'zzzz'\n  known are norm,"),
-    (["blueprint.names=[conv_lihgt]"], "did you mean conv_light?"),
+    (["blueprint.names=[conv_lihgt]"], "did you mean 'conv_light'?"),
     (["blueprint.names=[lora]"], "'lora' is for transformer hosts"),
-    (["experiment=language", "blueprint.names=[mlpp]"], "did you mean mlp?"),
-    (["policy=scheduled", "policy.blueprints=[conv_lite]"], "did you mean conv_light?"),
+    (["experiment=language", "blueprint.names=[mlpp]"], "did you mean 'mlp'?"),
+    (["policy=scheduled", "policy.blueprints=[conv_lite]"], "did you mean 'conv_light'?"),
     (["policy.preferred_blueprints=[conv_lite]"], "policy.preferred_blueprints: no cnn blueprint 'conv_lite'"),
     (["slots.names=[earli]"], "slots.names: this host has no position 'earli'; it has early, mid, late, block1,"),
     (["slots.names=[early,block1]"], "both fall on block1"),
-    (["host=custom", "host.factory=a:b", "host.positions=[l.1]", "slots.names=[l_2]"], "did you mean l_1?"),
+    (["host=custom", "host.factory=a:b", "host.positions=[l.1]", "slots.names=[l_2]"], "did you mean 'l_1'?"),
     (["slots=earlyy"], "did you mean slots=early?"),
     (["policy=heuristc"], "did you mean policy=heuristic?"),
     (["host.channels=[2,2,2,2,2,2]"], "6 blocks pool images of 16x16 pixels to nothing"),

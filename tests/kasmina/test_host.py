@@ -90,7 +90,7 @@ def test_slot_names_go_by_depth_or_by_position(n_blocks, names, positions):
 def test_two_names_on_one_position_and_unknown_names_are_errors_that_say_so():
     with pytest.raises(ConfigError, match="'mid' and 'late' both fall on block2"):
         MorphogeneticModel(CNNHost(n_blocks=2), slots=["early", "mid", "late"])
-    with pytest.raises(ConfigError, match=r"no position 'middle'; it has early, mid, .*; did you mean mid\?"):
+    with pytest.raises(ConfigError, match=r"no position 'middle'; it has early, mid, .*; did you mean 'mid'\?"):
         MorphogeneticModel(CNNHost(), slots=["middle"])
 
 

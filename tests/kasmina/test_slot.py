@@ -54,7 +54,7 @@ def test_weights_come_from_the_generator_and_from_nowhere_else():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("conv_lite", "s"), BlueprintError, "did you mean conv_light"),
+        (("conv_lite", "s"), BlueprintError, "did you mean 'conv_light'"),
         (("norm", ""), LifecycleError, "seed_id_missing"),
         (("norm", "s", None, "cubic"), ConfigError, "'cubic' is unknown"),
     ],

@@ -88,7 +88,7 @@ def test_longer_timetables_fit_fewer_slots_and_shorter_ones_do_not(catalogue, re
 
 
 def test_a_blueprint_that_does_not_fit_the_host_is_named_with_the_nearest(catalogue):
-    with pytest.raises(BlueprintError, match=r"policy\.blueprints: 'conv_lite'.*did you mean conv_light"):
+    with pytest.raises(BlueprintError, match=r"policy\.blueprints: 'conv_lite'.*did you mean 'conv_light'"):
         FixedSchedule(catalogue, SLOTS, ScheduledPolicyConfig(blueprints=["conv_lite"]))
     with pytest.raises(BlueprintError, match="known here: norm, lora"):
         FixedSchedule([("norm", 128), ("lora", 900)], SLOTS)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from esper.checks import did_you_mean
+from esper.checks import QUOTED, did_you_mean
 from esper.errors import BlueprintError
 from esper.leyline.blueprints import refusal
 
@@ -55,7 +55,9 @@ class BlueprintRegistry:
         """The topology's blueprints, fewest parameters first. Raises: BlueprintError on an unknown topology."""
         if topology not in cls._specs:
             known = ", ".join(sorted(cls._specs)) or "none"
-            raise BlueprintError(f"no topology {topology!r}: known are {known}{did_you_mean(topology, cls._specs)}")
+            raise BlueprintError(
+                f"no topology {topology!r}: known are {known}{did_you_mean(topology, cls._specs, QUOTED)}"
+            )
         return sorted(cls._specs[topology].values(), key=lambda spec: (spec.param_estimate, spec.name))
 
     @classmethod

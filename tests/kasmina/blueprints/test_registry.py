@@ -53,11 +53,11 @@ def test_an_option_reaches_the_blueprint(features):
 
 
 def test_an_unknown_name_lists_the_known_ones_and_the_nearest():
-    with pytest.raises(BlueprintError, match=r"'conv_lihgt'; did you mean conv_light\?\n.* norm, .*conv_heavy$"):
+    with pytest.raises(BlueprintError, match=r"'conv_lihgt'; did you mean 'conv_light'\?\n.* norm, .*conv_heavy$"):
         BlueprintRegistry.create("cnn", "conv_lihgt", 8)
     with pytest.raises(BlueprintError, match=r"'mlp' is for transformer hosts: cnn hosts take norm, .*conv_heavy$"):
         BlueprintRegistry.create("cnn", "mlp", 8)
-    with pytest.raises(BlueprintError, match=r"no topology 'cn'.*did you mean cnn\?"):
+    with pytest.raises(BlueprintError, match=r"no topology 'cn'.*did you mean 'cnn'\?"):
         BlueprintRegistry.list_specs("cn")
 
 
