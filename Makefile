@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench evidence clean
+.PHONY: help run test check sanitize bench evidence clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ check: $(READY) ## Lint, formatting, types and the import contract
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+sanitize: $(READY) ## Run the kernels' tests under AddressSanitizer and UBSan (ARGS: pytest's arguments)
+	@PYTHON=$(BIN)/python scripts/sanitize_kernels.sh $(ARGS)
 
 bench: $(READY) ## Measure the engine against plain PyTorch loops (ARGS: --json FILE, ...)
 	@$(BIN)/python -m benchmarks.population $(ARGS)

@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +31,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from esper.engine.choice import choose_engine
+from esper.engine.engine import Way
 from esper.engine.optimizer import OptimizerConfig
-from esper.engine.population import Population, build
-from esper.engine.proof import difference
+from esper.engine.population import build
+from esper.engine.proof import Trial, difference
 from esper.kasmina.host import CNNHost, MorphogeneticModel
 from esper.leyline import SeedStage
 
@@ -184,13 +185,10 @@ def proof_s(case: Case, device: str) -> float:
     x, y, _ = data(case, device)
     models = build_models(case, device)
 
-    def fused(
-        copies: Sequence[MorphogeneticModel], configs: Sequence[OptimizerConfig], dtype: torch.dtype
-    ) -> Population:
-        return build(copies, configs, "fused", dtype, False)
+    trial = Trial(models, [OPTIMIZER] * len(models), x[:BATCH], y[:BATCH], build)
 
     def prove() -> None:
-        found = difference(models, [OPTIMIZER] * len(models), x[:BATCH], y[:BATCH], fused, BLUEPRINTS)
+        found = difference(trial, Way("fused"), BLUEPRINTS)
         assert found is None, found
 
     return statistics.median(timed(prove, device) for _ in range(3))

@@ -14,7 +14,7 @@ __all__ = ["__version__", "grow", "load_member"]
 # A thread that waits for another soon sleeps: on a busy machine one that spins keeps the other from running. The OpenMP
 # runtime reads this when torch loads it.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 _LAZY = {"grow": "esper.kasmina.graft", "load_member": "esper.load"}
 

@@ -193,7 +193,7 @@ def build_population(prepared: Sequence[Prepared], engine: dict[str, Any] | None
     else:
         torch.set_num_threads(config.engine.threads or DEFAULT_THREADS)
         x, y = (part[: config.batch_size] for part in task.epoch_data(1, named_generator(config.seed, "measure")))
-        if models[0].host.has_python_state:
+        if models[0].is_users_own:
             check_resumable(models[0], x, y)
         population, reason = choose_engine(
             models,

@@ -39,13 +39,13 @@ def encode(value: Any, tensors: dict[str, Tensor], key: str) -> Any:
             return {"bytes": value.hex()}
         case Tensor():
             tensors[key] = value
-            return {"tensor": key}
+            return {"tensor": [key, value.device.type]}
         case np.ndarray():
             tensors[key] = torch.from_numpy(value.copy())
             return {"array": key}
         case dict():
-            names, items = inside(value), [encode(item, tensors, f"{key}.{name}") for name, item in value.items()]
-            return {"dict": [list(pair) for pair in zip(names, items, strict=True)]}
+            halves = (list(value), f"{key}.keys"), (list(value.values()), f"{key}.values")
+            return {"dict": [encode(half, tensors, name) for half, name in halves]}
         case deque():
             return {"deque": [value.maxlen, inside(value)]}
         case list():
@@ -62,14 +62,18 @@ def decode(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
     if not isinstance(plain, dict):
         return plain
     kind, held = next(iter(plain.items())) if len(plain) == 1 else ("", None)
-    return _decoded(kind, held, tensors)
+    try:
+        return _decoded(kind, held, tensors)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"a kept value is altered: {kind} {str(held)[:80]}") from error
 
 
 def _decoded(kind: str, held: Any, tensors: Mapping[str, Tensor]) -> Any:
     match kind:
-        case "tensor" if held in tensors:
-            return tensors[held]
-        case "array" if held in tensors:
+        case "tensor":
+            device = held[1] if torch.cuda.is_available() else "cpu"
+            return tensors[held[0]].to(device)
+        case "array":
             return tensors[held].numpy().copy()
         case "scalar":
             return np.dtype(held[0]).type(decode(held[1], tensors))
@@ -80,7 +84,8 @@ def _decoded(kind: str, held: Any, tensors: Mapping[str, Tensor]) -> Any:
         case "bytes":
             return bytes.fromhex(held)
         case "dict":
-            return dict(decode(pair, tensors) for pair in held)
+            keys, values = decode(held, tensors)
+            return dict(zip(keys, values, strict=True))
         case "deque":
             return deque(decode(held[1], tensors), held[0])
         case "tuple" | "set" | "frozenset":

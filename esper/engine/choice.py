@@ -7,6 +7,7 @@ from torch import Tensor
 
 from esper.engine.optimizer import OptimizerConfig
 from esper.engine.population import Population, build
+from esper.engine.proof import Trial
 from esper.engine.selection import choose, thread_counts
 from esper.kasmina.host import MorphogeneticModel
 
@@ -31,6 +32,6 @@ def choose_engine(
     counts = thread_counts(threads, x.device)
     asked = None if kind == "auto" else kind
     is_channels_last = None if memory_format == "auto" else memory_format == "channels_last"
-    choice = choose(models, configs, x, y, build, precision, asked, counts, is_channels_last, blueprints)
+    choice = choose(Trial(models, configs, x, y, build), precision, asked, counts, is_channels_last, blueprints)
     torch.set_num_threads(choice.threads)
-    return build(models, configs, choice.way.kind, precision, choice.way.is_channels_last), choice.reason
+    return build(models, configs, choice.way, precision), choice.reason

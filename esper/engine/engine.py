@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+FUSED, SEQUENTIAL = KINDS = ("fused", "sequential")
 Gradients = dict[str, dict[str, Tensor]]  # stack -> parameter -> [R, ...]
 Absent = Mapping[str, Mapping[str, Sequence[int]]]  # stack -> parameter -> rows
 Values = dict[str, Tensor]
@@ -23,6 +24,17 @@ class Backward:
     losses: Tensor
     correct: Tensor
     absent: Absent = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How members are trained: on which kind of engine, and how images lie where they train one by one."""
+
+    kind: str
+    is_channels_last: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.kind}{', channels_last' if self.is_channels_last else ''}"
 
 
 class Engine(Protocol):

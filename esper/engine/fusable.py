@@ -11,18 +11,16 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils.parametrize import is_parametrized
 
 from esper.errors import ConfigError, EngineError, first_line
-from esper.kasmina.copying import copy_network, named_hooks
+from esper.kasmina.copying import HOOKS, copy_network, named_hooks
 from esper.kasmina.host import MorphogeneticModel
-from esper.kasmina.python_state import differing, fingerprints, is_library
+from esper.kasmina.python_state import OF_MODULES, differing, fingerprint, fingerprints
 from esper.kasmina.seeding import undisturbed_streams
 from esper.kasmina.slot import SeedSlot
-
-_OF_MODULES = frozenset(vars(nn.Module()))
 
 
 def check_plain(module: nn.Module) -> None:
@@ -38,7 +36,7 @@ def check_plain(module: nn.Module) -> None:
             raise EngineError(f"{what}: its weights are parametrised")
         if type(part).train is not nn.Module.train or type(part).eval is not nn.Module.eval:
             raise EngineError(f"{what}: has a train() or eval() of its own")
-        if shadowed := [k for k in vars(part) if k not in _OF_MODULES and callable(getattr(type(part), k, None))]:
+        if shadowed := [k for k in vars(part) if k not in OF_MODULES and callable(getattr(type(part), k, None))]:
             raise EngineError(f"{what}: its {shadowed[0]} is not that of {type(part).__name__}")
     owners: dict[int, str] = {}
     for path, part in _layers(module):
@@ -58,10 +56,13 @@ def check_hosts(models: Sequence[MorphogeneticModel]) -> None:
     for module in modules:
         if still := [path for path, part in _layers(module) if module.training and not part.training]:
             raise EngineError(f"layer {still[0]}: stays in evaluation mode in training")
+    for module in modules:
+        check_plain(module)
     first = _facts(modules[0])
     for member, module in enumerate(modules[1:], start=1):
-        for path, (one, other) in _paired(first, _facts(module)):
-            if one != other:
+        facts = _facts(module)
+        for path in {**first, **facts}:
+            if first.get(path) != facts.get(path):
                 raise EngineError(f"layer {path or type(module).__name__} of member {member} is not as in member 0")
 
 
@@ -117,16 +118,29 @@ def _tensors(module: nn.Module) -> dict[str, object]:
     }
 
 
-def watch(modules: Sequence[nn.Module]) -> list[object]:
-    """What a later look must find to be the same objects, or fusing would lose what was put on the modules since."""
-    seen: list[object] = []
-    for module in modules:
-        for _, part in _layers(module):
-            hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
-            seen.append(any(hooks))
-            if not is_library(type(part)):
-                seen += [value for name, value in vars(part).items() if name not in _OF_MODULES]
-    return seen
+class Watch:
+    """Notices what was put on modules since fusing them was allowed, and would be lost: hooks, layers, attributes."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self._hooks: list[Mapping[Any, Any]] = []
+        self._held: list[tuple[Mapping[str, Any], str, Any]] = []
+        self._parameters = [parameter for module in modules for parameter in module.parameters()]
+        for module in modules:
+            for _, part in _layers(module):
+                self._hooks += [getattr(part, kind) for kind in HOOKS]
+                held: tuple[dict[str, Any], ...] = (vars(part), part._parameters, part._buffers, part._modules)
+                if isinstance(part, SeedSlot):  # whose seeds come and go
+                    continue
+                self._held += [(each, k, v) for each in held for k, v in each.items() if k not in OF_MODULES]
+
+    def has_changed(self) -> bool:
+        """Whether anything is other than it was."""
+        return (
+            _has_any_global_hook()
+            or any(self._hooks)
+            or any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self._parameters)
+            or any(held.get(name) is not value for held, name, value in self._held)
+        )
 
 
 class _Proxy(fx.Proxy):
@@ -202,27 +216,7 @@ def _layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _facts(module: nn.Module) -> dict[str, object]:
     facts: dict[str, object] = {}
     for path, part in _layers(module):
-        own = {k: v for k, v in vars(part).items() if k not in _OF_MODULES and not isinstance(part, SeedSlot)}
+        own = {k: v for k, v in vars(part).items() if k not in OF_MODULES and not isinstance(part, SeedSlot)}
         trained = [(name, p.requires_grad) for name, p in part._parameters.items() if p is not None]
-        facts[path] = (type(part), trained, _comparable(own))
+        facts[path] = (type(part), trained, fingerprint(own, by_class=True))
     return facts
-
-
-def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _setting(value) for name, value in settings.items()}
-
-
-def _setting(value: Any) -> Any:
-    """Tensors by their values, modules by their class; the rest by its own ==."""
-    if isinstance(value, Tensor):
-        return value.dtype, value.shape, value.tolist()
-    if isinstance(value, nn.Module):
-        return type(value)
-    if type(value) in (list, tuple):
-        return [_setting(each) for each in value]
-    return {key: _setting(each) for key, each in value.items()} if type(value) is dict else value
-
-
-def _paired(first: dict[str, object], other: dict[str, object]) -> Iterator[tuple[str, tuple[object, object]]]:
-    for path in first | other:
-        yield path, (first.get(path), other.get(path))

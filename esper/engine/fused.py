@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper.engine.engine import Backward, Captured
-from esper.engine.fusable import check_hosts, watch
+from esper.engine.engine import FUSED, Backward, Captured
+from esper.engine.fusable import Watch, check_hosts, check_plain
 from esper.engine.groups import Group, make_group, signature, trained_stacks
 from esper.engine.lanes import LaneLayout
 from esper.engine.program import Layout, Program
@@ -28,7 +28,7 @@ class FusedEngine:
     is read anew after every change of topology. halted: members that train no further.
     """
 
-    kind = "fused"
+    kind = FUSED
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class FusedEngine:
         self.precision = precision
         self.layout = make_layout(models[0].host.topology)
         self.host = host_program(models, self.layout)
-        self.watched = watch([model.host for model in models])
+        self.watch = Watch([model.host for model in models])
         self.programs: dict[str, Program] = {}  # of every blueprint that was ever in a slot
         self.groups: dict[str, list[Group]] = {}
         self.signature: tuple[object, ...] = ()
@@ -56,8 +56,7 @@ class FusedEngine:
 
     def prepare(self, steps: int, version: int, seeds: Sequence[int] | None = None, training: bool = True) -> None:
         """See `Engine.prepare`; layers that draw are never fused."""
-        seen = watch([model.host for model in self.models])
-        if len(seen) != len(self.watched) or any(now is not was for now, was in zip(seen, self.watched, strict=True)):
+        if self.watch.has_changed():
             raise EngineError(
                 "a host was changed since its population was made (a hook, an attribute), and the fused engine cannot "
                 "follow; make a new population, or use kind='sequential'"
@@ -97,6 +96,8 @@ class FusedEngine:
         for name, stack in self.stacks.items():
             if not name.startswith(f"slots.{slot}.") or name.endswith(".gate"):
                 continue
+            for module in stack.modules:
+                check_plain(module)
             if name not in self.programs:
                 self.programs[name] = Program(stack.modules[0], self.layout)
             gate = self.stacks.get(f"slots.{slot}.gate")

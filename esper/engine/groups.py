@@ -39,8 +39,9 @@ class Group:
 
     def update(self, slots: Sequence[SeedSlot], steps: int) -> None:
         """Write this epoch's values in place (a captured graph reads the same memory again)."""
-        table = [[_alpha_at(slot, step) for slot in slots] for step in range(steps + 1)]
+        table = [[slot.alpha_at(step) for slot in slots] for step in range(steps + 1)]
         self.alpha[: steps + 1].copy_(torch.tensor(table, dtype=self.alpha.dtype))
+        self.alpha[:, [row for row, slot in enumerate(slots) if not slot.computes]] = 0.0  # these are passed by
         trains = [slot.computes and slot.stage is SeedStage.TRAINING for slot in slots]
         closed = [is_isolated(slot) for slot in slots]
         self.through.copy_(torch.tensor(trains))
@@ -111,11 +112,6 @@ def make_group(
     )
     group.update(slots, steps)
     return group
-
-
-def _alpha_at(slot: SeedSlot, step: int) -> float:
-    """A seed that its slot passes by has no share of the output."""
-    return slot.alpha_at(step) if slot.computes else 0.0
 
 
 def _is_gated(slot: SeedSlot) -> bool:

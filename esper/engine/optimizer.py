@@ -65,6 +65,7 @@ class _Plan:
     corrections: tuple[list[Tensor], list[Tensor]] = field(default_factory=lambda: ([], []))
     decays_any: bool = False
     halted_any: bool = False
+    is_converted: bool = False  # parameters are complex, or too coarse to be added to
 
 
 class StackedOptimizer:
@@ -82,7 +83,7 @@ class StackedOptimizer:
         self.member_weight_decay = torch.tensor(decays, dtype=dtype, device=device)
         self.rows: dict[str, Rows] = {}
         self._halted_rates: dict[int, float] = {}  # what a halted member trained at
-        self._plans: dict[tuple[str, ...], _Plan] = {}
+        self._plans: dict[tuple[tuple[str, ...], ...], _Plan] = {}
 
     def track(self, name: str, stack: ModuleStack, newborn: set[int]) -> None:
         """Take on a stack, or follow it: rows of members that stayed keep their state, newborn rows start afresh."""
@@ -182,25 +183,25 @@ class StackedOptimizer:
             return
         kept = self._rows_of(stacks, absent or {})
         before = [row.clone() for row in kept]
-        grads = {
-            name: {parameter: real(grad).to(accurate(real(grad).dtype)) for parameter, grad in named.items()}
-            for name, named in gradients.items()
-        }
-        if self.config.clip_norm is not None:
-            grads = self._clipped(grads, self.config.clip_norm)
-        key = tuple(f"{name}/{parameter}" for name, named in grads.items() for parameter in named)
+        key = tuple((name, *named) for name, named in gradients.items())
         plan = self._plans.get(key)
         if plan is None:
-            plan = self._plans[key] = self._plan(stacks, grads)
+            plan = self._plans[key] = self._plan(stacks, gradients)
+        if plan.is_converted:
+            gradients = {
+                name: {parameter: _added(grad) for parameter, grad in named.items()}
+                for name, named in gradients.items()
+            }
+        if self.config.clip_norm is not None:
+            gradients = self._clipped(gradients, self.config.clip_norm)
         for held, has_gradient in zip(plan.held, plan.has_gradient, strict=True):
             held.steps.addcmul_(held.counted.unsqueeze(1), has_gradient)
-        flat = [grad for named in grads.values() for grad in named.values()]
+        flat = [grad for named in gradients.values() for grad in named.values()]
         if plan.halted_any:  # 0 times a gradient that is not finite would still reach the weights
             flat = [torch.where(rate > 0, grad, 0.0) for rate, grad in zip(plan.rates, flat, strict=True)]
-        low = [p for p in plan.parameters if p.dtype != accurate(p.dtype)]
-        parameters = [p.to(accurate(p.dtype)) for p in plan.parameters] if low else plan.parameters
+        parameters = [_added(parameter) for parameter in plan.parameters] if plan.is_converted else plan.parameters
         (self._sgd if self.config.name == "sgd" else self._adamw)(plan, parameters, flat)
-        if low:
+        if plan.is_converted:
             for parameter, moved in zip(plan.parameters, parameters, strict=True):
                 parameter.copy_(moved)
         for row, was in zip(kept, before, strict=True):
@@ -228,9 +229,11 @@ class StackedOptimizer:
             plan.unbiased.append(held.steps.new_ones(2, *held.steps.shape))
             plan.decays_any |= bool(self.member_weight_decay.any())
             plan.halted_any |= not bool(held.learning_rate.all())
-            for parameter, grad in named.items():
-                shape = (-1, *(1,) * (grad.dim() - 1))
-                plan.parameters.append(real(stacks[name].parameters[parameter]))
+            for parameter in named:
+                weight = stacks[name].parameters[parameter]
+                plan.is_converted |= weight.is_complex() or weight.dtype != accurate(weight.dtype)
+                plan.parameters.append(real(weight))
+                shape = (-1, *(1,) * (plan.parameters[-1].dim() - 1))
                 plan.rates.append(held.learning_rate.view(shape))
                 plan.decays.append(held.weight_decay.view(shape))
                 place = held.parameters.index(parameter)
@@ -297,6 +300,12 @@ def accurate(dtype: torch.dtype) -> torch.dtype:
 def real(tensor: Tensor) -> Tensor:
     """The tensor, detached; complex numbers are pairs of real ones to an optimizer, as they are to torch's."""
     return torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+
+
+def _added(tensor: Tensor) -> Tensor:
+    """The tensor in a form and dtype that steps can be added to."""
+    pairs = real(tensor)
+    return pairs.to(accurate(pairs.dtype))
 
 
 def flat_rows(tensor: Tensor) -> Tensor:

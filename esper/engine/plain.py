@@ -1,6 +1,7 @@
 """Networks trained as anybody would train them: the reference that engines are compared with."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +77,8 @@ class _Optimizer:
             if parameter.grad is None:
                 continue
             weight, grad = real(parameter), real(parameter.grad)
-            self._sgd(index, weight, grad) if self.config.name == "sgd" else self._adamw(index, weight, grad)
+            step = self._sgd if self.config.name == "sgd" else self._adamw
+            step(index, weight, grad)
 
     def _sgd(self, index: int, weight: Tensor, grad: Tensor) -> None:
         held = [self.momentum.get(index)]
@@ -126,10 +128,16 @@ def _loss(logits: object, y: Tensor) -> Tensor:
 
 def check_step(model: MorphogeneticModel, x: Tensor, y: Tensor) -> None:
     """Raises EngineError where a training step of the network by itself fails; a copy is run."""
+    with own_errors(x), undisturbed_streams(x.device):
+        PlainTraining([copy_network(model)], [OptimizerConfig()]).backward(x, y)
+
+
+@contextmanager
+def own_errors(x: Tensor) -> Iterator[None]:
+    """Inside, what a network of any make raises becomes an EngineError of one line."""
     try:
-        with undisturbed_streams(x.device):
-            PlainTraining([copy_network(model)], [OptimizerConfig()]).backward(x, y)
+        yield
     except EsperError:
         raise
-    except Exception as error:  # code of any make runs here
+    except Exception as error:
         raise EngineError(f"the network's own training step fails on {list(x.shape)}: {first_line(error)}") from error

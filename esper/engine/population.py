@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from esper.engine.engine import Captured, Engine, Gradients
+from esper.engine.engine import FUSED, KINDS, SEQUENTIAL, Captured, Engine, Gradients, Way
 from esper.engine.fused import FusedEngine
 from esper.engine.graphs import GraphedStep
 from esper.engine.groups import row_roles
 from esper.engine.optimizer import OptimizerConfig, StackedOptimizer, accurate
 from esper.engine.plain import check_step
-from esper.engine.selection import FUSED, KINDS, SEQUENTIAL, Way, check, choose
+from esper.engine.proof import EXAMPLES, Trial
+from esper.engine.selection import choose
 from esper.engine.sequential import SequentialEngine
 from esper.engine.stacks import HOST, ModuleStack
 from esper.errors import EngineError
@@ -44,7 +45,8 @@ class Population:
     optimizer: of all of them, or each member's own (learning rate and weight decay may differ); kind: "fused",
     "sequential", or None: the faster one that trains these very networks, chosen on the first data it sees (see
     `esper.engine.selection`); precision: float32, float64, or bfloat16 (CUDA autocast); is_channels_last: how images
-    lie where members train one by one; is_proven: that the kind was compared with plain PyTorch before.
+    lie where members train one by one (None: contiguous, or chosen with the kind); is_proven: that the kind was
+    compared with plain PyTorch before.
 
     Raises EngineError where a layer forbids the kind, and when its first step turns out not to be plain PyTorch's.
     """
@@ -55,7 +57,7 @@ class Population:
         optimizer: OptimizerConfig | Sequence[OptimizerConfig],
         kind: str | None = None,
         precision: torch.dtype = torch.float32,
-        is_channels_last: bool = False,
+        is_channels_last: bool | None = None,
         is_proven: bool = False,
     ) -> None:
         if not models:
@@ -69,16 +71,16 @@ class Population:
         self.initial_states = [read_state(model) for model in self.models]  # what networks keep in Python
         self.last_gradients: Gradients = {}
         self._graph: GraphedStep | None = None
-        self._asked_kind = kind
+        self._asked = kind, is_channels_last if kind is None else bool(is_channels_last)
         self._is_settled = is_proven
-        self._trains_one: tuple[int, bool] = (-1, True)  # at which version, and whether a minibatch of one is possible
+        self._fails_on_one: tuple[int, EngineError | None] = (-1, None)  # the version that was tried, and why
         self.configs = [optimizer] * len(self.models) if isinstance(optimizer, OptimizerConfig) else list(optimizer)
         example = like(self.models[0].host)
         self.device, self.dtype = example.device, example.dtype
         self.optimizer = StackedOptimizer(self.configs, self.device, self.dtype)
         self.stacks: dict[str, ModuleStack] = {}
         hosts = dict(enumerate(model.host for model in self.models))
-        self._assemble(Way(kind or SEQUENTIAL, is_channels_last), {HOST: hosts})
+        self._assemble(Way(kind or SEQUENTIAL, bool(is_channels_last)), {HOST: hosts})
 
     def _assemble(self, way: Way, modules: Mapping[str, Mapping[int, torch.nn.Module]]) -> None:
         """Lay these modules' weights side by side, as an engine wants them; the optimizer's state stays."""
@@ -100,13 +102,12 @@ class Population:
         """Before the first step: see that the engine trains these networks, or choose one that does."""
         if self._is_settled:
             return
-        if self._asked_kind is None:
-            way = choose(self.models, self.configs, x, y, build, self.precision).way
-            if way != Way(self.engine.kind, self.is_channels_last):
-                held = {name: dict(zip(s.members, s.modules, strict=True)) for name, s in self.stacks.items()}
-                self._assemble(way, held)
-        else:
-            check(self._asked_kind, self.models, self.configs, x, y, build)
+        kind, is_channels_last = self._asked
+        trial = Trial(self.models, self.configs, x, y, build)
+        way = choose(trial, self.precision, kind, is_channels_last=is_channels_last).way
+        if way != Way(self.engine.kind, self.is_channels_last):
+            held = {name: dict(zip(s.members, s.modules, strict=True)) for name, s in self.stacks.items()}
+            self._assemble(way, held)
         self._is_settled = True
 
     @property
@@ -125,7 +126,11 @@ class Population:
     # ---- topology
 
     def sync_topology(self) -> None:
-        """Follow the members' slots, where seeds were planted or removed; every epoch and evaluation begins with it."""
+        """Follow the members: seeds that were planted or removed, weights that were put in the place of others.
+
+        Every epoch and evaluation begins with it.
+        """
+        self._adopt()
         wanted: dict[str, dict[int, torch.nn.Module]] = {}
         for member, model in enumerate(self.models):
             for name, slot in model.slots.items():
@@ -192,7 +197,8 @@ class Population:
                 loss += batch_loss * yb[0].numel()
                 correct += batch_correct
             self.engine.finish(steps)
-        self._adopt()
+        if self.engine.kind == SEQUENTIAL:  # else no network has run itself
+            self._adopt()
         for row, before in kept:
             row.copy_(before)
         return Scores(loss / y[0].numel(), 100.0 * correct / y[0].numel())
@@ -204,21 +210,21 @@ class Population:
         """
         if count % batch_size != 1 and batch_size != 1:
             return
-        if self._trains_one[0] != self.version:
+        if self._fails_on_one[0] != self.version:
             model = max(self.models, key=lambda model: sum(1 for _ in model.modules()))  # the most grown
             try:
                 check_step(model, x, y)
-                self._trains_one = self.version, True
-            except EngineError:
-                self._trains_one = self.version, False
-        if not self._trains_one[1]:
+                self._fails_on_one = self.version, None
+            except EngineError as error:
+                self._fails_on_one = self.version, error
+        if self._fails_on_one[1] is not None:
             raise EngineError(
-                f"batch_size={batch_size}: {count} examples leave a minibatch of one, and this network does not train "
-                "on one example (batch norm needs two); use another batch size"
-            )
+                f"batch_size={batch_size}: {count} examples leave a minibatch of one, which this network does not "
+                f"train on; use another batch size\n  {self._fails_on_one[1]}"
+            ) from self._fails_on_one[1]
 
     def _adopt(self) -> None:
-        """Take over what the networks themselves have put in the place of their tensors."""
+        """Take over what networks, or who has them, have put in the place of their tensors."""
         for stack in self.stacks.values():
             stack.adopt()
 
@@ -239,7 +245,7 @@ class Population:
     @property
     def is_graphed(self) -> bool:
         """Whether steps are recorded once and replayed."""
-        return self.device.type == "cuda" and self.engine.kind == "fused"
+        return self.device.type == "cuda" and self.engine.kind == FUSED
 
     def _replayed(self, x: Tensor, y: Tensor, index: int) -> tuple[Tensor, Tensor]:
         if self._graph is None or self._graph.generation != self.engine.generation:
@@ -298,7 +304,8 @@ class Population:
         """
         if source is None:
             x, y = x.unsqueeze(0), y.unsqueeze(0)
-        self._settle(x[0, :EVALUATION_TARGETS], y[0, :EVALUATION_TARGETS])
+        if self._asked[0] is not None:  # the choice of a kind waits for a minibatch of training
+            self._settle(x[0, :EXAMPLES], y[0, :EXAMPLES])
         self.sync_topology()
         slots: dict[str, list[int]] = {}
         for member, slot in sorted(without):
@@ -321,7 +328,8 @@ class Population:
                     targets = yb if len(yb) == 1 else yb[members]
                     self._add(ablated[slot], self.engine.logits_without(slot, members, captured), targets)
                 seconds += self._now_s() - started
-        self._adopt()
+        if self.engine.kind == SEQUENTIAL:
+            self._adopt()
         results: dict[tuple[int, str], tuple[float, float]] = {}
         for slot, members in slots.items():
             losses, hits = (total.tolist() for total in ablated[slot])
@@ -330,7 +338,7 @@ class Population:
         return Scores(totals[0] / count, 100.0 * totals[1] / count), results, seconds
 
     def _chunk_targets(self) -> int:
-        if self.engine.kind == "fused" and self.device.type == "cpu":
+        if self.engine.kind == FUSED and self.device.type == "cpu":
             return min(EVALUATION_TARGETS, CACHED_TARGETS // len(self))
         return EVALUATION_TARGETS
 
@@ -350,11 +358,7 @@ class Population:
 
 
 def build(
-    models: Sequence[MorphogeneticModel],
-    configs: Sequence[OptimizerConfig],
-    kind: str,
-    precision: torch.dtype,
-    is_channels_last: bool,
+    models: Sequence[MorphogeneticModel], configs: Sequence[OptimizerConfig], way: Way, precision: torch.dtype
 ) -> Population:
-    """A population on an engine that is taken as it is."""
-    return Population(models, configs, kind, precision, is_channels_last, is_proven=True)
+    """A population that is trained in a way that is taken as it is."""
+    return Population(models, configs, way.kind, precision, way.is_channels_last, is_proven=True)

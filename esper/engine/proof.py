@@ -13,16 +13,15 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from esper.checkpoint.layout import DTYPE_NAMES
-from esper.engine.engine import Backward, Engine
+from esper.engine.engine import Backward, Engine, Way
 from esper.engine.groups import row_roles
 from esper.engine.optimizer import OptimizerConfig, StackedOptimizer, real
-from esper.engine.plain import PlainTraining, check_step
+from esper.engine.plain import PlainTraining, check_step, own_errors
 from esper.engine.stacks import HOST, ModuleStack
 from esper.errors import EngineError
 from esper.kasmina.copying import copy_network
 from esper.kasmina.host import MorphogeneticModel
-from esper.kasmina.python_state import EXTRA_STATE, differing, fingerprints, unkept
+from esper.kasmina.python_state import EXTRA_STATE, KEPT_DTYPES, differing, fingerprints, unkept
 from esper.kasmina.seeding import undisturbed_streams
 from esper.leyline import SeedStage
 
@@ -53,34 +52,42 @@ class Trained(Protocol):
     version: int
 
 
-Build = Callable[[Sequence[MorphogeneticModel], Sequence[OptimizerConfig], torch.dtype], Trained]
+Build = Callable[[Sequence[MorphogeneticModel], Sequence[OptimizerConfig], Way, torch.dtype], Trained]
 
 
-def difference(
-    models: Sequence[MorphogeneticModel],
-    configs: Sequence[OptimizerConfig],
-    x: Tensor,
-    y: Tensor,
-    build: Build,
-    blueprints: Sequence[str] = (),
-) -> str | None:
-    """What is not as in plain PyTorch, or None. Inputs x [B, ...], targets y [B, ...].
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Networks, the optimizer of each, and a minibatch that ways of training them are tried on, with copies.
 
-    build: a population on the engine in question; its own errors pass through. blueprints: that may be planted, and are
-    planted here. In float64 where the networks run in it, else in float32; networks of less cannot be compared (None).
-    Raises EngineError where the networks' own training step fails.
+    x [B, ...], y [B, ...]; build: a population of models, configs, a way and a precision.
     """
-    with undisturbed_streams(x.device):
+
+    models: Sequence[MorphogeneticModel]
+    configs: Sequence[OptimizerConfig]
+    x: Tensor
+    y: Tensor
+    build: Build
+
+
+def difference(trial: Trial, way: Way, blueprints: Sequence[str] = ()) -> str | None:
+    """What this way would do otherwise than plain PyTorch, or None.
+
+    blueprints: that may be planted, and are planted here. In float64 where the networks run in it, else in float32;
+    networks of less cannot be compared (None). Raises EngineError where the networks' own training step fails, and lets
+    errors of building the population pass.
+    """
+    models = trial.models
+    with undisturbed_streams(trial.x.device):
         chosen = _chosen(models, blueprints)
         if not chosen:
             return None
-        plain, x, y = _accurate([copy_network(models[index]) for index in chosen], x, y)
+        plain, x, y = _accurate([copy_network(models[index]) for index in chosen], trial.x, trial.y)
         dtype = _dtype(plain[0])
         if dtype not in TOLERANCES:
             return None
         _plant(plain, blueprints)
-        own = [configs[index] for index in chosen]
-        population = build([copy_network(model) for model in plain], own, dtype)
+        own = [trial.configs[index] for index in chosen]
+        population = trial.build([copy_network(model) for model in plain], own, way, dtype)
         return next(_differences(population, PlainTraining(plain, own), x, y, TOLERANCES[dtype]), None)
 
 
@@ -90,10 +97,10 @@ def check_resumable(model: MorphogeneticModel, x: Tensor, y: Tensor) -> None:
     A copy is trained for a step and evaluated, to see what changes.
     """
     for name, tensor in (*model.host.named_parameters(), *model.host.named_buffers()):
-        if tensor.dtype not in DTYPE_NAMES or tensor.layout is not torch.strided:
+        if tensor.dtype not in KEPT_DTYPES or tensor.layout is not torch.strided:
             what = model.host.in_own_words(name)
             raise EngineError(f"{what} is {tensor.dtype}, which a checkpoint cannot hold; keep it in another dtype")
-    with undisturbed_streams(x.device):
+    with own_errors(x), undisturbed_streams(x.device):
         plain = PlainTraining([copy_network(model)], [OptimizerConfig()])
         copy = plain.models[0]
         before = fingerprints(copy)
@@ -118,16 +125,19 @@ def _chosen(models: Sequence[MorphogeneticModel], blueprints: Sequence[str]) -> 
 def _accurate(
     models: list[MorphogeneticModel], x: Tensor, y: Tensor
 ) -> tuple[list[MorphogeneticModel], Tensor, Tensor]:
-    """The networks and a few examples in float64, or as much of both as they run with."""
+    """The networks and a few examples in float64, or as much of both as they run with.
+
+    Some run on whole minibatches only, which their code has the size of.
+    """
     error: EngineError | None = None
     for dtype in (torch.float64, None):
         for count in sorted({min(EXAMPLES, len(x)), len(x)}):
             few, targets = x[:count], y[:count]
             cast = models
             if dtype is not None:
-                cast = [copy_network(model).to(dtype) for model in models]
+                cast = [copy_network(model).double() for model in models]
                 few = few.to(dtype) if few.is_floating_point() else few
-            if not models[0].host.has_python_state:
+            if not models[0].is_users_own:
                 return cast, few, targets
             try:
                 check_step(cast[0], few, targets)

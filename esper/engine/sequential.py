@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 import torch
 from torch import Tensor
 
-from esper.engine.engine import Backward, Captured
+from esper.engine.engine import SEQUENTIAL, Backward, Captured
 from esper.engine.groups import trained_stacks
 from esper.engine.losses import class_losses
 from esper.engine.stacks import ModuleStack
@@ -24,7 +24,7 @@ class SequentialEngine:
     is_channels_last: how images and the weights of convolutions lie.
     """
 
-    kind = "sequential"
+    kind = SEQUENTIAL
     generation = 0
 
     def __init__(
@@ -66,7 +66,8 @@ class SequentialEngine:
         for name in self.trained:
             self.stacks[name].zero_gradients()
         losses, correct = [], []
-        for member, model in enumerate(self.models):
+        for member in range(len(self.models)):
+            model = self._spare(member) if member in self.halted else self.models[member]
             if self.seeds is not None:
                 seed_streams(stream_of(self.seeds[member], step), x.device)
             with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision is torch.bfloat16):
@@ -116,7 +117,7 @@ class SequentialEngine:
     def _spare(self, member: int) -> MorphogeneticModel:
         """What to run a pass on that is no part of a member's life: a copy, if the network would note the pass."""
         model = self.models[member]
-        if not model.host.has_python_state:
+        if not model.is_users_own:
             return model
         if member not in self.spares:
             self.spares[member] = copy_network(model)

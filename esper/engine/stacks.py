@@ -18,7 +18,10 @@ _KINDS = ("_parameters", "_buffers")
 
 @dataclass(slots=True)
 class _Place:
-    """Where a layer keeps a tensor. key: the stack's name for it, which layers that share it have in common."""
+    """Where a layer keeps a tensor, and the row of the stack that this is a view of.
+
+    key: the stack's name for it, which layers that share it have in common.
+    """
 
     key: str
     name: str
@@ -26,14 +29,15 @@ class _Place:
     kind: str
     leaf: str
     tensor: Tensor
+    row: Tensor
 
     def bind(self, row: Tensor) -> None:
         """Make the tensor a view of its row; the object stays, as others may hold it."""
-        self.tensor.data = row
+        self.tensor.data = self.row = row
 
-    def adopt(self, row: Tensor) -> None:
+    def adopt(self) -> None:
         """Take over what the network itself has put here; raises EngineError where the stack cannot hold it."""
-        current = getattr(self.layer, self.kind).get(self.leaf)
+        current, row = getattr(self.layer, self.kind).get(self.leaf), self.row
         if current is self.tensor and current.data_ptr() == row.data_ptr():
             return
         if current is None or (current is not self.tensor and isinstance(current, nn.Parameter)):
@@ -51,7 +55,7 @@ class ModuleStack:
     """Same-shaped modules of some members.
 
     Attributes: members: ascending member indices, one a row; parameters (leaves) and buffers by their name in the
-    module, [R, ...]; aliases: other names of tensors that layers share -> the name they go by here.
+    module, [R, ...]; a tensor that layers share goes by its first name.
     """
 
     def __init__(
@@ -64,7 +68,6 @@ class ModuleStack:
         self.members = sorted(modules)
         self.modules = [modules[member] for member in self.members]
         self._places = [_places(module, tuple(f"{prefix}." for prefix in skip)) for module in self.modules]
-        self.aliases = {place.name: place.key for place in self._places[0] if place.name != place.key}
         self._check_alike()
         with torch.no_grad():
             self.parameters, self.buffers = (self._stack(kind, is_channels_last) for kind in _KINDS)
@@ -106,10 +109,9 @@ class ModuleStack:
 
         Raises EngineError where a tensor was given another shape or dtype, or a parameter was replaced.
         """
-        tensors = {name: tensor.detach() for name, tensor in self.tensors().items()}
-        for index, row in enumerate(self._places):
+        for row in self._places:
             for place in row:
-                place.adopt(tensors[place.key][index])
+                place.adopt()
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers together."""
@@ -133,12 +135,10 @@ class ModuleStack:
         if wanted != self._gradients.keys():
             self._gradients = {n: torch.zeros_like(stack) for n, stack in self.parameters.items() if n in wanted}
         self._gradient_rows = [
-            _GradientRow(
-                place, index, self.parameters[place.key].detach()[index], self._gradients[place.key].data[index]
-            )
+            _GradientRow(place, index, self._gradients[place.key].data[index])
             for index, row in enumerate(self._places)
             for place in row
-            if place.name == place.key in trained and trained[place.key][index]
+            if place.name == place.key and place.key in trained and trained[place.key][index]
         ]
 
     def zero_gradients(self) -> None:
@@ -169,14 +169,13 @@ class _GradientRow:
 
     place: _Place
     index: int
-    row: Tensor
     gradient: Tensor
     version: int = 0
 
     def take(self) -> bool:
         """Whether a backward pass reached it; its gradient then stands in the stack."""
-        if self.place.tensor.data_ptr() != self.row.data_ptr():
-            self.place.adopt(self.row)
+        if self.place.tensor.data_ptr() != self.place.row.data_ptr():
+            self.place.adopt()
         found = self.place.tensor.grad
         if found is not None and found is not self.gradient:  # a hook put another in its place
             self.gradient.copy_(found)
@@ -195,7 +194,7 @@ def _places(module: nn.Module, skip: tuple[str, ...]) -> list[_Place]:
                     if nn.parameter.is_lazy(tensor):
                         raise EngineError(f"{name} has no shape yet: run the network once before it is trained here")
                     key = keys.setdefault(id(tensor), name)
-                    places.append(_Place(key, name, layer, kind, leaf, tensor))
+                    places.append(_Place(key, name, layer, kind, leaf, tensor, tensor))
     return places
 
 

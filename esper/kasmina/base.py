@@ -15,9 +15,7 @@ class Host(nn.Module):
     topology: str
     injection_points: dict[str, int]
     slots: nn.ModuleDict
-    has_python_state = (
-        True  # False: the promise that a forward pass changes and draws nothing but what torch's layers do
-    )
+    is_users_own = False  # True: a network that somebody brought, whatever it is made of
 
     def example_input(self, shape: Sequence[int]) -> Tensor:
         """One sample of zeros that `forward` takes, on the host's device. Args: shape: without the batch.

@@ -24,7 +24,6 @@ class CNNHost(Host):
     """
 
     topology = "cnn"
-    has_python_state = False
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from esper.errors import ConfigError, first_line
 
-_HOOKS = (
+HOOKS = (
     "_forward_pre_hooks",
     "_forward_hooks",
     "_backward_pre_hooks",
@@ -30,7 +30,7 @@ def copy_network(module: Network) -> Network:
     network itself, parameters that share memory without being one, something in it that cannot be copied.
     """
     _check_hooks(module)
-    check_memory(module)
+    _check_memory(module)
     copied: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in _derived_tensors(module)}
     try:
         duplicate = copy.deepcopy(module, copied)
@@ -44,7 +44,7 @@ def copy_network(module: Network) -> Network:
     return duplicate
 
 
-def check_memory(module: nn.Module) -> None:
+def _check_memory(module: nn.Module) -> None:
     """Raises ConfigError where two tensors of the network overlap without being one: a copy would part them."""
     spans: dict[int, list[tuple[int, int, str]]] = {}
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
@@ -81,7 +81,7 @@ def _check_hooks(module: nn.Module) -> None:
 def named_hooks(module: nn.Module) -> Iterator[tuple[str, Callable[..., Any]]]:
     """Every hook of the network's layers and parameters, with the name of what it is on."""
     for name, part in module.named_modules():
-        for kind in _HOOKS:
+        for kind in HOOKS:
             for hook in getattr(part, kind).values():
                 yield name, hook
     for name, parameter in module.named_parameters():

@@ -14,7 +14,8 @@ from esper.kasmina.probe import evaluating
 from esper.kasmina.seeding import undisturbed_streams
 
 _SEQUENCE_LAYERS = (nn.Linear, nn.Bilinear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.MultiheadAttention, nn.RNNBase)
-_WANTED = {("cnn", 4): "images", ("transformer", 3): "sequences"}
+CHANNEL_DIMS = {"cnn": 1, "transformer": -1}  # where the channels of each topology's features are
+_DIMS = {"cnn": 4, "transformer": 3}
 _EXPECTED = "a seed takes images [B, C, H, W] or sequences [B, T, C]"
 
 
@@ -48,21 +49,21 @@ def probe(
     for path, said in asked.items():
         if path not in outputs:
             raise ConfigError(f"{said}: the network's forward pass never calls it")
-    return {
-        path: Features(output.shape, topology or _topology(asked[path], output, makers, bool(key)))
-        for path, (output, makers) in outputs.items()
-        if _check(asked[path], output, len(example), topology)
-    }
+    found = {}
+    for path, (output, makers) in outputs.items():
+        _check(asked[path], output, len(example), topology)
+        found[path] = Features(output.shape, topology or _topology(asked[path], output, makers, bool(key)))
+    return found
 
 
 def _materialised(module: nn.Module, example: Tensor) -> nn.Module:
     """A copy to try; the network itself gets the shapes and tensors that it only takes on at its first pass."""
     attempt = copy_network(module)
     names = _tensor_names(attempt)
-    _pass(attempt, example)
+    run_example(attempt, example)
     if names == _tensor_names(attempt):
         return attempt
-    _pass(module, example)
+    run_example(module, example)
     return copy_network(module)
 
 
@@ -71,7 +72,8 @@ def _tensor_names(module: nn.Module) -> list[tuple[str, bool]]:
     return [(name, nn.parameter.is_lazy(tensor)) for name, tensor in tensors]
 
 
-def _pass(module: nn.Module, example: Tensor) -> None:
+def run_example(module: nn.Module, example: Tensor) -> None:
+    """A pass in evaluation mode. Raises: ConfigError where it fails."""
     try:
         with torch.no_grad(), evaluating(module):
             module(example)
@@ -92,7 +94,7 @@ def _run(
             part.register_forward_hook(functools.partial(_note, found, path, asked[path]))
         outer = [inside[above] for above in asked if f"{path}.".startswith(f"{above}.")]
         part.register_forward_hook(functools.partial(_record, outer))
-    _pass(module, example)
+    run_example(module, example)
     return {path: (output, inside[path]) for path, output in found.items()}
 
 
@@ -118,15 +120,14 @@ def _note(
     found[path] = output
 
 
-def _check(said: str, output: Tensor, batch: int, topology: str | None) -> bool:
-    dims = {4} if topology == "cnn" else {3} if topology == "transformer" else {3, 4}
+def _check(said: str, output: Tensor, batch: int, topology: str | None) -> None:
+    dims = _DIMS.values() if topology is None else (_DIMS[topology],)
     if output.dim() not in dims or not output.is_floating_point():
         raise ConfigError(f"{said}: its output is {list(output.shape)} {output.dtype}; {_EXPECTED}")
     if output.shape[0] != batch:
         raise ConfigError(
             f"{said}: its output is {list(output.shape)}, whose first dimension is not the batch, {batch}"
         )
-    return True
 
 
 def _topology(said: str, output: Tensor, makers: list[tuple[nn.Module, Tensor]], is_run: bool) -> str:
@@ -138,13 +139,13 @@ def _topology(said: str, output: Tensor, makers: list[tuple[nn.Module, Tensor]],
         kind = _kind(layer, made)
         if kind is None:
             continue
-        if (kind, output.dim()) in _WANTED:
+        if _DIMS.get(kind) == output.dim():
             return kind
         what = f"made by {type(layer).__name__}"
         break
     else:
         what = "made by no layer that tells what its dimensions mean"
-    meant = "cnn" if output.dim() == 4 else "transformer"
+    meant = next(topology for topology, dims in _DIMS.items() if dims == output.dim())
     raise ConfigError(
         f"{said}: its output {list(output.shape)} is {what}; {_EXPECTED}\n"
         f"  if its dimensions are these, say so: {'host.features' if is_run else 'topology'}={meant}"

@@ -10,15 +10,11 @@ from torch import Tensor, nn
 from esper.errors import ConfigError
 from esper.kasmina.base import Host, like
 from esper.kasmina.copying import copy_network
-from esper.kasmina.features import probe
+from esper.kasmina.features import CHANNEL_DIMS, probe, run_example
 from esper.kasmina.host import MorphogeneticModel
 from esper.kasmina.lifecycle import SlotConfig
-from esper.kasmina.probe import evaluating
 from esper.kasmina.seeding import undisturbed_streams
 from esper.leyline import TaskConfig
-
-_CHANNEL_DIMS = {"cnn": 1, "transformer": -1}
-_DIMS = {"cnn": 4, "transformer": 3}
 
 
 class GraftedHost(Host):
@@ -29,6 +25,8 @@ class GraftedHost(Host):
     features there, "cnn" for [B, C, H, W] or "transformer" for [B, T, C] (None: told by the layers that make them).
     Raises: ConfigError, with the reason, on a submodule that does not exist or whose output takes no seed.
     """
+
+    is_users_own = True
 
     def __init__(
         self,
@@ -43,8 +41,8 @@ class GraftedHost(Host):
             raise ConfigError("slots: name at least one submodule, such as slots={'mid': 'layer2'}")
         if any("." in name or not name for name in positions):
             raise ConfigError(f"slots: names are plain words, not {', '.join(positions)}")
-        if topology not in (None, *_DIMS):
-            raise ConfigError(f"topology={topology!r}: must be one of {', '.join(_DIMS)}")
+        if topology not in (None, *CHANNEL_DIMS):
+            raise ConfigError(f"topology={topology!r}: must be one of {', '.join(CHANNEL_DIMS)}")
         self.module = copy_network(module)
         found = probe(self.module, positions, example, key, topology)
         topologies = {features.topology for features in found.values()}
@@ -53,7 +51,7 @@ class GraftedHost(Host):
             raise ConfigError(f"{key or 'slots'}: all must be of one topology, and these are not ({listed})")
         (self.topology,) = topologies
         self.injection_points = {
-            name: found[path].shape[_CHANNEL_DIMS[self.topology]]
+            name: found[path].shape[CHANNEL_DIMS[self.topology]]
             for path in found  # in the order in which the data meets them
             for name in positions
             if positions[name] == path
@@ -75,8 +73,8 @@ class GraftedHost(Host):
         reached: set[str] = set()
         for name, slot in attempt.slots.items():
             slot.register_forward_hook(lambda *_, name=name: reached.add(name))
-        with torch.no_grad(), evaluating(attempt), undisturbed_streams(example.device):
-            attempt(example)
+        with undisturbed_streams(example.device):
+            run_example(attempt, example)
         for name, path in positions.items():
             if name not in reached:
                 raise ConfigError(
@@ -96,7 +94,7 @@ class GraftedHost(Host):
         """Names of layers as they are in the network that was brought."""
         for path in self._paths:
             text = text.replace(f"module.{path}.inner", f"module.{path}")
-        text = re.sub(r"\b(?:host\.)?module\.(?=\w)", "", text)
+        text = re.sub(r"(?<![\w.])(?:host\.)?module\.(?=\w)", "", text)
         name = type(self.module).__name__
         return text.replace("layer module:", f"layer {name}:").replace(type(self).__name__, name)
 

@@ -12,6 +12,7 @@ from esper.kasmina.cnn import CNNHost
 from esper.kasmina.copying import copy_network
 from esper.kasmina.flops import count_flops
 from esper.kasmina.lifecycle import SlotConfig
+from esper.kasmina.python_state import has_own_code
 from esper.kasmina.seeding import undisturbed_streams
 from esper.kasmina.slot import SeedSlot
 from esper.kasmina.state import SeedState
@@ -54,6 +55,8 @@ class MorphogeneticModel(nn.Module):
             slot = SeedSlot(name, channels=channels, config=config, topology=host.topology)
             host.slots[position] = slot.to(like(host))  # the host's device and precision
         self._flops: dict[Any, int] = {}
+        # Code of a user's own may keep, draw or change what esper's and torch's layers do not.
+        self.is_users_own = host.is_users_own or has_own_code(host)
         # What is in evaluation mode inside a host that is not was put there to stay, as a frozen batch norm.
         self._kept_evaluating = [part for part in host.modules() if host.training and not part.training]
         self.to(device)
@@ -126,7 +129,7 @@ class MorphogeneticModel(nn.Module):
         key = (tuple(input_shape), *(state and (state.blueprint_id, state.stage, state.has_gate) for state in states))
         if key not in self._flops:
             # What users bring may count its passes, or draw: a copy is run.
-            model = copy_network(self) if self.host.has_python_state else self
+            model = copy_network(self) if self.is_users_own else self
             with undisturbed_streams(self.device):
                 self._flops[key] = count_flops(model, self.host.example_input(input_shape))
         return self._flops[key]

@@ -44,7 +44,6 @@ class TransformerHost(Host):
     """
 
     topology = "transformer"
-    has_python_state = False
 
     def __init__(
         self,

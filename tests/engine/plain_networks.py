@@ -52,6 +52,13 @@ def frozen_parameter():
     return net
 
 
+def frozen_in_one_member():
+    is_frozen = bool(torch.rand(()) > 0.5)
+    net = Base()
+    net.stem.requires_grad_(not is_frozen)
+    return net
+
+
 def frozen_norm():
     net = Base()
     net.body[1].requires_grad_(False)
@@ -73,12 +80,13 @@ class Unused(Base):
 
 
 class SometimesUnused(Base):
-    """A branch that takes part in every other training step only."""
+    """A branch that takes part in every other training step only; of two members, in turns."""
 
     def __init__(self):
+        calls = int(torch.rand(()) > 0.5)
         super().__init__()
         self.extra = conv()
-        self.calls = 0
+        self.calls = calls
 
     def features(self, x):
         x = super().features(x)
@@ -323,6 +331,20 @@ def quantised_conv():
     return Base(QuantisedConv(WIDTH, WIDTH, 3, padding=1), nn.BatchNorm2d(WIDTH), nn.ReLU())
 
 
+class LibraryConv(nn.Conv2d):
+    """Of a library that extends torch.nn, and so a leaf to whoever traces."""
+
+    def forward(self, x):
+        return super().forward(x) * 0.5
+
+
+LibraryConv.__module__ = "torch.nn.quantisation"
+
+
+def library_conv():
+    return Base(LibraryConv(WIDTH, WIDTH, 3, padding=1), nn.BatchNorm2d(WIDTH), nn.ReLU())
+
+
 class LeakyNamedReLU(nn.ReLU):
     def forward(self, x):
         return F.leaky_relu(x, 0.2)
@@ -440,7 +462,7 @@ class Autocast(Base):
 class Reversed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
-        return x.clone()
+        return x
 
     @staticmethod
     def backward(ctx, grad):
@@ -696,6 +718,7 @@ NETWORKS = {
     "plain": Base,
     "frozen layer": frozen_layer,
     "frozen parameter": frozen_parameter,
+    "frozen in one member": frozen_in_one_member,
     "frozen norm": frozen_norm,
     "all frozen but the head": all_frozen_but_the_head,
     "unused": Unused,
@@ -731,6 +754,7 @@ NETWORKS = {
     "constant tensor": ConstantTensor,
     "scaling conv": scaling_conv,
     "quantised conv": quantised_conv,
+    "library conv": library_conv,
     "own relu": own_relu,
     "instance forward": instance_forward,
     "standardised conv": standardised_conv,
@@ -781,6 +805,7 @@ FUSES = {
     "norm settings",
 }
 FUSES |= {"norm twice", "in place alone", "module twice", "default argument", "named", "squeezes", "lazy"}
+BY_IDENTITY = {"parameter list", "compiled", "instance forward"}  # keep what is another object in every copy
 PROVEN_OTHERWISE = {"checkpointed", "type branch", "linear on images"}  # no trace shows it, the comparison does
 
 

@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -35,8 +36,8 @@ class Draws(nn.Module):
             return x * torch.rand(())
         if self.how == "chance":
             return x if torch.rand(()) < 0.5 else x + x
-        if self.how == "python":
-            return x * random.random()
+        if self.how in ("python", "numpy"):
+            return x * (random.random() if self.how == "python" else np.random.rand())
         if self.how == "noise":
             return x + torch.randn_like(x) if self.training else x
         return F.dropout(x, 0.5, self.training)
@@ -48,10 +49,11 @@ def network(layer: nn.Module) -> MorphogeneticModel:
     return grow(nn.Sequential(*layers).double(), {"mid": "0"}, torch.zeros(1, 2, 9, 9, dtype=torch.float64))
 
 
-def growth(seed: int = 3) -> Growth:
+def growth(seed: int = 3, layer: nn.Module | None = None) -> Growth:
     x, y, _ = data(count=70)
+    models = [network(layer or nn.Dropout(0.5)) for _ in range(3)]
     return Growth(
-        Population([network(nn.Dropout(0.5)) for _ in range(3)], OptimizerConfig(learning_rate=0.05), "sequential"),
+        Population(models, OptimizerConfig(learning_rate=0.05), "sequential"),
         Task("toy", "cnn", 5, (2, 9, 9), x[:40], y[:40], x[40:60], y[40:60], x[60:], y[60:]),
         QualityGates(),
         Governor(GovernorConfig()),
@@ -71,15 +73,24 @@ def losses(grown: Growth, epochs: int, plant: bool = False) -> list[list[float]]
     return told
 
 
-def test_a_run_with_dropout_is_its_seed_s_alone_and_leaves_torch_s_stream():
-    torch.manual_seed(1)
-    first = losses(growth(), 3)
-    torch.manual_seed(2)
-    grown = growth()
-    before = torch.get_rng_state()
+@pytest.mark.parametrize("layer", [nn.Dropout(0.5), Draws("numpy"), Draws("python"), Draws("noise")], ids=str)
+def test_what_a_run_draws_is_its_seed_s_alone_and_leaves_the_streams(layer):
+    def streams():
+        return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
+
+    def reseed(seed):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+
+    reseed(1)
+    first = losses(growth(layer=layer), 3)
+    reseed(2)
+    grown = growth(layer=layer)
+    before = streams()
     assert losses(grown, 3) == first
-    assert torch.equal(before, torch.get_rng_state())
-    assert losses(growth(seed=4), 3) != first
+    assert before == streams()
+    assert losses(growth(seed=4, layer=layer), 3) != first
 
 
 def test_members_that_start_alike_draw_alike_and_every_epoch_anew():
@@ -122,7 +133,7 @@ def test_what_draws_in_evaluation_too_gives_the_same_figures_each_time():
     assert torch.equal(first, second) and first[0] == first[1]
 
 
-@pytest.mark.parametrize("how", ["layer", "function", "always", "noise", "chance", "python"])
+@pytest.mark.parametrize("how", ["layer", "function", "always", "noise", "chance", "python", "numpy"])
 @pytest.mark.parametrize("training", [True, False])
 def test_what_draws_is_never_fused(how, training):
     body = network(nn.Dropout(0.5) if how == "layer" else Draws(how)).train(training)

@@ -11,9 +11,9 @@ import esper
 from esper.engine.optimizer import OptimizerConfig
 from esper.engine.population import Population
 from esper.errors import EngineError
-from esper.kasmina.python_state import read_state
+from esper.kasmina.python_state import fingerprints
 from tests.engine import random_networks
-from tests.engine.plain_networks import DRAWING, FUSES, NETWORKS, PROVEN_OTHERWISE, build
+from tests.engine.plain_networks import BY_IDENTITY, DRAWING, FUSES, NETWORKS, PROVEN_OTHERWISE, build
 
 EPOCHS, BATCH = 3, 16
 OPTIMIZERS = {
@@ -98,13 +98,10 @@ def test_a_network_is_trained_as_a_plain_loop_trains_it(network, kind, optimizer
         assert wanted.keys() == found.keys()
         for name, tensor in wanted.items():
             torch.testing.assert_close(found[name], tensor, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
-        before, after = (
-            {path.replace("body.inner", "body"): value for path, value in read_state(one).items()}
-            for one in (expected[member], trained[member])
-        )
-        assert {path: after.get(path) for path in before if isinstance(before[path], int | dict)} == {
-            path: value for path, value in before.items() if isinstance(value, int | dict)
-        }
+        kept = [fingerprints(one) for one in (expected[member], trained[member])]
+        wanted_state, found_state = ({path.replace("body.inner", "body"): v for path, v in one.items()} for one in kept)
+        comparable = {path for path in wanted_state if network not in BY_IDENTITY}
+        assert [path for path in comparable if wanted_state[path] != found_state.get(path)] == []
 
 
 RUNS, NETWORKS_A_RUN = 10, 50
@@ -123,8 +120,12 @@ def test_networks_put_together_at_random_are_trained_as_a_plain_loop_trains_them
         x, y, (order, *_) = examples()
         networks = [random_networks.network(number, member) for member in range(2)]
         models = [esper.grow(one, {"mid": "1"}, x[:2], topology="cnn") for one in networks]
-        population = Population(models, config)
-        got = population.train_epoch(x, y, order, BATCH).loss.tolist()
+        try:
+            population = Population(models, config, "fused")
+            got = population.train_epoch(x, y, order, BATCH).loss.tolist()
+        except EngineError:
+            population = Population(models, config)
+            got = population.train_epoch(x, y, order, BATCH).loss.tolist()
         assert [[loss] for loss in got] == [pytest.approx(one, rel=1e-9) for one in losses], number
         for one, model in zip(expected, models, strict=True):
             found = tensors(model.host.module)
@@ -133,4 +134,4 @@ def test_networks_put_together_at_random_are_trained_as_a_plain_loop_trains_them
                     other, tensor, rtol=1e-9, atol=1e-9, msg=lambda m, n=name, k=number: f"network {k}, {n}: {m}"
                 )
         fused += population.engine.kind == "fused"
-    assert fused > 0
+    assert fused > 2
