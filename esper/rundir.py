@@ -18,7 +18,7 @@ import yaml
 from esper import __version__
 from esper.checkpoint import Checkpoint, CheckpointManager, RunLock
 from esper.errors import CheckpointError, EsperError, FormatError, RunError, RunExistsError
-from esper.files import misfit, read_object, sweep_temporaries, utc_now, write_atomic
+from esper.files import as_unicode, misfit, read_object, sweep_temporaries, utc_now, write_atomic
 from esper.files.marks import CONFIG_HEAD, WRITTEN, holds_run, is_of_a_start
 from esper.files.records import CONFIG_FILE, LOCK_FILE, RESUMED, RESUMED_NEEDS, RUN_FILE
 from esper.printing import say
@@ -61,10 +61,10 @@ class RunDirectory:
             write_config(path, config)
             record = {
                 "schema": SCHEMA_VERSION,
-                "id": path.name,
+                "id": as_unicode(path.name),
                 "uid": secrets.token_hex(8),
                 "name": config["name"],
-                "sweep": sweep,
+                "sweep": sweep and as_unicode(sweep),
                 "status": "queued",
                 "seed": config["seed"],
                 "epoch": 0,
@@ -74,7 +74,7 @@ class RunDirectory:
                 "started_at": utc_now(),
                 "finished_at": None,
                 "wall_s": 0.0,
-                "overrides": overrides,
+                "overrides": [as_unicode(override) for override in overrides],
                 "options": dict(options or {}),
                 "engine": None,
                 "error": None,
@@ -143,8 +143,7 @@ class RunDirectory:
         self._last_beat = beat
         self.record |= changes | {"heartbeat_at": utc_now(), "wall_s": round(wall_s, 3)}
         text = json.dumps(self.record, indent=1, ensure_ascii=False, allow_nan=False)
-        # A path in another encoding is spelled out: it is JSON all the same.
-        write_atomic(self.path / RUN_FILE, text.encode(errors="backslashreplace") + b"\n")
+        write_atomic(self.path / RUN_FILE, as_unicode(text).encode() + b"\n")
 
     def __enter__(self) -> "RunDirectory":
         return self

@@ -29,6 +29,7 @@ _TINY = (
     "engine.members=1",
     "engine.twins=false",
     "engine.threads=1",
+    "engine.memory_format=contiguous",
     "checkpoint.every_epochs=1",
     "telemetry.report=false",
     "telemetry.console=off",

@@ -1,6 +1,6 @@
 """Files: how they are opened, written as a whole, locked and read. The only way to do any of it."""
 
-from esper.files.atomic import sweep_temporaries, sync_folder, write_atomic, write_error, written_for
+from esper.files.atomic import as_unicode, sweep_temporaries, sync_folder, write_atomic, write_error, written_for
 from esper.files.locks import FileLock, spelled, utc_now
 from esper.files.opening import check_own, make_folder, open_log, open_new, open_own, open_to_append, open_to_read
 from esper.files.reading import (
@@ -19,6 +19,7 @@ from esper.files.shapes import built, checked, fitting, misfit
 __all__ = [
     "FileLock",
     "Line",
+    "as_unicode",
     "built",
     "check_own",
     "checked",

@@ -43,6 +43,11 @@ def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
         raise write_error(path, error) from error
 
 
+def as_unicode(text: str) -> str:
+    """Text of the command line or a path, of which Python keeps as surrogates what the locale has no characters for."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames and removals in this folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, open_dict
 from esper.errors import EsperError, FormatError
 from esper.files import (
     FileLock,
+    as_unicode,
     fitting,
     make_folder,
     read_object,
@@ -179,7 +180,6 @@ def write_json(path: Path, value: Any) -> None:
     """Write a file that is wholly there or not at all, whatever happens meanwhile. Raises SweepError."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     try:
-        # A path in another encoding is spelled out: it is JSON all the same.
-        write_atomic(path, text.encode(errors="backslashreplace") + b"\n")
+        write_atomic(path, as_unicode(text).encode() + b"\n")
     except EsperError as error:
         raise SweepError(str(error)) from error

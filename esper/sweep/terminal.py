@@ -90,7 +90,7 @@ class Watch:
         self._jobs = {job.id: job for job in jobs}
         self._numbers = {job.id: number for number, job in enumerate(jobs, start=1)}
         self._seen = {job.id: _stamp(job.file) for job in jobs}
-        self._is_over = threading.Event()
+        self._is_over, self._is_news = threading.Event(), threading.Event()
         self._threads = [
             threading.Thread(target=work, name=f"sweep{work.__name__}", daemon=True)
             for work in (self._follow, self._listen)
@@ -114,6 +114,7 @@ class Watch:
     ) -> None:
         self._stack.close()
         self._is_over.set()
+        self._is_news.set()
         os.write(self._told, b"\0")
         for thread in self._threads:
             thread.join()
@@ -124,8 +125,11 @@ class Watch:
         os.close(self._told)
 
     def _follow(self) -> None:
-        is_told = False
-        while not self._is_over.wait(POLL_S):
+        is_told = is_over = False
+        while not is_over:
+            self._is_news.wait(POLL_S)
+            self._is_news.clear()
+            is_over = self._is_over.is_set()
             if self._is_asked and not is_told:
                 self.terminal.say("stopping: what runs is saved first (once more: at once)")
                 is_told = True
@@ -139,6 +143,7 @@ class Watch:
             if asked and not self._is_asked:
                 self._stop(asked[0])
                 self._is_asked = True
+                self._is_news.set()
             if len(asked) > 1 and self._deadline is None:
                 self._deadline = threading.Timer(DEADLINE_S, os._exit, [128 + asked[0]])
                 self._deadline.daemon = True

@@ -11,7 +11,10 @@ import pytest
 from tests.e2e.conftest import ROOT, lines
 from tests.study.run_folders import make_run
 
-RUN = ("debug=smoke", "policy=static", "engine.kind=sequential", "engine.threads=1", "telemetry.report=false")
+RUN = (
+    *("debug=smoke", "policy=static", "telemetry.report=false"),
+    *("engine.kind=sequential", "engine.threads=1", "engine.memory_format=contiguous"),
+)
 ASCII = {"PYTHONIOENCODING": "ascii"}
 C_LOCALE = {"LC_ALL": "C", "LANG": "C"}
 BARE_C_LOCALE = C_LOCALE | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # paths come as lone surrogates
