@@ -65,7 +65,7 @@ def test_an_unknown_name_is_answered_with_the_known_and_the_nearest(topology: st
         BlueprintRegistry.create(topology, name, 8)
     message = str(caught.value)
     assert name in message and all(known in message for known in SHIPPED[topology])
-    assert f"did you mean {nearest}?" in message
+    assert f"{nearest!r}" in message
 
 
 def test_an_unknown_topology_is_answered_too() -> None:
