@@ -6,7 +6,8 @@ All engines of a case take turns, round by round, in one process, so that a rati
 machine; a figure is the median of its rounds. `bare` is one network after another with torch's fastest settings (the
 better of 1 and all threads, of both memory formats; foreach optimizer). "mixed" has four blueprints in three stages.
 Peak memory is taken in a process of its own. --busy: with so many processes that do nothing but spin beside it. The
-proof, whose cost is shown too, compares the fused step with plain PyTorch before a run.
+proof, whose cost is shown too, compares the fused step with plain PyTorch before a run. BENCH_THREADS=2 in the
+environment fixes the threads of esper's engines.
 """
 
 import argparse
@@ -40,6 +41,7 @@ from esper.leyline import SeedStage
 
 BATCH = 64
 STEPS = 8
+THREADS = int(os.environ["BENCH_THREADS"]) if "BENCH_THREADS" in os.environ else None  # measured, unless it is set
 EPOCH_SAMPLES = 1088  # the training split of the default task
 OPTIMIZER = OptimizerConfig(name="sgd", learning_rate=0.05, momentum=0.9)
 BLUEPRINTS = ("conv_light", "depthwise", "attention", "norm")
@@ -167,7 +169,7 @@ def runner(case: Case, engine: str, device: str) -> Callable[[], object]:
         return lambda: bare.epoch(x, y, order)
     precision = torch.bfloat16 if device == "cuda" else torch.float32
     models = build_models(case, device)
-    population, reason = choose_engine(models, OPTIMIZER, x[:BATCH], y[:BATCH], precision, engine)
+    population, reason = choose_engine(models, OPTIMIZER, x[:BATCH], y[:BATCH], precision, engine, THREADS)
     print(f"  {engine}: {population.engine.kind}, {torch.get_num_threads()} threads ({reason})", flush=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(os.cpu_count() or 1)
