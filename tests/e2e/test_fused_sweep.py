@@ -58,7 +58,7 @@ def test_a_job_that_cannot_be_built_fails_alone_and_what_does_not_fit_runs_by_it
     done = esper.run_here(*FUSED, "policy.preferred_blueprints=[conv_light],[conv_lite]", "engine.members=1,2")
     statuses = {overrides: record_of(folder)["status"] for overrides, folder in runs_of(esper.folder / "swept").items()}
     assert done.code == 1 and set(statuses.values()) == {"finished"} and len(statuses) == 2
-    assert "did you mean conv_light" in done.out + done.err
+    assert "did you mean 'conv_light'" in done.out + done.err
     wide = esper.run_here(*FUSED, "engine.members=1,2", "batch_size=32,64", "epochs=2", "hydra.sweep.dir=wide")
     assert wide.code == 0 and len(runs_of(esper.folder / "wide")) == 4  # two populations
 
