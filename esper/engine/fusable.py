@@ -118,7 +118,7 @@ def _tensors(module: nn.Module) -> dict[str, object]:
     }
 
 
-class Watch:
+class HostWatch:
     """Notices what was put on modules since fusing them was allowed, and would be lost: hooks, layers, attributes."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:

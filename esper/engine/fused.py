@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from esper.engine.engine import FUSED, Backward, Captured
-from esper.engine.fusable import Watch, check_hosts, check_plain
+from esper.engine.fusable import HostWatch, check_hosts, check_plain
 from esper.engine.groups import Group, make_group, signature, trained_stacks
 from esper.engine.lanes import LaneLayout
 from esper.engine.program import Layout, Program
@@ -43,7 +43,7 @@ class FusedEngine:
         self.precision = precision
         self.layout = make_layout(models[0].host.topology)
         self.host = host_program(models, self.layout)
-        self.watch = Watch([model.host for model in models])
+        self.watch = HostWatch([model.host for model in models])
         self.programs: dict[str, Program] = {}  # of every blueprint that was ever in a slot
         self.groups: dict[str, list[Group]] = {}
         self.signature: tuple[object, ...] = ()
