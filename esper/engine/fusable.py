@@ -4,6 +4,7 @@ Every check raises EngineError, naming the layer; the population then trains its
 of these things works as it does in plain PyTorch.
 """
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -124,10 +125,12 @@ class HostWatch:
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         layers = [part for module in modules for _, part in _layers(module) if not isinstance(part, SeedSlot)]
         self._hooks = [getattr(part, kind) for part in layers for kind in HOOKS]
-        self._classes = [(part, type(part)) for part in layers]
+        self._layers = layers
+        self._classes = [type(part) for part in layers]
         self._parameters = [parameter for module in modules for parameter in module.parameters()]
-        held = [each for p in layers for each in (vars(p), p._parameters, p._buffers, p._modules)]
-        self._held = [(each, {k: v for k, v in each.items() if k != "training"}, len(each)) for each in held]
+        self._dicts = [each for p in layers for each in (vars(p), p._parameters, p._buffers, p._modules)]
+        self._held = [{k: v for k, v in each.items() if k != "training"} for each in self._dicts]
+        self._identities = self._identify()
 
     def has_changed(self) -> bool:
         """Whether anything is other than it was."""
@@ -135,10 +138,23 @@ class HostWatch:
             _has_any_global_hook()
             or any(self._hooks)
             or any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self._parameters)
-            or any(type(part) is not kind for part, kind in self._classes)
-            or any(len(now) != size for now, _, size in self._held)
-            or any(now.get(name) is not value for now, was, _ in self._held for name, value in was.items())
+            or list(map(type, self._layers)) != self._classes
+            or self._holds_others()
         )
+
+    def _identify(self) -> list[int]:
+        """Of all that is held: no identity is given twice, as `_held` keeps its objects."""
+        return list(map(id, itertools.chain.from_iterable(each.values() for each in self._dicts)))
+
+    def _holds_others(self) -> bool:
+        identities = self._identify()  # every epoch asks, of every member: this is far quicker than name by name
+        if identities == self._identities:
+            return False
+        for now, was in zip(self._dicts, self._held, strict=True):
+            if len(now) - ("training" in now) != len(was) or any(now.get(k) is not v for k, v in was.items()):
+                return True
+        self._identities = identities  # the mode of a layer may change
+        return False
 
 
 class _Proxy(fx.Proxy):

@@ -1,7 +1,6 @@
 """Fused or one by one: decided at the start of a run by a proof and a measurement, and kept from then on."""
 
 import functools
-import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -22,9 +21,10 @@ from esper.kasmina.copying import copy_network
 from esper.kasmina.host import MorphogeneticModel
 from esper.kasmina.seeding import undisturbed_streams, weights_from
 
-REPEATS = 5
-ENOUGH_S = 0.5  # of measuring one way
-HOPELESS = 4.0  # times the fastest way so far
+REPEATS = 7
+ENOUGH_S = 1.0  # of measuring the fastest in turn
+SHORT_S = 0.05
+CONTENDERS = 2.0  # times the fastest at the first try
 
 _proven: set[object] = set()  # hosts of esper's own that were compared already
 
@@ -154,37 +154,51 @@ def _is_sound_channels_last(models: Sequence[MorphogeneticModel]) -> bool:
 def _measure(
     trial: Trial, precision: torch.dtype, ways: Sequence[Way], thread_counts: Sequence[int]
 ) -> dict[tuple[Way, int], float]:
-    """Seconds a step of each way on each number of threads."""
+    """Seconds a step of each way on each number of threads.
+
+    All are tried once; the fastest then take turns, so that a moment in which the machine does something else, too,
+    meets them alike.
+    """
     x, y, before = trial.x, trial.y, torch.get_num_threads()
-    times: dict[tuple[Way, int], float] = {}
+    taken: dict[tuple[Way, int], list[float]] = {}
     copies = [copy_network(model) for model in trial.models]
+    steps: dict[Way, Callable[[], object]] = {}
+
+    def measure(way: Way, threads: int) -> float:
+        torch.set_num_threads(threads)
+        steps[way]()  # memory is allocated, threads start
+        return _seconds(steps[way])
+
     try:
         with own_errors(x), undisturbed_streams(x.device):
             for way in ways:
                 population = trial.build(copies, trial.configs, way, precision)
                 engine = population.engine
                 engine.prepare(1, population.version, seeds=[0] * len(copies))
-                step = functools.partial(engine.backward, engine.lay(x.unsqueeze(0)), y.unsqueeze(0), 0)
+                steps[way] = functools.partial(engine.backward, engine.lay(x.unsqueeze(0)), y.unsqueeze(0), 0)
                 for threads in thread_counts:
-                    torch.set_num_threads(threads)
-                    times[way, threads] = _seconds(step, HOPELESS * min(times.values(), default=math.inf))
+                    taken[way, threads] = [measure(way, threads)]
+            fastest = min(seconds for (seconds,) in taken.values())
+            near = [case for case, (seconds,) in taken.items() if seconds < CONTENDERS * fastest]
+            started = time.perf_counter()
+            while len(near) > 1 and len(taken[near[0]]) < REPEATS and time.perf_counter() - started < ENOUGH_S:
+                for case in near:
+                    taken[case].append(measure(*case))
     finally:
         torch.set_num_threads(before)
-    return times
+    return {case: statistics.median(seconds) for case, seconds in taken.items()}
 
 
-def _seconds(step: Callable[[], object], enough_s: float) -> float:
-    """The median of some repetitions: what else the machine does belongs to it. One that takes too long is the last."""
+def _seconds(step: Callable[[], object]) -> float:
+    """The median of three steps, or of fewer that take long: what else the machine does belongs to it."""
     taken: list[float] = []
-    for turn in range(REPEATS + 1):
+    while len(taken) < 3 and sum(taken) < SHORT_S:
         started = time.perf_counter()
         step()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         taken.append(time.perf_counter() - started)
-        if taken[-1] > enough_s or (turn > 1 and sum(taken) > ENOUGH_S):
-            break
-    return statistics.median(taken[1:] or taken)  # at first memory is allocated and code loaded
+    return statistics.median(taken)
 
 
 def thread_counts(threads: int | None, device: torch.device) -> list[int]:
