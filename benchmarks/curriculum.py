@@ -20,9 +20,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from esper.build import build_growth
+from esper.builders.policy import build_policy
+from esper.builders.population import build_growth
 from esper.config.composing import compose
-from esper.learning import build_policy
+from esper.engine.epoch import EpochRunner
 from esper.leyline import SeedStage
 from esper.nissa.statistics import Interval, mean_interval, paired_difference
 
@@ -42,12 +43,14 @@ def grow(seed: int, members: int, overrides: list[str]) -> dict[str, Any]:
     config = compose([*fixed, f"engine.members={members}", f"seed={seed}", *overrides])
     grown = build_growth(config)
     growth, (controller, _) = grown.growth, build_policy(config, grown)
-    reports = growth.reports()
-    while not growth.done:
-        reports, _ = growth.step(controller.act(reports))
+    epochs = EpochRunner([growth])
+    (reports,) = epochs.reports()
+    while not epochs.done:
+        ((reports, _),) = epochs.step([controller.act(reports)])
+    (tested,) = epochs.test()
     slots = [slot for report in reports for slot in report.slots.values()]
     return {
-        "accuracy": growth.test().accuracy.tolist(),
+        "accuracy": tested.accuracy.tolist(),
         "parameters": [report.parameter_count for report in reports],
         "planted": Counter(entry["blueprint"] for entry in growth.growth_log),
         "kept": Counter(slot.blueprint_id for slot in slots if slot.stage is SeedStage.FOSSILIZED),

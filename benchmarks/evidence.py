@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence_page import write_page
-from esper.build import build_growth
+from esper.builders.population import build_growth
 from esper.config.composing import compose
-from esper.drive import resume, start
+from esper.engine.epoch import EpochRunner
 from esper.leyline import SeedStage
-from esper.nissa.jsonl import read_jsonl
-from esper.records import EpochTimes, epoch_record
-from esper.stopping import StopRequest
+from esper.nissa.sinks.jsonl import read_jsonl
+from esper.runner.launch import resume, start
+from esper.runner.records import EpochTimes, epoch_record
+from esper.runner.stop import StopRequest
 from esper.tamiyo import StaticController
 from esper.tasks.task import named_generator
 
@@ -104,7 +105,7 @@ def scratch(seed: int, out: Path) -> None:
         return
     began = time.monotonic()
     last = read_jsonl(out / f"ppo_{seed}" / "metrics.jsonl")[0][-1]
-    growth = build_growth(compose([f"seed={seed}", "policy=static", *HELD_OUT])).growth
+    growth = build_growth(compose([f"seed={seed}", "policy=static", *HELD_OUT])).local_growth
     for row in last["members"]:
         model = growth.population.models[row["member"]]
         for name, slot in row["slots"].items():
@@ -116,16 +117,18 @@ def scratch(seed: int, out: Path) -> None:
                     state.transition(stage)
     growth.population.sync_topology()
     controller, records = StaticController(), []
-    reports = growth.reports()
+    epochs = EpochRunner([growth])
+    (reports,) = epochs.reports()
     with StopRequest() as stop:
         while not growth.done:
             records.append(epoch_record(reports, EpochTimes(0, 0, 0, 0, 0, len(reports)), {}))
-            reports, _ = growth.step(controller.act(reports))
+            ((reports, _),) = epochs.step([controller.act(reports)])
             if stop:
                 sys.exit(130)
     records.append(epoch_record(reports, EpochTimes(0, 0, 0, 0, 0, len(reports)), {}))
+    (tested,) = epochs.test()
     summary: dict[str, Any] = {
-        "grown": {"test_accuracy": growth.test().accuracy.tolist()},
+        "grown": {"test_accuracy": tested.accuracy.tolist()},
         "seeds": {"planted": 0, "fossilized": 0, "culled": 0},
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -14,8 +14,8 @@ import matplotlib
 import numpy as np
 
 from esper.config.composing import compose
-from esper.nissa.history import read_run
-from esper.nissa.jsonl import read_jsonl
+from esper.nissa.report.history import read_run
+from esper.nissa.sinks.jsonl import read_jsonl
 from esper.nissa.statistics import mean_band, mean_interval, paired_difference
 from esper.tasks import build_task
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmarks.peers import ALPHA, BETA, Transitions, tianshou_step, torchrl_step
 from esper.checkpoint import Checkpoint, read_bundle, write_bundle
 from esper.checkpoint.bundle import bundle_paths
-from esper.engine.gradients import row_statistics
+from esper.engine.state.gradients import row_statistics
 from esper.simic.gradient_collector import SeedGradientCollector
 from esper.simic.prioritized_buffer import PrioritizedReplayBuffer
 

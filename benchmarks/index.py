@@ -21,10 +21,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from esper.study.folders import RUN_FILE
-from esper.study.index import INDEX_FILE, read_index
-from esper.study.query import Condition
-from esper.study.query import Table as Runs
+from esper.study.runs.folders import RUN_FILE
+from esper.study.runs.index import INDEX_FILE, read_index
+from esper.study.runs.query import Condition
+from esper.study.runs.query import Table as Runs
 
 SWEEP_JOBS = 200
 BLOCK_BYTES = 4096  # as run.json is padded to
@@ -33,7 +33,7 @@ LIMIT_S = 1.0
 
 
 def make_runs(root: Path, number: int) -> None:
-    """Folders of finished and failed runs, as `esper.rundir` leaves them."""
+    """Folders of finished and failed runs, as `esper.runner.directory` leaves them."""
     draw = random.Random(0)
     for index in range(number):
         policy = ("ppo", "heuristic", "static", "random")[index % 4]

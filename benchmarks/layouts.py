@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from esper.engine.block import BlockSpec, BlockTensors, _torch_block, block
+from esper.engine.kernels.block import BlockSpec, BlockTensors, _torch_block, block
 
 BATCH = 64
 HOSTS = {

@@ -24,12 +24,12 @@ from gymnasium.vector import AutoresetMode
 from rich.console import Console
 from rich.table import Table
 
-from esper.simic.policy_learner import PolicyLearner
-from esper.simic.ppo import PPOAgent
-from esper.simic.ppo_settings import PPOPolicyConfig
-from esper.simic.reinforce import ReinforceAgent
-from esper.simic.reinforce_settings import ReinforcePolicyConfig
-from esper.simic.rollout import Collector
+from esper.simic.on_policy.base import PolicyLearner
+from esper.simic.on_policy.collector import Collector
+from esper.simic.ppo.agent import PPOAgent
+from esper.simic.ppo.config import PPOPolicyConfig
+from esper.simic.reinforce.agent import ReinforceAgent
+from esper.simic.reinforce.config import ReinforcePolicyConfig
 
 TASK, MEMBERS, GOAL = "CartPole-v1", 8, 475.0
 STEPS_BETWEEN_SCORES, SCORED_EPISODES, SCORING_SEED = 2048, 50, 10_000

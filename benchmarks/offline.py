@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from esper.nissa.statistics import mean_interval, paired_difference
-from esper.simic.dataset import Transitions
-from esper.simic.iql import IQL
-from esper.simic.offline import OfflineTraining
+from esper.simic.iql.dataset import Transitions
+from esper.simic.iql.model import IQL
+from esper.simic.iql.offline import OfflineTraining
 
 ENVIRONMENTS = 10
 LONGEST = 500

@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from esper.build import build_environment
+from esper.builders.population import build_environment
 from esper.config import compose
 from esper.engine.environment import GrowthVectorEnv
 from esper.tamiyo.random import RandomController

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from esper.config.store import conf_dir, register
-from esper.job import Job
+from esper.runner.task import HydraTask
 
 HYDRAS_OWN = ["hydra/sweeper=basic", "hydra.sweep.subdir=${hydra.job.num}"]
 LIMIT_MS = 50.0
@@ -69,7 +69,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["HYDRA_FULL_ERROR"] = "1"
     register()
-    nothing.check = Job.check  # type: ignore[attr-defined]
+    nothing.check = HydraTask.check  # type: ignore[attr-defined]
     rounds = [measure(options.jobs) for _ in range(options.rounds)]
     figures = {way: statistics.median(found[way] for found in rounds) for way in rounds[0]}
     table = Table("sweep", "ms a job", title=f"Bookkeeping of a sweep, {options.jobs} jobs")

@@ -24,12 +24,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-import esper.running
+import esper.runner.run
 from esper.config.composing import compose
-from esper.drive import start
 from esper.leyline import Sink
 from esper.nissa import EventHub, RunTitle, read_jsonl
-from esper.nissa.live import LiveConsole
+from esper.nissa.sinks.live import LiveConsole
+from esper.runner.launch import start
 
 OUTPUTS = ["telemetry.console=plain", "telemetry.tensorboard=true", "telemetry.wandb.enabled=true"]
 NAMES = {
@@ -69,7 +69,7 @@ class Stopwatch:
 def measure(overrides: list[str], run_dir: Path) -> Stopwatch:
     """The run, with every part that tells of it on the clock."""
     watch = Stopwatch()
-    running: Any = esper.running
+    running: Any = esper.runner.run
     opened, recorded, hub_epoch = running.open_sinks, running.epoch_record, EventHub.epoch
 
     def open_timed(*args: Any) -> list[Sink]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from esper.kasmina.graft import grow
-    from esper.load import load_member
+    from esper.runner.checkpointing import load_member
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "grow", "load_member"]
@@ -16,7 +16,7 @@ __all__ = ["__version__", "grow", "load_member"]
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-_LAZY = {"grow": "esper.kasmina.graft", "load_member": "esper.load"}
+_LAZY = {"grow": "esper.kasmina.graft", "load_member": "esper.runner.checkpointing"}
 
 
 def __getattr__(name: str) -> Any:  # `import esper` stays light

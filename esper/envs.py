@@ -24,7 +24,7 @@ def make_growth_env(overrides: Sequence[str] = (), members: int | None = None) -
     choose one: a seed then gives the same episodes in every process, where a measured choice might differ. Raises
     EsperError where the configuration is wrong.
     """
-    from esper.build import build_environment  # loads torch
+    from esper.builders.population import build_environment  # loads torch
     from esper.config.composing import compose
 
     is_chosen = any(override.partition("=")[0] in ("engine", "engine.kind") for override in overrides)

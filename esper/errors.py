@@ -1,6 +1,16 @@
 """The one tree of errors: each says what is wrong, where, what was expected, and what mends it."""
 
 import errno
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a program of esper ends with; one that a signal has ended, with 128 and the signal's number."""
+
+    DONE = 0
+    FAILED = 1
+    BAD_INPUT = 2
+    INTERRUPTED = 130
 
 
 class EsperError(Exception):

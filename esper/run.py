@@ -7,21 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from omegaconf import DictConfig
-
 from esper.config.composing import compose
 from esper.config.explain import explain
 from esper.config.help import help_text
 from esper.config.store import conf_dir, register
-from esper.errors import ConfigError, EsperError, RunError, RunExistsError, of_machine
+from esper.errors import ConfigError, EsperError, ExitCode, RunError, RunExistsError, of_machine
 from esper.files.marks import holds_run
-from esper.fused_launcher import FusedLauncher, FusedLauncherConf
-from esper.job import Job
-from esper.printing import BAD_INPUT, complain, guarded, say_text, say_traceback
+from esper.printing import complain, guarded, say_text
+from esper.runner.fused_launcher import FusedLauncher, FusedLauncherConf
+from esper.runner.task import HydraTask, RunEnded
 from esper.sweep import JobError, SweepEnded, SweepError, register_plugin
 
-FAILED = 1
-INTERRUPTED = 130
 NOT_RESUMED = ("resume=null", "resume=None", "resume=")
 DRY_RUN = "--dry-run"
 TORCHRUN = "TORCHELASTIC_RUN_ID"  # in the environment of the processes that it starts
@@ -29,37 +25,48 @@ OF_SWEEPS = ("rerun", "zip")  # keys of hydra.sweeper that go without its name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    """Run the command line and return its exit code (see `esper.errors.ExitCode`)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with guarded():
         if TORCHRUN not in os.environ:
             return _answer(arguments)
-        from esper.distributed import together  # here, since it loads torch
-        from esper.following import follow
+        from esper.runner.distributed import run_ranks  # here, since it loads torch
+        from esper.runner.worker import follow
 
-        return together(lambda: _answer(arguments), follow)
+        return run_ranks(lambda: _answer(arguments), follow)
 
 
 def _answer(arguments: list[str]) -> int:
+    """Say what is asked for, go on with a run, or let Hydra make the folder of a new one and run it, or sweep."""
     try:
         if {"-h", "--help"} & set(arguments):
             say_text(help_text())
-            return 0
+            return ExitCode.DONE
         resumed = [argument for argument in arguments if argument.startswith("resume=")]
         if resumed and resumed[-1] not in NOT_RESUMED:
             return _resume(resumed[-1].removeprefix("resume="), [a for a in arguments if a not in resumed])
-        return _launch(arguments)
+        arguments = _checked(arguments)
+        register()
+        register_plugin("hydra/launcher", "fused", FusedLauncher, FusedLauncherConf())
+        with _as_command_line(arguments):
+            import hydra
+
+            hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(HydraTask())()
+        return ExitCode.DONE
+    except (SweepEnded, RunEnded) as ended:
+        return int(str(ended.code))
+    except SystemExit as left:  # of Hydra, which has printed what was asked for or what is wrong with it
+        return ExitCode.BAD_INPUT if left.code else ExitCode.DONE
     except EsperError as error:
         return complain(error)
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
     except (OSError, MemoryError) as error:
         return complain(of_machine(error))
 
 
-def _launch(arguments: list[str]) -> int:
-    """Check what the command line asks for, then let Hydra make the folder and run it, or sweep."""
-    import hydra
+def _checked(arguments: list[str]) -> list[str]:
+    """The command line as Hydra is to have it. Raises EsperError for what can be refused before it composes."""
     from hydra._internal.utils import get_args_parser
 
     parser = get_args_parser()
@@ -76,26 +83,7 @@ def _launch(arguments: list[str]) -> int:
     if not is_sweep:
         _check_folder(flags.overrides)
         compose(flags.overrides, flags.config_name or "config", flags.config_dir).check_names()
-    register()
-    register_plugin("hydra/launcher", "fused", FusedLauncher, FusedLauncherConf())
-    codes: list[int] = []
-    with _as_command_line(arguments):
-        try:
-            job = hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")
-            job(Job() if is_sweep else lambda composed: codes.append(_only_job(composed)))()
-        except (ConfigError, KeyboardInterrupt):
-            raise
-        except SweepEnded as ended:
-            return int(str(ended.code))
-        except SystemExit as left:  # of Hydra, which has printed what was asked for or what is wrong with it
-            return BAD_INPUT if left.code else 0
-        except JobError as error:
-            raise ConfigError(explain(error.reason, error.overrides)) from error
-        except SweepError as error:
-            raise ConfigError(str(error)) from error
-        except Exception as error:  # of Hydra: what goes wrong in a job never gets here
-            raise ConfigError(explain(error, flags.overrides)) from error
-    return next(filter(None, codes), 0)
+    return arguments
 
 
 def _check_folder(overrides: Sequence[str]) -> None:
@@ -129,24 +117,12 @@ def _of_sweep(arguments: list[str], overrides: list[str], is_sweep: bool) -> lis
     return spelled_out
 
 
-def _only_job(composed: DictConfig) -> int:
-    """The one run of a command line that sweeps nothing; its exit code."""
-    try:
-        Job()(composed)
-    except SystemExit as left:
-        return int(str(left.code))
-    except Exception as error:  # a mistake of ours: Hydra must not take it for one of the command line's
-        say_traceback(error)
-        return FAILED
-    return 0
-
-
 def _resume(name: str, others: list[str]) -> int:
     folder = Path(name.strip("'\""))
     if not holds_run(folder):
         found = "it has no run.json" if os.path.isdir(folder) else "there is no such folder"
         raise RunError(f"resume={name}: {found}\n  expected the folder of a run, such as outputs/NAME/ID")
-    from esper.drive import resume
+    from esper.runner.launch import resume
 
     return resume(folder, others)
 
@@ -157,11 +133,22 @@ def _refuse_flags(message: str) -> NoReturn:
 
 @contextmanager
 def _as_command_line(arguments: list[str]) -> Iterator[None]:
-    """Hydra reads sys.argv, and hands exceptions on instead of printing them only under HYDRA_FULL_ERROR."""
+    """Inside, Hydra reads these, and what it says of bad input becomes an EsperError.
+
+    It hands exceptions on, instead of printing them, only under HYDRA_FULL_ERROR.
+    """
     argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = [argv[0], *arguments], "1"
     try:
         yield
+    except EsperError:
+        raise
+    except JobError as error:
+        raise ConfigError(explain(error.reason, error.overrides)) from error
+    except SweepError as error:
+        raise ConfigError(str(error)) from error
+    except Exception as error:  # what goes wrong in a job never gets here
+        raise ConfigError(explain(error, [a for a in arguments if "=" in a and not a.startswith("-")])) from error
     finally:
         sys.argv = argv
         if full_error is None:

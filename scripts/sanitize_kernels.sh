@@ -17,4 +17,4 @@ run() { LD_PRELOAD=$libraries ASAN_OPTIONS=$options UBSAN_OPTIONS=print_stacktra
 
 python=${PYTHON:-.venv/bin/python}
 run "$python" -c 'from esper.engine import native; library, reason = native.load(); assert library, reason'
-run "$python" -m pytest -p no:cacheprovider --capture=sys -q "$@" tests/engine/test_block.py tests/engine/test_seed_ops.py
+run "$python" -m pytest -p no:cacheprovider --capture=sys -q "$@" tests/engine/kernels/test_block.py tests/engine/fusion/test_seed_ops.py

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from esper.distributed import TorchRanks
+from esper.runner.distributed import TorchRanks
 
 TIMEOUT_S = 60
 # Loaded once, for all ranks of all tests: each is forked from a process that has them.
-PRELOADED = [__name__, "pytest", "esper.learning", "sklearn.datasets", "torch._dynamo"]
+PRELOADED = [__name__, "pytest", "esper.builders.policy", "sklearn.datasets", "torch._dynamo"]
 
 
 def as_ranks(world: int, folder: Path, function: Callable[..., Any], *arguments: Any) -> list[Any]:

@@ -2,11 +2,11 @@
 
 import pytest
 
-from esper.build import build_growth
+from esper.builders.host import build_host
+from esper.builders.population import build_growth
 from esper.config.composing import compose
 from esper.config.host import HOSTS
 from esper.errors import ConfigError
-from esper.hosts import build_host
 from esper.kasmina import BlueprintRegistry
 from esper.leyline.blueprints import BLUEPRINTS
 from esper.tasks import build_task

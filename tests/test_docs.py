@@ -18,13 +18,13 @@ import torch
 from esper.checkpoint import save_checkpoint
 from esper.cli import build_parser
 from esper.config.composing import compose
-from esper.distributed import TorchRanks
 from esper.run import main
-from esper.simic.ppo import PPOAgent
-from esper.simic.rollout import Collector
-from esper.study.measures import measure
-from esper.study.query import Condition
-from esper.study.requirement import Requirement
+from esper.runner.distributed import TorchRanks
+from esper.simic.on_policy.collector import Collector
+from esper.simic.ppo.agent import PPOAgent
+from esper.study.analyze.requirement import Requirement
+from esper.study.evaluate.measures import measure
+from esper.study.runs.query import Condition
 from tests.simic.corridor import Corridor
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from esper.config import compose
 from esper.config.root import RunSchema
-from esper.drive import resume, start
 from esper.errors import EsperError
 from esper.files.marks import holds_run
+from esper.runner.launch import resume, start
 
 EPOCHS = 4
 TRACEBACK = 70  # exit code of a child that a user would have seen a traceback of

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from esper.checkpoint.file_kind import Layout
-from esper.checkpoint.pickle_machine import Global, StandIn
-from esper.checkpoint.pickle_scan import Scan, entries, scan_file
+from esper.checkpoint.legacy.file_kind import Layout
+from esper.checkpoint.legacy.pickle_machine import Global, StandIn
+from esper.checkpoint.legacy.pickle_scan import Scan, entries, scan_file
+from esper.checkpoint.legacy.value_audit import audit_value, verdict_of_call
 from esper.checkpoint.plain import is_unicode
-from esper.checkpoint.value_audit import audit_value, verdict_of_call
 from esper.printing import printable
 
 __all__ = ["audit_checkpoint", "audit_value", "format_audit", "get_environment_info", "iterative_audit"]

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from esper.checkpoint.audit import LAST_PROTOCOL, load_refusal, load_torch, newer_pickle, plain_pickle
 from esper.checkpoint.bundle import Checkpoint, bundle_paths, write_bundle
-from esper.checkpoint.file_kind import Layout, file_layout
+from esper.checkpoint.legacy.file_kind import Layout, file_layout
+from esper.checkpoint.legacy.pickle_scan import Scan, scan_file
+from esper.checkpoint.legacy.plain_form import PlainForm, kind
+from esper.checkpoint.legacy.value_audit import audit_value
 from esper.checkpoint.model import restore_module
-from esper.checkpoint.pickle_scan import Scan, scan_file
 from esper.checkpoint.plain import check_plain
-from esper.checkpoint.plain_form import PlainForm, kind
 from esper.checkpoint.sources import find_files
 from esper.checkpoint.tensors import storable
-from esper.checkpoint.value_audit import audit_value
 from esper.errors import CheckpointError
 from esper.files import write_atomic
 from esper.printing import printable

@@ -8,10 +8,9 @@ from importlib import import_module
 from typing import NoReturn
 
 from esper.checks import did_you_mean
-from esper.errors import EsperError, of_machine
-from esper.printing import BAD_INPUT, complain, guarded, say
+from esper.errors import EsperError, ExitCode, of_machine
+from esper.printing import complain, guarded, say
 
-INTERRUPTED = 130
 _CODES = "Exit code: 0 done; 2 bad input; 130 interrupted."
 
 
@@ -72,7 +71,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         say(f"error: {message}", f"  see {self.prog} --help", is_error=True)
-        self.exit(BAD_INPUT)
+        self.exit(ExitCode.BAD_INPUT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -115,7 +114,7 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int
     except EsperError as error:
         return complain(error)
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
     except (OSError, MemoryError) as error:  # the machine's answer, wherever it was met
         return complain(of_machine(error))
 

@@ -41,18 +41,18 @@ def run(options: argparse.Namespace) -> int:
     """Print, draw and judge; 1 where something required is not met."""
     from esper.printing import say, say_text
     from esper.printing.tables import Console
-    from esper.study.analysis import compare
-    from esper.study.analysis_tables import as_csv, as_json, footnote, markdown, print_comparison
-    from esper.study.evaluations import Evaluations
-    from esper.study.measures import measure
-    from esper.study.requirement import Requirement
+    from esper.study.analyze.analysis import compare
+    from esper.study.analyze.requirement import Requirement
+    from esper.study.analyze.tables import as_csv, as_json, footnote, markdown, print_comparison
+    from esper.study.evaluate.database import Evaluations
+    from esper.study.evaluate.measures import measure
 
     requirements = [Requirement.parse(text) for text in options.require]
     metrics = [measure(name).name for name in options.metric]
     with Evaluations(options.db, is_new=False) as database:
         comparisons = compare(database, options.targets, options.suite)
     if options.plot:
-        from esper.study.analysis_picture import draw_comparisons
+        from esper.study.analyze.picture import draw_comparisons
 
         draw_comparisons(comparisons, metrics, options.plot)
     match options.format:

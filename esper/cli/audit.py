@@ -38,13 +38,13 @@ def run(options: argparse.Namespace) -> None:
         unsafe = audit.iterative_audit(options.iterative)
         say(f"Unsafe globals of {options.iterative}: {len(unsafe)}", *(f"  {name}" for name in unsafe))
     elif options.write_docs:
+        from esper.cli.audit_examples import results_page
         from esper.files import write_atomic
-        from esper.forensics import results_page
 
         write_atomic(options.write_docs, results_page().encode())
         say(f"Wrote {options.write_docs}")
     elif options.example:
-        from esper.forensics import generate
+        from esper.cli.audit_examples import generate
 
         path = generate(options.example)
         say(f"Generated {path}: {_EXAMPLES[options.example]}", "")

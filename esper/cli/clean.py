@@ -62,8 +62,8 @@ def run(options: argparse.Namespace) -> int:
 def _named(options: argparse.Namespace) -> "list[Clutter]":
     """The runs that were named; of a folder of several, all but the finished ones."""
     from esper.study.clean import as_clutter
-    from esper.study.find import find_folders
-    from esper.study.index import settled_row
+    from esper.study.runs.find import find_folders
+    from esper.study.runs.index import settled_row
 
     folders: dict[Path, None] = {}
     for text in options.runs:

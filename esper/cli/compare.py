@@ -9,7 +9,7 @@ from esper.cli.runs import add_root
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from esper.study.comparison import Comparison
+    from esper.study.compare.comparison import Comparison
 
 MOST_KEYS = 12
 
@@ -29,12 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print what differs and the statistics, write the page, and say where."""
-    from esper.study.sides import read_sides
+    from esper.study.compare.sides import read_sides
 
     given = read_sides(options.runs, options.root)
     from esper.printing.tables import UNBOUNDED, Console, Text
-    from esper.study.comparison import Comparison
-    from esper.study.comparison_page import write_comparison
+    from esper.study.compare.comparison import Comparison
+    from esper.study.compare.page import write_comparison
 
     comparison = Comparison(given)
     console = Console(width_of_file=UNBOUNDED)
@@ -53,7 +53,7 @@ def _differences(comparison: "Comparison") -> "Table":
     from rich.table import Table
 
     from esper.printing.tables import Text
-    from esper.study.comparison_page import shown_differences
+    from esper.study.compare.page import shown_differences
 
     found, own = shown_differences(comparison)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
@@ -71,7 +71,7 @@ def _statistics(comparison: "Comparison") -> "Table":
     from rich.table import Table
 
     from esper.printing.tables import Text
-    from esper.study.comparison_page import measured, told_apart
+    from esper.study.compare.page import measured, told_apart
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("")

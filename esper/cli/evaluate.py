@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esper.printing import say
-from esper.study.folders import ROOT
+from esper.study.runs.folders import ROOT
 
 if TYPE_CHECKING:
-    from esper.study.evaluations import Measured
+    from esper.study.evaluate.database import Measured
 
 DATABASE = Path(ROOT) / "evaluations.sqlite"
 
@@ -36,10 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Evaluate each target's missing seeds; 1 where one of the seeds asked for has failed."""
     from esper.config.suite import read_suite
-    from esper.study.evaluate import evaluate, suite_sha256
-    from esper.study.evaluations import Evaluations
-    from esper.study.held_out import check_held_out, seen_seeds
-    from esper.study.stored import read_stored
+    from esper.study.evaluate.database import Evaluations
+    from esper.study.evaluate.evaluating import evaluate, suite_sha256
+    from esper.study.evaluate.held_out import check_held_out, seen_seeds
+    from esper.study.evaluate.stored import read_stored
 
     suite = read_suite(options.suite)
     seeds = range(suite.first_seed, suite.first_seed + (options.seeds or suite.seeds))
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _line(measured: "Measured") -> str:
-    from esper.study.measures import MEASURES
+    from esper.study.evaluate.measures import MEASURES
 
     if measured.error is not None:
         return f"  seed {measured.seed}  failed: {measured.error}"

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write each run's report.html anew, and say where."""
-    from esper.study.find import find_run
+    from esper.study.runs.find import find_run
 
     folders = [find_run(text, options.root) for text in options.runs]
     from esper.nissa import write_report  # after the check, since it loads numpy

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Continue the run in this process."""
-    from esper.study.find import find_run
+    from esper.study.runs.find import find_run
 
     folder = find_run(options.run_dir, options.root)
     from esper.run import main  # after the check, since it loads Hydra

@@ -7,15 +7,15 @@ from typing import Any
 
 from esper.errors import ConfigError
 from esper.printing import say, say_text
-from esper.study.folders import ROOT
+from esper.study.runs.folders import ROOT
 
 DEFAULT_LIMIT = 50
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which runs, in which order, as what."""
-    from esper.study.query import DERIVED
-    from esper.study.rows import COLUMNS
+    from esper.study.runs.query import DERIVED
+    from esper.study.runs.rows import COLUMNS
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_root(parser)
@@ -49,8 +49,8 @@ def add_root(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the table, or the JSON."""
-    from esper.study.index import read_index
-    from esper.study.query import Condition, Table
+    from esper.study.runs.index import read_index
+    from esper.study.runs.query import Condition, Table
 
     conditions = [Condition.parse(text) for text in options.filter]
     if options.limit is not None and options.limit < 0:
@@ -81,7 +81,7 @@ def _print_json(rows: list[dict[str, Any]]) -> None:
 
 def _print_table(table: Any, known: int, options: argparse.Namespace) -> None:
     from esper.printing.tables import UNBOUNDED, Console, Text
-    from esper.study import listing
+    from esper.study.runs import listing
 
     console = aside = Console(width_of_file=UNBOUNDED, soft_wrap=True)
     if not console.is_terminal:  # a file or a pipe gets the table alone, and all of it

@@ -1,8 +1,8 @@
 """Group `policy`: who decides what is planted, advanced and culled. The policies' own settings are the schemas."""
 
-from esper.simic.iql_settings import IQLPolicyConfig
-from esper.simic.ppo_settings import PPOPolicyConfig
-from esper.simic.reinforce_settings import ReinforcePolicyConfig
+from esper.simic.iql.config import IQLPolicyConfig
+from esper.simic.ppo.config import PPOPolicyConfig
+from esper.simic.reinforce.config import ReinforcePolicyConfig
 from esper.tamiyo.registry import POLICIES as RULES
 from esper.tamiyo.settings import PolicySettings
 

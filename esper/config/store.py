@@ -25,7 +25,7 @@ NO_GROUPS = ("suite",)  # folders of conf/ that no run is composed of: see esper
 
 VOLATILE = ("checkpoint", "name", "resume", "telemetry")  # what does not tell one job of a sweep from another
 PRELOAD = (
-    "esper.drive",
+    "esper.runner.launch",
     "jinja2",
     "scipy.stats",
     "sklearn.datasets",

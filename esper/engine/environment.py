@@ -13,6 +13,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
+from esper.engine.epoch import EpochRunner
 from esper.engine.growth import Growth
 from esper.engine.sharded import ShardedGrowth
 from esper.errors import EngineError, LearnerError
@@ -84,9 +85,10 @@ class GrowthVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[
     def __init__(
         self, growth: Growth | ShardedGrowth, layout: ActionLayout, encoder: Encoder, masks: Masks, reward: Reward
     ) -> None:
-        if growth.grown != len(growth.everyone):
+        if growth.grown != len(growth.member_ids):
             raise EngineError("an environment has no twins: set engine.twins=false")
         self.growth = growth
+        self.epochs = EpochRunner([growth])
         self.layout = layout
         self.encoder = encoder
         self.masks = masks
@@ -138,7 +140,7 @@ class GrowthVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[
         self._check_begun()
         before = self.growth.reports()
         numbers = action_numbers(actions, self.num_envs, len(self.layout))
-        self.reports, self.events = self.growth.step([self.layout.actions[number] for number in numbers])
+        ((self.reports, self.events),) = self.epochs.step([[self.layout.actions[number] for number in numbers]])
         rewards = np.array([self._rewarded(*pair) for pair in zip(before, self.reports, strict=True)])
         terminated = np.array([report.retired for report in self.reports])
         truncated = np.array([report.epoch >= report.max_epochs for report in self.reports]) & ~terminated
@@ -201,7 +203,7 @@ class GrowthVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[
         self._returns[members] = 0.0
         self._refused[members] = 0
         self._started_s[members] = time.perf_counter()
-        reports = self.growth.reports()
+        (reports,) = self.epochs.reports()
         first = [reports[member] for member in members]
         self._masks[members] = self.masks(first, self.layout)
         return self.encoder.encode(first)
@@ -250,5 +252,5 @@ class GrowthVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[
         self._returns = np.array(plain["returns"])
         self._refused = np.array(plain["refused"])
         self._started_s = time.perf_counter() - np.array(plain["elapsed_s"])
-        self.reports, self.events = self.growth.reports(), []
+        (self.reports,), self.events = self.epochs.reports(), []
         self._masks = self.masks(self.reports, self.layout)

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
-from esper.engine.share import Members
-from esper.engine.snapshot import Snapshot, restore_snapshot, take_snapshot
+from esper.engine.state.snapshot import Snapshot, restore_snapshot, take_snapshot
+from esper.engine.state.view import Members
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,15 +7,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from esper.checkpoint import pack_generators, unpack_generators
-from esper.engine.gardener import Episode, Gardener
+from esper.engine.actions import Episode, Gardener
+from esper.engine.data_stream import Stream
 from esper.engine.governor import Governor
-from esper.engine.gradients import SeedGradients
 from esper.engine.population import Scores
-from esper.engine.reporting import UNKNOWN, Score, member_report, plain_report, report_from_plain
-from esper.engine.share import Members
-from esper.engine.snapshot import join_snapshot, restore_snapshot, split_snapshot, take_snapshot
-from esper.engine.stream import Stream
-from esper.engine.together import scores_on_test, start_together, step_together
+from esper.engine.reports import UNKNOWN, Score, member_report, plain_report, report_from_plain
+from esper.engine.state.gradients import SeedGradients
+from esper.engine.state.snapshot import join_snapshot, restore_snapshot, split_snapshot, take_snapshot
+from esper.engine.state.view import Members
 from esper.errors import EngineError
 from esper.kasmina.events import is_refusal
 from esper.kasmina.python_state import check_structure
@@ -82,7 +81,7 @@ class Growth:
         self.fresh_host = fresh_host
         self.decay_epochs = round(decay_share * epochs)
         self.epoch = 0
-        self.episodes = [Episode(seed, member) for member in self.everyone]
+        self.episodes = [Episode(seed, member) for member in self.member_ids]
         self._reports: dict[int, EpochReport] = {}
 
     @property
@@ -91,7 +90,7 @@ class Growth:
         return self.epoch >= self.epochs
 
     @property
-    def everyone(self) -> range:
+    def member_ids(self) -> range:
         """The members' numbers."""
         return range(len(self.population))
 
@@ -105,14 +104,15 @@ class Growth:
         return self.epoch - self.episodes[member].start
 
     def reports(self) -> list[EpochReport]:
-        """Each member's last one; before its first epoch, that of its untrained host."""
-        start_together([self])
-        return [self._reports[member] for member in self.everyone]
+        """Each member's last one. Raises EngineError where one is `unreported`."""
+        if self.unreported:
+            raise EngineError(f"members {self.unreported} are not reported yet: call EpochRunner([growth]).reports()")
+        return [self._reports[member] for member in self.member_ids]
 
     @property
     def unreported(self) -> list[int]:
         """Members that have not been looked at since they began."""
-        return [member for member in self.everyone if member not in self._reports]
+        return [member for member in self.member_ids if member not in self._reports]
 
     def report_untrained(self, validated: Sequence[Score]) -> None:
         """Take what validation says of members that begin."""
@@ -127,29 +127,30 @@ class Growth:
         EngineError where this growth was not told how hosts are made.
         """
         if self.fresh_host is None:
-            raise EngineError("Growth.restart: no fresh_host was given; build with esper.build")
+            raise EngineError("Growth.restart: no fresh_host was given; build with esper.builders.population")
         self.population.restart({e: self.fresh_host(seed) for e, seed in zip(members, seeds, strict=True)})
         for member, seed in zip(members, seeds, strict=True):
             self.gardener.undo(member)
             self.episodes[member] = Episode(seed, 0, self.epoch)
             self._reports.pop(member, None)
 
-    def step(self, actions: Sequence[Action]) -> tuple[list[EpochReport], list[TelemetryEvent]]:
-        """Act, train one epoch, validate, and settle every seed's stage. One action a member."""
-        return step_together([self], [actions])[0]
+    @property
+    def local_growth(self) -> "Growth":
+        """Of the members that this process trains: all of them."""
+        return self
 
-    def test(self) -> Scores:
-        """Loss and accuracy of every member on the test split."""
-        return scores_on_test([self])[0]
+    def all_scores(self, scores: Scores) -> Scores:
+        """Of all members, from those of this process's."""
+        return scores
 
-    # ---- one epoch's parts, in their order; `step_together` trains and validates in between
+    # ---- one epoch's parts, in their order; `esper.engine.epoch` trains and validates in between
 
     def begin(self, actions: Sequence[Action]) -> Epoch:
         """Do what is asked of each member, before the epoch's training."""
         before = self.reports()
         self.epoch += 1
         self.seconds = {}
-        self.governor.before_epoch([self.epoch_of(member) for member in self.everyone], self.population)
+        self.governor.before_epoch([self.epoch_of(member) for member in self.member_ids], self.population)
         asked = [
             action if member < self.grown and not before[member].retired else WAIT
             for member, action in enumerate(actions)
@@ -159,10 +160,10 @@ class Growth:
 
     def rate_factors(self) -> list[float]:
         """The share of its learning rate that each member trains at in this epoch of its own; never 0."""
-        left = [max(1, self.epochs - self.epoch_of(member) + 1) for member in self.everyone]
+        left = [max(1, self.epochs - self.epoch_of(member) + 1) for member in self.member_ids]
         return [min(1.0, epochs / (self.decay_epochs + 1)) for epochs in left]
 
-    def measured(self) -> list[tuple[int, str]]:
+    def seeds_to_ablate(self) -> list[tuple[int, str]]:
         """(member, slot) of the seeds whose worth is asked for."""
         return [
             (member, name)
@@ -181,7 +182,7 @@ class Growth:
     ) -> None:
         """End the epoch of every seed, or put a member back whose training went wrong."""
         epoch.trained, epoch.validated, epoch.without = trained, validated, without
-        for member in self.everyone:
+        for member in self.member_ids:
             if epoch.before[member].retired:
                 continue
             loss, accuracy = validated[member]

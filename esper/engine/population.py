@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from esper.engine.engine import FUSED, KINDS, SEQUENTIAL, Captured, Engine, Gradients, Way
-from esper.engine.fused import FusedEngine
-from esper.engine.graphs import GraphedStep
-from esper.engine.groups import row_roles
+from esper.engine.backends.base import FUSED, KINDS, SEQUENTIAL, Captured, Engine, Gradients, Way
+from esper.engine.backends.cuda_graph import GraphedStep
+from esper.engine.backends.fused import FusedEngine
+from esper.engine.backends.plain import check_step
+from esper.engine.backends.proof import EXAMPLES, Trial
+from esper.engine.backends.selection import choose
+from esper.engine.backends.sequential import SequentialEngine
+from esper.engine.fusion.blueprint_groups import row_roles
 from esper.engine.optimizer import OptimizerConfig, StackedOptimizer, accurate
-from esper.engine.plain import check_step
-from esper.engine.proof import EXAMPLES, Trial
-from esper.engine.selection import choose
-from esper.engine.sequential import SequentialEngine
-from esper.engine.stacks import HOST, ModuleStack
+from esper.engine.state.stacks import HOST, ModuleStack
 from esper.errors import EngineError
 from esper.kasmina.base import like
 from esper.kasmina.host import MorphogeneticModel
@@ -44,8 +44,8 @@ class Population:
     Args: models: the members, all on one device and of one dtype; their weights move into this population's stacks.
     optimizer: of all of them, or each member's own (learning rate and weight decay may differ); kind: "fused",
     "sequential", or None: the faster one that trains these very networks, chosen on the first data it sees (see
-    `esper.engine.selection`); precision: float32, float64, or bfloat16 (CUDA autocast); is_channels_last: how images
-    lie where members train one by one (None: contiguous, or chosen with the kind); is_proven: that the kind was
+    `esper.engine.backends.selection`); precision: float32, float64, or bfloat16 (CUDA autocast); is_channels_last: how
+    images lie where members train one by one (None: contiguous, or chosen with the kind); is_proven: that the kind was
     compared with plain PyTorch before.
 
     Raises EngineError where a layer forbids the kind, and when its first step turns out not to be plain PyTorch's.
@@ -112,13 +112,13 @@ class Population:
         self._is_settled = True
 
     @property
-    def whole(self) -> "Population":
-        """Itself: not a share of another."""
+    def parent(self) -> "Population":
+        """Itself: no view of another."""
         return self
 
     @property
-    def first(self) -> int:
-        """The number of its first member in the whole."""
+    def offset(self) -> int:
+        """The number of its first member in the parent."""
         return 0
 
     def __len__(self) -> int:

@@ -8,12 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from esper.checkpoint.rng import PREFIX
-from esper.engine.gardener import Episode
-from esper.engine.growth import Growth
+from esper.engine.actions import Episode
+from esper.engine.data_stream import Stream
+from esper.engine.growth import Epoch, Growth
 from esper.engine.population import Scores
-from esper.engine.reporting import plain_report, report_from_plain
-from esper.engine.snapshot import Snapshot, join_members, join_snapshot, split_snapshot, take_members
-from esper.engine.stream import Stream
+from esper.engine.reports import Score, plain_report, report_from_plain
+from esper.engine.state.snapshot import Snapshot, join_members, join_snapshot, split_snapshot, take_members
 from esper.errors import EngineError
 from esper.leyline import Action, EpochReport, TelemetryEvent
 from esper.leyline.ranks import Ranks, share
@@ -21,7 +21,7 @@ from esper.tasks import Task
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _RankReport:
     """What one rank tells the others of its members, in the numbers of the whole population."""
 
     asked: int  # a digest of every member's action
@@ -41,86 +41,90 @@ class ShardedGrowth:
     """
 
     def __init__(self, growth: Growth, grown: int, ranks: Ranks) -> None:
-        self.growth, self.grown, self.ranks = growth, grown, ranks
+        self.local_growth, self.grown, self.ranks = growth, grown, ranks
         mine = share(grown, ranks)
-        copies = len(growth.everyone) // len(mine)
+        copies = len(growth.member_ids) // len(mine)
         self.numbers = [copy * grown + member for copy in range(copies) for member in mine]
-        self.everyone = range(copies * grown)
+        self.member_ids = range(copies * grown)
         growth.episodes = [Episode(growth.seed, number) for number in self.numbers]
-        self.episodes = [Episode(growth.seed, number) for number in self.everyone]
+        self.episodes = [Episode(growth.seed, number) for number in self.member_ids]
         self.growth_log: list[dict[str, Any]] = []
         self._reports: list[EpochReport] = []
+        self._asked: Sequence[Action] = ()
 
     @property
     def task(self) -> Task:
         """What all members train on."""
-        return self.growth.task
+        return self.local_growth.task
 
     @property
     def stream(self) -> Stream:
         """Draws on every rank alike."""
-        return self.growth.stream
+        return self.local_growth.stream
 
     @property
     def seed(self) -> int:
         """Names every stream of random numbers."""
-        return self.growth.seed
+        return self.local_growth.seed
 
     @property
     def epoch(self) -> int:
         """Epochs so far."""
-        return self.growth.epoch
+        return self.local_growth.epoch
 
     @property
     def done(self) -> bool:
         """Whether every epoch has been trained."""
-        return self.growth.done
+        return self.local_growth.done
 
     @property
     def seconds(self) -> dict[str, float]:
         """This rank's wall time of the last epoch by part."""
-        return self.growth.seconds
+        return self.local_growth.seconds
 
     def reports(self) -> list[EpochReport]:
         """Each member's last one; before its first epoch, that of its untrained host."""
         if not self._reports:
-            self._tell(self.growth.reports())
+            self._share(self.local_growth.reports())
         return list(self._reports)
 
     def restart(self, members: Sequence[int], seeds: Sequence[int]) -> None:
         """These members begin anew; see `Growth.restart`."""
         own = [(self.numbers.index(e), seed) for e, seed in zip(members, seeds, strict=True) if e in self.numbers]
-        self.growth.restart([member for member, _ in own], [seed for _, seed in own])
+        self.local_growth.restart([member for member, _ in own], [seed for _, seed in own])
         self._reports = []
 
-    def step(self, actions: Sequence[Action]) -> tuple[list[EpochReport], list[TelemetryEvent]]:
-        """Train one epoch; see `Growth.step`. Raises EngineError where ranks were given different actions."""
-        own, events = self.growth.step([actions[number] for number in self.numbers])
-        happened = self._tell(own, events, actions)
-        return list(self._reports), happened
+    def begin(self, actions: Sequence[Action]) -> Epoch:
+        """See `Growth.begin`."""
+        self._asked = actions
+        return self.local_growth.begin([actions[number] for number in self.numbers])
 
-    def test(self) -> Scores:
-        """Loss and accuracy of every member on the test split."""
-        own = self.growth.test()
-        told = self.ranks.gather([self.numbers, own.loss.tolist(), own.accuracy.tolist()])
-        rows = sorted(row for numbers, losses, hits in told for row in zip(numbers, losses, hits, strict=True))
+    def conclude(self, epoch: Epoch, now: Sequence[Score]) -> tuple[list[EpochReport], list[TelemetryEvent]]:
+        """See `Growth.conclude`. Raises EngineError where ranks were given different actions."""
+        events = self._share(*self.local_growth.conclude(epoch, now), self._asked)
+        return list(self._reports), events
+
+    def all_scores(self, scores: Scores) -> Scores:
+        """Of all members, from those of this process's."""
+        shares = self.ranks.all_gather([self.numbers, scores.loss.tolist(), scores.accuracy.tolist()])
+        rows = sorted(row for numbers, losses, hits in shares for row in zip(numbers, losses, hits, strict=True))
         _, losses, hits = zip(*rows, strict=True)
-        return Scores(own.loss.new_tensor(losses), own.accuracy.new_tensor(hits))
+        return Scores(scores.loss.new_tensor(losses), scores.accuracy.new_tensor(hits))
 
-    def _tell(
+    def _share(
         self, reports: Sequence[EpochReport], events: Sequence[TelemetryEvent] = (), asked: Sequence[Action] = ()
     ) -> list[TelemetryEvent]:
-        """Let all ranks know what became of this one's members, and learn of theirs; everyone's events."""
+        """Let all ranks know what became of this one's members, and learn of theirs; the events of all."""
         for event in events:
             event.member = self.numbers[event.member or 0]
-        told = _Told(
+        mine = _RankReport(
             zlib.crc32(repr([replace(action, reason="") for action in asked]).encode()),
             [replace(report, member=self.numbers[report.member]) for report in reports],
             list(events),
-            self.growth.episodes,
-            [entry | {"member": self.numbers[entry["member"]]} for entry in self.growth.growth_log],
+            self.local_growth.episodes,
+            [entry | {"member": self.numbers[entry["member"]]} for entry in self.local_growth.growth_log],
         )
-        shares: list[_Told] = self.ranks.gather(told)
+        shares: list[_RankReport] = self.ranks.all_gather(mine)
         if len({one.asked for one in shares}) > 1:
             raise EngineError(
                 "the ranks of this run decide differently, though they know the same: their machines or libraries "
@@ -139,15 +143,15 @@ class ShardedGrowth:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """As of `Growth.state`, whatever the number of ranks; on rank 0 alone, nothing elsewhere."""
         reports = [plain_report(report) for report in self.reports()]
-        own, plain = self.growth.state()
+        own, plain = self.local_growth.state()
         mine = (self.numbers, {name: tensor.cpu() for name, tensor in own.items()}, plain)
-        shares = [_Kept(*theirs) for theirs in self.ranks.collect(mine)]
+        shares = [_Kept(*theirs) for theirs in self.ranks.gather(mine)]
         if not shares:
             return {}, {}
         first = shares[0]
         tensors, population = split_snapshot("", join_members([(one.numbers, one.members) for one in shares]))
         watches = {n: watch for one in shares for n, watch in zip(one.numbers, one.governor["watches"], strict=True)}
-        governor = first.governor | {"watches": [watches[number] for number in self.everyone]}
+        governor = first.governor | {"watches": [watches[number] for number in self.member_ids]}
         if first.governor["snapshot"] is not None:
             whole = join_members([(one.numbers, one.governed) for one in shares])
             kept, governor["snapshot"] = split_snapshot("governor/", whole)
@@ -162,7 +166,7 @@ class ShardedGrowth:
 
     def load_state(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
         """Continue where `state` was taken, by however many ranks. Raises CheckpointError where it does not fit."""
-        whole = _Kept(list(self.everyone), tensors, plain)
+        whole = _Kept(list(self.member_ids), tensors, plain)
         place = {number: member for member, number in enumerate(self.numbers)}
         own, population = split_snapshot("", take_members(whole.members, self.numbers))
         governor = whole.governor | {"watches": [whole.governor["watches"][number] for number in self.numbers]}
@@ -177,7 +181,7 @@ class ShardedGrowth:
             "growth_log": [entry | {"member": place[entry["member"]]} for entry in log],
             "reports": [plain["reports"][number] | {"member": member} for number, member in place.items()],
         }
-        self.growth.load_state(own | _drawn(tensors), plain | changed)
+        self.local_growth.load_state(own | _drawn(tensors), plain | changed)
         self.episodes = [Episode(*values) for values in plain["episodes"]]
         self.growth_log = list(plain["growth_log"])
         self._reports = [report_from_plain(report) for report in plain["reports"]]

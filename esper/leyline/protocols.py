@@ -13,9 +13,10 @@ class Controller(Protocol):
 
     The loop it serves::
 
-        reports = growth.reports()
-        while not growth.done:
-            reports, events = growth.step(controller.act(reports))
+        epochs = EpochRunner([growth])
+        (reports,) = epochs.reports()
+        while not epochs.done:
+            ((reports, events),) = epochs.step([controller.act(reports)])
     """
 
     def act(self, reports: Sequence[EpochReport]) -> list[Action]:

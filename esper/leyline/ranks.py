@@ -19,16 +19,16 @@ class Ranks(Protocol):
     rank: int
     world: int
 
-    def add(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Put in place of each tensor its sum over all ranks, the same bits on each."""
         ...
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Every rank's value, in the order of ranks."""
         ...
 
-    def collect(self, value: Any) -> list[Any]:
-        """As `gather`, for rank 0 alone; the others get nothing."""
+    def gather(self, value: Any) -> list[Any]:
+        """As `all_gather`, for rank 0 alone; the others get nothing."""
         ...
 
     def broadcast(self, value: Any) -> Any:
@@ -41,14 +41,14 @@ class Alone:
 
     rank, world = 0, 1
 
-    def add(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """They are the sums already."""
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """The value."""
         return [value]
 
-    def collect(self, value: Any) -> list[Any]:
+    def gather(self, value: Any) -> list[Any]:
         """The value."""
         return [value]
 

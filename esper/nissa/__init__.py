@@ -3,22 +3,22 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from esper.nissa.cutting import cut_back
 from esper.nissa.hub import EventHub
-from esper.nissa.jsonl import JsonlSink, read_jsonl
+from esper.nissa.sinks.cutting import cut_back
+from esper.nissa.sinks.jsonl import JsonlSink, read_jsonl
 from esper.nissa.tracker import DiagnosticTracker
 
 if TYPE_CHECKING:
-    from esper.nissa.console import RunTitle, console_sink
-    from esper.nissa.report import write_report
-    from esper.nissa.summary import print_summary
+    from esper.nissa.report.writer import write_report
+    from esper.nissa.sinks.console import RunTitle, console_sink
+    from esper.nissa.sinks.summary import print_summary
 
 # Loaded when first asked for: rich, numpy and jinja2 come with them.
 _LAZY = {
-    "RunTitle": "esper.nissa.console",
-    "console_sink": "esper.nissa.console",
-    "print_summary": "esper.nissa.summary",
-    "write_report": "esper.nissa.report",
+    "RunTitle": "esper.nissa.sinks.console",
+    "console_sink": "esper.nissa.sinks.console",
+    "print_summary": "esper.nissa.sinks.summary",
+    "write_report": "esper.nissa.report.writer",
 }
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from esper.errors import EsperError
-from esper.nissa.text import signed as with_sign
+from esper.nissa.formatting import signed as with_sign
 
 FEWEST = 3  # values that an interval is given of
 ACCURACY = (0.0, 100.0)  # what one can be, in percent

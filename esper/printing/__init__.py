@@ -1,12 +1,12 @@
 """All that esper prints goes through here: nothing it quotes can steer a terminal, and no output that fails ends it."""
 
-from esper.printing.lines import BAD_INPUT, complain, in_short, logger, printable, say, say_text, say_traceback
+from esper.printing.lines import complain, error_text, in_short, logger, printable, say, say_text, say_traceback
 from esper.printing.streams import Output, guarded, output
 
 __all__ = [
-    "BAD_INPUT",
     "Output",
     "complain",
+    "error_text",
     "guarded",
     "in_short",
     "logger",

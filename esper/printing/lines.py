@@ -4,9 +4,8 @@ import logging
 import traceback
 from typing import Any, TextIO
 
+from esper.errors import EsperError, ExitCode
 from esper.printing.streams import Output, output
-
-BAD_INPUT = 2
 
 
 def printable(text: Any) -> str:
@@ -40,7 +39,7 @@ def say_traceback(error: BaseException, file: TextIO | None = None) -> None:
 def complain(error: Exception) -> int:
     """Print what is wrong and return the exit code of bad input."""
     say_text(f"error: {in_short(str(error))}", is_error=True)
-    return BAD_INPUT
+    return ExitCode.BAD_INPUT
 
 
 def in_short(message: str) -> str:
@@ -48,6 +47,14 @@ def in_short(message: str) -> str:
     lines = message.split("\n")
     lines = [" ".join(lines[:-1]), lines[-1]] if len(lines) > 2 else lines
     return "\n".join(printable(line).rstrip() for line in lines)
+
+
+def error_text(error: Exception) -> str:
+    """What went wrong with a run, for run.json and the terminal."""
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror or error}; what was saved earlier is intact"
+    return in_short(str(error)) if isinstance(error, EsperError) else f"{type(error).__name__}: {error}"
 
 
 class _Printable(logging.Filter):

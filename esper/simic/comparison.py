@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from esper.errors import LearnerError
 from esper.leyline import Action, Controller, Operation, SeedStage, SimicAction
 from esper.printing import say
-from esper.simic.iql import IQL
-from esper.simic.iql_controller import IQLController
-from esper.simic.reward_settings import ContributionRewardConfig
-from esper.simic.rewards import build_reward
-from esper.simic.slot_states import BASE_DIM, SEED_DIM, action_asked, action_done, snapshot_to_features
+from esper.simic.iql.controller import IQLController
+from esper.simic.iql.model import IQL
+from esper.simic.iql.slot_states import BASE_DIM, SEED_DIM, action_asked, action_done, snapshot_to_features
+from esper.simic.rewards.config import ContributionRewardConfig
+from esper.simic.rewards.functions import build_reward
 from esper.tamiyo import HeuristicTamiyo
 
 if TYPE_CHECKING:
@@ -71,11 +71,11 @@ def live_comparison(
     env.growth.restart(range(n_episodes), range(seed, seed + n_episodes))
     (slot,) = env.layout.slots
     counts = np.zeros((max_epochs, len(SimicAction), len(SimicAction)), dtype=np.int64)
-    reports = env.growth.reports()
+    (reports,) = env.epochs.reports()
     for epoch in range(max_epochs):
         imagined = shadow.act(reports)
         judged = [not report.retired for report in reports]
-        reports, _ = env.growth.step(rule.act(reports))
+        ((reports, _),) = env.epochs.step([rule.act(reports)])
         for report, other, is_judged in zip(reports, imagined, judged, strict=True):
             done = action_done(report, slot)
             wanted = action_asked(other, slot)
@@ -175,8 +175,8 @@ def _share(part: np.int64, whole: np.int64) -> float | None:
 
 def _play(env: "GrowthVectorEnv", sides: Mapping[str, Controller], epochs: int) -> list[Outcome]:
     """Let each side act on its share of the members, in order, to the end of their episodes."""
-    growth, reward = env.growth, build_reward(ContributionRewardConfig())
-    reports = growth.reports()
+    reward = build_reward(ContributionRewardConfig())
+    (reports,) = env.epochs.reports()
     share = len(reports) // len(sides)
     earned, planted = [0.0] * len(reports), [0] * len(reports)
     for _ in range(epochs):
@@ -184,10 +184,11 @@ def _play(env: "GrowthVectorEnv", sides: Mapping[str, Controller], epochs: int) 
         actions: list[Action] = []
         for number, controller in enumerate(sides.values()):
             actions += controller.act(before[number * share : (number + 1) * share])
-        reports, _ = growth.step(actions)
+        ((reports, _),) = env.epochs.step([actions])
         for member, after in enumerate(reports):
             earned[member] += reward(before[member], after)
             planted[member] += after.action.operation is Operation.GERMINATE and not after.is_refused
+    (tested,) = env.epochs.test()
     return [
         {
             "test_accuracy": accuracy,
@@ -198,7 +199,7 @@ def _play(env: "GrowthVectorEnv", sides: Mapping[str, Controller], epochs: int) 
             "planted": planted[member],
             "fossilized": sum(seed.stage is SeedStage.FOSSILIZED for seed in report.slots.values()),
         }
-        for member, (report, accuracy) in enumerate(zip(reports, growth.test().accuracy.tolist(), strict=True))
+        for member, (report, accuracy) in enumerate(zip(reports, tested.accuracy.tolist(), strict=True))
     ]
 
 

@@ -10,9 +10,9 @@ from esper.errors import RunError
 from esper.files import written_for
 from esper.files.records import JOB_FILE, JOB_LOG, LOCK_FILE, RUN_FILE, SWEEP_FILE, SWEEP_LOCK
 from esper.study.belongings import contents, is_of_a_job, is_of_a_run, object_in
-from esper.study.folders import is_attempt, is_held, is_locked, place, walk
-from esper.study.index import read_index, settled_row
-from esper.study.rows import Row
+from esper.study.runs.folders import is_attempt, is_held, is_locked, place, walk
+from esper.study.runs.index import read_index, settled_row
+from esper.study.runs.rows import Row
 
 _WENT_WRONG = ("failed", "interrupted", "killed", "unreadable")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)

@@ -20,11 +20,11 @@ from torch import nn
 
 from esper.checkpoint.audit import audit_checkpoint, audit_value, format_audit, get_environment_info, iterative_audit
 from esper.checkpoint.convert import write_torch
-from esper.checkpoint.pickle_scan import scan_file
+from esper.checkpoint.legacy.pickle_scan import scan_file
+from esper.cli.audit_examples import KINDS, generate, results_page, seed_checkpoint
 from esper.errors import CheckpointError
-from esper.forensics import KINDS, generate, results_page, seed_checkpoint
 from esper.leyline import SeedStage
-from esper.simic.ppo import PPOAgent
+from esper.simic.ppo.agent import PPOAgent
 from tests.checkpoint.evil import evil_files
 
 ROOT = Path(__file__).resolve().parents[2]

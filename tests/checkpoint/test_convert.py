@@ -17,8 +17,8 @@ from torch import nn
 
 from esper.checkpoint import load_checkpoint, migrate_torch_checkpoint, read_bundle, save_checkpoint
 from esper.checkpoint.convert import convert_all, write_torch
+from esper.cli.audit_examples import generate, seed_checkpoint
 from esper.errors import CheckpointError
-from esper.forensics import generate, seed_checkpoint
 from esper.kasmina import CNNHost, MorphogeneticModel
 from esper.leyline import SeedStage
 from tests.checkpoint.evil import evil_files

@@ -11,7 +11,7 @@ from torch import nn
 
 from esper.leyline import EpochReport, SeedStage, SeedStateReport, SeedTelemetry
 from esper.nissa import DiagnosticTracker
-from esper.records import EpochTimes, epoch_record
+from esper.runner.records import EpochTimes, epoch_record
 from esper.simic.comparison import snapshot_to_features
 from esper.simic.curriculum import BlueprintCurriculum, BlueprintStats
 from esper.simic.episodes import TrainingSnapshot

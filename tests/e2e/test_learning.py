@@ -173,7 +173,7 @@ def test_a_reward_that_is_no_number_stops_the_run_and_loses_nothing(tmp_path, mo
         return reward
 
     arguments = (*TINY, *LEARNING, "policy=ppo", "hydra.run.dir=run")
-    monkeypatch.setattr("esper.build.build_reward", spoiled)
+    monkeypatch.setattr("esper.builders.population.build_reward", spoiled)
     stopped = esper.run_here(*arguments)
     assert stopped.code == 1 and "Traceback" not in stopped.err
     assert "member 0" in stopped.err and "epoch 2" in stopped.err

@@ -9,7 +9,7 @@ import pytest
 
 from esper.config.composing import compose
 from esper.config.store import groups
-from esper.drive import start
+from esper.runner.launch import start
 from tests.e2e.conftest import record_of
 from tests.options import chosen
 

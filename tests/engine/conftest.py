@@ -1,6 +1,6 @@
 import pytest
 
-from esper.engine import native
+from esper.engine.kernels import native
 
 
 @pytest.fixture(params=["native", "torch"])

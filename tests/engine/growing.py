@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from esper.engine.epoch import EpochRunner
 from esper.engine.optimizer import OptimizerConfig
 from esper.engine.population import Population
 from esper.kasmina.host import CNNHost, MorphogeneticModel, TransformerHost
@@ -83,3 +84,21 @@ def state(bodies) -> dict[str, torch.Tensor]:
         for name, tensor in body.state_dict().items()
         if isinstance(tensor, torch.Tensor)
     }
+
+
+def reported(growth):
+    """Each member's last report."""
+    (reports,) = EpochRunner([growth]).reports()
+    return reports
+
+
+def stepped(growth, actions):
+    """Reports and events of one epoch."""
+    (result,) = EpochRunner([growth]).step([actions])
+    return result
+
+
+def scored(growth):
+    """Every member's scores on the test split."""
+    (scores,) = EpochRunner([growth]).test()
+    return scores

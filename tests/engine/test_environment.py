@@ -13,10 +13,11 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from esper.engine.environment import GrowthVectorEnv, action_numbers, episode_seed
 from esper.errors import EngineError, LearnerError
 from esper.leyline import Action, ActionLayout, Operation, SeedStage
-from esper.simic.reward_settings import ContributionRewardConfig
-from esper.simic.rewards import build_reward
+from esper.simic.rewards.config import ContributionRewardConfig
+from esper.simic.rewards.functions import build_reward
 from esper.tamiyo.masks import legal_actions
 from esper.tamiyo.observation import ObservationEncoder, action_masks
+from tests.engine.growing import reported
 from tests.engine.test_growth import BLUEPRINTS
 from tests.engine.test_restart import break_, growth
 
@@ -98,7 +99,7 @@ def test_an_episode_ends_after_its_last_epoch_and_the_next_begins_in_the_same_st
     observations, rewards, terminated, truncated, info = env.step(forbidden)
     assert not terminated.any() and truncated.all() and (rewards != 0).all()
     assert [report.epoch for report in env.reports] == [2, 2, 2]
-    assert [report.epoch for report in env.growth.reports()] == [0, 0, 0]
+    assert [report.epoch for report in reported(env.growth)] == [0, 0, 0]
     names = env.encoder.names
     assert (observations[:, names.index("progress")] == 0).all()
     assert all(final[names.index("progress")] == 1 for final in info["final_obs"])
@@ -197,7 +198,7 @@ def test_one_member_goes_through_what_a_plain_growth_run_does():
     _, info = env.reset(seed=3, options={"episode_seeds": [3]})
     plain.restart([0], [3])  # as a run of seed 3 begins
     draw, encoder = np.random.default_rng(8), ObservationEncoder(LAYOUT.slots, SIZES)
-    encoder.encode(plain.reports())
+    encoder.encode(reported(plain))
     for _ in range(9):
         number = drawn(info["action_mask"], draw)
         observations, *_, info = env.step(number)
@@ -213,7 +214,7 @@ def test_the_mask_is_what_is_legal_and_a_forbidden_action_is_a_counted_wait():
     waiting.reset(seed=6)
     draw = np.random.default_rng(1)
     for forbidden in range(1, 11):
-        for mask, report in zip(info["action_mask"], env.growth.reports(), strict=True):
+        for mask, report in zip(info["action_mask"], reported(env.growth), strict=True):
             legal = legal_actions(report, LAYOUT.blueprints, LAYOUT.blends)
             assert np.flatnonzero(mask).tolist() == sorted(LAYOUT.number(action) for action in legal)
         numbers = np.array([drawn(info["action_mask"], draw)[0], draw.choice(np.flatnonzero(~info["action_mask"][1]))])
@@ -299,7 +300,7 @@ def test_what_is_no_action_changes_nothing(actions, said):
     env.reset()
     with pytest.raises(EngineError, match=said):
         env.step(np.array(actions))
-    assert [report.epoch for report in env.growth.reports()] == [0] * 3
+    assert [report.epoch for report in reported(env.growth)] == [0] * 3
     env.step(waits(env))
 
 

@@ -7,17 +7,17 @@ import math
 import pytest
 import torch
 
-from esper.engine.fused import FusedEngine
+from esper.engine.backends.fused import FusedEngine
+from esper.engine.epoch import EpochRunner
 from esper.engine.governor import Governor, GovernorConfig
 from esper.engine.growth import Growth
 from esper.engine.optimizer import OptimizerConfig
 from esper.engine.population import Population
-from esper.engine.together import validate_together
 from esper.errors import CheckpointError
 from esper.kasmina.slot import GateConfig, QualityGates
 from esper.leyline import WAIT, Action, Operation, SeedStage, TelemetryEventType
 from esper.tasks.task import Task
-from tests.engine.growing import data, model
+from tests.engine.growing import data, model, reported, stepped
 
 BLUEPRINTS = ("conv_light", "norm", "attention")
 EASY = GateConfig(min_training_improvement=-100.0, min_gradient_ratio=0.0, min_contribution=-100.0)
@@ -61,7 +61,7 @@ SCRIPT = [plant(), WAIT, advance(), plant("mid", blend="gated"), WAIT, advance("
 
 
 def run(grown: Growth, script) -> list:
-    return [grown.step(actions(grown, action)) for action in script]
+    return [stepped(grown, actions(grown, action)) for action in script]
 
 
 def weights(grown: Growth) -> dict[str, torch.Tensor]:
@@ -87,10 +87,10 @@ def test_a_seed_goes_through_its_whole_life(kind):
 
 def test_twins_never_grow_and_start_like_their_members():
     grown = growth(members=1, twins=1)
-    first = grown.reports()
+    first = reported(grown)
     assert first[0].val_loss == first[1].val_loss and first[1].is_twin
     for _ in range(3):
-        reports, _ = grown.step([WAIT, plant()])  # what is asked for a twin is not done
+        reports, _ = stepped(grown, [WAIT, plant()])  # what is asked for a twin is not done
     assert reports[0].val_loss == reports[1].val_loss
     assert reports[1].slots["early"].stage is SeedStage.DORMANT
 
@@ -98,7 +98,7 @@ def test_twins_never_grow_and_start_like_their_members():
 def test_contribution_is_the_score_with_the_seed_minus_without_it():
     grown = growth()
     run(grown, SCRIPT[:4])
-    report = grown.reports()[0]
+    report = reported(grown)[0]
     seed = report.slots["early"]
     assert seed.stage in (SeedStage.BLENDING, SeedStage.PROBATIONARY)
     body = copy.deepcopy(grown.population.models[0]).eval()
@@ -123,9 +123,9 @@ def test_ablations_cost_what_they_must(monkeypatch):
         ),
     )
     grown = growth(members=3, twins=0)
-    grown.step([plant(), plant("mid"), WAIT])
+    stepped(grown, [plant(), plant("mid"), WAIT])
     assert calls == []
-    grown.step([advance(), advance("mid"), WAIT])
+    stepped(grown, [advance(), advance("mid"), WAIT])
     assert sorted(calls) == [("early", [0]), ("mid", [1])]
     ran = []
     steps = grown.population.engine.host.steps
@@ -140,7 +140,7 @@ def test_ablations_cost_what_they_must(monkeypatch):
             *steps[1:],
         ),
     )
-    validate_together([grown], [[(0, "early"), (1, "mid")]])
+    EpochRunner([grown]).validate([[(0, "early"), (1, "mid")]])
     assert ran == ["prefix"]  # what lies before the slots runs once, for everyone
 
 
@@ -152,7 +152,7 @@ def test_refused_actions_change_nothing_and_say_why():
         (advance(), "cannot advance"),
         (Action(Operation.CULL, "early"), "cannot cull"),
     ]:
-        _, events = grown.step(actions(grown, action))
+        _, events = stepped(grown, actions(grown, action))
         assert [e.event_type for e in events] == [TelemetryEventType.ACTION_REFUSED]
         assert expected in events[0].message
     assert grown.growth_log == []
@@ -161,11 +161,11 @@ def test_refused_actions_change_nothing_and_say_why():
 def test_a_member_that_breaks_is_put_back_alone():
     grown = growth(members=2, twins=0, snapshot_every_epochs=3, max_rollbacks=2)
     for first in (plant(), WAIT, WAIT, WAIT):
-        grown.step([first, WAIT])  # the last takes a snapshot of epoch 3
+        stepped(grown, [first, WAIT])  # the last takes a snapshot of epoch 3
     kept = {n: t.clone() for n, t in grown.governor.snapshot.tensors.items()}
     with torch.no_grad():
         grown.population.stacks["host"].parameters["head.weight"][0] = float("inf")
-    reports, events = grown.step([WAIT, WAIT])
+    reports, events = stepped(grown, [WAIT, WAIT])
     assert [e.event_type for e in events if e.member == 0][-1] is TelemetryEventType.GOVERNOR_ROLLBACK
     assert reports[0].rolled_back and not reports[1].rolled_back and not math.isfinite(reports[0].train_loss)
     now = grown.state()[0]
@@ -174,32 +174,32 @@ def test_a_member_that_breaks_is_put_back_alone():
     assert not torch.equal(now["weights/host/head.weight"][1], kept["weights/host/head.weight"][1])
     with torch.no_grad():
         grown.population.stacks["host"].parameters["head.weight"][0] = float("inf")
-    reports, events = grown.step([WAIT, WAIT])
+    reports, events = stepped(grown, [WAIT, WAIT])
     assert reports[0].retired and TelemetryEventType.MEMBER_RETIRED in [e.event_type for e in events]
     stuck = grown.state()[0]["weights/host/head.weight"][0].clone()
-    grown.step([plant("late"), WAIT])
+    stepped(grown, [plant("late"), WAIT])
     assert torch.equal(grown.state()[0]["weights/host/head.weight"][0], stuck)
 
 
 def test_a_rollback_leaves_alone_what_others_planted_since_the_snapshot():
     grown = growth(members=2, twins=0, snapshot_every_epochs=9)
-    grown.step([WAIT, WAIT])
-    grown.step([WAIT, plant("mid", "norm")])
+    stepped(grown, [WAIT, WAIT])
+    stepped(grown, [WAIT, plant("mid", "norm")])
     with torch.no_grad():
         grown.population.stacks["host"].parameters["head.bias"][0] = float("nan")
-    reports, _ = grown.step([plant("late"), WAIT])
+    reports, _ = stepped(grown, [plant("late"), WAIT])
     assert reports[0].rolled_back and reports[0].slots["late"].stage is SeedStage.DORMANT
     assert not reports[1].rolled_back and reports[1].slots["mid"].stage is SeedStage.TRAINING
-    grown.step([plant("late"), WAIT])  # and life goes on
+    stepped(grown, [plant("late"), WAIT])  # and life goes on
 
 
 def test_a_member_that_was_put_back_is_reported_as_it_is_now():
     grown = growth(members=2, twins=0, snapshot_every_epochs=9)
     run(grown, [plant(), WAIT, advance()])  # the snapshot is of the untrained hosts
-    untrained = growth(members=2, twins=0).reports()[0]
+    untrained = reported(growth(members=2, twins=0))[0]
     with torch.no_grad():
         grown.population.stacks["host"].parameters["head.bias"][0] = float("nan")
-    reports, _ = grown.step([WAIT, WAIT])
+    reports, _ = stepped(grown, [WAIT, WAIT])
     assert reports[0].rolled_back and not reports[0].retired
     assert reports[0].val_loss == untrained.val_loss and not math.isfinite(reports[0].train_loss)
     assert reports[0].slots["early"].contribution is None and grown.growth_log == []
@@ -209,13 +209,13 @@ def test_a_member_that_was_put_back_is_reported_as_it_is_now():
 
 def test_a_retired_member_stands_still():
     grown = growth(members=2, twins=0, snapshot_every_epochs=9, max_rollbacks=1)
-    grown.step([plant(), plant()])
+    stepped(grown, [plant(), plant()])
     with torch.no_grad():
         grown.population.stacks["host"].parameters["head.bias"][0] = float("nan")
-    grown.step([WAIT, WAIT])
+    stepped(grown, [WAIT, WAIT])
     before = {n: t.clone() for n, t in weights(grown).items() if n.startswith("weights/host")}
     for _ in range(2):
-        reports, _ = grown.step([plant(), WAIT])
+        reports, _ = stepped(grown, [plant(), WAIT])
     assert reports[0].retired and not reports[0].rolled_back
     after = weights(grown)
     for name, tensor in before.items():
@@ -239,7 +239,7 @@ def test_a_resumed_run_ends_bit_for_bit_where_it_would_have(kind, stop):
     ours, theirs = weights(resumed), weights(whole)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert [r.val_loss for r in resumed.reports()] == [r.val_loss for r in whole.reports()]
+    assert [r.val_loss for r in reported(resumed)] == [r.val_loss for r in reported(whole)]
     assert resumed.growth_log == whole.growth_log
 
 
@@ -260,7 +260,9 @@ def test_a_rollback_after_resuming_goes_to_the_same_snapshot():
 
 
 def test_a_checkpoint_of_another_architecture_is_refused_by_name():
-    tensors, plain = growth().state()
+    begun = growth()
+    reported(begun)
+    tensors, plain = begun.state()
     tensors["weights/host/head.weight"] = tensors["weights/host/head.weight"][:, :, :2]
     with pytest.raises(CheckpointError, match=r"weights/host/head.weight: found \[3, 5, 2\]"):
         growth().load_state(tensors, plain)
@@ -268,12 +270,12 @@ def test_a_checkpoint_of_another_architecture_is_refused_by_name():
 
 def test_a_seed_that_is_not_finite_never_touches_the_host():
     broken, clean = growth(members=1, twins=0), growth(members=1, twins=0)
-    broken.step([plant()])
-    clean.step([plant()])
+    stepped(broken, [plant()])
+    stepped(clean, [plant()])
     with torch.no_grad():
         broken.population.stacks["slots.early.conv_light"].parameters["body.2.weight"].fill_(float("nan"))
-    _, events = broken.step([WAIT])
-    clean.step([WAIT])
+    _, events = stepped(broken, [WAIT])
+    stepped(clean, [WAIT])
     name = "weights/host/head.weight"
     torch.testing.assert_close(broken.state()[0][name], clean.state()[0][name], rtol=0, atol=0)
     assert any(e.event_type is TelemetryEventType.CULLED for e in events)

@@ -11,18 +11,18 @@ import torch
 from torch import nn
 
 import esper
-from esper.engine.choice import choose_engine
+from esper.engine.backends.choice import choose_engine
+from esper.engine.backends.proof import check_resumable
 from esper.engine.governor import Governor, GovernorConfig
 from esper.engine.growth import Growth
 from esper.engine.optimizer import OptimizerConfig
 from esper.engine.population import Population
-from esper.engine.proof import check_resumable
 from esper.errors import CheckpointError, EngineError
 from esper.kasmina.slot import QualityGates
 from esper.leyline import WAIT, Action, Operation
 from esper.tasks.task import Task
 from tests.engine import plain_networks
-from tests.engine.growing import data
+from tests.engine.growing import data, stepped
 from tests.engine.plain_networks import Base, CountingBuffer, Counts, ExtraState, History, build, conv
 
 PLANT = Action(Operation.GERMINATE, "mid", "norm", "linear", "test")
@@ -75,13 +75,13 @@ def script(index):
 def test_what_a_network_keeps_in_python_is_kept(kind):
     whole = growth(kind)
     for index in range(3):
-        whole.step(script(index))
+        stepped(whole, script(index))
     tensors, plain = whole.state()
     kept = {name: tensor.clone() for name, tensor in tensors.items()}, json.loads(json.dumps(plain, allow_nan=False))
     resumed = growth(kind)
     resumed.load_state(*kept)
     for index in range(3, 6):
-        one, other = (grown.step(script(index))[0] for grown in (whole, resumed))
+        one, other = (stepped(grown, script(index))[0] for grown in (whole, resumed))
         assert [report.train_loss for report in one] == [report.train_loss for report in other]
         assert [report.val_loss for report in one] == [report.val_loss for report in other]
 
@@ -90,7 +90,7 @@ def test_what_a_network_keeps_in_python_is_kept(kind):
 def test_a_grown_network_and_its_twin_count_the_same_passes(kind):
     grown = growth(kind)
     for index in range(4):
-        reports, _ = grown.step(script(index))
+        reports, _ = stepped(grown, script(index))
         if index == 1:
             for model in grown.population.models[:2]:
                 model.slots["mid"].start_blending(total_steps=100)
@@ -101,11 +101,11 @@ def test_a_grown_network_and_its_twin_count_the_same_passes(kind):
 
 def test_a_rollback_puts_back_what_a_network_keeps():
     grown = growth(Counts)
-    grown.step([WAIT] * 3)
+    stepped(grown, [WAIT] * 3)
     before = grown.population.models[0].host.module.calls
     with torch.no_grad():
         grown.population.models[0].host.module.head.weight.fill_(float("nan"))
-    grown.step([WAIT] * 3)
+    stepped(grown, [WAIT] * 3)
     after = [model.host.module.calls for model in grown.population.models]
     passes = grown.population.models[1].host.module.calls - before  # of an epoch and its validations
     assert before < after[0] < before + passes == after[1]
@@ -218,7 +218,7 @@ def test_frozen_hosts_grow_in_a_run():
         model.host.module.requires_grad_(False)
     before = [parameter.clone() for parameter in grown.population.models[2].parameters()]
     for index in range(3):
-        reports, _ = grown.step(script(index))
+        reports, _ = stepped(grown, script(index))
     assert all(torch.equal(was, now) for was, now in zip(before, grown.population.models[2].parameters(), strict=True))
     assert reports[0].slots["mid"].gradient_norm > 0 and reports[0].train_loss != reports[2].train_loss
 
@@ -275,7 +275,7 @@ import torch
 from torch import nn
 import esper
 from esper.engine.optimizer import OptimizerConfig
-from esper.engine.choice import choose_engine
+from esper.engine.backends.choice import choose_engine
 torch.manual_seed(0)
 layers = [nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 8, 1, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
 x, y = torch.randn(64, 1, 16, 16), torch.arange(64) % 3

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from esper.engine.growth import Growth
-from esper.engine.reporting import plain_report
+from esper.engine.reports import plain_report
 from esper.errors import EngineError
 from esper.leyline import WAIT, Action, EpochReport, SeedStage
-from tests.engine.growing import model
+from tests.engine.growing import model, reported, stepped
 from tests.engine.test_growth import SCRIPT, advance, plant
 from tests.engine.test_growth import growth as plain_growth
 
@@ -26,6 +26,7 @@ def growth(members: int = 3, **settings) -> Growth:
 
 def of_member(grown: Growth, member: int) -> dict[str, torch.Tensor]:
     """A member's rows of everything that is kept, and of the governor's snapshot."""
+    reported(grown)
     tensors, plain = grown.state()
     held = {"": plain["population"]["members"]}
     if plain["governor"]["snapshot"]:
@@ -79,14 +80,14 @@ def test_an_episode_is_what_a_run_of_its_seed_gives_its_first_member(kind):
     alone.episodes[0] = replace(alone.episodes[0], seed=SEED)
     among = growth(members=3, **settings)
     for first in SCRIPT[:4]:  # seeds in several stages, in the member that begins anew and beside it
-        among.step([first, first, plant("late")])
+        stepped(among, [first, first, plant("late")])
     among.restart([1], [SEED])
     for grown in (alone, among):
         grown.stream.reseed(SEED)
-    assert_close(among.reports()[1], alone.reports()[0])
+    assert_close(reported(among)[1], reported(alone)[0])
     for action in SCRIPT:
-        (expected,), _ = alone.step([action])
-        reports, events = among.step([WAIT, action, WAIT])
+        (expected,), _ = stepped(alone, [action])
+        reports, events = stepped(among, [WAIT, action, WAIT])
         assert_close(reports[1], expected)
         assert {event.epoch for event in events if event.member == 1} <= {expected.epoch}
     assert_same(of_member(among, 1), of_member(alone, 0), tolerance=1e-9)
@@ -115,7 +116,7 @@ def test_the_others_do_not_notice(kind):
     for is_restarted in (False, True):
         grown = growth(kind=kind, snapshot_every_epochs=2)
         for index, action in enumerate(SCRIPT[:6]):
-            grown.step([action, plant("mid"), action])
+            stepped(grown, [action, plant("mid"), action])
             if is_restarted and index in (2, 3):
                 grown.restart([1], [SEED + index])
         ends.append(grown)
@@ -131,7 +132,7 @@ def test_weights_are_copied_in_and_nothing_is_left_of_the_member_before(name):
     grown.population.optimizer.config.name = name
     grown.population.optimizer.track("host", grown.population.stacks["host"], {0, 1, 2})
     for action in SCRIPT[:4]:
-        grown.step([action, action, WAIT])
+        stepped(grown, [action, action, WAIT])
     held = grown.population.stacks["host"].tensors() | grown.population.optimizer.rows["host"].slots
     places = {n: t.data_ptr() for n, t in held.items() if isinstance(t, torch.Tensor)}
     grown.restart([1], [SEED])
@@ -149,12 +150,12 @@ def test_weights_are_copied_in_and_nothing_is_left_of_the_member_before(name):
 
 def test_a_rollback_never_goes_back_to_an_earlier_episode():
     grown = growth(members=2, snapshot_every_epochs=9)
-    grown.step([plant(), plant()])
+    stepped(grown, [plant(), plant()])
     grown.restart([0], [SEED])
-    untrained = grown.reports()[0]
-    grown.step([plant("mid"), WAIT])
+    untrained = reported(grown)[0]
+    stepped(grown, [plant("mid"), WAIT])
     break_(grown, 0)
-    reports, _ = grown.step([WAIT, WAIT])
+    reports, _ = stepped(grown, [WAIT, WAIT])
     assert reports[0].rolled_back and reports[0].epoch == 2 and not reports[1].rolled_back
     assert reports[0].val_loss == untrained.val_loss and reports[0].slots == untrained.slots
     fresh = model(SEED)
@@ -168,7 +169,7 @@ def test_copies_are_taken_by_each_members_own_count():
     for epoch in range(1, 9):
         if epoch == 3:
             grown.restart([1], [SEED])
-        grown.step([WAIT, WAIT])
+        stepped(grown, [WAIT, WAIT])
         for member in taken:
             taken[member].append(grown.governor.watches[member].snapshot_epoch)
     assert taken == {0: [0, 0, 0, 3, 3, 3, 6, 6], 1: [0, 0, 0, 0, 0, 3, 3, 3]}
@@ -176,13 +177,13 @@ def test_copies_are_taken_by_each_members_own_count():
 
 def test_a_member_goes_back_to_its_own_copy_though_another_was_copied_since():
     grown = growth(members=2, snapshot_every_epochs=9)
-    untrained = grown.reports()[0]
-    grown.step([plant(), plant("mid")])
-    grown.step([WAIT, WAIT])
+    untrained = reported(grown)[0]
+    stepped(grown, [plant(), plant("mid")])
+    stepped(grown, [WAIT, WAIT])
     grown.restart([1], [SEED])
-    grown.step([WAIT, WAIT])  # copies member 1 alone
+    stepped(grown, [WAIT, WAIT])  # copies member 1 alone
     break_(grown, 0)
-    reports, _ = grown.step([WAIT, WAIT])
+    reports, _ = stepped(grown, [WAIT, WAIT])
     assert reports[0].rolled_back and reports[0].val_loss == untrained.val_loss
     assert reports[0].slots == untrained.slots
     body, fresh = grown.population.models[0], model(0)
@@ -191,17 +192,18 @@ def test_a_member_goes_back_to_its_own_copy_though_another_was_copied_since():
 
 def test_a_retired_member_that_begins_anew_trains_again():
     grown = growth(members=2, max_rollbacks=1)
-    grown.step([plant(), WAIT])
+    stepped(grown, [plant(), WAIT])
     break_(grown, 0)
-    assert grown.step([WAIT, WAIT])[0][0].retired
+    assert stepped(grown, [WAIT, WAIT])[0][0].retired
     tensors, plain = grown.state()
     resumed = growth(members=2, max_rollbacks=1)
     resumed.load_state(tensors, plain)
     for again in (grown, resumed):
         again.restart([0], [SEED])
-        assert not again.reports()[0].retired and again.reports()[0].rollbacks == 0
+        begun = reported(again)[0]
+        assert not begun.retired and begun.rollbacks == 0
         before = of_member(again, 0)["weights/host/head.weight"].clone()
-        reports, _ = again.step([plant(), WAIT])
+        reports, _ = stepped(again, [plant(), WAIT])
         assert reports[0].slots["early"].stage is SeedStage.TRAINING and not reports[0].is_refused
         assert not torch.equal(of_member(again, 0)["weights/host/head.weight"], before)
     assert_same(of_member(grown, 0), of_member(resumed, 0))
@@ -210,12 +212,12 @@ def test_a_retired_member_that_begins_anew_trains_again():
 def test_a_state_is_taken_over_whole_where_another_member_was_retired():
     grown, other = growth(members=2, max_rollbacks=1), growth(members=2, max_rollbacks=1)
     break_(other, 1)
-    other.step([WAIT, WAIT])
+    stepped(other, [WAIT, WAIT])
     assert other.population.halted == {1}
-    grown.step([WAIT, WAIT])
+    stepped(grown, [WAIT, WAIT])
     other.load_state(*copy.deepcopy(grown.state()))
     for again in (grown, other):
-        again.step([WAIT, plant()])
+        stepped(again, [WAIT, plant()])
     assert_same(of_member(grown, 1), of_member(other, 1))
 
 
@@ -236,12 +238,12 @@ def test_members_out_of_step_resume_bit_for_bit(kind):
             for grown in (whole, resumed):
                 break_(grown, 2)
         for grown in [whole] if index < 5 else [whole, resumed]:
-            grown.step([action, advance(), action])
-    assert [report.epoch for report in resumed.reports()] == [8, 8, 6]
-    assert resumed.reports()[2].rollbacks == 1
+            stepped(grown, [action, advance(), action])
+    assert [report.epoch for report in reported(resumed)] == [8, 8, 6]
+    assert reported(resumed)[2].rollbacks == 1
     for member in range(3):
         assert_same(of_member(whole, member), of_member(resumed, member))
-        assert repr(whole.reports()[member]) == repr(resumed.reports()[member])
+        assert repr(reported(whole)[member]) == repr(reported(resumed)[member])
 
 
 def test_without_a_way_to_make_hosts_nothing_begins_anew():

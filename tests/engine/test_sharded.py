@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from esper.build import build_environment, build_growth
+from esper.builders.policy import build_policy
+from esper.builders.population import build_environment, build_growth
 from esper.config import compose
 from esper.errors import ConfigError, EngineError
-from esper.learning import build_policy
 from esper.leyline import WAIT, Action, Operation
 from esper.leyline.ranks import ALONE, Ranks
+from tests.engine.growing import reported, scored, stepped
 from tests.ranks import as_ranks
 
 SMALL = ["engine=fused", "engine.members=3", "engine.threads=1", "engine.precision=float64", "slots=early_late"]
@@ -32,18 +33,18 @@ def course(ranks: Ranks, overrides: list[str], start: Any = None, epochs: int = 
     """All that is seen of a growth from its start, or from where another one stopped."""
     config = compose(overrides)
     grown = build_growth(config, ranks=ranks)
-    growth, (controller, _) = grown.whole, build_policy(config, grown)
+    growth, (controller, _) = grown.growth, build_policy(config, grown)
     if start:
         (tensors, plain), remembered = start
         growth.load_state({name: torch.from_numpy(value) for name, value in tensors.items()}, plain)
         controller.load_state_dict(remembered)
-    reports, events = growth.reports(), []
+    reports, events = reported(growth), []
     told = [reports]
     while not growth.done and growth.epoch < epochs:
-        reports, happened = growth.step(controller.act(reports))
+        reports, happened = stepped(growth, controller.act(reports))
         told.append(reports)
         events += [event.to_dict() for event in happened]
-    scores = growth.test()
+    scores = scored(growth)
     return {
         "figures": [[(r.train_loss, r.val_loss, r.val_accuracy, r.rollbacks) for r in seen] for seen in told],
         "members": [[(r.member, r.epoch, r.is_twin, r.retired, str(r.action)) for r in seen] for seen in told],
@@ -137,9 +138,9 @@ def test_an_environment_over_ranks(tmp_path) -> None:
 
 
 def at_odds(ranks: Ranks) -> None:
-    growth = build_growth(compose(SMALL), ranks=ranks).whole
+    growth = build_growth(compose(SMALL), ranks=ranks).growth
     plant = Action(Operation.GERMINATE, "early", "norm")
-    growth.step([plant if ranks.rank else WAIT] + [WAIT] * 5)
+    stepped(growth, [plant if ranks.rank else WAIT] + [WAIT] * 5)
 
 
 def test_ranks_that_decide_differently_find_out(tmp_path) -> None:

@@ -13,10 +13,10 @@ from esper.errors import CheckpointError, EsperError
 from esper.files import FileLock, open_log, open_new, open_to_append, open_to_read, read_json, read_yaml, write_atomic
 from esper.files.records import RUN_FILE
 from esper.nissa import JsonlSink, cut_back, read_jsonl, write_report
-from esper.nissa.page import write_page
-from esper.rundir import RunDirectory, write_config
-from esper.study.folders import is_locked
-from esper.study.index import INDEX_FILE, read_index
+from esper.nissa.report.page import write_page
+from esper.runner.directory import RunDirectory, write_config
+from esper.study.runs.folders import is_locked
+from esper.study.runs.index import INDEX_FILE, read_index
 from esper.sweep import SweepError
 from esper.sweep.folder import SweepFolder
 from esper.sweep.jobs import JobFile
@@ -187,7 +187,7 @@ def test_a_jobs_folder_is_no_link(tmp_path: Path, precious: Path) -> None:
 
 
 def test_dashboards_go_into_no_folder_of_others(tmp_path: Path, precious: Path) -> None:
-    from esper.nissa.tensorboard_sink import TensorBoardSink
+    from esper.nissa.sinks.tensorboard_sink import TensorBoardSink
 
     (tmp_path / "tensorboard").symlink_to(precious.parent)
     with pytest.raises(OSError, match="symbolic link"):

@@ -20,14 +20,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from esper.builders.sinks import open_sinks
 from esper.config.composing import compose
 from esper.leyline import TelemetryEvent, TelemetryEventType
 from esper.nissa import EventHub, cut_back, read_jsonl
-from esper.sinks import open_sinks
 
 
 def live_through(stretch: dict[str, Any]) -> Iterator[None]:
-    """One stretch of a run's life, as esper.drive leads it: cut back, open, tell epoch by epoch, report, close."""
+    """One stretch of a run's life, as esper.runner leads it: cut back, open, tell epoch by epoch, report, close."""
     run, recorded = Path(stretch["run"]), Path(stretch["recorded"])
     first, last = stretch["first"], stretch["last"]
     run.mkdir(exist_ok=True)
@@ -35,7 +35,7 @@ def live_through(stretch: dict[str, Any]) -> Iterator[None]:
     (run / "run.json").write_text(json.dumps(record | {"summary": None}))
     cut_back(run, metrics=first - 1, events=first - 1, learning=0)
     if "timeouts_s" in stretch:
-        from esper.nissa import wandb_sink
+        from esper.nissa.sinks import wandb_sink
 
         wandb_sink.ANSWER_TIMEOUT_S, wandb_sink.FINISH_TIMEOUT_S = stretch["timeouts_s"]
     hub = EventHub(open_sinks(compose(stretch["overrides"]), SimpleNamespace(path=run, record=record)))

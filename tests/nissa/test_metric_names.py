@@ -4,7 +4,7 @@ from pathlib import Path
 
 from esper.leyline import EpochReport, SeedStateReport, TelemetryEventType
 from esper.nissa.metric_names import EVENT_MEANINGS, glossary, unknown_names
-from esper.records import EpochTimes, epoch_record
+from esper.runner.records import EpochTimes, epoch_record
 
 GLOSSARY_PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 

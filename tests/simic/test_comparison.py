@@ -7,7 +7,7 @@ import torch
 from esper.errors import EsperError, LearnerError
 from esper.leyline import WAIT, SimicAction
 from esper.simic.comparison import head_to_head_comparison, live_comparison, load_iql_model
-from esper.simic.iql import IQL
+from esper.simic.iql.model import IQL
 
 TINY = [
     "host.channels=[2,2,2]",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from esper.engine.gradients import row_statistics
+from esper.engine.state.gradients import row_statistics
 from esper.simic.gradient_collector import SeedGradientCollector, collect_seed_gradients
 
 

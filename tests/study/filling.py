@@ -2,7 +2,7 @@
 
 import hashlib
 
-from esper.study.evaluations import Evaluations, Measured
+from esper.study.evaluate.database import Evaluations, Measured
 
 CONFIG = {"task": {"name": "digits"}}
 SUITE = "c" * 64

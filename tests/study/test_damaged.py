@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from esper.cli import main
-from esper.study.index import INDEX_FILE, read_index
+from esper.study.runs.index import INDEX_FILE, read_index
 from tests.study.filling import fill, finished
 from tests.study.run_folders import make_run, write_record
 
@@ -84,7 +84,7 @@ def test_another_programs_database_stays(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_a_locked_index_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from esper.study import index
+    from esper.study.runs import index
 
     monkeypatch.setattr(index, "BUSY_TIMEOUT_S", 0.1)
     make_run(tmp_path / "a")
@@ -212,7 +212,7 @@ def under(limits: str, *arguments: str, cwd: Path) -> subprocess.CompletedProces
 @pytest.mark.parametrize("handles", [4, 5, 6])
 def test_few_file_handles_are_told_of(tmp_path: Path, handles: int) -> None:
     make_run(tmp_path / "outputs/a")
-    few = "import esper.study.index, esper.study.query, esper.study.listing, rich.console\n"
+    few = "import esper.study.runs.index, esper.study.runs.query, esper.study.runs.listing, rich.console\n"
     few += f"resource.setrlimit(resource.RLIMIT_NOFILE, ({handles}, {handles}))"
     done = under(few, "runs", cwd=tmp_path)
     assert "Traceback" not in done.stderr and "no runs" not in done.stdout + done.stderr
@@ -265,7 +265,7 @@ def test_what_the_machine_says_is_an_answer_too(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception, expected: str
 ) -> None:
     from esper import run
-    from esper.study import index
+    from esper.study.runs import index
 
     def fail(*_: object) -> None:
         raise error

@@ -1,0 +1,195 @@
+"""Policies that learn: the controllers that act by them, and what trains them."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from esper.builders.population import Grown, build_environment, check_enough
+from esper.checkpoint import Checkpoint, CheckpointManager, restoring
+from esper.config.root import RunSchema
+from esper.engine.environment import GrowthVectorEnv
+from esper.errors import ConfigError, EsperError, LearnerError
+from esper.files.records import RUN_FILE
+from esper.leyline import ActionLayout, Controller
+from esper.printing import say
+from esper.simic.curriculum import BlueprintCurriculum
+from esper.simic.iql.config import IQLPolicyConfig
+from esper.simic.iql.controller import IQLController
+from esper.simic.iql.model import IQL
+from esper.simic.iql.offline import build_offline_training
+from esper.simic.on_policy.base import PolicyLearner
+from esper.simic.on_policy.collector import evaluate
+from esper.simic.on_policy.config import LearnedPolicySettings
+from esper.simic.on_policy.controller import LearnedController
+from esper.simic.on_policy.policy_file import read_policy
+from esper.simic.on_policy.trainer import Training
+from esper.simic.ppo.agent import PPOAgent
+from esper.simic.reinforce.agent import ReinforceAgent
+from esper.simic.rewards.functions import build_reward
+from esper.tamiyo import HeuristicPolicyConfig, PolicySettings, build_controller
+
+AGENTS: dict[str, type[PolicyLearner]] = {"ppo": PPOAgent, "reinforce": ReinforceAgent}
+POLICY = "policy/"  # before the names of what a run's training keeps
+VALIDATION_SEED = 20_000  # added to the run's: episodes that no update has seen
+
+
+class Trains(Protocol):
+    """What a policy learns by, update by update."""
+
+    update: int
+    total: int
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to learn."""
+        ...
+
+    def step(self) -> dict[str, float]:
+        """One update; its metrics by the names of nissa.metric_names."""
+        ...
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that decides the updates to come."""
+        ...
+
+    def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+        """Continue exactly where `state` was taken."""
+        ...
+
+
+class Settled:
+    """A policy that was learned elsewhere: nothing is left to learn, and checkpoints keep it all the same.
+
+    name, prefix: under which its training would keep it.
+    """
+
+    update = total = 0
+    done = True
+
+    def __init__(self, policy: PolicyLearner | IQL, name: str, prefix: str) -> None:
+        self.policy, self.name, self.prefix = policy, name, prefix
+
+    def step(self) -> dict[str, float]:
+        """There is no update to make."""
+        raise LearnerError("This policy learns no more: policy.load and nothing to update.")
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The policy."""
+        tensors, plain = self.policy.state()
+        return {self.prefix + name: tensor for name, tensor in tensors.items()}, {self.name: plain}
+
+    def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+        """Act by what `state` kept."""
+        own = {name.removeprefix(self.prefix): tensor for name, tensor in tensors.items()}
+        self.policy.load_state(own, plain[self.name])
+
+
+def build_policy(config: RunSchema, grown: Grown, is_resumed: bool = False) -> tuple[Controller, Trains | None]:
+    """Who decides in this run, and what it learns by before it does; None for a rule.
+
+    is_resumed: a checkpoint holds the policy, which counts instead of what policy.load has become. Raises EsperError
+    where a policy that is loaded fits neither the host nor the settings, or a dataset is unusable.
+    """
+    match config.policy:
+        case LearnedPolicySettings() as settings:
+            return _acting(config, settings, grown, is_resumed)
+        case IQLPolicyConfig() as settings:
+            return _offline(config, settings, grown)
+    chooser = _curriculum(config.policy, grown)
+    return build_controller(config.policy, grown.catalogue, grown.slots, config.seed, chooser), None
+
+
+def _curriculum(settings: PolicySettings, grown: Grown) -> BlueprintCurriculum | None:
+    """What chooses blueprints for a heuristic that asks for it: one for all members."""
+    if not isinstance(settings, HeuristicPolicyConfig) or not settings.curriculum:
+        return None
+    names, parameters = zip(*grown.catalogue, strict=True)
+    return BlueprintCurriculum(names, parameters, settings.exploration_weight, settings.complexity_penalty)
+
+
+def _acting(
+    config: RunSchema, settings: LearnedPolicySettings, grown: Grown, is_resumed: bool
+) -> tuple[Controller, Trains]:
+    encoder, layout = grown.encoder(), grown.layout(settings.blends)
+    learner = AGENTS[settings.name].for_growth(encoder.names, layout, settings, seed=config.seed, ranks=grown.ranks)
+    if settings.load is not None and not is_resumed:
+        tensors, plain = _load(settings.load, "learner")
+        learner.load_state(tensors, plain, policy_only=True)
+    controller = LearnedController(learner, encoder, layout, settings.deterministic, config.seed)
+    if not settings.learns:
+        return controller, Settled(learner, "learner", "learner/")
+    return controller, _training(config, settings, learner, grown, layout)
+
+
+def _training(
+    config: RunSchema, settings: LearnedPolicySettings, learner: PolicyLearner, grown: Grown, layout: ActionLayout
+) -> Training:
+    def environment(key: str, members: int) -> GrowthVectorEnv:
+        check_enough(key, members, grown.ranks)
+        population = replace(config.engine, members=members, twins=False)
+        own = replace(config, engine=population)
+        return build_environment(own, grown.engine, grown.growth.task, layout, ranks=grown.ranks)[0]
+
+    training = environment("policy.members", settings.members)
+    if not settings.validate_every:
+        return Training(training, learner, settings, None, config.seed)
+    held_out = environment("policy.validation_episodes", settings.validation_episodes)
+
+    def validate(policy: PolicyLearner) -> float:
+        seed = config.seed + VALIDATION_SEED
+        seen = evaluate(held_out, policy, settings.validation_episodes, seed=seed, deterministic=settings.deterministic)
+        return sum(episode.total_reward for episode in seen) / len(seen)
+
+    return Training(training, learner, settings, validate, config.seed)
+
+
+def _offline(config: RunSchema, settings: IQLPolicyConfig, grown: Grown) -> tuple[Controller, Trains]:
+    if settings.load is not None:
+        is_run = (Path(settings.load) / RUN_FILE).is_file()
+        if is_run:
+            model = IQL.from_state(*_load(settings.load, "model"))
+        else:
+            with _of_load(settings.load):
+                model = IQL.load(settings.load)
+        return IQLController(model, grown.catalogue, settings), Settled(model, "model", "")
+    training = build_offline_training(settings, build_reward(config.reward), seed=config.seed)
+    return IQLController(training.model, grown.catalogue, settings), training
+
+
+@contextmanager
+def _of_load(name: str) -> Iterator[None]:
+    """Inside, a file that is no policy is bad input."""
+    try:
+        yield
+    except EsperError as error:
+        raise ConfigError(f"policy.load={name}: {error}") from None
+
+
+def _load(name: str, part: str) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+    """The learner's state in a run directory's newest checkpoint, or in a file of its own."""
+    path = Path(name)
+    if not path.exists():
+        raise ConfigError(f"policy.load={name}: there is no such run directory or file")
+    if not (path / RUN_FILE).is_file():
+        with _of_load(name):
+            tensors, plain, _ = read_policy(path)
+        return tensors, plain
+    checkpoint = CheckpointManager(path).load_latest_agent()
+    for unsound in checkpoint.skipped:
+        say(f"policy.load={name}: skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", is_error=True)
+    if part not in (checkpoint.state.get("learning") or {}):
+        raise ConfigError(f"policy.load={name}: that run has learned no such policy; expected one of the same policy=")
+    with restoring(checkpoint):
+        return learned_part(checkpoint, part)
+
+
+def learned_part(checkpoint: Checkpoint, part: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What a run has learned, as its training keeps it; part: "learner" of PPO and REINFORCE, "model" of IQL."""
+    prefix = POLICY + ("learner/" if part == "learner" else "")
+    held = checkpoint.tensors.items()
+    tensors = {key.removeprefix(prefix): tensor for key, tensor in held if key.startswith(prefix)}
+    return tensors, checkpoint.state["learning"][part]

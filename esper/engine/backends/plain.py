@@ -1,0 +1,145 @@
+"""Networks trained as anybody would train them: the reference that engines are compared with."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
+
+from esper.engine.backends.sequential import EVALUATION_STREAM, stream_of
+from esper.engine.fusion.blueprint_groups import is_isolated
+from esper.engine.optimizer import OptimizerConfig, real
+from esper.errors import EngineError, EsperError, first_line
+from esper.kasmina.copying import copy_network
+from esper.kasmina.host import MorphogeneticModel
+from esper.kasmina.seeding import seed_streams, undisturbed_streams
+
+
+class PlainTraining:
+    """Some networks, one after another, each with its own optimizer."""
+
+    def __init__(self, models: Sequence[MorphogeneticModel], configs: Sequence[OptimizerConfig]) -> None:
+        self.models, self.configs = models, configs
+        self.optimizers = [_Optimizer(model, config) for model, config in zip(models, configs, strict=True)]
+
+    def backward(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        """One minibatch: each network's loss; gradients stand in its parameters."""
+        losses = []
+        for model, optimizer in zip(self.models, self.optimizers, strict=True):
+            model.train()
+            optimizer.zero_grad()
+            seed_streams(stream_of(0, 0), x.device)
+            loss = _loss(model(x.clone()), y)
+            if loss.requires_grad:
+                loss.backward()
+            elif any(parameter.requires_grad for parameter in model.parameters()):
+                raise EngineError("no gradient reaches any weight: the network's output is detached from them")
+            for slot in model.slots.values():
+                slot.step()
+            losses.append(loss.detach())
+        return losses
+
+    def step(self) -> None:
+        for model, optimizer, config in zip(self.models, self.optimizers, self.configs, strict=True):
+            if config.clip_norm is not None:
+                apart = [list(slot.parameters()) for slot in model.slots.values() if is_isolated(slot)]
+                held = {id(parameter) for parameters in apart for parameter in parameters}
+                for group in ([p for p in model.parameters() if id(p) not in held], *apart):
+                    nn.utils.clip_grad_norm_(group, config.clip_norm)
+            optimizer.step()
+
+    @torch.no_grad()
+    def evaluate(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        losses = []
+        for model in self.models:
+            model.eval()
+            seed_streams(EVALUATION_STREAM, x.device)
+            losses.append(_loss(model(x.clone()), y))
+        return losses
+
+
+class _Optimizer:
+    """SGD or AdamW by torch's functions; the classes load torch's compiler, which takes longer than all else here."""
+
+    def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
+        self.config, self.parameters = config, list(model.parameters())
+        self.momentum: dict[int, Tensor | None] = {}
+        self.moments: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for index, parameter in enumerate(self.parameters):
+            if parameter.grad is None:
+                continue
+            weight, grad = real(parameter), real(parameter.grad).to_dense()
+            step = self._sgd if self.config.name == "sgd" else self._adamw
+            step(index, weight, grad)
+
+    def _sgd(self, index: int, weight: Tensor, grad: Tensor) -> None:
+        held = [self.momentum.get(index)]
+        sgd(
+            [weight],
+            [grad],
+            held,
+            has_sparse_grad=False,
+            foreach=False,
+            weight_decay=self.config.weight_decay,
+            momentum=self.config.momentum,
+            lr=self.config.learning_rate,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+        )
+        self.momentum[index] = held[0]
+
+    def _adamw(self, index: int, weight: Tensor, grad: Tensor) -> None:
+        fresh = torch.zeros_like(weight), torch.zeros_like(weight), torch.zeros(())
+        first, second, steps = self.moments.setdefault(index, fresh)
+        adamw(
+            [weight],
+            [grad],
+            [first],
+            [second],
+            [],
+            [steps],
+            foreach=False,
+            amsgrad=False,
+            beta1=self.config.betas[0],
+            beta2=self.config.betas[1],
+            lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+            eps=self.config.eps,
+            maximize=False,
+        )
+
+
+def _loss(logits: object, y: Tensor) -> Tensor:
+    if not isinstance(logits, Tensor) or logits.shape[:-1] != y.shape:
+        found = f"{list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise EngineError(f"the network gives {found} for targets {list(y.shape)}; expected logits [..., classes]")
+    flat = logits.flatten(0, -2)
+    return F.cross_entropy(flat.float() if flat.dtype.itemsize < 4 else flat, y.flatten())
+
+
+def check_step(model: MorphogeneticModel, x: Tensor, y: Tensor) -> None:
+    """Raises EngineError where a training step of the network by itself fails; a copy is run."""
+    with own_errors(x), undisturbed_streams(x.device):
+        PlainTraining([copy_network(model)], [OptimizerConfig()]).backward(x, y)
+
+
+@contextmanager
+def own_errors(x: Tensor) -> Iterator[None]:
+    """Inside, what a network of any make raises becomes an EngineError of one line."""
+    try:
+        yield
+    except EsperError:
+        raise
+    except Exception as error:
+        raise EngineError(f"the network's own training step fails on {list(x.shape)}: {first_line(error)}") from error

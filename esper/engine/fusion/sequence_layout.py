@@ -1,0 +1,114 @@
+"""Token sequences of many networks as [R, B, T, C]; every linear layer is one batched product."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from esper.engine.fusion.losses import token_losses
+from esper.engine.fusion.seed_ops import bound_tokens
+from esper.engine.fusion.tracing import Modules, Run, Tensors, bound_arguments
+from esper.errors import EngineError
+from esper.kasmina import blending
+from esper.kasmina.attention import CausalSelfAttention, TokenEmbedding
+
+_ATTENTION: tuple[type[nn.Module], ...] = (CausalSelfAttention,)
+try:
+    from esper.kasmina.flex import FlexCausalSelfAttention
+
+    _ATTENTION += (FlexCausalSelfAttention,)  # the same function of the same parameters
+except ImportError:  # a torch without flex attention
+    pass
+
+
+class TokenLayout:
+    """The layout of transformer hosts; see `esper.engine.fusion.tracing.Layout`."""
+
+    leaves: tuple[type[nn.Module], ...] = (*_ATTENTION, TokenEmbedding)
+
+    def lay(self, x: Tensor) -> Tensor:
+        """x [J, B, T], as it is."""
+        return x
+
+    def chain(self, node: fx.Node, modules: Modules) -> list[fx.Node]:
+        """Nothing is merged."""
+        return [node]
+
+    def rule(self, chain: list[fx.Node], modules: Modules) -> Run | None:
+        """See `Layout.rule`."""
+        (node,) = chain
+        name = str(node.target)
+        if node.op == "call_function" and node.target is blending.bound_residual:
+            max_ratio = bound_arguments(node)
+            return lambda inputs, tensors, training: bound_tokens(inputs[0], inputs[1], max_ratio)
+        layer: Any = modules.get(name) if node.op == "call_module" else None
+        if type(layer) is nn.Linear:
+            return lambda inputs, tensors, training: _linear(inputs[0], tensors, name)
+        if type(layer) is nn.LayerNorm and len(layer.normalized_shape) == 1:
+            return lambda inputs, tensors, training: _layer_norm(inputs[0], tensors, name, layer.eps)
+        if type(layer) in self.leaves and not all(_is_plain(part) for part in layer.children()):
+            raise EngineError(f"layer {name}: has parts that are not those it was made with")
+        if type(layer) in _ATTENTION:
+            return lambda inputs, tensors, training: _attention(inputs[0], tensors, name, layer.n_head)
+        if type(layer) is TokenEmbedding:
+            size = layer.position.num_embeddings
+            return lambda inputs, tensors, training: _embedding(inputs[0], tensors, name, size)
+        return None
+
+    def gate(self, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """features [g, B, T, C], weight [g, 1, C], bias [g, 1] -> [g, B, T, 1]: token by token, blind to the future."""
+        rows, width = features.shape[0], features.shape[-1]
+        logits = torch.baddbmm(bias.unsqueeze(1), features.reshape(rows, -1, width), weight.transpose(1, 2))
+        return torch.sigmoid(logits).view(*features.shape[:-1], 1)
+
+    def losses(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """logits [M, B, T, K], y [M or 1, B, T]."""
+        return token_losses(logits, y)
+
+
+def _is_plain(part: nn.Module) -> bool:
+    if type(part) is nn.Embedding:
+        return part.padding_idx is None and part.max_norm is None and not part.scale_grad_by_freq
+    return type(part) is nn.Linear
+
+
+def _linear(x: Tensor, tensors: Tensors, name: str) -> Tensor:
+    weight, bias = tensors[f"{name}.weight"], tensors.get(f"{name}.bias")  # [R, O, I], [R, O]
+    rows, outs, width = weight.shape
+    flat = x.expand(rows, *x.shape[1:]).reshape(rows, -1, width)
+    weight = weight.transpose(1, 2)
+    out = torch.bmm(flat, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), flat, weight)
+    return out.view(rows, *x.shape[1:-1], outs)
+
+
+def _layer_norm(x: Tensor, tensors: Tensors, name: str, eps: float) -> Tensor:
+    out = F.layer_norm(x, x.shape[-1:], eps=eps)
+    weight, bias = tensors.get(f"{name}.weight"), tensors.get(f"{name}.bias")
+    if weight is None:
+        return out
+    shape = (weight.shape[0], *(1,) * (x.dim() - 2), -1)
+    out = out * weight.view(shape)
+    return out if bias is None else out + bias.view(shape)
+
+
+def _attention(x: Tensor, tensors: Tensors, name: str, heads: int) -> Tensor:
+    qkv = _linear(x, tensors, f"{name}.qkv")
+    rows, samples, length, width = qkv.shape
+    q, k, v = qkv.view(rows * samples, length, 3, heads, width // 3 // heads).permute(2, 0, 3, 1, 4)
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # [R B, heads, T, D]
+    return _linear(out.transpose(1, 2).reshape(rows, samples, length, width // 3), tensors, f"{name}.proj")
+
+
+def _embedding(x: Tensor, tensors: Tensors, name: str, block_size: int) -> Tensor:
+    length = x.shape[-1]
+    if length > block_size:
+        raise EngineError(f"{name}: a sequence of {length} tokens exceeds block_size={block_size}")
+    token, position = tensors[f"{name}.token.weight"], tensors[f"{name}.position.weight"]  # [R, V, C], [R, S, C]
+    rows, _, width = token.shape
+    if x.shape[0] == 1:
+        embedded = token.index_select(1, x.reshape(-1))
+    else:
+        embedded = token.gather(1, x.reshape(rows, -1, 1).expand(-1, -1, width))
+    embedded = embedded.view(rows, *x.shape[1:], width)
+    return embedded + position[:, None, :length]

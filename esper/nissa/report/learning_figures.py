@@ -1,0 +1,78 @@
+"""The report's pictures of a policy: how it learned, and what it chose."""
+
+from itertools import cycle
+
+import numpy as np
+
+from esper.nissa.report.history import RunHistory
+from esper.nissa.report.plots import Plot, over_epochs, picture, span, text_width, tint
+
+_DIAGNOSTICS = {
+    "entropy": "entropy, nats",
+    "approx_kl": "divergence from the acting policy, nats",
+    "value_loss": "value loss",
+    "explained_variance": "variance explained by the values",
+    "policy_loss": "policy loss",
+    "learning_rate": "learning rate",
+}
+_OPERATIONS = {"ADVANCE": ("advance", "series0"), "CULL": ("cull", "series7"), "WAIT": ("wait", "twin")}
+_SERIES = ("series1", "series2", "series3", "series4", "series5", "series6", "grown", "good")
+
+
+def returns(history: RunHistory) -> str:
+    """Mean return of each update's episodes with its 95% band, and that of validation episodes."""
+    updates, validation = history.update_series("update"), history.update_series("validation_return")
+    mean, spread = history.update_series("return_mean"), history.update_series("return_std")
+    half = 1.96 * spread / np.sqrt(np.maximum(history.update_series("episodes_finished"), 1))
+    y = span(np.concatenate([mean - half, mean, mean + half, validation]))
+    plot = _over_updates(history, "return of an episode", y, (1100, 340))
+    plot.band(updates, mean - half, mean + half, tint("series0"))
+    plot.lines(updates, mean, tint("series0"), 1.8)
+    entries = [("episodes learned from", tint("series0"))]
+    known = np.isfinite(validation)
+    if known.any():
+        plot.lines(updates[known], validation[known], tint("grown"), 1.8)
+        plot.dots(updates, validation, tint("grown"), 2.5)
+        entries.append(("validation, on hosts of its own", tint("grown")))
+    plot.legend(entries)
+    return picture("Mean return over the updates of the policy", plot)
+
+
+def diagnostics(history: RunHistory) -> str:
+    """Entropy, divergence and losses over the updates, as far as the learner has them."""
+    plots = []
+    for key, heading in _DIAGNOSTICS.items():
+        values = history.update_series(key)
+        if np.isfinite(values).any():
+            plot = _over_updates(history, heading, span(values), (366, 180))
+            plot.lines(history.update_series("update"), values, tint("series2"), 1.5)
+            plots.append(plot)
+    return picture("The learner's own figures over updates", *plots, columns=3) if plots else ""
+
+
+def choices(history: RunHistory) -> str:
+    """Which share of grown members was asked to do what, epoch by epoch; planting is told apart by blueprint."""
+    counts: dict[str, np.ndarray] = {}
+    for index, record in enumerate(history.records[1:]):
+        for row in record["members"]:
+            action = row.get("action") or {}
+            name = action.get("operation")
+            name = action.get("blueprint") if name == "GERMINATE" else name
+            if row.get("is_twin") or not name:
+                continue
+            counts.setdefault(name, np.zeros(len(history.records) - 1))[index] += 100 / len(history.grown)
+    if not set(counts) - {"WAIT"}:
+        return ""
+    blueprints = sorted(set(counts) - set(_OPERATIONS), key=lambda name: (-counts[name].sum(), name))
+    looks = [(name, f"plant {name}", tint(series)) for name, series in zip(blueprints, cycle(_SERIES), strict=False)]
+    looks += [(name, word, tint(series)) for name, (word, series) in _OPERATIONS.items() if name in counts]
+    right = 40 + min(max(text_width(word) for _, word, _ in looks), 260)
+    plot = over_epochs(history, "share of members, %", (0, 100), (1100, max(300, 60 + 20 * len(looks))), right=right)
+    plot.stack([(counts[name], colour) for name, _, colour in looks])
+    plot.legend([(word, colour) for _, word, colour in reversed(looks)], beside=True)
+    return picture("What was asked for over epochs", plot)
+
+
+def _over_updates(history: RunHistory, heading: str, y: tuple[float, float], size: tuple[int, int]) -> Plot:
+    first, last = (history.updates[place]["update"] for place in (0, -1))
+    return Plot(heading, (first, max(last, first + 1)), y, size, across="update")

@@ -1,0 +1,163 @@
+"""report.html: one file that shows a whole run, made from its run directory alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from esper.files.records import REPORT_FILE
+from esper.nissa.palette import STAGE_LOOKS, stage_look
+from esper.nissa.report import figures, learning_figures, seed_figures
+from esper.nissa.report.decisions import decisions, gate_totals
+from esper.nissa.report.history import RunHistory, read_run
+from esper.nissa.report.outcomes import seed_groups
+from esper.nissa.report.page import render_page, write_page
+from esper.nissa.report.plots import ticks
+from esper.nissa.report.run_facts import facts, why_nothing_was_planted
+from esper.nissa.report.timeline import seed_stories, segments
+from esper.nissa.statistics import ACCURACY, Interval, mean_interval, paired_difference
+from esper.nissa.tracker import DiagnosticTracker, seeds_of_record
+
+
+def write_report(run_dir: Path | str) -> Path:
+    """Write report.html into a run directory, finished or not, and return its path.
+
+    Raises:
+        RunError: the folder holds nothing that a run writes.
+    """
+    run_dir = Path(run_dir)
+    path = run_dir / REPORT_FILE
+    write_page(path, render(read_run(run_dir)))
+    return path
+
+
+def render(history: RunHistory) -> str:
+    """The page as text. Everything that comes from the run is escaped by the template."""
+    lives = {(member, slot): segments(history, member, slot) for member in history.grown for slot in history.slots}
+    stories = seed_stories(history.events)
+    scores = final_scores(history)
+    sizes = history.series(history.grown, "parameter_count")  # [M, T]
+    last_rows = history.records[-1]["members"] if history.records else []
+    return render_page(
+        "nissa/report/report.html.j2",
+        history=history,
+        run=history.run,
+        facts=facts(history),
+        why_nothing=why_nothing_was_planted(history),
+        bits=bits_per_byte(history),
+        scores=scores,
+        lives=lives,
+        sizes=[float(sizes[:, 0].mean()), float(sizes[:, -1].mean())] if sizes.size else [0.0, 0.0],
+        last_accuracy={row["member"]: row.get("val_accuracy") for row in last_rows},
+        epoch_ticks=ticks(0, max(history.max_epochs, 1), 8, whole=True),
+        looks=STAGE_LOOKS,
+        stage_look=stage_look,
+        blueprints=seed_figures.blueprint_colours(lives),
+        pictures=_pictures(history, lives, scores),
+        troubles=_troubles(history),
+        stories=stories,
+        groups=seed_groups(stories, history.slots),
+        gates=gate_totals(history.events),
+        decisions=decisions(history.events),
+        diagnostics=_diagnostics(history),
+    )
+
+
+@dataclass(slots=True)
+class Scores:
+    """The accuracies that a run is judged by, member by member, and their intervals (percent and points)."""
+
+    what: str  # "test accuracy", or the last validation accuracy of a run that has not been tested
+    labels: list[str]
+    grown: list[float | None]
+    twin: list[float | None] | None
+    grown_mean: Interval
+    twin_mean: Interval | None
+    difference: Interval | None
+
+
+def final_scores(history: RunHistory) -> Scores | None:
+    """Test accuracies of the run's summary; without one, validation accuracies of the last epoch recorded."""
+    summary = history.run.get("summary") or {}
+    if summary.get("grown", {}).get("test_accuracy"):
+        what = "test accuracy"
+        grown = summary["grown"]["test_accuracy"]
+        twin = (summary.get("twin") or {}).get("test_accuracy") or None
+    elif history.records:
+        what = f"validation accuracy, epoch {history.epochs[-1]}"
+        last = {row["member"]: row.get("val_accuracy") for row in history.records[-1]["members"]}
+        grown = [last[member] for member in history.grown]
+        twin = [last.get(history.twins[member]) for member in history.grown if member in history.twins] or None
+    else:
+        return None
+    is_paired = twin is not None and len(twin) == len(grown)
+    return Scores(
+        what=what,
+        labels=[str(member) for member in history.grown] or [str(index) for index in range(len(grown))],
+        grown=grown,
+        twin=twin,
+        grown_mean=mean_interval(grown, within=ACCURACY),
+        twin_mean=mean_interval(twin, within=ACCURACY) if twin else None,
+        difference=paired_difference(grown, twin) if is_paired and twin is not None else None,
+    )
+
+
+def bits_per_byte(history: RunHistory) -> dict[str, Interval]:
+    """Of the test text, by whose they are: "grown", "twin" and "difference", as far as they were measured."""
+    summary = history.run.get("summary") or {}
+    grown, twin = ((summary.get(who) or {}).get("test_bits_per_byte") or [] for who in ("grown", "twin"))
+    found = {"grown": mean_interval(grown), "twin": mean_interval(twin)}
+    if len(grown) == len(twin):
+        found["difference"] = paired_difference(grown, twin)
+    return {who: interval for who, interval in found.items() if interval.mean is not None}
+
+
+def _pictures(history: RunHistory, lives: seed_figures.Lives, scores: Scores | None) -> dict[str, str]:
+    """SVG by name; a picture that would show nothing is not there."""
+    found: dict[str, str] = {}
+    if len(history.updates) > 1:
+        found |= {"returns": learning_figures.returns(history), "learner": learning_figures.diagnostics(history)}
+    if len(history.records) < 2:  # the untrained host alone is a point, no curve
+        return {name: picture for name, picture in found.items() if picture}
+    found["accuracy"] = figures.accuracy(history)
+    found["pairs"] = _pairs(scores) if scores else ""
+    has_seeds = any(lives.values())
+    if history.twins:
+        found["difference"] = figures.difference(history, 530 if has_seeds else 1100)
+    if has_seeds:
+        found["occupancy"] = seed_figures.occupancy(history, lives, 530 if history.twins else 1100)
+        found["contribution"] = seed_figures.contribution(history, lives)
+        found["alpha"] = seed_figures.alpha(history, lives)
+    found["choices"] = learning_figures.choices(history)
+    found["parameters"] = figures.size(history, "parameter_count", "parameters")
+    found["flops"] = figures.size(history, "flops_per_sample", "FLOPs a sample, forward")
+    found["throughput"] = figures.throughput(history)
+    found["time"] = figures.time_shares(history)
+    return {name: picture for name, picture in found.items() if picture}
+
+
+def _pairs(scores: Scores) -> str:
+    """The picture of members beside their twins, those left out for which something was not measured."""
+    twins = scores.twin if scores.difference and scores.twin else scores.grown
+    rows = [
+        (label, mine, other)
+        for label, mine, other in zip(scores.labels, scores.grown, twins, strict=False)
+        if mine is not None and other is not None
+    ]
+    if not rows:
+        return ""
+    labels, grown, twin = [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
+    return figures.pairs(labels, grown, twin if scores.difference else None, scores.what + ", %")
+
+
+def _troubles(history: RunHistory) -> list[dict[str, Any]]:
+    """Rollbacks, retirements and refused actions."""
+    kinds = {"governor_rollback": "rolled back", "member_retired": "retired", "action_refused": "refused"}
+    return [event | {"kind": kinds[event["type"]]} for event in history.events if event.get("type") in kinds]
+
+
+def _diagnostics(history: RunHistory) -> list[str]:
+    tracker = DiagnosticTracker()
+    for record in history.records:
+        for telemetry, loss in seeds_of_record(record):
+            tracker.record(telemetry, loss)
+    return tracker.diagnostics()

@@ -1,0 +1,59 @@
+"""The curves of a dashboard: of a record's many members and seeds, one number a name (see metric_names.CURVES)."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from esper.files import read_json
+from esper.files.records import RUN_FILE
+from esper.nissa.metric_names import CURVES, OUTCOMES
+from esper.nissa.sinks.console import split
+
+
+def epoch_curves(record: dict[str, Any]) -> dict[str, float]:
+    """An epoch's numbers by their curves' names; what was not measured is not there."""
+    grown, twins = split(record)
+    by_member = {row["member"]: row for row in grown}
+    pairs = [(by_member[row["twin_of"]], row) for row in twins if row["twin_of"] in by_member]
+    slots = [slot for row in grown for slot in row["slots"].values()]
+    seeds = [slot for slot in slots if slot["seed"]]
+    curves = {f"time/{name}": record[name] for name in CURVES["time"]}
+    for group, rows in (("grown", grown), ("twin", twins), ("seeds", seeds)):
+        curves |= {f"{group}/{name}": _mean(row.get(name) for row in rows) for name in CURVES[group]}
+    for name in CURVES["difference"]:
+        curves[f"difference/{name}"] = _mean(_difference(mine[name], other[name]) for mine, other in pairs)
+    for stage in CURVES["stages"]:
+        curves[f"stages/{stage}"] = sum(slot["stage"] == stage for slot in slots)
+    return _known(curves)
+
+
+def update_curves(record: dict[str, Any]) -> dict[str, float]:
+    """An update's numbers by their curves' names."""
+    return _known({f"learning/{name}": record.get(name) for name in CURVES["learning"]})
+
+
+def outcome(run_dir: Path) -> dict[str, float]:
+    """What the run in this folder came to, from the summary in run.json; nothing where it has not finished."""
+    summary = read_json(run_dir / RUN_FILE)["summary"]
+    if not summary:
+        return {}
+    numbers: dict[str, float | None] = {f"seeds/{name}": summary["seeds"].get(name) for name in OUTCOMES["seeds"]}
+    for group in ("grown", "twin"):
+        numbers |= {f"{group}/{name}": _mean((summary[group] or {}).get(name, ())) for name in OUTCOMES[group]}
+    for name in OUTCOMES["difference"]:
+        numbers[f"difference/{name}"] = (summary["difference"] or {}).get(name, {}).get("mean")
+    return _known(numbers)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    measured = [value for value in values if value is not None]
+    return fmean(measured) if measured else None
+
+
+def _difference(mine: float | None, other: float | None) -> float | None:
+    return None if mine is None or other is None else mine - other
+
+
+def _known(numbers: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: float(value) for name, value in numbers.items() if value is not None}

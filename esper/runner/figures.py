@@ -1,0 +1,24 @@
+"""What a sweep shows of a finished run."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+FIGURES = ("test_accuracy", "test_bits_per_byte", "parameters")
+
+
+def figures(record: Mapping[str, Any]) -> dict[str, float] | None:
+    """What a sweep shows of a finished run's run.json: means over grown members, and what growing was worth."""
+    summary = record.get("summary")
+    if not summary or record.get("status") != "finished":
+        return None
+    grown, difference = summary["grown"], summary["difference"] or {}
+    found = {name: mean(grown[name]) for name in FIGURES if name in grown}
+    found["gain"] = (difference.get("test_accuracy") or {}).get("mean")
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def mean(values: Iterable[Any]) -> float | None:
+    """Of those that were measured; None where none was."""
+    known = [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,103 @@
+"""The configuration that a run goes on with: the one that its checkpoint was made under."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from esper.checkpoint import Checkpoint
+from esper.config.checks import flat, spelled
+from esper.config.composing import from_plain, read_config, to_plain
+from esper.config.root import RunSchema
+from esper.config.store import VOLATILE
+from esper.errors import ConfigError, FormatError
+from esper.files import parse_yaml
+from esper.files.records import CONFIG_FILE
+from esper.printing import say
+from esper.runner.directory import write_config
+
+# What a checkpoint's state is made of: with another, it is another run.
+FIXED = ("blueprint", "engine", "host", "optimizer.name", "policy.name", "slots", "task")
+CHOOSES_CODE = ("plugins", "host.factory", "task.factory")  # which a checkpoint never does
+_MOST_NAMED = 3
+
+Changes = dict[str, tuple[Any, Any]]
+
+
+def configuration(run_dir: Path, overrides: Sequence[str], checkpoint: Checkpoint | None) -> RunSchema:
+    """What config.yaml says, which has to be what the checkpoint was made under.
+
+    A key that was changed in the file on purpose has to be among `overrides`, with its value there. Where the file is
+    missing, it is written anew from the checkpoint. Raises ConfigError, which names the keys that differ.
+    """
+    path = run_dir / CONFIG_FILE
+    if checkpoint is None:
+        return read_config(path, overrides)
+    if not path.exists():
+        _restore(run_dir, checkpoint)
+    try:
+        config = read_config(path)
+    except ConfigError as error:
+        mend = "put it back, or remove the file: it is then written anew from the checkpoint"
+        raise ConfigError(f"{error}\n  {mend}") from error
+    reached = checkpoint.state.get("growth", {}).get("epoch")
+    if isinstance(reached, int) and config.epochs < reached:
+        was = spelled(checkpoint.config.get("epochs"))
+        raise ConfigError(
+            f"{path}: epochs is {config.epochs}, and was {was}; its checkpoint is of epoch {reached} already\n"
+            f"  put it back, or expect {reached} epochs or more"
+        )
+    changes = differences(config, checkpoint)
+    confirmed = [override for override in overrides if _confirms(override, changes)]
+    for override in confirmed:
+        changes.pop(override.partition("=")[0], None)
+    refuse(changes, checkpoint, path, run_dir)
+    return read_config(path, [override for override in overrides if override not in confirmed])
+
+
+def differences(config: RunSchema, checkpoint: Checkpoint) -> Changes:
+    """By key, the value here and the one that the checkpoint was made under, where they differ and decide anything."""
+    here = flat(to_plain(config))
+    there = flat(to_plain(from_plain(checkpoint.config, str(checkpoint.path))))
+    keys = [key for key in {**there, **here} if key.partition(".")[0] not in VOLATILE]
+    return {key: (here.get(key), there.get(key)) for key in keys if here.get(key, ...) != there.get(key, ...)}
+
+
+def refuse(changes: Changes, checkpoint: Checkpoint, where: Path, run_dir: Path | None = None) -> None:
+    """Raises ConfigError where anything was changed. run_dir: of the run that is to be resumed."""
+    if not changes:
+        return
+    told = [f"{key} is {spelled(here)}, and was {spelled(there)}" for key, (here, there) in changes.items()]
+    more = [f"{len(told) - _MOST_NAMED} more"] if len(told) > _MOST_NAMED else []
+    mend = f"put {'it' if len(told) == 1 else 'them'} back"
+    if run_dir is not None and not any(map(_is_fixed, changes)):
+        wanted = " ".join(f"{key}={spelled(here)}" for key, (here, _) in changes.items())
+        mend += f"; or to go on so, on purpose: python -m esper.run resume={run_dir} {wanted}"
+    elif run_dir is not None:
+        mend += " (without the file, the checkpoint's are taken), or start another run with what is wanted"
+    changed = "; ".join([*told[:_MOST_NAMED], *more])
+    raise ConfigError(f"{where}: {changed} when the checkpoint of epoch {checkpoint.epoch} was saved\n  {mend}")
+
+
+def _confirms(override: str, changes: Changes) -> bool:
+    """Whether it names a key that was changed, and may be, with the value that the file has now."""
+    key, _, value = override.partition("=")
+    try:
+        return key in changes and not _is_fixed(key) and parse_yaml(value) == changes[key][0]
+    except FormatError:
+        return False
+
+
+def _is_fixed(key: str) -> bool:
+    return any(key == part or key.startswith(f"{part}.") for part in FIXED)
+
+
+def _restore(run_dir: Path, checkpoint: Checkpoint) -> None:
+    chosen = {key for key, value in flat(checkpoint.config).items() if value and key.startswith(CHOOSES_CODE)}
+    if chosen:
+        raise ConfigError(
+            f"{run_dir / CONFIG_FILE} is missing, and a checkpoint cannot stand in for it: {min(chosen)} names code\n"
+            "  put the file back"
+        )
+    from_plain(checkpoint.config, str(checkpoint.path))
+    write_config(run_dir, checkpoint.config)
+    say(f"{run_dir / CONFIG_FILE} is missing; written anew from {checkpoint.path}", is_error=True)

@@ -1,0 +1,360 @@
+"""What learners share that move a policy by acting: the network, its optimizer, and all that is kept of them."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, ClassVar, Self
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from esper.checkpoint import pack_generators, unpack_generators
+from esper.checkpoint.tensors import compare_tensors
+from esper.errors import LearnerError
+from esper.leyline import ActionLayout, Operation
+from esper.leyline.ranks import ALONE, Ranks, share
+from esper.simic.learner import Decision, action_name, check_names
+from esper.simic.on_policy.action_tree import ActionTree
+from esper.simic.on_policy.advantages import discounted_returns
+from esper.simic.on_policy.collector import Rollout
+from esper.simic.on_policy.config import LearnedPolicySettings
+from esper.simic.on_policy.networks import ActorCritic
+from esper.simic.on_policy.normalizer import RunningNormalizer
+from esper.simic.on_policy.policy_file import LoadMethod, save_policy
+from esper.simic.on_policy.schedules import schedule
+
+_LEAST_SCALE = 1e-3  # of returns that hardly differ
+
+
+class PolicyLearner(ABC):
+    """A policy and value network over normalised observations, with the optimizer that moves it.
+
+    Ranks that share a run each hold one, made and seeded alike, and all hand it the same rollout, of all members: what
+    is drawn and what is averaged over members is then the same as in one process. Each learns from its share of every
+    minibatch, and gradients, losses and divergence are added up.
+
+    Args:
+        state_dim, action_dim: F features of an observation, A actions.
+        paths: the steps that lead to each action (see ActionTree); None: one choice among all.
+        settings: None: the defaults.
+        features, actions: names, which a policy that is loaded must share.
+        prior: weights of the first step's choices before anything is learned; None: even.
+        seed: of the weights, the draws and the minibatches.
+        ranks: that learn together.
+    """
+
+    kind: ClassVar[str]
+    settings_type: ClassVar[type[LearnedPolicySettings]]
+    load = LoadMethod()
+
+    def __init__(
+        self,
+        state_dim: int = 50,
+        device: str | torch.device = "cpu",
+        action_dim: int = 7,
+        paths: Sequence[Sequence[int]] | None = None,
+        settings: LearnedPolicySettings | None = None,
+        features: Sequence[str] | None = None,
+        actions: Sequence[str] | None = None,
+        prior: Mapping[int, float] | None = None,
+        seed: int = 0,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.ranks = ranks
+        self.settings = self.settings_type() if settings is None else settings
+        self.device = torch.device(device)
+        self.state_dim, self.action_dim = state_dim, action_dim
+        self.bootstrap_truncated = self.settings.bootstrap_truncated
+        self.features = list(features or (f"feature_{index}" for index in range(state_dim)))
+        self.actions = list(actions or (f"action_{index}" for index in range(action_dim)))
+        tree = ActionTree.flat(action_dim) if paths is None else ActionTree(paths)
+        if (len(self.features), len(self.actions), len(tree)) != (state_dim, action_dim, action_dim):
+            raise LearnerError(
+                f"{len(self.features)} names of features, {len(self.actions)} of actions and {len(tree)} paths; "
+                f"expected {state_dim}, {action_dim} and {action_dim}."
+            )
+        self.generators = {
+            name: torch.Generator().manual_seed(seed * 3 + index)
+            for index, name in enumerate(("weights", "actions", "minibatches"))
+        }
+        self.tree = tree.to(self.device)
+        self.network = ActorCritic(
+            state_dim,
+            tree.size,
+            self.settings.hidden,
+            self.settings.network,
+            generator=self.generators["weights"],
+            bias=None if prior is None else tree.bias(prior),
+        ).to(self.device)
+        self.normalizer = RunningNormalizer(state_dim).to(self.device)
+        self.return_moments = RunningNormalizer(1).to(self.device)
+        self.optimizer = _adam(self.network, self.settings.learning_rate)
+        self.updates_done = 0
+        self.metadata: dict[str, Any] = {}
+
+    @classmethod
+    def for_growth(
+        cls,
+        features: Sequence[str],
+        layout: ActionLayout,
+        settings: LearnedPolicySettings,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+        ranks: Ranks = ALONE,
+    ) -> Self:
+        """A policy that grows hosts. Args: features: names of what the encoder sees."""
+        return cls(
+            state_dim=len(features),
+            device=device,
+            action_dim=len(layout),
+            paths=layout.paths,
+            settings=settings,
+            features=features,
+            actions=[action_name(action) for action in layout.actions],
+            prior={int(Operation[name.upper()]): weight for name, weight in settings.operation_prior.items()},
+            seed=seed,
+            ranks=ranks,
+        )
+
+    def save(self, path: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
+        """Write everything that `state` holds: `.safetensors` + `.json`, or a `.pt` file that loads weights-only.
+
+        Args: metadata: plain values, found again in `metadata` after `load`. Raises CheckpointError.
+        """
+        save_policy(path, *self.state(), metadata or {})
+
+    def first_memory(self, members: int) -> Tensor | None:
+        """What an LSTM remembers at an episode's beginning [M, 2H]; None without one."""
+        return self.network.first_memory(members)
+
+    @torch.no_grad()
+    def act(
+        self,
+        observations: NDArray[Any],
+        masks: NDArray[Any],
+        deterministic: bool = False,
+        memory: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Decision:
+        """Decide for M members. Args: observations [M, F]; masks [M, A]; generator: instead of the learner's own."""
+        mask = torch.as_tensor(masks, device=self.device)
+        logits, values, memory = self.network(self._seen(observations), memory)
+        log_probs = self.tree.log_probs(logits, mask)
+        if deterministic:
+            actions = self.tree.mode(logits, mask)
+        else:
+            actions = self.tree.sample(log_probs, generator or self.generators["actions"]).to(self.device)
+        return Decision(actions, log_probs.gather(1, actions.unsqueeze(1)).squeeze(1), values, memory)
+
+    @torch.no_grad()
+    def values(self, observations: NDArray[Any], memory: Tensor | None = None) -> Tensor:
+        """What the policy expects to gain from here on [M]."""
+        values: Tensor = self.network(self._seen(observations), memory)[1]
+        return values
+
+    @abstractmethod
+    def update(self, rollout: Rollout) -> dict[str, float]:
+        """Learn from a rollout of the policy as it is; returns metrics."""
+
+    def replay(
+        self, seen: Tensor, masks: Tensor, starts: Tensor | None = None, memory: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities of all actions [.., A], entropies of each step [.., D] and values [..], with gradients.
+
+        Args: seen: *normalised* observations [.., F]; masks [.., A]. With an LSTM they are [T, B, ..], and starts
+        [T, B] and memory [B, 2H] are the rollout's.
+        """
+        logits, values = self.network.sequence(seen, starts, memory)
+        log_probs, entropies = self.tree.evaluate(logits.flatten(0, -2), masks.flatten(0, -2))
+        return log_probs.unflatten(0, values.shape), entropies.unflatten(0, values.shape), values
+
+    def received(self, rollout: Rollout) -> Rollout:
+        """The rollout on the learner's device; the first one as a policy that knows its scales would have seen it.
+
+        Observations and returns are on no known scale before the first update, and to bring them there after it would
+        undo what was learned. So both are taken from the rollout at hand: log-probabilities (of a policy that is still
+        nearly its prior) are computed anew, and what is expected is the mean of the returns.
+        """
+        rollout = rollout.to(self.device)
+        if self.return_moments.count:
+            return rollout
+        ends = rollout.terminated, rollout.truncated
+        returns = discounted_returns(rollout.rewards, torch.zeros_like(rollout.rewards), *ends, self.settings.gamma)
+        _check_returns(returns)
+        mean = float(returns.mean())
+        self.network.value_mean.fill_(mean)
+        self.network.value_scale.fill_(max(float(returns.std(correction=0)), _LEAST_SCALE))
+        self.normalizer.update(rollout.observations)
+        self.normalizer.count.zero_()  # it counts once, when the update is finished
+        seen = self.normalizer(rollout.observations)
+        with torch.no_grad():
+            log_probs = self.replay(seen, rollout.masks, rollout.starts, rollout.memory)[0]
+        is_over = rollout.terminated | (rollout.truncated & (not self.bootstrap_truncated))
+        return replace(
+            rollout,
+            log_probs=log_probs.gather(-1, rollout.actions.unsqueeze(-1)).squeeze(-1),
+            values=torch.full_like(rollout.values, mean),
+            next_values=torch.full_like(rollout.values, mean).masked_fill(is_over, 0.0),
+        )
+
+    def scale_values(self, returns: Tensor) -> None:
+        """Take in the returns of a rollout [T, M], and learn values on the scale of all returns from now on.
+
+        Raises LearnerError where one is not finite, naming member and step; nothing is then changed.
+        """
+        _check_returns(returns)
+        self.return_moments.update(returns.unsqueeze(-1))
+        scale = max(float(self.return_moments.variance.sqrt()), _LEAST_SCALE)
+        self.network.rescale_values(float(self.return_moments.mean), scale)
+
+    def begin_update(self) -> tuple[float, float]:
+        """Set this update's learning rate; returns it, and the entropy coefficient."""
+        own = self.settings
+        warmup = min(own.warmup_updates, own.updates - 1)  # a run that is cut short warms up for as long as it lasts
+        rate = schedule(own.schedule, own.learning_rate, own.final_learning_rate, own.updates, warmup)(
+            self.updates_done
+        )
+        entropy = schedule("linear", own.entropy_coefficient, own.final_entropy_coefficient, own.updates)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate, entropy(self.updates_done)
+
+    def own(self, values: Tensor, dim: int = 0) -> Tensor:
+        """This rank's share along a dimension, possibly nothing."""
+        mine = share(values.shape[dim], self.ranks)
+        return values.narrow(dim, mine.start, len(mine))
+
+    def added(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the ranks' shares of some sums add up to, without their gradients."""
+        values = torch.stack(list(parts.values())).detach()
+        self.ranks.all_reduce([values])
+        return dict(zip(parts, values, strict=True))
+
+    def descend(self, loss: Tensor, **parts: Tensor) -> float:
+        """One clipped step down the loss that all ranks' shares add up to; returns the gradient's norm before clipping.
+
+        Args: loss: this rank's share; parts: of the whole loss. Raises LearnerError naming the part of the loss that is
+        not finite, or the gradient; nothing is then changed.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        whole = loss.detach().clone()
+        gradients = [gradient for parameter in self.network.parameters() if (gradient := parameter.grad) is not None]
+        self.ranks.all_reduce([whole, *gradients])
+        if not torch.isfinite(whole):
+            named = ", ".join(f"{name} {float(part):g}" for name, part in parts.items())
+            raise LearnerError(
+                f"The loss of update {self.updates_done + 1} is {float(whole)} ({named}); expected a finite number. "
+                "Lower policy.learning_rate, or look for huge rewards."
+            )
+        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.max_gradient_norm))
+        if not norm < float("inf"):
+            raise LearnerError(
+                f"The gradient of update {self.updates_done + 1} has norm {norm}; expected a finite number. "
+                "Lower policy.learning_rate, or look for huge rewards."
+            )
+        self.optimizer.step()
+        return norm
+
+    def finish_update(self, rollout: Rollout) -> None:
+        """Take in what was observed: the next rollout is seen on the scale of everything so far."""
+        self.normalizer.update(rollout.observations)
+        self.updates_done += 1
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that decides later actions and updates: tensors by name, and plain JSON values."""
+        tensors = self._policy_tensors()
+        for name, parameter in self.network.named_parameters():
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"optimizer.{name}.{key}"] = value
+        return tensors | pack_generators(self.generators), {
+            "kind": self.kind,
+            "features": self.features,
+            "actions": self.actions,
+            "paths": [list(path) for path in self.tree.paths],
+            "settings": asdict(self.settings),
+            "updates_done": self.updates_done,
+        }
+
+    def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any], *, policy_only: bool = False) -> None:
+        """Continue exactly where `state` was taken; policy_only: take over what it decides by, and learn anew.
+
+        Raises LearnerError where features, actions or the network are others; nothing is then changed.
+        """
+        self._check_alike(plain)
+        expected = self._policy_tensors() if policy_only else self.state()[0]
+        given = {name: tensor for name, tensor in tensors.items() if not policy_only or name in expected}
+        compare_tensors(expected, given, f"The {plain['kind']} policy")
+        if not policy_only:
+            unpack_generators(self.generators, given)
+            self.updates_done = plain["updates_done"]
+        with torch.no_grad():
+            for name, tensor in expected.items():
+                if not name.startswith("rng."):
+                    tensor.copy_(given[name])
+
+    @classmethod
+    def from_state(
+        cls, tensors: Mapping[str, Tensor], plain: Mapping[str, Any], device: str | torch.device = "cpu"
+    ) -> Self:
+        """The learner whose `state` this is. Raises LearnerError where it is of another kind."""
+        if plain.get("kind") != cls.kind:
+            raise LearnerError(f"This is the policy of a {plain.get('kind')!r} learner; expected {cls.kind!r}.")
+        try:
+            settings = cls.settings_type(**plain["settings"])
+        except TypeError as error:
+            raise LearnerError(f"The policy's settings are those of another version of esper: {error}.") from error
+        learner = cls(
+            state_dim=len(plain["features"]),
+            device=device,
+            action_dim=len(plain["actions"]),
+            paths=plain["paths"],
+            settings=settings,
+            features=plain["features"],
+            actions=plain["actions"],
+        )
+        learner.load_state(tensors, plain)
+        return learner
+
+    def _seen(self, observations: NDArray[Any]) -> Tensor:
+        seen: Tensor = self.normalizer(torch.as_tensor(observations, device=self.device))
+        return seen
+
+    def _policy_tensors(self) -> dict[str, Tensor]:
+        modules = {"network": self.network, "normalizer": self.normalizer, "returns": self.return_moments}
+        return {f"{name}.{key}": value for name, one in modules.items() for key, value in one.state_dict().items()}
+
+    def _check_alike(self, plain: Mapping[str, Any]) -> None:
+        if plain.get("kind") != self.kind:
+            raise LearnerError(f"This is the policy of a {plain.get('kind')!r} learner; expected {self.kind!r}.")
+        check_names("features", self.features, plain["features"])
+        check_names("actions", self.actions, plain["actions"])
+        if [tuple(path) for path in plain["paths"]] != list(self.tree.paths):
+            raise LearnerError("The policy was trained to choose the same actions by other steps; train it anew.")
+        for key in ("network", "hidden"):
+            theirs, own = plain["settings"][key], getattr(self.settings, key)
+            if theirs != own:
+                raise LearnerError(f"The policy has policy.{key}={theirs}, and policy.{key}={own} is asked for.")
+
+
+def _check_returns(returns: Tensor) -> None:
+    if not returns.isfinite().all():
+        step, member = (~returns.isfinite()).nonzero()[-1].tolist()
+        raise LearnerError(
+            f"What follows step {step} of the rollout is worth {float(returns[step, member])} to member {member}; "
+            "expected finite rewards and observations."
+        )
+
+
+def _adam(network: nn.Module, rate: float) -> torch.optim.Adam:
+    """With its state there from the first: a checkpoint before any update has the same names as one after."""
+    optimizer = torch.optim.Adam(network.parameters(), rate, eps=1e-5, fused=True)
+    for parameter in network.parameters():
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter, requires_grad=False),
+            "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False),
+        }
+    return optimizer

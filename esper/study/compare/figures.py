@@ -1,0 +1,215 @@
+"""The pictures of a comparison: curves over each other, every unit a dot, what was bought with how many parameters."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from esper.nissa.formatting import compact, signed
+from esper.nissa.palette import SERIES_COLOURS
+from esper.nissa.report import plots
+from esper.nissa.report.history import RunHistory
+from esper.nissa.report.plots import Plot, over_epochs, picture, span, text_width
+from esper.nissa.statistics import mean_band
+from esper.study.compare.comparison import Comparison, Curves, Measure
+from esper.study.compare.sides import Side
+
+MOST_CURVES = SERIES_COLOURS
+_LONGEST_LABEL = 24
+_IN_PLACE = ("BLENDING", "PROBATIONARY", "FOSSILIZED")
+_ROW_HEIGHT = 44
+
+
+def tint(comparison: Comparison, side: Side) -> str:
+    """The colour of a side, by the name that the theme has for it."""
+    return f"series{comparison.sides.index(side) % SERIES_COLOURS}"
+
+
+def drawn(comparison: Comparison) -> list[Side]:
+    """The sides whose curves are drawn: as many as can be told apart, the first and the best."""
+    first, *others = comparison.sides
+    if len(others) < MOST_CURVES:
+        return comparison.sides
+    best = sorted(others, key=lambda side: -(comparison.mean(side, comparison.measures[0]).mean or 0.0))
+    return [first, *(side for side in others if side in best[: MOST_CURVES - 1])]
+
+
+def accuracy(comparison: Comparison) -> str:
+    """Validation accuracy of each side over epochs, means with 95% bands."""
+
+    def accuracies(side: Side) -> Curves:
+        return comparison.curves(side, "val_accuracy")
+
+    def fit(values: np.ndarray) -> tuple[float, float]:
+        return span(values, 0.0, 100.0)
+
+    return _curves(comparison, accuracies, "validation accuracy, %", (700, 360), "{:.1f}".format, fit)
+
+
+def difference(comparison: Comparison) -> str:
+    """Validation accuracy of each other side minus the first one's, unit by unit; empty where none pairs."""
+    first = comparison.sides[0]
+
+    def minus_first(side: Side) -> Curves:
+        mine, other = comparison.curves(side, "val_accuracy"), comparison.curves(first, "val_accuracy")
+        shared, at, there = np.intersect1d(side.epochs, first.epochs, return_indices=True)
+        found = {unit: mine[unit][at] - other[unit][there] for unit in mine.keys() & other.keys()}
+        whole = {unit: np.full(len(side.epochs), np.nan) for unit in found}
+        for unit, values in found.items():
+            whole[unit][at] = values
+        return whole if len(shared) else {}
+
+    others = [side for side in drawn(comparison)[1:] if comparison.pairs(side) and minus_first(side)]
+    if not others:
+        return ""
+
+    what = f"minus {_short(first.label)}, points"
+    return _curves(comparison, minus_first, what, (530, 340), signed, lambda values: span(np.append(values, 0)), others)
+
+
+def parameters(comparison: Comparison) -> str:
+    """Mean parameters of each side over epochs."""
+    return _curves(
+        comparison,
+        lambda side: comparison.curves(side, "parameter_count"),
+        "parameters",
+        (530, 290),
+        compact,
+        _from_zero,
+    )
+
+
+def in_place(comparison: Comparison) -> str:
+    """How many seeds have a share in the output, a host; empty where no side ever had one."""
+
+    def count(side: Side) -> Curves:
+        found: Curves = {}
+        for run in side.runs:
+            at = np.searchsorted(side.epochs, run.history.epochs)
+            for host in run.history.grown:
+                stages = [run.history.slot_series(host, slot, "stage") for slot in run.history.slots]  # [S, T]
+                found[run.seed, host] = np.full(len(side.epochs), np.nan)
+                found[run.seed, host][at] = np.isin(np.array(stages, dtype=object), _IN_PLACE).sum(axis=0)
+        return found
+
+    if not any(curve[np.isfinite(curve)].any() for side in comparison.sides for curve in count(side).values()):
+        return ""
+    what = "seeds that have a share in the output, a host"
+    return _curves(comparison, count, what, (530, 290), "{:.1f}".format, _from_zero)
+
+
+def spread(comparison: Comparison, measure: Measure, width: int) -> str:
+    """One row a side: every unit a dot, the mean in its 95% interval."""
+    sides = comparison.sides[::-1]
+    values = [np.array(list(comparison.values(side, measure.name).values())) for side in sides]
+    means = [comparison.mean(side, measure) for side in sides]
+    ends = np.array([end for mean in means for end in (mean.low, mean.high)], dtype=float)  # None becomes NaN
+    size = (width, max(360 if width < 500 else 0, 70 + _ROW_HEIGHT * len(sides)))
+    x, y = span(np.concatenate([*values, ends])), (-0.5, len(sides) - 0.25)
+    plot = Plot(_title(measure), x, y, size, across="", rows=[""] * len(sides))
+    for row, (side, mean) in enumerate(zip(sides, means, strict=True)):
+        shade = _colour(comparison, side)
+        plot.dots(values[row], np.full(len(values[row]), row - 0.12), shade, 2.6, opacity=0.3)
+        if mean.low is not None and mean.high is not None:
+            plot.lines(np.array([mean.low, mean.high]), np.full(2, row + 0.1), shade, 3)
+        plot.dots(np.array([values[row].mean()]), np.array([row + 0.1]), shade, 3.7)
+        plot.names(-np.inf, [(row + 0.36, _short(side.label), shade)])
+    return picture(f"{measure.title} of each side, every one of its {comparison.unit} a dot", plot)
+
+
+def bought(comparison: Comparison, measure: Measure) -> str:
+    """What sides are judged by against parameters: units small, means large; empty where all are of one size."""
+    size = next((measure for measure in comparison.measures if measure.name == "parameters"), None)
+    if size is None or measure is size:
+        return ""
+    points = {side.label: _shared(comparison, side, size, measure) for side in comparison.sides}
+    sizes = np.concatenate([xs for xs, _ in points.values()])
+    if not sizes.size or np.ptp(sizes) == 0:
+        return ""
+
+    values = np.concatenate([ys for _, ys in points.values()])
+    plot = Plot(_title(measure), span(sizes), span(values), (530, 340), across="parameters")
+    for side in comparison.sides:
+        xs, ys = points[side.label]
+        plot.dots(xs, ys, _colour(comparison, side), 2.6, opacity=0.3)
+        plot.dots(np.array([xs.mean()]), np.array([ys.mean()]), _colour(comparison, side), 5.3)
+    return picture(f"{measure.title} against parameters", plot)
+
+
+def returns(comparison: Comparison) -> str:
+    """Mean return of the episodes learned from, over updates; empty where no policy learned."""
+    learned = [(side, run) for side in drawn(comparison) for run in side.runs if len(run.history.updates) > 1]
+    if not learned:
+        return ""
+    curves = [(run.history.update_series("update"), run.history.update_series("return_mean")) for _, run in learned]
+    last = max(updates[-1] for updates, _ in curves)
+    ends = {
+        side.label: (values[np.isfinite(values)][-1], _short(side.label), _colour(comparison, side))
+        for (side, _), (_, values) in zip(learned, curves, strict=True)
+        if np.isfinite(values).any()
+    }
+    x, y = (min(updates[0] for updates, _ in curves), last), span(np.concatenate([values for _, values in curves]))
+    plot = Plot("return of an episode", x, y, (1100, 300), across="update", right=_room(ends.values()))
+    for (side, _), (updates, values) in zip(learned, curves, strict=True):
+        plot.lines(updates, values, _colour(comparison, side), 1.8)
+    plot.names(last, ends.values())
+    return picture("Mean return over the updates of each policy", plot)
+
+
+def _curves(
+    comparison: Comparison,
+    curves_of: Callable[[Side], Curves],
+    what: str,
+    size: tuple[int, int],
+    spelled: Callable[[float], str],
+    fit: Callable[[np.ndarray], tuple[float, float]],
+    sides: Sequence[Side] = (),
+) -> str:
+    """Means of sides over epochs with their bands. fit: the range shown, of all values there are."""
+    found = [(side, curves_of(side)) for side in sides or drawn(comparison)]
+    bands = [(side, mean_band(np.array(list(curves.values())))) for side, curves in found if curves]
+    ends = []
+    for side, (mean, _, _) in bands:
+        last = mean[np.isfinite(mean)][-1]
+        ends.append((last, f"{_short(side.label)} {spelled(last)}", _colour(comparison, side)))
+    y = fit(np.concatenate([values for _, band in bands for values in band]))
+    plot = over_epochs(_longest(comparison), what, y, size, right=_room(ends))
+    if y[0] < 0:
+        plot.level(0.0, _colour(comparison, comparison.sides[0]))
+    for side, (mean, low, high) in bands:
+        plot.band(side.epochs, low, high, _colour(comparison, side), opacity=0.15)
+        plot.lines(side.epochs, mean, _colour(comparison, side), 2.4)
+    plot.names(max(side.epochs[-1] for side, _ in bands), ends)
+    return picture(f"{what}, over epochs", plot)
+
+
+def _colour(comparison: Comparison, side: Side) -> str:
+    return plots.tint(tint(comparison, side))
+
+
+def _room(ends: Iterable[tuple[float, str, str]]) -> float:
+    """Pixels for the names of curves, in bold."""
+    return 12 + 1.1 * max((text_width(text) for _, text, _ in ends), default=0)
+
+
+def _title(measure: Measure) -> str:
+    return f"{measure.title}{measure.unit and ', ' + measure.unit}"
+
+
+def _shared(comparison: Comparison, side: Side, *measures: Measure) -> list[np.ndarray]:
+    """Two measures of the units that have both."""
+    one, two = (comparison.values(side, measure.name) for measure in measures)
+    units = [unit for unit in one if unit in two]
+    return [np.array([values[unit] for unit in units]) for values in (one, two)]
+
+
+def _longest(comparison: Comparison) -> RunHistory:
+    histories = [run.history for side in comparison.sides for run in side.runs]
+    return max(histories, key=lambda history: history.max_epochs)
+
+
+def _from_zero(values: np.ndarray) -> tuple[float, float]:
+    return 0.0, span(values)[1]
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= _LONGEST_LABEL else f"{label[: _LONGEST_LABEL - 1]}…"

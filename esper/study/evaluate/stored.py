@@ -1,0 +1,216 @@
+"""What runs have stored, ready to be evaluated: RUN@latest, RUN@best:METRIC or RUN@epoch-12; SWEEP in place of RUN."""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from esper.builders.policy import AGENTS, build_policy, learned_part
+from esper.builders.population import DEFAULT_THREADS, Grown, build_growth, check_precision, pick_device
+from esper.checkpoint import Checkpoint, CheckpointManager, restoring
+from esper.checkpoint.bundle import bundle_paths, read_sidecar
+from esper.checkpoint.plain import fingerprint
+from esper.checks import did_you_mean
+from esper.config.composing import from_plain, to_plain
+from esper.config.explain import explain
+from esper.config.root import RunSchema
+from esper.config.store import VOLATILE
+from esper.config.suite import GrowthSuite
+from esper.engine.growth import Growth
+from esper.errors import CheckpointError, ConfigError, FormatError, RunError
+from esper.files import fitting, parse_yaml, read_object
+from esper.files.records import RUN, RUN_FILE
+from esper.leyline import Controller
+from esper.printing import say
+from esper.runner.records import CHECKPOINT
+from esper.simic.iql.config import IQLPolicyConfig
+from esper.simic.iql.controller import IQLController
+from esper.simic.iql.model import IQL
+from esper.simic.on_policy.config import LearnedPolicySettings
+from esper.simic.on_policy.controller import LearnedController
+from esper.study.runs.find import find_folders, find_run
+from esper.study.runs.folders import is_attempt, place, walk
+from esper.study.runs.index import settled_row
+
+_WHICH = re.compile(r"(?P<run>.+)@(?:latest|best:(?P<metric>\w+)|epoch-(?P<epoch>\d{1,9}))")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One checkpoint of a run. policy: as the run was told, an option's name where it is known."""
+
+    run: Path
+    uid: str
+    policy: str
+    checkpoint: Checkpoint
+    config: RunSchema
+
+    @property
+    def epoch(self) -> int:
+        """The checkpoint's number."""
+        return self.checkpoint.epoch or 0
+
+    @property
+    def tensors_sha256(self) -> str:
+        """Of the checkpoint's .safetensors file."""
+        return str(self.checkpoint.sidecar["tensors_sha256"])
+
+    @property
+    def sha256(self) -> str:
+        """Of the tensors and of the configuration under which they are used: what makes it this version."""
+        config = {key: value for key, value in to_plain(self.config).items() if key not in VOLATILE}
+        return fingerprint({"tensors": self.tensors_sha256, "config": config})
+
+    def configuration(self, suite: GrowthSuite, seed: int) -> RunSchema:
+        """Of the hosts that grow on a held-out seed, on the engine that the run found best. Raises ConfigError."""
+        config = self._here(_with_overrides(self.config, suite))
+        engine = replace(config.engine, members=suite.members, twins=False)
+        return replace(config, seed=seed, engine=engine)
+
+    def controller(self, config: RunSchema, grown: Grown) -> Controller:
+        """The stored one, at the beginning of its work. Raises EsperError where it does not fit what grows."""
+        match config.policy:
+            case LearnedPolicySettings() as settings:
+                encoder, layout = grown.encoder(), grown.layout(settings.blends)
+                learner = AGENTS[settings.name].for_growth(encoder.names, layout, settings, seed=config.seed)
+                with restoring(self.checkpoint, CHECKPOINT):
+                    learner.load_state(*learned_part(self.checkpoint, "learner"), policy_only=True)
+                return LearnedController(learner, encoder, layout, settings.deterministic, config.seed)
+            case IQLPolicyConfig() as settings:
+                with restoring(self.checkpoint, CHECKPOINT):
+                    model = IQL.from_state(*learned_part(self.checkpoint, "model"))
+                return IQLController(model, grown.catalogue, settings)
+        return build_policy(config, grown)[0]
+
+    def hosts(self) -> Growth:
+        """The run's population as it was stored. Raises EsperError where nothing has been trained yet."""
+        with restoring(self.checkpoint, CHECKPOINT):
+            if not self.checkpoint.state["growth"]["epoch"]:
+                raise RunError(
+                    f"{self.run}@epoch-{self.epoch}: its hosts have not been trained yet; take a later checkpoint"
+                )
+            growth = build_growth(self._here(self.config)).local_growth
+            growth.load_state(dict(self.checkpoint.tensors), self.checkpoint.state["growth"])
+        return growth
+
+    def _here(self, config: RunSchema) -> RunSchema:
+        """On this machine, and on the engine that the run has chosen: nothing is measured anew."""
+        device = pick_device("auto")
+        check_precision(config.engine.precision, device)
+        with restoring(self.checkpoint, CHECKPOINT):
+            chosen = self.checkpoint.metadata["engine"]
+            engine = replace(config.engine, kind=chosen["kind"], threads=min(chosen["threads"], DEFAULT_THREADS))
+        return replace(config, engine=replace(engine, device=device.type))
+
+
+def read_stored(text: str, root: Path) -> list[Stored]:
+    """What RUN, RUN@latest, RUN@best:METRIC or RUN@epoch-N means.
+
+    RUN: as `find_run` takes it. A folder of runs, or a part of one sweep's path below `root`, stands for every finished
+    run in it, in the order of their beginning. Raises RunError where there is no such run, CheckpointError where one
+    has no such sound checkpoint.
+    """
+    which = _WHICH.fullmatch(text)
+    if which is None and "@" in text and not Path(text).is_dir():
+        raise RunError(f"{text}: cannot be read\n  expected RUN@latest, RUN@best:METRIC or RUN@epoch-12")
+    return [_read(run, which) for run in _runs(which["run"] if which else text, root)]
+
+
+def _runs(text: str, root: Path) -> list[Path]:
+    meant = _sweep(text, root)
+    folders = [folder for folder in find_folders(meant, root) if not is_attempt(str(folder))]
+    if len(folders) < 2:
+        return [find_run(meant, root)]
+    rows = sorted(map(settled_row, folders), key=lambda row: (str(row["started_at"]), row["path"]))
+    finished = [Path(row["path"]) for row in rows if row["status"] == "finished"]
+    if not finished:
+        raise RunError(f"{meant}: none of its {len(rows)} runs has finished\n  esper runs says how far they are")
+    for row in rows:
+        if row["status"] != "finished":
+            say(f"left out: {row['path']}: {row['status']}", is_error=True)
+    return finished
+
+
+def _sweep(text: str, root: Path) -> str:
+    """The folder of the one sweep that has this in its path, if no other run has; else the text as it is."""
+    if Path(text).is_dir() or not root.is_dir():
+        return text
+    found, part = walk(root), text.removeprefix(f"{root}/").rstrip("/")
+    sweeps = [sweep for sweep in found.sweeps if part in sweep]
+    if len(sweeps) == 1 and all(run.startswith(f"{sweeps[0]}/") for run in found.runs if part in run):
+        return place(root, sweeps[0])
+    return text
+
+
+def _read(run: Path, which: re.Match[str] | None) -> Stored:
+    manager, record = CheckpointManager(run), _record(run)
+    if which and which["epoch"]:
+        checkpoint = _of_epoch(manager, int(which["epoch"]), record)
+    elif which and which["metric"]:
+        checkpoint = manager.load_agent(_best(manager, which["metric"], f"{run}@best:{which['metric']}"))
+    else:
+        checkpoint = manager.load_latest_agent()
+        for unsound in checkpoint.skipped:
+            say(f"skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", is_error=True)
+    if checkpoint.kind != "population":
+        raise CheckpointError(f"{checkpoint.path}: is of kind {checkpoint.kind!r}; expected the checkpoint of a run")
+    config = from_plain(checkpoint.config, str(checkpoint.path))
+    policy = (record.get("options") or {}).get("policy") or config.policy.name
+    return Stored(run, str(record.get("uid") or record.get("id") or run.name), str(policy), checkpoint, config)
+
+
+def _record(run: Path) -> dict[str, Any]:
+    try:
+        return fitting(read_object(run / RUN_FILE), RUN)[0]
+    except (OSError, FormatError) as error:
+        raise RunError(f"{run / RUN_FILE}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def _of_epoch(manager: CheckpointManager, epoch: int, record: dict[str, Any]) -> Checkpoint:
+    try:
+        return manager.load_agent(epoch)
+    except CheckpointError as error:
+        updates = record.get("max_updates")
+        if not updates or epoch in manager.list_epochs():
+            raise
+        raise CheckpointError(
+            f"{error}\n  checkpoints count the policy's {updates} updates, too: that of epoch 1 is epoch-{updates + 1}"
+        ) from error
+
+
+def _best(manager: CheckpointManager, metric: str, text: str) -> int:
+    """The checkpoint with the best value of this metric: the lowest loss, the highest of anything else."""
+    epoch = manager.best(metric, "min" if "loss" in metric else "max")
+    if epoch is not None:
+        return epoch
+    known: set[str] = set()
+    for kept in manager.list_epochs():
+        try:
+            metrics = read_sidecar(bundle_paths(manager.path(kept))[1])["metrics"]
+        except CheckpointError:
+            continue
+        known |= {name for name, value in metrics.items() if value is not None}
+    raise CheckpointError(
+        f"{text}: no sound checkpoint has {metric}{did_you_mean(metric, known)}\n"
+        f"  they have: {', '.join(sorted(known)) or 'no metrics'}"
+    )
+
+
+def _with_overrides(config: RunSchema, suite: GrowthSuite) -> RunSchema:
+    """The configuration with a suite's changes, checked as a command line is. Raises ConfigError naming the suite."""
+    if not suite.overrides:
+        return config
+    where = f"suite {suite.name}"
+    changed = OmegaConf.create(to_plain(config))
+    for override in suite.overrides:
+        key, _, value = (part.strip() for part in override.partition("="))
+        try:
+            if OmegaConf.is_dict(OmegaConf.select(changed, key)):
+                raise ConfigError(f"this is a group of keys; set one of them: {key}.KEY=VALUE")
+            OmegaConf.update(changed, key, parse_yaml(value), merge=False)
+        except (ConfigError, OmegaConfBaseException, ValueError, TypeError) as error:
+            raise ConfigError(f"{where}: {override}: {explain(error, ())}") from error
+    return from_plain(OmegaConf.to_container(changed), where)

@@ -1,0 +1,213 @@
+"""`esper analyze`: what is printed, written and drawn, and the exit codes that a CI goes by."""
+
+import csv
+import io
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from esper.cli import main
+from esper.config.suite import suites
+from esper.study.analyze.analysis import compare
+from esper.study.analyze.tables import print_comparison
+from esper.study.evaluate.database import Evaluations, Measured
+from esper.study.evaluate.measures import MEASURES
+from tests.study.filling import failed, fill, finished, sha
+
+NAMES = ("planted", "fossilized", "culled")
+
+
+def measured(seed, accuracy):
+    numbers = {"test_accuracy": accuracy, "val_accuracy": accuracy + 1, "parameters": 2549.0, "training_flops": 1.14e10}
+    return Measured(seed, {name: [value] for name, value in {**numbers, **dict.fromkeys(NAMES, 3.0)}.items()}, 1.5)
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "evaluations.sqlite"
+    fill(path, [measured(seed, 87.0 + seed / 10) for seed in range(20)], sha("a"), "heuristic", run="outputs/a/one")
+    fill(path, [measured(seed, 80.0) for seed in range(20)], sha("b"), "static", run="outputs/a/two")
+    return path
+
+
+def analyze(path, *arguments):
+    return main(["analyze", *map(str, arguments), "--db", str(path)])
+
+
+def test_the_table_says_what_is_known(path, capsys):
+    assert analyze(path) == 0
+    out = capsys.readouterr().out
+    assert "88.0 [87.7, 88.2]" in out and "-8.0 [-8.2, -7.7]" in out and "yes" in out
+    assert "11.40" in out and "2,549" in out
+    assert f"{sha('a')[:8]}  outputs/a/one@epoch-25" in out
+    assert "95% bootstrap intervals" in out
+
+
+def test_the_table_fits_a_terminal(path):
+    with Evaluations(path) as database:
+        (comparison,) = compare(database, [], None)
+    for width in (80, 100, 140):
+        out = io.StringIO()
+        print_comparison(comparison, [], Console(file=out, width=width, force_terminal=True, color_system=None))
+        lines = out.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        assert "…" not in out.getvalue()
+        assert any("88.0 [87.7, 88.2]" in line for line in lines)
+        assert ("validation" in out.getvalue()) == (width == 140)
+
+
+def test_every_metric_that_is_asked_for_is_shown_whole(path):
+    with Evaluations(path) as database:
+        (comparison,) = compare(database, [], None)
+    out = io.StringIO()
+    names = ["test_accuracy", "val_accuracy", "training_flops", "parameters"]
+    print_comparison(comparison, names, Console(file=out, width=70, force_terminal=True, color_system=None))
+    assert max(map(len, out.getvalue().splitlines())) <= 70 and "…" not in out.getvalue()
+    for cell in ("88.0 [87.7, 88.2]", "89.0 [88.7, 89.2]", "11.40 [11.40, 11.40]", "2549 [2549, 2549]"):
+        assert cell in out.getvalue()
+
+
+def test_failures_are_shown_with_their_reason(path, capsys):
+    fill(path, [failed(50), failed(51), failed(52, "another one")], sha("b"), "static")
+    assert analyze(path) == 0
+    out = capsys.readouterr().out
+    assert "20 (3 failed)" in out
+    assert "failed: no memory (seed 50 and 1 more)" in out and "failed: another one (seed 52)" in out
+
+
+def test_csv_is_a_line_for_each_figure(path, capsys):
+    assert analyze(path, "--format", "csv") == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(rows) == 2 * 8
+    static = next(row for row in rows if row["policy"] == "static" and row["metric"] == "test_accuracy")
+    assert (float(static["mean"]), static["n"], static["pairs"], static["checkpoint"]) == (
+        80.0,
+        "20",
+        "20",
+        "outputs/a/two@epoch-25",
+    )
+    assert float(static["difference_low"]) < float(static["difference_mean"]) == pytest.approx(-7.95)
+    assert static["reference"] == sha("a")
+
+
+def test_json_holds_everything_and_nothing_else(path, capsys):
+    fill(path, [failed(50)], sha("b"), "static")
+    assert analyze(path, "--format", "json", "--require", "test_accuracy>0.7") == 1
+    printed = capsys.readouterr()
+    (suite,) = json.loads(printed.out)["suites"]
+    assert (suite["suite"], suite["reference"]) == ("default", sha("a"))
+    first, second = suite["versions"]
+    assert first["metrics"]["test_accuracy"]["seeds"]["3"] == pytest.approx(87.3)
+    assert first["metrics"]["test_accuracy"]["difference"] is None
+    assert second["metrics"]["test_accuracy"]["difference"]["n"] == 20
+    assert second["failed"] == {"50": "no memory"}
+    assert "1 of 21 seeds failed" in printed.err
+
+
+def test_markdown_is_a_page(path, capsys):
+    assert analyze(path, "--format", "md", "--metric", "parameters") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("## Suite default\n\n| version | policy | n | parameters |\n|---|---|---|---|\n")
+    assert "| heuristic | 20 | 2549 [2549, 2549] |" in out
+
+
+def test_the_verdict_is_part_of_the_page_and_apart_from_what_programs_read(path, capsys):
+    assert analyze(path, "--format", "md", "--require", "test_accuracy>0.85") == 1
+    printed = capsys.readouterr()
+    assert "\n- met: test_accuracy > 85" in printed.out and "\n- not met: test_accuracy > 85" in printed.out
+    assert printed.err == ""
+    assert analyze(path, "--format", "csv", "--require", "test_accuracy>0.85") == 1
+    printed = capsys.readouterr()
+    assert "met:" not in printed.out and "not met: test_accuracy > 85" in printed.err
+
+
+def test_a_picture_is_drawn_in_the_format_that_its_name_asks_for(path, tmp_path, capsys):
+    fill(path, [finished(1, 50.0)], sha("b"), "static", suite="long")
+    for name, begins in (("a.png", b"\x89PNG"), ("new/a.svg", b"<?xml"), ("a.pdf", b"%PDF")):
+        assert analyze(path, "--plot", tmp_path / name) == 0
+        assert (tmp_path / name).read_bytes().startswith(begins)
+        assert f"wrote {tmp_path / name}\n" in capsys.readouterr().out
+    width, height = struct.unpack(">II", (tmp_path / "a.png").read_bytes()[16:24])
+    assert width == 1680 and height > 400
+    drawing = (tmp_path / "new/a.svg").read_text()
+    for text in (
+        "suite default",
+        "suite long",
+        "test accuracy, %",
+        "heuristic",
+        "less heuristic, points",
+        "88.0",
+        "-8.0",
+    ):
+        assert f">{text}<" in drawing, text
+    assert analyze(path, "--plot", tmp_path / "b.svg") == 0
+    assert (tmp_path / "b.svg").read_text() == analyze_again(path, tmp_path)
+
+
+def analyze_again(path, folder):
+    assert analyze(path, "--plot", folder / "c.svg") == 0
+    return (folder / "c.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "wanted"),
+    [
+        (("--require", "test_accuracy>0.7"), 0, "met: test_accuracy > 70"),
+        (("--require", "test_accuracy>0.85"), 1, "not met: test_accuracy > 85: 80 over 20 seeds"),
+        (("one", "--require", "test_accuracy>0.85", "--require", "parameters<3000"), 0, "met: parameters < 3000"),
+        (("--suite", "long", "--require", "test_accuracy>0"), 1, "nothing was evaluated"),
+        (("--require", "test_bits_per_byte<9"), 1, "it was not measured"),
+    ],
+)
+def test_the_exit_code_says_whether_it_is_met(path, arguments, code, wanted, capsys):
+    assert analyze(path, *arguments) == code
+    assert wanted in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (("--require", "test_acuracy>0.7"), "did you mean test_accuracy?"),
+        (("--metric", "acuracy"), "there is no such metric"),
+        (("--suite", "logn"), "did you mean long?"),
+        (("three",), "nothing of that name was evaluated"),
+        (("--plot", "a.gif"), "expected a name that ends in .svg, .png, .pdf"),
+        (("--plot", "/dev/null/a.svg"), "Cannot write /dev/null/a.svg"),
+        (("--suite", "long", "--plot", "a.svg"), "nothing was evaluated that could be drawn"),
+    ],
+)
+def test_bad_input_is_answered_in_short(path, arguments, wanted, capsys):
+    assert analyze(path, *arguments) == 2
+    said = capsys.readouterr().err
+    assert wanted in said and len(said.splitlines()) <= 2
+
+
+def test_a_database_that_is_not_there_is_not_made(tmp_path, capsys):
+    assert analyze(tmp_path / "none.sqlite") == 2
+    assert "there is no such database" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_looking_at_results_does_not_load_torch(path):
+    program = f"""
+import sys
+from esper.cli import main
+assert main(["analyze", "--db", {str(path)!r}, "--require", "test_accuracy>0.7"]) == 0
+sys.exit(99 if {{"torch", "hydra", "matplotlib"}} & set(sys.modules) else 0)
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(root)}, timeout=30)
+    assert done.returncode == 0
+
+
+def test_the_page_names_every_metric_and_every_suite():
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    rows = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    assert {*MEASURES, *suites()} <= rows
