@@ -37,7 +37,7 @@ POLICY = "policy/"  # before the names of what a run's training keeps
 VALIDATION_SEED = 20_000  # added to the run's: episodes that no update has seen
 
 
-class Trains(Protocol):
+class PolicyTrainer(Protocol):
     """What a policy learns by, update by update."""
 
     update: int
@@ -61,7 +61,7 @@ class Trains(Protocol):
         ...
 
 
-class Settled:
+class FrozenPolicy:
     """A policy that was learned elsewhere: nothing is left to learn, and checkpoints keep it all the same.
 
     name, prefix: under which its training would keep it.
@@ -88,7 +88,7 @@ class Settled:
         self.policy.load_state(own, plain[self.name])
 
 
-def build_policy(config: RunSchema, grown: Grown, is_resumed: bool = False) -> tuple[Controller, Trains | None]:
+def build_policy(config: RunSchema, grown: Grown, is_resumed: bool = False) -> tuple[Controller, PolicyTrainer | None]:
     """Who decides in this run, and what it learns by before it does; None for a rule.
 
     is_resumed: a checkpoint holds the policy, which counts instead of what policy.load has become. Raises EsperError
@@ -113,7 +113,7 @@ def _curriculum(settings: PolicySettings, grown: Grown) -> BlueprintCurriculum |
 
 def _acting(
     config: RunSchema, settings: LearnedPolicySettings, grown: Grown, is_resumed: bool
-) -> tuple[Controller, Trains]:
+) -> tuple[Controller, PolicyTrainer]:
     encoder, layout = grown.encoder(), grown.layout(settings.blends)
     learner = AGENTS[settings.name].for_growth(encoder.names, layout, settings, seed=config.seed, ranks=grown.ranks)
     if settings.load is not None and not is_resumed:
@@ -121,7 +121,7 @@ def _acting(
         learner.load_state(tensors, plain, policy_only=True)
     controller = LearnedController(learner, encoder, layout, settings.deterministic, config.seed)
     if not settings.learns:
-        return controller, Settled(learner, "learner", "learner/")
+        return controller, FrozenPolicy(learner, "learner", "learner/")
     return controller, _training(config, settings, learner, grown, layout)
 
 
@@ -147,7 +147,7 @@ def _training(
     return Training(training, learner, settings, validate, config.seed)
 
 
-def _offline(config: RunSchema, settings: IQLPolicyConfig, grown: Grown) -> tuple[Controller, Trains]:
+def _offline(config: RunSchema, settings: IQLPolicyConfig, grown: Grown) -> tuple[Controller, PolicyTrainer]:
     if settings.load is not None:
         is_run = (Path(settings.load) / RUN_FILE).is_file()
         if is_run:
@@ -155,7 +155,7 @@ def _offline(config: RunSchema, settings: IQLPolicyConfig, grown: Grown) -> tupl
         else:
             with _of_load(settings.load):
                 model = IQL.load(settings.load)
-        return IQLController(model, grown.catalogue, settings), Settled(model, "model", "")
+        return IQLController(model, grown.catalogue, settings), FrozenPolicy(model, "model", "")
     training = build_offline_training(settings, build_reward(config.reward), seed=config.seed)
     return IQLController(training.model, grown.catalogue, settings), training
 

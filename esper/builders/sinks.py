@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 log = logger("esper.nissa")
 
 
-def open_sinks(config: RunSchema, folder: "RunDirectory", is_shown: bool = True) -> list[Sink]:
+def open_sinks(config: RunSchema, folder: "RunDirectory", owns_terminal: bool = True) -> list[Sink]:
     """The sinks of the run in this folder, which has been started; its JSON lines are cut back to where it goes on.
 
     A dashboard that cannot be opened is warned of and left out.
 
     Args:
-        is_shown: whether the run has the terminal.
+        owns_terminal: whether the run has the terminal.
 
     Raises:
         OSError: the JSON lines cannot be written.
@@ -59,7 +59,7 @@ def open_sinks(config: RunSchema, folder: "RunDirectory", is_shown: bool = True)
     dashboards = [_dashboard(opener, folder.path) for opener, is_asked in asked.items() if is_asked]
     sinks = [
         JsonlSink(folder.path) if telemetry.jsonl else None,
-        console_sink(title, telemetry.console if is_shown else "off"),
+        console_sink(title, telemetry.console if owns_terminal else "off"),
         *dashboards,
     ]
     return [sink for sink in sinks if sink is not None]

@@ -9,7 +9,7 @@ from esper.errors import RunError
 from esper.printing import complain, say
 
 if TYPE_CHECKING:
-    from esper.study.clean import Clutter
+    from esper.study.clean import Removable
 
 MOST_NAMED = 5
 
@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Show what would go, or remove it; 2 where something could not be removed."""
-    from esper.study.clean import find_clutter
+    from esper.study.clean import find_removable
 
-    clutter = _named(options) if options.runs else find_clutter(options.root, options.finished)
+    clutter = _named(options) if options.runs else find_removable(options.root, options.finished)
     sizes = [one.size for one in clutter]
     code, freed, goes = 0, 0, 0
     for one, size in zip(clutter, sizes, strict=True):
@@ -59,9 +59,9 @@ def run(options: argparse.Namespace) -> int:
     return code
 
 
-def _named(options: argparse.Namespace) -> "list[Clutter]":
+def _named(options: argparse.Namespace) -> "list[Removable]":
     """The runs that were named; of a folder of several, all but the finished ones."""
-    from esper.study.clean import as_clutter
+    from esper.study.clean import as_removable
     from esper.study.runs.find import find_folders
     from esper.study.runs.index import settled_row
 
@@ -74,7 +74,7 @@ def _named(options: argparse.Namespace) -> "list[Clutter]":
                 say(f"{text}: {len(found) - len(left)} finished of {len(found)} runs stay; they go with --finished")
             found = left
         folders |= dict.fromkeys(found)
-    return [as_clutter(folder, options.finished) for folder in folders]
+    return [as_removable(folder, options.finished) for folder in folders]
 
 
 def _spelled(size: int) -> str:

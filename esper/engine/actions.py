@@ -25,7 +25,7 @@ class Episode:
     start: int = 0
 
 
-class Gardener:
+class SeedActions:
     """Acts on the seeds of some members between two epochs.
 
     Args: models: the members; blueprints: that may be planted. `log` has an entry for each seed that is or was in a

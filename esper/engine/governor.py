@@ -20,7 +20,7 @@ class GovernorConfig:
 
 
 @dataclass(slots=True)
-class _Watch:
+class _Monitor:
     """snapshot_epoch: after which of its epochs the member was last copied; None before the first copy."""
 
     first_loss: float = math.inf
@@ -39,50 +39,51 @@ class Governor:
 
     config: GovernorConfig = field(default_factory=GovernorConfig)
     snapshot: Snapshot | None = None
-    watches: dict[int, _Watch] = field(default_factory=dict)
+    monitors: dict[int, _Monitor] = field(default_factory=dict)
 
     def start(self, losses: Mapping[int, float]) -> None:
-        """Begin to watch these members afresh; losses: of their untrained hosts on the validation split."""
-        self.watches |= {member: _Watch(first_loss=loss) for member, loss in losses.items()}
+        """Begin to monitor these members afresh; losses: of their untrained hosts on the validation split."""
+        self.monitors |= {member: _Monitor(first_loss=loss) for member, loss in losses.items()}
 
     def before_epoch(self, epochs: Sequence[int], population: Members) -> None:
         """Copy every member that is due; epochs: which one each member begins, counted from its own start."""
         due = {
             member
-            for member, watch in self.watches.items()
-            if watch.snapshot_epoch is None or epochs[member] - watch.snapshot_epoch > self.config.snapshot_every_epochs
+            for member, monitor in self.monitors.items()
+            if monitor.snapshot_epoch is None
+            or epochs[member] - monitor.snapshot_epoch > self.config.snapshot_every_epochs
         }
         if due:
             self.snapshot = take_snapshot(population, due, self.snapshot)
         for member in due:
-            self.watches[member].snapshot_epoch = epochs[member] - 1
+            self.monitors[member].snapshot_epoch = epochs[member] - 1
 
-    def complaint(self, member: int, train_loss: float, val_loss: float, val_accuracy: float) -> str | None:
+    def failure_reason(self, member: int, train_loss: float, val_loss: float, val_accuracy: float) -> str | None:
         """What is wrong with this member's epoch, or None. Accuracy in percent."""
-        watch = self.watches[member]
+        monitor = self.monitors[member]
         if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
             return "the loss is not finite"
-        limit = self.config.explode_factor * watch.first_loss
+        limit = self.config.explode_factor * monitor.first_loss
         if train_loss > limit:
             return f"training exploded: loss {train_loss:.3g} is above {limit:.3g}"
-        if val_accuracy < watch.best_accuracy - self.config.collapse_points:
-            return f"training collapsed: accuracy {val_accuracy:.1f}% after {watch.best_accuracy:.1f}%"
-        watch.best_accuracy = max(watch.best_accuracy, val_accuracy)
+        if val_accuracy < monitor.best_accuracy - self.config.collapse_points:
+            return f"training collapsed: accuracy {val_accuracy:.1f}% after {monitor.best_accuracy:.1f}%"
+        monitor.best_accuracy = max(monitor.best_accuracy, val_accuracy)
         return None
 
     def roll_back(self, member: int, population: Members) -> tuple[int, bool]:
         """Put a member back to its last copy; returns that copy's epoch, and whether the member is retired by it."""
-        watch = self.watches[member]
-        assert self.snapshot is not None and watch.snapshot_epoch is not None
+        monitor = self.monitors[member]
+        assert self.snapshot is not None and monitor.snapshot_epoch is not None
         restore_snapshot(population, self.snapshot, [member])
-        watch.rollbacks += 1
-        return watch.snapshot_epoch, watch.rollbacks >= self.config.max_rollbacks
+        monitor.rollbacks += 1
+        return monitor.snapshot_epoch, monitor.rollbacks >= self.config.max_rollbacks
 
     def state(self) -> dict[str, Any]:
         """Plain values; the snapshot is kept apart."""
-        return {"watches": [list(astuple(self.watches[member])) for member in sorted(self.watches)]}
+        return {"watches": [list(astuple(self.monitors[member])) for member in sorted(self.monitors)]}
 
     def load_state(self, plain: dict[str, Any], snapshot: Snapshot | None) -> None:
         """Continue where `state` was taken."""
         self.snapshot = snapshot
-        self.watches = {member: _Watch(*values) for member, values in enumerate(plain["watches"])}
+        self.monitors = {member: _Monitor(*values) for member, values in enumerate(plain["watches"])}

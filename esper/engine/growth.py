@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from esper.checkpoint import pack_generators, unpack_generators
-from esper.engine.actions import Episode, Gardener
+from esper.engine.actions import Episode, SeedActions
 from esper.engine.data_stream import Stream
 from esper.engine.governor import Governor
 from esper.engine.population import Scores
@@ -71,7 +71,7 @@ class Growth:
         self.task = task
         self.gates = gates
         self.governor = governor
-        self.gardener = Gardener(population.models, gates, blueprints)
+        self.seed_actions = SeedActions(population.models, gates, blueprints)
         self.grown = grown
         self.epochs = epochs
         self.stream = Stream(task, seed)
@@ -97,7 +97,7 @@ class Growth:
     @property
     def growth_log(self) -> list[dict[str, Any]]:
         """What was planted where, and when: one entry a seed, in epochs of its member."""
-        return self.gardener.log
+        return self.seed_actions.log
 
     def epoch_of(self, member: int) -> int:
         """Epochs that a member has trained since its own start."""
@@ -130,7 +130,7 @@ class Growth:
             raise EngineError("Growth.restart: no fresh_host was given; build with esper.builders.population")
         self.population.restart({e: self.fresh_host(seed) for e, seed in zip(members, seeds, strict=True)})
         for member, seed in zip(members, seeds, strict=True):
-            self.gardener.undo(member)
+            self.seed_actions.undo(member)
             self.episodes[member] = Episode(seed, 0, self.epoch)
             self._reports.pop(member, None)
 
@@ -186,11 +186,11 @@ class Growth:
             if epoch.before[member].retired:
                 continue
             loss, accuracy = validated[member]
-            complaint = self.governor.complaint(member, trained[member][0], loss, accuracy)
-            if complaint is None:
+            reason = self.governor.failure_reason(member, trained[member][0], loss, accuracy)
+            if reason is None:
                 epoch.events += self._end_epoch(member, accuracy, without[member], gradients)
             else:
-                epoch.is_retired[member], happened = self._roll_back(member, complaint)
+                epoch.is_retired[member], happened = self._roll_back(member, reason)
                 epoch.events += happened
 
     def conclude(self, epoch: Epoch, now: Sequence[Score]) -> tuple[list[EpochReport], list[TelemetryEvent]]:
@@ -207,7 +207,7 @@ class Growth:
         return self.reports(), sorted(epoch.events, key=lambda event: event.member or 0)
 
     def _act(self, member: int, action: Action) -> list[TelemetryEvent]:
-        events = self.gardener.act(member, action, self.episodes[member], self.epoch_of(member))
+        events = self.seed_actions.act(member, action, self.episodes[member], self.epoch_of(member))
         return self._stamp(events, member)
 
     def _end_epoch(
@@ -222,15 +222,15 @@ class Growth:
                 slot.state.sync_telemetry(*gradients[member, name], self.epoch_of(member), self.epochs)
         return self._stamp(events, member)
 
-    def _roll_back(self, member: int, complaint: str) -> tuple[bool, list[TelemetryEvent]]:
+    def _roll_back(self, member: int, reason: str) -> tuple[bool, list[TelemetryEvent]]:
         undone, is_retired = self.governor.roll_back(member, self.population)
-        self.gardener.undo(member, undone)
+        self.seed_actions.undo(member, undone)
         kinds = [TelemetryEventType.GOVERNOR_ROLLBACK]
         if is_retired:
             self.population.halt(member)
             kinds.append(TelemetryEventType.MEMBER_RETIRED)
-        data = {"reason": complaint, "to_epoch": undone}
-        happened = [TelemetryEvent(kind, message=complaint, data=dict(data)) for kind in kinds]
+        data = {"reason": reason, "to_epoch": undone}
+        happened = [TelemetryEvent(kind, message=reason, data=dict(data)) for kind in kinds]
         return is_retired, self._stamp(happened, member)
 
     def _stamp(self, events: list[TelemetryEvent], member: int) -> list[TelemetryEvent]:
@@ -257,7 +257,7 @@ class Growth:
             epoch=self.epoch_of(member),
             max_epochs=self.epochs,
             best_val_accuracy=max(validated[1], best_before),
-            rollbacks=self.governor.watches[member].rollbacks,
+            rollbacks=self.governor.monitors[member].rollbacks,
             is_twin=member >= self.grown,
         )
 
@@ -293,7 +293,7 @@ class Growth:
         unpack_generators(self.stream.generators, tensors)
         self.epoch = plain["epoch"]
         self.episodes = [Episode(*values) for values in plain["episodes"]]
-        self.gardener.log = list(plain["growth_log"])
+        self.seed_actions.log = list(plain["growth_log"])
         self._reports = {report.member: report for report in map(report_from_plain, plain["reports"])}
         for member, report in self._reports.items():
             if report.retired:

@@ -32,7 +32,7 @@ class OptimizerConfig:
 
 @dataclass(slots=True)
 class Rows:
-    """What the optimizer holds of one stack; `slots` are its moments: slot -> parameter -> [R, ...].
+    """What the optimizer holds of one stack; `moments`: kind -> parameter -> [R, ...].
 
     Moments, rates and steps are in float32 at least: in bfloat16 0.999 is 1, and nothing would move.
     """
@@ -44,7 +44,7 @@ class Rows:
     steps: Tensor  # [R, P]
     counted: Tensor  # [R], 1 where a step counts: 0 in rows that take no part, or stand still
     clip_group: Tensor  # [R], rows of one group are clipped together
-    slots: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    moments: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class _Plan:
     parameters: list[Tensor] = field(default_factory=list)
     rates: list[Tensor] = field(default_factory=list)
     decays: list[Tensor] = field(default_factory=list)
-    slots: dict[str, list[Tensor]] = field(default_factory=dict)
+    moments: dict[str, list[Tensor]] = field(default_factory=dict)
     unbiased: list[Tensor] = field(default_factory=list)  # [2, R, P] a stack: 1 - beta1^t, sqrt(1 - beta2^t)
     corrections: tuple[list[Tensor], list[Tensor]] = field(default_factory=lambda: ([], []))
     decays_any: bool = False
@@ -90,7 +90,7 @@ class StackedOptimizer:
         like = self.member_learning_rate
         index = torch.tensor(stack.members, device=like.device)
         old = self.rows.get(name)
-        slots = ("momentum",) if self.config.name == "sgd" else ("exp_avg", "exp_avg_sq")
+        kinds = ("momentum",) if self.config.name == "sgd" else ("exp_avg", "exp_avg_sq")
         rows = Rows(
             members=list(stack.members),
             parameters=list(stack.parameters),
@@ -99,18 +99,18 @@ class StackedOptimizer:
             steps=like.new_zeros(len(stack.members), len(stack.parameters)),
             counted=like.new_ones(len(stack.members)),
             clip_group=index.clone(),
-            slots={
-                slot: {n: torch.zeros_like(real(p), dtype=accurate(real(p).dtype)) for n, p in stack.parameters.items()}
-                for slot in slots
+            moments={
+                kind: {n: torch.zeros_like(real(p), dtype=accurate(real(p).dtype)) for n, p in stack.parameters.items()}
+                for kind in kinds
             },
         )
         for row, member in enumerate(stack.members):
             if old is not None and member in old.members and member not in newborn:
                 source = old.members.index(member)
                 rows.steps[row] = old.steps[source]
-                for slot, moments in rows.slots.items():
+                for kind, moments in rows.moments.items():
                     for n, moment in moments.items():
-                        moment[row] = old.slots[slot][n][source]
+                        moment[row] = old.moments[kind][n][source]
         self.rows[name] = rows
         self._plans.clear()
 
@@ -147,7 +147,7 @@ class StackedOptimizer:
         rows = self.rows[name]
         index = [rows.members.index(member) for member in members]
         rows.steps[index] = 0.0
-        for moments in rows.slots.values():
+        for moments in rows.moments.values():
             for moment in moments.values():
                 moment[index] = 0.0
 
@@ -216,7 +216,7 @@ class StackedOptimizer:
             held = self.rows[name]
             for parameter, rows in named.items():
                 tensors = [stacks[name].parameters[parameter].detach(), held.steps[:, held.parameters.index(parameter)]]
-                tensors += [moments[parameter] for moments in held.slots.values()]
+                tensors += [moments[parameter] for moments in held.moments.values()]
                 views += [tensor[row] for row in rows for tensor in tensors]
         return views
 
@@ -239,21 +239,21 @@ class StackedOptimizer:
                 place = held.parameters.index(parameter)
                 for views, unbiased in zip(plan.corrections, plan.unbiased[-1], strict=True):
                     views.append(unbiased[:, place].view(shape))
-                for slot, moments in held.slots.items():
-                    plan.slots.setdefault(slot, []).append(moments[parameter])
+                for kind, moments in held.moments.items():
+                    plan.moments.setdefault(kind, []).append(moments[parameter])
         return plan
 
     def _sgd(self, plan: _Plan, parameters: list[Tensor], grads: list[Tensor]) -> None:
         if plan.decays_any:
             grads = list(torch._foreach_addcmul(grads, parameters, plan.decays))
-        moments = plan.slots["momentum"]
+        moments = plan.moments["momentum"]
         torch._foreach_mul_(moments, self.config.momentum)
         torch._foreach_add_(moments, grads)
         torch._foreach_addcmul_(parameters, moments, plan.rates, value=-1)
 
     def _adamw(self, plan: _Plan, parameters: list[Tensor], grads: list[Tensor]) -> None:
         beta1, beta2 = self.config.betas
-        first, second = plan.slots["exp_avg"], plan.slots["exp_avg_sq"]
+        first, second = plan.moments["exp_avg"], plan.moments["exp_avg_sq"]
         if plan.decays_any:
             kept = torch._foreach_mul(plan.rates, plan.decays)
             torch._foreach_neg_(kept)

@@ -193,7 +193,7 @@ class Population:
             # Minibatch by minibatch: a whole epoch of several sets of examples would not fit into any cache.
             for index, picked in enumerate(order.split(batch_size, 1)):
                 places = rows.unsqueeze(1), picked[rows]
-                xb, yb = self.engine.lay(x[places]), y[places]
+                xb, yb = self.engine.to_layout(x[places]), y[places]
                 step = self._replayed if self.is_graphed else self._step
                 batch_loss, batch_correct = step(xb, yb, index)
                 loss += batch_loss * yb[0].numel()
@@ -320,7 +320,7 @@ class Population:
         with undisturbed_streams(self.device):
             self.engine.prepare(1, self.version, training=False)
             for x_plain, yb in zip(x.split(size, 1), y.split(size, 1), strict=True):
-                xb = self.engine.lay(x_plain)
+                xb = self.engine.to_layout(x_plain)
                 if source is not None:
                     xb, yb = xb[source], yb[source]
                 captured: Captured = {}

@@ -88,7 +88,7 @@ def run_to_completion(requests: Sequence[RunRequest], owns_terminal: bool) -> li
         try:
             runs = build_runs(requests)
             for run in runs:
-                run.open(owns_terminal, together=len(runs))
+                run.open(owns_terminal, runs_in_program=len(runs))
             if runs:  # else other ranks, if there are any, are not that far
                 fit(runs, stop)
         except KeyboardInterrupt:

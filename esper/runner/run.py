@@ -84,13 +84,13 @@ class Run:
     # ---- its course, in this order
 
     @_contained
-    def open(self, owns_terminal: bool, together: int = 1) -> None:
-        """Say that it is under way, and begin to write. together: how many runs train as one program."""
+    def open(self, owns_terminal: bool, runs_in_program: int = 1) -> None:
+        """Say that it is under way, and begin to write. runs_in_program: how many train as one."""
         self._tidy()
         self.folder.start(
             engine=self.engine,
             ranks=self.ranks.world,
-            together=together,
+            together=runs_in_program,
             epoch=self.growth.epoch,
             update=self.update,
             seed=self.config.seed,

@@ -19,7 +19,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
-class Clutter:
+class Removable:
     """A run's folder of which all may go that the run has written, or half-written files alone; and why."""
 
     folder: Path
@@ -70,7 +70,7 @@ class Clutter:
             _drop_empty({self.folder.parent})  # unless other runs are in it
 
 
-def find_clutter(root: Path, finished: bool = False) -> list[Clutter]:
+def find_removable(root: Path, finished: bool = False) -> list[Removable]:
     """All that may go below `root`, by path. Finished runs are not among it, unless `finished`: attempts replaced."""
     found = walk(root)
     holders = {parent for run in (*found.runs, *found.jobs) for parent in Path(place(root, run)).parents}
@@ -81,17 +81,17 @@ def find_clutter(root: Path, finished: bool = False) -> list[Clutter]:
         if folder in attempts or is_held(folder) or not is_known(folder):
             continue
         if is_lost(folder, row) and folder not in holders:
-            clutter.append(Clutter(folder, f"{row['status']}, and has no checkpoint to go on from"))
+            clutter.append(Removable(folder, f"{row['status']}, and has no checkpoint to go on from"))
         else:
             clutter += _half_written(folder)
     for run in found.unborn:
         folder = Path(place(root, run))
         if not is_held(folder) and not contents(folder).others:
-            clutter.append(Clutter(folder, "never began"))
+            clutter.append(Removable(folder, "never began"))
     return sorted(clutter, key=lambda clutter: clutter.folder)
 
 
-def as_clutter(folder: Path, finished: bool = False) -> Clutter:
+def as_removable(folder: Path, finished: bool = False) -> Removable:
     """A run that is to go because it was named. Raises RunError on one that finished, unless `finished`.
 
     One that other runs lie in stays as long as they do, and what no run has written stays in any case.
@@ -105,7 +105,7 @@ def as_clutter(folder: Path, finished: bool = False) -> Clutter:
         raise RunError(f"{folder}: other runs lie in it, such as {min(within)}\n  remove those first")
     if row["status"] == "finished" and not finished:
         raise RunError(f"{folder}: this run has finished\n  to remove it all the same: --finished")
-    return Clutter(folder, f"named, {row['status']}")
+    return Removable(folder, f"named, {row['status']}")
 
 
 def is_known(folder: Path) -> bool:
@@ -148,8 +148,8 @@ def _drop_sweep(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def _superseded(folder: Path) -> Clutter:
-    return Clutter(folder, "a later attempt replaced it" + (" (finished)" if _is_finished(folder) else ""))
+def _superseded(folder: Path) -> Removable:
+    return Removable(folder, "a later attempt replaced it" + (" (finished)" if _is_finished(folder) else ""))
 
 
 def _attempts(sweep: Path) -> list[Path]:
@@ -169,7 +169,7 @@ def _is_finished(folder: Path) -> bool:
     return (folder / RUN_FILE).exists() and settled_row(folder)["status"] == "finished"
 
 
-def _half_written(folder: Path) -> list[Clutter]:
-    count = len(Clutter(folder, "", half_written=True).files)
+def _half_written(folder: Path) -> list[Removable]:
+    count = len(Removable(folder, "", half_written=True).files)
     why = f"{count} half-written file{'s' * (count > 1)}"
-    return [Clutter(folder, why, half_written=True)] if count else []
+    return [Removable(folder, why, half_written=True)] if count else []

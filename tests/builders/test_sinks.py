@@ -22,15 +22,15 @@ def folder(path: Path) -> Any:
     return SimpleNamespace(path=path, record=RECORD)
 
 
-def kinds(path: Path, *overrides: str, is_shown: bool = True) -> list[str]:
-    hub = EventHub(sinks := open_sinks(compose(["telemetry.console=plain", *overrides]), folder(path), is_shown))
+def kinds(path: Path, *overrides: str, owns_terminal: bool = True) -> list[str]:
+    hub = EventHub(sinks := open_sinks(compose(["telemetry.console=plain", *overrides]), folder(path), owns_terminal))
     hub.close("finished")
     return [type(sink).__name__ for sink in sinks]
 
 
 def test_what_is_asked_for_is_opened_the_json_lines_first(tmp_path: Path) -> None:
     assert kinds(tmp_path) == [JsonlSink.__name__, PlainConsole.__name__]
-    assert kinds(tmp_path, is_shown=False) == [JsonlSink.__name__]
+    assert kinds(tmp_path, owns_terminal=False) == [JsonlSink.__name__]
     assert kinds(tmp_path, "telemetry=none", "telemetry.console=off") == []
 
 
@@ -78,7 +78,7 @@ def test_nothing_of_a_dashboard_is_imported_unless_it_is_asked_for(tmp_path: Pat
         "from tests.builders.test_sinks import kinds\n"
         "kinds(Path(sys.argv[1])); print([name for name in ('wandb', 'tensorboard') if name in sys.modules])"
     )
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)], cwd=root, capture_output=True, text=True, check=True
     )

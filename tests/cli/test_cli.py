@@ -17,7 +17,7 @@ from esper.config.composing import compose, to_plain
 from tests.checkpoint.evil import evil_files
 from tests.study.run_folders import make_run
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def program(

@@ -17,7 +17,7 @@ from esper.simic.rewards.config import ContributionRewardConfig
 from esper.simic.rewards.functions import build_reward
 from esper.tamiyo.masks import legal_actions
 from esper.tamiyo.observation import ObservationEncoder, action_masks
-from tests.engine.growing import reported
+from tests.engine.growing import reported, stepped
 from tests.engine.test_growth import BLUEPRINTS
 from tests.engine.test_restart import break_, growth
 
@@ -202,7 +202,7 @@ def test_one_member_goes_through_what_a_plain_growth_run_does():
     for _ in range(9):
         number = drawn(info["action_mask"], draw)
         observations, *_, info = env.step(number)
-        reports, _ = plain.step([LAYOUT.actions[number[0]]])
+        reports, _ = stepped(plain, [LAYOUT.actions[number[0]]])
         assert repr(reports) == repr(env.reports)
         seen = observations if "final_obs" not in info else np.stack(info["final_obs"])
         assert np.array_equal(encoder.encode(reports), seen)

@@ -68,12 +68,12 @@ def test_a_seed_born_later_counts_its_own_steps():
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
         optimizer.step({"seed": stack}, {"seed": gradients(stack, generator)})
-    kept = optimizer.rows["seed"].slots["exp_avg"]["weight"][0].clone()
+    kept = optimizer.rows["seed"].moments["exp_avg"]["weight"][0].clone()
     grown = ModuleStack(modules)
     optimizer.track("seed", grown, {1})
     rows = optimizer.rows["seed"]
     assert rows.steps.tolist() == [[3, 3], [0, 0]]
-    assert torch.equal(rows.slots["exp_avg"]["weight"][0], kept) and not rows.slots["exp_avg"]["weight"][1].any()
+    assert torch.equal(rows.moments["exp_avg"]["weight"][0], kept) and not rows.moments["exp_avg"]["weight"][1].any()
     optimizer.step({"seed": grown}, {"seed": gradients(grown, generator)})
     assert rows.steps.tolist() == [[4, 4], [1, 1]]
 

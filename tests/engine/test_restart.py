@@ -133,7 +133,7 @@ def test_weights_are_copied_in_and_nothing_is_left_of_the_member_before(name):
     grown.population.optimizer.track("host", grown.population.stacks["host"], {0, 1, 2})
     for action in SCRIPT[:4]:
         stepped(grown, [action, action, WAIT])
-    held = grown.population.stacks["host"].tensors() | grown.population.optimizer.rows["host"].slots
+    held = grown.population.stacks["host"].tensors() | grown.population.optimizer.rows["host"].moments
     places = {n: t.data_ptr() for n, t in held.items() if isinstance(t, torch.Tensor)}
     grown.restart([1], [SEED])
     assert all(held[n].data_ptr() == place for n, place in places.items())
@@ -171,7 +171,7 @@ def test_copies_are_taken_by_each_members_own_count():
             grown.restart([1], [SEED])
         stepped(grown, [WAIT, WAIT])
         for member in taken:
-            taken[member].append(grown.governor.watches[member].snapshot_epoch)
+            taken[member].append(grown.governor.monitors[member].snapshot_epoch)
     assert taken == {0: [0, 0, 0, 3, 3, 3, 6, 6], 1: [0, 0, 0, 0, 0, 3, 3, 3]}
 
 

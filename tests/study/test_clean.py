@@ -10,7 +10,7 @@ import pytest
 from esper.checkpoint import RunLock
 from esper.cli import main
 from esper.files.marks import CONFIG_HEAD
-from esper.study.clean import find_clutter
+from esper.study.clean import find_removable
 from esper.sweep.jobs import JobFile
 from tests.study.run_folders import make_run
 
@@ -49,7 +49,7 @@ def root(tmp_path):
 
 
 def found(root: Path, finished: bool = False) -> dict[str, str]:
-    return {str(one.folder.relative_to(root)): one.why for one in find_clutter(root, finished)}
+    return {str(one.folder.relative_to(root)): one.why for one in find_removable(root, finished)}
 
 
 def test_only_what_came_to_nothing_may_go(root):

@@ -54,7 +54,7 @@ class Engine(Protocol):
         """
         ...
 
-    def lay(self, x: Tensor) -> Tensor:
+    def to_layout(self, x: Tensor) -> Tensor:
         """A minibatch of inputs [J, B, ...] as it lies in memory here; J is 1, or one for each member."""
         ...
 

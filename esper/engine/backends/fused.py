@@ -10,9 +10,9 @@ from torch import Tensor
 from esper.engine.backends.base import FUSED, Backward, Captured
 from esper.engine.fusion.blueprint_groups import Group, make_group, signature, trained_stacks
 from esper.engine.fusion.fusable import HostWatch, check_hosts, check_plain
-from esper.engine.fusion.image_layout import LaneLayout
+from esper.engine.fusion.image_layout import ImageLayout
 from esper.engine.fusion.seed_ops import blend, isolate, scatter
-from esper.engine.fusion.sequence_layout import TokenLayout
+from esper.engine.fusion.sequence_layout import SequenceLayout
 from esper.engine.fusion.tracing import Layout, Program
 from esper.engine.state.stacks import HOST, ModuleStack
 from esper.errors import EngineError
@@ -115,9 +115,9 @@ class FusedEngine:
 
     # ---- training
 
-    def lay(self, x: Tensor) -> Tensor:
-        """See `Engine.lay`."""
-        return self.layout.lay(x)
+    def to_layout(self, x: Tensor) -> Tensor:
+        """See `Engine.to_layout`."""
+        return self.layout.to_layout(x)
 
     def losses(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """See `Engine.losses`."""
@@ -149,10 +149,10 @@ class FusedEngine:
         pieces = []
         for group in self.groups[slot]:
             x = h if group.index is None else h.index_select(0, group.index)
-            features = isolate(x, group.open_rows) if group.is_open else x.detach()
+            features = isolate(x, group.upstream_rows) if group.is_open else x.detach()
             alpha = group.alpha[step] if isinstance(step, int) else group.alpha.index_select(0, step)[0]
-            out, ok = self._seed_output(group, x, features, alpha, group.stack.tensors(), True)
-            group.ok.mul_(ok)
+            out, is_finite = self._seed_output(group, x, features, alpha, group.stack.tensors(), True)
+            group.is_finite.mul_(is_finite)
             pieces.append(out)
         return scatter(h, [group.index for group in self.groups[slot]], pieces)
 
@@ -161,17 +161,17 @@ class FusedEngine:
     ) -> tuple[Tensor, Tensor]:
         seed = group.program.run({group.program.input: features}, tensors, training)
         if group.gate is None:
-            return blend(x, seed.to(x.dtype), alpha, group.through)
+            return blend(x, seed.to(x.dtype), alpha, group.straight_through)
         alpha = self._gated(alpha, features, group, group.gate)
         is_sound = alpha.detach().isfinite().flatten(1).all(1)  # a gate that broke blends nothing
         alpha = torch.where(is_sound.view(-1, *(1,) * (alpha.dim() - 1)), alpha, 0.0)
-        out, ok = blend(x, seed.to(x.dtype), alpha, group.through)
-        return out, ok * is_sound
+        out, is_finite = blend(x, seed.to(x.dtype), alpha, group.straight_through)
+        return out, is_finite * is_sound
 
     def _gated(self, ramp: Tensor, features: Tensor, group: Group, gate_stack: ModuleStack) -> Tensor:
         """The rule of `esper.kasmina.blending.BlendGate` in the gated rows, the ramp elsewhere; [k, ...]."""
         weight, bias = (
-            gate_stack.parameters[name].index_select(0, group.gate_picks) for name in ("linear.weight", "linear.bias")
+            gate_stack.parameters[name].index_select(0, group.gate_index) for name in ("linear.weight", "linear.bias")
         )
         gate = self.layout.gate(features.index_select(0, group.gate_rows), weight, bias)
         ramp = ramp.view(-1, *(1,) * (features.dim() - 1))
@@ -190,7 +190,7 @@ class FusedEngine:
             for slot in model.slots.values() if member not in self.halted else ():
                 slot.step(steps)
         for group in self._all_groups():
-            for slot, is_finite in zip(self._slots_of(group), group.ok.tolist(), strict=True):
+            for slot, is_finite in zip(self._slots_of(group), group.is_finite.tolist(), strict=True):
                 slot.seed_is_finite = bool(is_finite)
 
     # ---- evaluation
@@ -272,7 +272,7 @@ def host_program(models: Sequence[MorphogeneticModel], layout: Layout) -> Progra
         raise EngineError(models[0].host.in_own_words(str(error))) from error
 
 
-LAYOUTS: dict[str, type[Layout]] = {"cnn": LaneLayout, "transformer": TokenLayout}
+LAYOUTS: dict[str, type[Layout]] = {"cnn": ImageLayout, "transformer": SequenceLayout}
 
 
 def make_layout(topology: str) -> Layout:

@@ -187,7 +187,7 @@ def _differences(
     for _ in range(STEPS):
         engine.prepare(1, population.version, seeds=[0 for _ in members])
         population.optimizer.begin_epoch(*row_roles(population.stacks, population.models))
-        found = engine.backward(engine.lay(x.unsqueeze(0)), y.unsqueeze(0), 0)
+        found = engine.backward(engine.to_layout(x.unsqueeze(0)), y.unsqueeze(0), 0)
         losses = plain.backward(x, y)
         if not all(loss.isfinite() for loss in losses):
             return  # it has diverged, and no two ways to compute agree on that
@@ -204,7 +204,7 @@ def _differences(
             states = _state(plain.models[member]), _state(population.models[member])
             yield from _unlike("value", *states, tolerance.values, f" in member {member}")
     engine.prepare(1, population.version, training=False)
-    evaluated, _ = engine.losses(engine.logits(engine.lay(x.unsqueeze(0)), {}), y.unsqueeze(0))
+    evaluated, _ = engine.losses(engine.logits(engine.to_layout(x.unsqueeze(0)), {}), y.unsqueeze(0))
     expected = _numbered(plain.evaluate(x, y))
     yield from _unlike("loss in evaluation", expected, _numbered(evaluated), tolerance.values)
 

@@ -94,7 +94,7 @@ def _why_not_fused(trial: Trial, blueprints: Sequence[str]) -> str | None:
     models, host = trial.models, trial.models[0].host
     shapes = tuple((name, tuple(tensor.shape)) for name, tensor in host.named_parameters())
     optimizer, x = trial.configs[0].name, trial.x
-    case = (type(host), shapes, x.shape[1:], optimizer, tuple(blueprints), x.device, native.applies(x))
+    case = (type(host), shapes, x.shape[1:], optimizer, tuple(blueprints), x.device, native.is_supported(x))
     is_known = not models[0].is_users_own and all(slot.state is None for one in models for slot in one.slots.values())
     try:
         _check_traceable(models, blueprints)
@@ -175,7 +175,7 @@ def _measure(
                 population = trial.build(copies, trial.configs, way, precision)
                 engine = population.engine
                 engine.prepare(1, population.version, seeds=[0] * len(copies))
-                steps[way] = functools.partial(engine.backward, engine.lay(x.unsqueeze(0)), y.unsqueeze(0), 0)
+                steps[way] = functools.partial(engine.backward, engine.to_layout(x.unsqueeze(0)), y.unsqueeze(0), 0)
                 for threads in thread_counts:
                     taken[way, threads] = [measure(way, threads)]
             fastest = min(seconds for (seconds,) in taken.values())

@@ -55,8 +55,8 @@ class SequentialEngine:
             for name in self.trained:
                 self.stacks[name].hold_gradients()
 
-    def lay(self, x: Tensor) -> Tensor:
-        """See `Engine.lay`."""
+    def to_layout(self, x: Tensor) -> Tensor:
+        """See `Engine.to_layout`."""
         if x.dim() < 5 or not self.is_channels_last:
             return x
         return x.flatten(0, 1).contiguous(memory_format=torch.channels_last).view(x.shape)

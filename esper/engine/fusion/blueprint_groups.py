@@ -18,9 +18,9 @@ class Group:
     """Members with one blueprint in one slot, trained together like experts of a mixture.
 
     Row k belongs to stack.members[k]. alpha [T, k] is the blend at each step of the epoch, alpha_now [k] the present
-    one. through [k] is 1 where gradient passes straight to the seed, open_rows [k] where it passes upstream, ok [k]
-    while the seed stayed finite. gate_rows [g] are the rows whose blend is gated, gate_picks [g] their places in the
-    gate's stack. is_open: whether any gradient goes upstream.
+    one. straight_through [k] is 1 where gradient passes straight to the seed, upstream_rows [k] where it passes
+    upstream, is_finite [k] while the seed stayed finite. gate_rows [g] are the rows whose blend is gated, gate_index
+    [g] their places in the gate's stack. is_open: whether any gradient goes upstream.
     """
 
     name: str
@@ -29,12 +29,12 @@ class Group:
     index: Tensor | None  # [k]; None when every member is in the group
     alpha: Tensor
     alpha_now: Tensor
-    through: Tensor
-    open_rows: Tensor
-    ok: Tensor
+    straight_through: Tensor
+    upstream_rows: Tensor
+    is_finite: Tensor
     gate: ModuleStack | None
     gate_rows: Tensor
-    gate_picks: Tensor
+    gate_index: Tensor
     is_open: bool
 
     def update(self, slots: Sequence[SeedSlot], steps: int) -> None:
@@ -44,24 +44,24 @@ class Group:
         self.alpha[:, [row for row, slot in enumerate(slots) if not slot.computes]] = 0.0  # these are passed by
         trains = [slot.computes and slot.stage is SeedStage.TRAINING for slot in slots]
         closed = [is_isolated(slot) for slot in slots]
-        self.through.copy_(torch.tensor(trains))
-        self.open_rows.copy_(~torch.tensor(closed))
-        self.ok.fill_(1)
+        self.straight_through.copy_(torch.tensor(trains))
+        self.upstream_rows.copy_(~torch.tensor(closed))
+        self.is_finite.fill_(1)
         self.update_alpha_now(slots)
 
     def select(self, rows: Sequence[int]) -> "Group":
         """These rows alone, for evaluation."""
         picks = torch.tensor(rows, device=self.alpha.device)
         place = {row: position for position, row in enumerate(rows)}
-        gated = zip(self.gate_rows.tolist(), self.gate_picks.tolist(), strict=True)
+        gated = zip(self.gate_rows.tolist(), self.gate_index.tolist(), strict=True)
         kept = [(place[row], pick) for row, pick in gated if row in place]
         return replace(
             self,
             alpha_now=self.alpha_now[picks],
-            through=self.through[picks],
+            straight_through=self.straight_through[picks],
             gate=self.gate if kept else None,
             gate_rows=picks.new_tensor([row for row, _ in kept]),
-            gate_picks=picks.new_tensor([pick for _, pick in kept]),
+            gate_index=picks.new_tensor([pick for _, pick in kept]),
         )
 
     def update_alpha_now(self, slots: Sequence[SeedSlot]) -> None:
@@ -102,12 +102,12 @@ def make_group(
         index=None if count == members else torch.tensor(stack.members, device=like.device),
         alpha=like.new_zeros(steps + 1, count),
         alpha_now=like.new_zeros(count),
-        through=like.new_zeros(count),
-        open_rows=like.new_zeros(count),
-        ok=like.new_ones(count),
+        straight_through=like.new_zeros(count),
+        upstream_rows=like.new_zeros(count),
+        is_finite=like.new_ones(count),
         gate=gate if gated else None,
         gate_rows=torch.tensor(gated, device=like.device),
-        gate_picks=torch.tensor(picks, device=like.device),
+        gate_index=torch.tensor(picks, device=like.device),
         is_open=any(not is_isolated(slot) for slot in slots),
     )
     group.update(slots, steps)

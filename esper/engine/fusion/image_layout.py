@@ -11,27 +11,27 @@ from torch import Tensor, fx, nn
 
 from esper.engine.fusion.losses import class_losses
 from esper.engine.fusion.seed_ops import bound_residual
-from esper.engine.fusion.tracing import Modules, Run, Tensors, bound_arguments
+from esper.engine.fusion.tracing import LayerFn, Modules, Tensors, bound_arguments
 from esper.engine.kernels.block import BlockSpec, BlockTensors, block
 from esper.errors import EngineError
 from esper.kasmina import blending
 
 
-class LaneLayout:
+class ImageLayout:
     """The layout of convolutional hosts; see `esper.engine.fusion.tracing.Layout`."""
 
     leaves: tuple[type[nn.Module], ...] = ()
 
-    def lay(self, x: Tensor) -> Tensor:
+    def to_layout(self, x: Tensor) -> Tensor:
         """x [J, B, C, H, W] -> [J, C, H, W, B]."""
         return x.permute(0, 2, 3, 4, 1).contiguous()
 
-    def chain(self, node: fx.Node, modules: Modules) -> list[fx.Node]:
-        """See `Layout.chain`."""
+    def fusable_chain(self, node: fx.Node, modules: Modules) -> list[fx.Node]:
+        """See `Layout.fusable_chain`."""
         return _chain(node, modules) or [node]
 
-    def rule(self, chain: list[fx.Node], modules: Modules) -> Run | None:
-        """See `Layout.rule`."""
+    def lower(self, chain: list[fx.Node], modules: Modules) -> LayerFn | None:
+        """See `Layout.lower`."""
         node = chain[0]
         if _chain(node, modules):
             return _block(chain, modules)
@@ -79,7 +79,7 @@ def _chain(node: fx.Node, modules: Modules) -> list[fx.Node]:
     return [] if [_kind(n, modules) for n in chain] == ["relu"] else chain
 
 
-def _block(chain: list[fx.Node], modules: Modules) -> Run:
+def _block(chain: list[fx.Node], modules: Modules) -> LayerFn:
     facts: dict[str, Any] = {}
     names: dict[str, str] = {}
     for node in chain:
@@ -119,7 +119,7 @@ def _convolution_facts(name: str, conv: nn.Conv2d) -> dict[str, Any]:
     return {"kernel": kernel, "depthwise": depthwise}
 
 
-def _linear(name: str, has_bias: bool) -> Run:
+def _linear(name: str, has_bias: bool) -> LayerFn:
     def run(inputs: list[Tensor], tensors: Tensors, training: bool) -> Tensor:
         (x,), weight = inputs, tensors[f"{name}.weight"]
         x = x.expand(weight.shape[0], *x.shape[1:])

@@ -15,27 +15,27 @@ from esper.engine.kernels import native
 from esper.kasmina.blending import BOUND_EPS
 
 
-def isolate(x: Tensor, open_rows: Tensor) -> Tensor:
-    """x, whose gradient reaches upstream only in rows where open_rows [R] is 1, and only if it is finite there."""
-    return _Isolate.apply(x, open_rows)
+def isolate(x: Tensor, upstream_rows: Tensor) -> Tensor:
+    """x, whose gradient reaches upstream only in rows where upstream_rows [R] is 1, and only if it is finite there."""
+    return _Isolate.apply(x, upstream_rows)
 
 
 class _Isolate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, open_rows: Tensor) -> Tensor:
-        ctx.save_for_backward(open_rows)
+    def forward(ctx: Any, x: Tensor, upstream_rows: Tensor) -> Tensor:
+        ctx.save_for_backward(upstream_rows)
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (open_rows,) = ctx.saved_tensors
-        passes = (open_rows > 0) & _finite_rows(grad)
+        (upstream_rows,) = ctx.saved_tensors
+        passes = (upstream_rows > 0) & _finite_rows(grad)
         return torch.where(_per_row(passes, grad), grad, 0.0), None
 
 
 def bound_residual(x: Tensor, delta: Tensor, max_ratio: float = 1.0) -> Tensor:
     """x + delta, where each sample's |delta| stays below max_ratio |x|."""
-    if native.applies(x) and delta.dtype is x.dtype:
+    if native.is_supported(x) and delta.dtype is x.dtype:
         return native.apply(_NativeBound, x.contiguous(), delta.contiguous(), max_ratio)
     over = tuple(range(1, x.dim() - 1))
     limit = max_ratio**2 * x.square().sum(over, keepdim=True) + BOUND_EPS
@@ -68,7 +68,7 @@ class _NativeBound(torch.autograd.Function):
         return grad_x, grad_delta, None
 
 
-def blend(host: Tensor, seed: Tensor, alpha: Tensor, through: Tensor) -> tuple[Tensor, Tensor]:
+def blend(host: Tensor, seed: Tensor, alpha: Tensor, straight_through: Tensor) -> tuple[Tensor, Tensor]:
     """host + alpha (seed - host), and which rows' seeds are finite [R] (1 or 0); a row that is not keeps the host.
 
     alpha [R] or, for gated blends, of as many dimensions as the features; through [R] is 1 where the seed's gradient is
@@ -76,33 +76,40 @@ def blend(host: Tensor, seed: Tensor, alpha: Tensor, through: Tensor) -> tuple[T
     """
     lane_shape = (host.shape[0], *(1,) * (host.dim() - 2), host.shape[-1])
     per_lane = alpha.dim() == 1 or alpha.shape == lane_shape
-    if native.applies(host) and per_lane and seed.dtype is host.dtype:
+    if native.is_supported(host) and per_lane and seed.dtype is host.dtype:
         lanes = alpha if alpha.dim() == 1 else alpha.reshape(alpha.shape[0], -1)
-        if not lanes.dtype is through.dtype is host.dtype:
-            lanes, through = lanes.to(host.dtype), through.to(host.dtype)
+        if not lanes.dtype is straight_through.dtype is host.dtype:
+            lanes, straight_through = lanes.to(host.dtype), straight_through.to(host.dtype)
         return native.apply(
-            _NativeBlend, host.contiguous(), seed.contiguous(), lanes.contiguous(), through.contiguous()
+            _NativeBlend, host.contiguous(), seed.contiguous(), lanes.contiguous(), straight_through.contiguous()
         )
-    return _TorchBlend.apply(host, seed, alpha, through)
+    return _TorchBlend.apply(host, seed, alpha, straight_through)
 
 
 class _NativeBlend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, host: Tensor, seed: Tensor, alpha: Tensor, through: Tensor) -> tuple[Tensor, Tensor]:
-        out, ok = torch.empty_like(host), host.new_empty(host.shape[0])
+    def forward(ctx: Any, host: Tensor, seed: Tensor, alpha: Tensor, straight_through: Tensor) -> tuple[Tensor, Tensor]:
+        out, is_finite = torch.empty_like(host), host.new_empty(host.shape[0])
         call = _call("blend_forward", host.shape, torch.get_num_threads(), alpha.dim() == 2)
-        call.run(host.dtype, {"x": host, "delta": seed, "alpha": alpha, "out": out, "ok": ok})
-        ctx.mark_non_differentiable(ok)
-        ctx.save_for_backward(host, seed, alpha, through, ok)
-        return out, ok
+        call.run(host.dtype, {"x": host, "delta": seed, "alpha": alpha, "out": out, "is_finite": is_finite})
+        ctx.mark_non_differentiable(is_finite)
+        ctx.save_for_backward(host, seed, alpha, straight_through, is_finite)
+        return out, is_finite
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
-        host, seed, alpha, through, ok = ctx.saved_tensors
+        host, seed, alpha, straight_through, is_finite = ctx.saved_tensors
         grad, grad_host, grad_seed = grad.contiguous(), torch.empty_like(host), torch.empty_like(host)
         grad_alpha = host.new_empty(host.shape[0], host.shape[-1]) if ctx.needs_input_grad[2] else None
         call = _call("blend_backward", host.shape, torch.get_num_threads(), alpha.dim() == 2)
-        named = {"x": host, "delta": seed, "alpha": alpha, "through": through, "ok": ok, "grad_out": grad}
+        named = {
+            "x": host,
+            "delta": seed,
+            "alpha": alpha,
+            "straight_through": straight_through,
+            "is_finite": is_finite,
+            "grad_out": grad,
+        }
         call.run(host.dtype, named | {"grad_x": grad_host, "grad_delta": grad_seed, "grad_alpha": grad_alpha})
         if grad_alpha is not None and alpha.dim() == 1:
             grad_alpha = grad_alpha.sum(1)
@@ -111,19 +118,19 @@ class _NativeBlend(torch.autograd.Function):
 
 class _TorchBlend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, host: Tensor, seed: Tensor, alpha: Tensor, through: Tensor) -> tuple[Tensor, Tensor]:
-        ok = _finite_rows(seed)
+    def forward(ctx: Any, host: Tensor, seed: Tensor, alpha: Tensor, straight_through: Tensor) -> tuple[Tensor, Tensor]:
+        is_finite = _finite_rows(seed)
         alpha = alpha.to(host.dtype)
-        ctx.save_for_backward(host, seed, alpha, through, ok)
-        ctx.mark_non_differentiable(ok)
-        return torch.where(_per_row(ok, host), host + _lanes(alpha, host) * (seed - host), host), ok
+        ctx.save_for_backward(host, seed, alpha, straight_through, is_finite)
+        ctx.mark_non_differentiable(is_finite)
+        return torch.where(_per_row(is_finite, host), host + _lanes(alpha, host) * (seed - host), host), is_finite
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
-        host, seed, alpha, through, ok = ctx.saved_tensors
-        rows, lanes = _per_row(ok, grad), _lanes(alpha, grad)
+        host, seed, alpha, straight_through, is_finite = ctx.saved_tensors
+        rows, lanes = _per_row(is_finite, grad), _lanes(alpha, grad)
         grad_host = torch.where(rows, grad * (1 - lanes), grad)
-        grad_seed = torch.where(rows, grad * (lanes + _per_row(through.to(grad.dtype), grad)), 0.0)
+        grad_seed = torch.where(rows, grad * (lanes + _per_row(straight_through.to(grad.dtype), grad)), 0.0)
         grad_alpha = None
         if ctx.needs_input_grad[2]:
             grad_alpha = torch.where(rows, grad * (seed - host), 0.0).sum_to_size(lanes.shape).view_as(alpha)
@@ -175,9 +182,9 @@ def _call(
         case "bound_backward":
             shapes |= {"kept": (rows, 2, samples)} | grads
         case "blend_forward":
-            shapes |= {"ok": (rows,)} | alpha | out
+            shapes |= {"is_finite": (rows,)} | alpha | out
         case "blend_backward":
-            shapes |= {"ok": (rows,), "through": (rows,), "grad_alpha": lanes} | alpha | grads
+            shapes |= {"is_finite": (rows,), "straight_through": (rows,), "grad_alpha": lanes} | alpha | grads
     return native.Call(kernel, numbers, shapes, optional=("grad_alpha",) if "grad_alpha" in shapes else ())
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from esper.engine.fusion.losses import token_losses
 from esper.engine.fusion.seed_ops import bound_tokens
-from esper.engine.fusion.tracing import Modules, Run, Tensors, bound_arguments
+from esper.engine.fusion.tracing import LayerFn, Modules, Tensors, bound_arguments
 from esper.errors import EngineError
 from esper.kasmina import blending
 from esper.kasmina.attention import CausalSelfAttention, TokenEmbedding
@@ -22,21 +22,21 @@ except ImportError:  # a torch without flex attention
     pass
 
 
-class TokenLayout:
+class SequenceLayout:
     """The layout of transformer hosts; see `esper.engine.fusion.tracing.Layout`."""
 
     leaves: tuple[type[nn.Module], ...] = (*_ATTENTION, TokenEmbedding)
 
-    def lay(self, x: Tensor) -> Tensor:
+    def to_layout(self, x: Tensor) -> Tensor:
         """x [J, B, T], as it is."""
         return x
 
-    def chain(self, node: fx.Node, modules: Modules) -> list[fx.Node]:
+    def fusable_chain(self, node: fx.Node, modules: Modules) -> list[fx.Node]:
         """Nothing is merged."""
         return [node]
 
-    def rule(self, chain: list[fx.Node], modules: Modules) -> Run | None:
-        """See `Layout.rule`."""
+    def lower(self, chain: list[fx.Node], modules: Modules) -> LayerFn | None:
+        """See `Layout.lower`."""
         (node,) = chain
         name = str(node.target)
         if node.op == "call_function" and node.target is blending.bound_residual:

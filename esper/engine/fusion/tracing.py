@@ -22,7 +22,7 @@ from esper.errors import EngineError
 from esper.kasmina.slot import SeedSlot
 
 Tensors = Mapping[str, Tensor]
-Run = Callable[[list[Tensor], Tensors, bool], Tensor]
+LayerFn = Callable[[list[Tensor], Tensors, bool], Tensor]
 Modules = Mapping[str, nn.Module]
 
 _UNARY_LAYERS: dict[type, Callable[..., Tensor]] = {
@@ -51,15 +51,15 @@ class Layout(Protocol):
 
     leaves: tuple[type[nn.Module], ...]
 
-    def lay(self, x: Tensor) -> Tensor:
-        """See `Engine.lay`."""
+    def to_layout(self, x: Tensor) -> Tensor:
+        """See `Engine.to_layout`."""
         ...
 
-    def chain(self, node: fx.Node, modules: Modules) -> list[fx.Node]:
+    def fusable_chain(self, node: fx.Node, modules: Modules) -> list[fx.Node]:
         """The nodes from this one on that run as one; at least the node itself."""
         ...
 
-    def rule(self, chain: list[fx.Node], modules: Modules) -> Run | None:
+    def lower(self, chain: list[fx.Node], modules: Modules) -> LayerFn | None:
         """How they run, or None where this layout has no rule of its own. Raises EngineError, naming the layer."""
         ...
 
@@ -73,10 +73,10 @@ class Layout(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Op:
     """One operation: reads values by name, writes one; `drops` are values nobody reads later."""
 
-    run: Run | None
+    run: LayerFn | None
     inputs: tuple[str, ...]
     output: str
     slot: str | None
@@ -109,7 +109,7 @@ class Program:
         start: int = 0,
         captured: Captured | None = None,
     ) -> Tensor:
-        """Run the steps from `start` on `values` (for start 0: {program.input: x}).
+        """LayerFn the steps from `start` on `values` (for start 0: {program.input: x}).
 
         tensors: parameters and buffers by their name in the module, [R, ...]. slot: what stands at a slot. captured:
         receives, per slot, the values alive before it, from which a later run can start.
@@ -153,8 +153,8 @@ def _is_view(node: fx.Node, modules: Modules) -> bool:
     return node.op == "call_module" and type(modules[str(node.target)]) in (nn.Identity, nn.Flatten, SeedSlot)
 
 
-def _compile(graph: fx.Graph, modules: Modules, layout: Layout) -> tuple[Step, ...]:
-    drafts: list[tuple[Run | None, list[fx.Node], fx.Node, str | None]] = []
+def _compile(graph: fx.Graph, modules: Modules, layout: Layout) -> tuple[Op, ...]:
+    drafts: list[tuple[LayerFn | None, list[fx.Node], fx.Node, str | None]] = []
     merged: set[fx.Node] = set()
     result: fx.Node | None = None
     for node in graph.nodes:
@@ -169,15 +169,15 @@ def _compile(graph: fx.Graph, modules: Modules, layout: Layout) -> tuple[Step, .
         if type(module) is SeedSlot:
             drafts.append((None, list(node.all_input_nodes), node, module.slot_id))
             continue
-        chain = layout.chain(node, modules)
+        chain = layout.fusable_chain(node, modules)
         merged.update(chain)
-        run = layout.rule(chain, modules) or _elementwise(node, module)
+        run = layout.lower(chain, modules) or _elementwise(node, module)
         drafts.append((run, list(node.all_input_nodes), chain[-1], None))
     last_use = {source: index for index, draft in enumerate(drafts) for source in draft[1]}
     if result is None or not drafts or result is not drafts[-1][2]:
         raise EngineError("the last operation of a traced module must be its output")
     return tuple(
-        Step(
+        Op(
             run=run,
             inputs=tuple(source.name for source in sources),
             output=target.name,
@@ -188,7 +188,7 @@ def _compile(graph: fx.Graph, modules: Modules, layout: Layout) -> tuple[Step, .
     )
 
 
-def _elementwise(node: fx.Node, module: nn.Module | None) -> Run:
+def _elementwise(node: fx.Node, module: nn.Module | None) -> LayerFn:
     """What is the same in every layout."""
     if type(module) is nn.Identity:
         return lambda inputs, tensors, training: inputs[0]
@@ -212,11 +212,11 @@ def _called(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
 
-def _unary(function: Callable[..., Tensor]) -> Run:
+def _unary(function: Callable[..., Tensor]) -> LayerFn:
     return lambda inputs, tensors, training: function(inputs[0])
 
 
-def _binary(function: Callable[..., Tensor], args: tuple[Any, ...]) -> Run:
+def _binary(function: Callable[..., Tensor], args: tuple[Any, ...]) -> LayerFn:
     def run(inputs: list[Tensor], tensors: Tensors, training: bool) -> Tensor:
         nodes = iter(inputs if len(inputs) == sum(isinstance(a, fx.Node) for a in args) else inputs * 2)
         return function(*(next(nodes) if isinstance(a, fx.Node) else a for a in args))

@@ -51,7 +51,7 @@ def block(spec: BlockSpec, x: Tensor, tensors: BlockTensors, training: bool) -> 
     plan = _plan(spec, training, torch.get_num_threads(), x.shape, owned)
     if plan.is_empty:  # a sum of nothing, whose gradients are zeros
         return sum((t.sum() for t in (x, *tensors[:4]) if t is not None), start=x.new_zeros(plan.out))
-    if native.applies(x):
+    if native.is_supported(x):
         return native.apply(_NativeBlock, plan, x, *tensors)
     return _torch_block(spec, x, tensors, training)
 

@@ -68,11 +68,11 @@ template <class T> inline Vec<T> inverse_root(Vec<T> v) {
   POINTER(grad_x) POINTER(grad_weight) POINTER(grad_bias) POINTER(grad_gamma) POINTER(grad_beta)
 
 // A row is [size, samples]. alpha: [rows, samples] where it is per sample, else [rows]. kept: [rows, 2, samples].
-// through: [rows], 1 where the gradient passes straight to the seed. ok: [rows], 1 where the seed is finite.
+// straight_through: [rows], 1 where the gradient passes straight to the seed. is_finite: [rows], 1 where the seed is finite.
 #define SEED_FIELDS(INTEGER, REAL, POINTER)                                                           \
   INTEGER(rows) INTEGER(size) INTEGER(samples) INTEGER(alpha_per_sample) INTEGER(threads)             \
   REAL(max_ratio) REAL(eps)                                                                           \
-  POINTER(x) POINTER(delta) POINTER(out) POINTER(kept) POINTER(alpha) POINTER(through) POINTER(ok)    \
+  POINTER(x) POINTER(delta) POINTER(out) POINTER(kept) POINTER(alpha) POINTER(straight_through) POINTER(is_finite)    \
   POINTER(grad_out) POINTER(grad_x) POINTER(grad_delta) POINTER(grad_alpha)
 
 struct Block { BLOCK_FIELDS(DECLARE_INTEGER, DECLARE_REAL, DECLARE_POINTER) };
@@ -552,7 +552,7 @@ template <class V, class T> void blend_lanes_backward(const Seed& p, int64_t r, 
   T *gx = (T*)p.grad_x + base, *gs = (T*)p.grad_delta + base;
   V alpha = V{} + ((const T*)p.alpha)[p.alpha_per_sample ? 0 : r], along = {};
   if (p.alpha_per_sample) alpha = load<V>((const T*)p.alpha + r * n + s);
-  const V seedward = alpha + ((const T*)p.through)[r];
+  const V seedward = alpha + ((const T*)p.straight_through)[r];
   for (int64_t j = 0; j < p.size * n; j += n) {
     const V gv = load<V>(g + j);
     store<V>(gx + j, gv * (T(1) - alpha));
@@ -592,9 +592,9 @@ template <class T> void blend_forward(const Seed& p) {
 #pragma omp parallel for num_threads(p.threads) schedule(static)
   for (int64_t r = 0; r < p.rows; ++r) {
     const int64_t count = p.size * p.samples;
-    T& ok = ((T*)p.ok)[r];
-    ok = row_is_finite((const T*)p.delta + r * count, count);
-    if (ok) every_lane<T, blend_lanes<Vec<T>, T>, blend_lanes<T, T>>(p, r);
+    T& is_finite = ((T*)p.is_finite)[r];
+    is_finite = row_is_finite((const T*)p.delta + r * count, count);
+    if (is_finite) every_lane<T, blend_lanes<Vec<T>, T>, blend_lanes<T, T>>(p, r);
     else std::memcpy((T*)p.out + r * count, (const T*)p.x + r * count, count * sizeof(T));
   }
 }
@@ -603,7 +603,7 @@ template <class T> void blend_backward(const Seed& p) {
 #pragma omp parallel for num_threads(p.threads) schedule(static)
   for (int64_t r = 0; r < p.rows; ++r) {
     const int64_t count = p.size * p.samples;
-    if (((const T*)p.ok)[r]) {
+    if (((const T*)p.is_finite)[r]) {
       every_lane<T, blend_lanes_backward<Vec<T>, T>, blend_lanes_backward<T, T>>(p, r);
       continue;
     }

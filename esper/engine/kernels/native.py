@@ -37,7 +37,7 @@ class Seed(ctypes.Structure):
     _fields_ = _fields(
         integers="rows size samples alpha_per_sample threads",
         reals="max_ratio eps",
-        pointers="x delta out kept alpha through ok grad_out grad_x grad_delta grad_alpha",
+        pointers="x delta out kept alpha straight_through is_finite grad_out grad_x grad_delta grad_alpha",
     )
 
 
@@ -79,7 +79,7 @@ def _spelled(structure: type[ctypes.Structure]) -> str:
     return "".join(f"{kinds[field[1]]} {field[0]};" for field in structure._fields_)
 
 
-def applies(x: Tensor) -> bool:
+def is_supported(x: Tensor) -> bool:
     """Whether the kernels serve this tensor; one without elements is left to torch."""
     return x.is_cpu and x.dtype in _SUFFIX and x.numel() > 0 and load()[0] is not None
 

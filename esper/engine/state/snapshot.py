@@ -117,7 +117,7 @@ def _tensors(population: Members) -> dict[str, Tensor]:
         held = population.optimizer.rows[stack_name]
         named[f"optimizer/{stack_name}/steps"] = held.steps
         named[f"optimizer/{stack_name}/learning_rate"] = held.learning_rate
-        for slot, moments in held.slots.items():
+        for slot, moments in held.moments.items():
             named |= {f"optimizer/{stack_name}/{slot}/{name}": tensor for name, tensor in moments.items()}
     return named
 

@@ -103,7 +103,7 @@ def _cut(rows: Rows, view: StackView) -> Rows:
         steps=rows.steps[cut],
         counted=rows.counted[cut],
         clip_group=rows.clip_group[cut],
-        slots={slot: {n: moment[cut] for n, moment in moments.items()} for slot, moments in rows.slots.items()},
+        moments={kind: {n: moment[cut] for n, moment in moments.items()} for kind, moments in rows.moments.items()},
     )
 
 

@@ -158,7 +158,7 @@ class PolicyLearner(ABC):
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from a rollout of the policy as it is; returns metrics."""
 
-    def replay(
+    def evaluate_actions(
         self, seen: Tensor, masks: Tensor, starts: Tensor | None = None, memory: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities of all actions [.., A], entropies of each step [.., D] and values [..], with gradients.
@@ -170,7 +170,7 @@ class PolicyLearner(ABC):
         log_probs, entropies = self.tree.evaluate(logits.flatten(0, -2), masks.flatten(0, -2))
         return log_probs.unflatten(0, values.shape), entropies.unflatten(0, values.shape), values
 
-    def received(self, rollout: Rollout) -> Rollout:
+    def prepare_rollout(self, rollout: Rollout) -> Rollout:
         """The rollout on the learner's device; the first one as a policy that knows its scales would have seen it.
 
         Observations and returns are on no known scale before the first update, and to bring them there after it would
@@ -190,7 +190,7 @@ class PolicyLearner(ABC):
         self.normalizer.count.zero_()  # it counts once, when the update is finished
         seen = self.normalizer(rollout.observations)
         with torch.no_grad():
-            log_probs = self.replay(seen, rollout.masks, rollout.starts, rollout.memory)[0]
+            log_probs = self.evaluate_actions(seen, rollout.masks, rollout.starts, rollout.memory)[0]
         is_over = rollout.terminated | (rollout.truncated & (not self.bootstrap_truncated))
         return replace(
             rollout,
@@ -221,18 +221,18 @@ class PolicyLearner(ABC):
             group["lr"] = rate
         return rate, entropy(self.updates_done)
 
-    def own(self, values: Tensor, dim: int = 0) -> Tensor:
+    def local_shard(self, values: Tensor, dim: int = 0) -> Tensor:
         """This rank's share along a dimension, possibly nothing."""
         mine = share(values.shape[dim], self.ranks)
         return values.narrow(dim, mine.start, len(mine))
 
-    def added(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def sum_over_ranks(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the ranks' shares of some sums add up to, without their gradients."""
         values = torch.stack(list(parts.values())).detach()
         self.ranks.all_reduce([values])
         return dict(zip(parts, values, strict=True))
 
-    def descend(self, loss: Tensor, **parts: Tensor) -> float:
+    def optimizer_step(self, loss: Tensor, **parts: Tensor) -> float:
         """One clipped step down the loss that all ranks' shares add up to; returns the gradient's norm before clipping.
 
         Args: loss: this rank's share; parts: of the whole loss. Raises LearnerError naming the part of the loss that is

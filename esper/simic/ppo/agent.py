@@ -38,7 +38,7 @@ class PPOAgent(PolicyLearner):
         of the values before the update; learning_rate, entropy_coefficient, forced_share, epochs_run (of the policy).
         Raises LearnerError where a reward, loss or gradient is not finite.
         """
-        rollout, settings = self.received(rollout), self.settings
+        rollout, settings = self.prepare_rollout(rollout), self.settings
         learning_rate, entropy_coefficient = self.begin_update()
         advantages = gae(
             rollout.rewards,
@@ -61,16 +61,16 @@ class PPOAgent(PolicyLearner):
         is_far = False  # from the acting policy: from then on the values learn alone
         for index in self._minibatches(len(data["free"]), batches):
             loss, shares = self._loss(data, index, entropy_coefficient)
-            parts = self.added(shares)
+            parts = self.sum_over_ranks(shares)
             if not is_far:
                 seen.append(parts)
                 is_far = settings.target_kl is not None and float(parts["approx_kl"]) > settings.target_kl
             if not is_far:
-                norms.append(self.descend(loss, **parts))
+                norms.append(self.optimizer_step(loss, **parts))
             elif self.network.memory_size:
                 break  # what is remembered serves both: values cannot be taught without moving the policy
             else:
-                self.descend(settings.value_coefficient * shares["value_loss"], **parts)
+                self.optimizer_step(settings.value_coefficient * shares["value_loss"], **parts)
         self.finish_update(rollout)
         return {name: float(torch.stack([one[name] for one in seen]).mean()) for name in parts} | {
             "explained_variance": explained_variance(rollout.values, returns),
@@ -107,12 +107,12 @@ class PPOAgent(PolicyLearner):
         self, data: dict[str, Tensor], index: Tensor, entropy_coefficient: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """This rank's share of a minibatch's loss, and of all its parts."""
-        own, free = self.own(index), data["free"][index]
+        own, free = self.local_shard(index), data["free"][index]
         batch = {name: value[own] for name, value in data.items()}
         settings, memory = self.settings, batch.pop("memory", None)
         if memory is not None:
             batch = {name: value.transpose(0, 1) for name, value in batch.items()}  # [T, B, ..]
-        log_probs, entropies, values = self.replay(batch["seen"], batch["masks"], batch["starts"], memory)
+        log_probs, entropies, values = self.evaluate_actions(batch["seen"], batch["masks"], batch["starts"], memory)
         weights, advantages = batch["weights"], batch["advantages"]
         change = log_probs.gather(-1, batch["actions"]).squeeze(-1) - batch["log_probs"]
         ratio = change.exp()

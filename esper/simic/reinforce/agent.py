@@ -60,10 +60,12 @@ class ReinforceAgent(PolicyLearner):
             "weights": weights,
             "gains": weights * normalized(advantages, free),
         }
-        own = {name: self.own(value, dim=1) for name, value in data.items()}  # members of which this rank learns
-        memory = None if rollout.memory is None else self.own(rollout.memory)
+        own = {
+            name: self.local_shard(value, dim=1) for name, value in data.items()
+        }  # members of which this rank learns
+        memory = None if rollout.memory is None else self.local_shard(rollout.memory)
 
-        log_probs, entropies, values = self.replay(own["seen"], own["masks"], own["starts"], memory)
+        log_probs, entropies, values = self.evaluate_actions(own["seen"], own["masks"], own["starts"], memory)
         by_level = (own["weights"].unsqueeze(-1) * entropies).flatten(0, -2).sum(0)
         shares = {
             "policy_loss": -(own["gains"] * log_probs.gather(-1, own["actions"]).squeeze(-1)).sum(),
@@ -73,12 +75,14 @@ class ReinforceAgent(PolicyLearner):
         if len(by_level) == len(LEVELS):
             shares |= {f"entropy_{level}": one for level, one in zip(LEVELS, by_level, strict=True)}
         loss = shares["policy_loss"] + settings.value_coefficient * shares["value_loss"]
-        parts = self.added(shares)
-        gradient_norm = self.descend(loss - entropy_coefficient * shares["entropy"], **parts)
+        parts = self.sum_over_ranks(shares)
+        gradient_norm = self.optimizer_step(loss - entropy_coefficient * shares["entropy"], **parts)
         for _ in range(settings.baseline_steps - 1):
             _, values = self.network.sequence(own["seen"])
             value_loss = self._errors(values, own["returns"]).sum() / returns.numel()
-            self.descend(settings.value_coefficient * value_loss, **self.added({"value_loss": value_loss}))
+            self.optimizer_step(
+                settings.value_coefficient * value_loss, **self.sum_over_ranks({"value_loss": value_loss})
+            )
         self.finish_update(rollout)
         return {name: float(part) for name, part in parts.items()} | {
             "explained_variance": explained_variance(rollout.values, returns),

@@ -1,4 +1,4 @@
-"""Sides measured by each other: means and differences with their intervals, paired wherever that can be."""
+"""RunGroups measured by each other: means and differences with their intervals, paired wherever that can be."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from esper.nissa.statistics import ACCURACY, FEWEST, Interval, mean_interval, paired_difference
-from esper.study.compare.sides import Host, Side, Sides
+from esper.study.compare.sides import Host, RunGroup, RunGroups
 
 Unit = tuple[int, ...]  # (seed,) or (seed, member)
 Curves = dict[Unit, np.ndarray]
@@ -42,12 +42,12 @@ class Difference:
 
 @dataclass
 class Comparison:
-    """Sides and what came of them. A seed is counted as one; a host only where no side has more than one seed."""
+    """RunGroups and what came of them. A seed is counted as one; a host only where no side has more than one seed."""
 
-    given: Sides
+    given: RunGroups
 
     @property
-    def sides(self) -> list[Side]:
+    def sides(self) -> list[RunGroup]:
         return self.given.sides
 
     @cached_property
@@ -79,30 +79,30 @@ class Comparison:
         ]
         return [measure for measure in possible if all(self.values(side, measure.name) for side in self.sides)]
 
-    def values(self, side: Side, name: str) -> dict[Unit, float]:
+    def values(self, side: RunGroup, name: str) -> dict[Unit, float]:
         """One measure of a side, unit by unit."""
         found = self._together({host: np.array(value) for host, value in self._of_hosts(side, name).items()})
         return {unit: float(value) for unit, value in found.items() if np.isfinite(value)}
 
-    def curves(self, side: Side, key: str) -> Curves:
+    def curves(self, side: RunGroup, key: str) -> Curves:
         """One metric over the side's epochs, unit by unit."""
         return self._together(side.curves(key))
 
-    def mean(self, side: Side, measure: Measure) -> Interval:
+    def mean(self, side: RunGroup, measure: Measure) -> Interval:
         """Of a measure, over units."""
         return mean_interval(self.values(side, measure.name).values(), within=measure.within)
 
-    def difference(self, side: Side, measure: Measure) -> Difference:
+    def difference(self, side: RunGroup, measure: Measure) -> Difference:
         """A side minus the first."""
         return differ(self.values(side, measure.name), self.values(self.sides[0], measure.name), self.pairs(side))
 
-    def pairs(self, side: Side) -> bool:
+    def pairs(self, side: RunGroup) -> bool:
         """Whether this side's hosts began as the first side's did, and saw the same data."""
         first = self.sides[0].config
         keys = [key for key in {**first, **side.config} if key.startswith(_WORLD)]
         return bool(keys) and all(first.get(key) == side.config.get(key) for key in keys)
 
-    def _of_hosts(self, side: Side, name: str) -> dict[Host, float]:
+    def _of_hosts(self, side: RunGroup, name: str) -> dict[Host, float]:
         if name == "val_accuracy":
             at = np.searchsorted(side.epochs, self.last_epoch)
             curves = side.curves(name) if self.last_epoch >= 0 else {}

@@ -11,7 +11,7 @@ from esper.nissa.report.history import RunHistory
 from esper.nissa.report.plots import Plot, over_epochs, picture, span, text_width
 from esper.nissa.statistics import mean_band
 from esper.study.compare.comparison import Comparison, Curves, Measure
-from esper.study.compare.sides import Side
+from esper.study.compare.sides import RunGroup
 
 MOST_CURVES = SERIES_COLOURS
 _LONGEST_LABEL = 24
@@ -19,12 +19,12 @@ _IN_PLACE = ("BLENDING", "PROBATIONARY", "FOSSILIZED")
 _ROW_HEIGHT = 44
 
 
-def tint(comparison: Comparison, side: Side) -> str:
+def tint(comparison: Comparison, side: RunGroup) -> str:
     """The colour of a side, by the name that the theme has for it."""
     return f"series{comparison.sides.index(side) % SERIES_COLOURS}"
 
 
-def drawn(comparison: Comparison) -> list[Side]:
+def drawn(comparison: Comparison) -> list[RunGroup]:
     """The sides whose curves are drawn: as many as can be told apart, the first and the best."""
     first, *others = comparison.sides
     if len(others) < MOST_CURVES:
@@ -36,7 +36,7 @@ def drawn(comparison: Comparison) -> list[Side]:
 def accuracy(comparison: Comparison) -> str:
     """Validation accuracy of each side over epochs, means with 95% bands."""
 
-    def accuracies(side: Side) -> Curves:
+    def accuracies(side: RunGroup) -> Curves:
         return comparison.curves(side, "val_accuracy")
 
     def fit(values: np.ndarray) -> tuple[float, float]:
@@ -49,7 +49,7 @@ def difference(comparison: Comparison) -> str:
     """Validation accuracy of each other side minus the first one's, unit by unit; empty where none pairs."""
     first = comparison.sides[0]
 
-    def minus_first(side: Side) -> Curves:
+    def minus_first(side: RunGroup) -> Curves:
         mine, other = comparison.curves(side, "val_accuracy"), comparison.curves(first, "val_accuracy")
         shared, at, there = np.intersect1d(side.epochs, first.epochs, return_indices=True)
         found = {unit: mine[unit][at] - other[unit][there] for unit in mine.keys() & other.keys()}
@@ -81,7 +81,7 @@ def parameters(comparison: Comparison) -> str:
 def in_place(comparison: Comparison) -> str:
     """How many seeds have a share in the output, a host; empty where no side ever had one."""
 
-    def count(side: Side) -> Curves:
+    def count(side: RunGroup) -> Curves:
         found: Curves = {}
         for run in side.runs:
             at = np.searchsorted(side.epochs, run.history.epochs)
@@ -157,12 +157,12 @@ def returns(comparison: Comparison) -> str:
 
 def _curves(
     comparison: Comparison,
-    curves_of: Callable[[Side], Curves],
+    curves_of: Callable[[RunGroup], Curves],
     what: str,
     size: tuple[int, int],
     spelled: Callable[[float], str],
     fit: Callable[[np.ndarray], tuple[float, float]],
-    sides: Sequence[Side] = (),
+    sides: Sequence[RunGroup] = (),
 ) -> str:
     """Means of sides over epochs with their bands. fit: the range shown, of all values there are."""
     found = [(side, curves_of(side)) for side in sides or drawn(comparison)]
@@ -182,7 +182,7 @@ def _curves(
     return picture(f"{what}, over epochs", plot)
 
 
-def _colour(comparison: Comparison, side: Side) -> str:
+def _colour(comparison: Comparison, side: RunGroup) -> str:
     return plots.tint(tint(comparison, side))
 
 
@@ -195,7 +195,7 @@ def _title(measure: Measure) -> str:
     return f"{measure.title}{measure.unit and ', ' + measure.unit}"
 
 
-def _shared(comparison: Comparison, side: Side, *measures: Measure) -> list[np.ndarray]:
+def _shared(comparison: Comparison, side: RunGroup, *measures: Measure) -> list[np.ndarray]:
     """Two measures of the units that have both."""
     one, two = (comparison.values(side, measure.name) for measure in measures)
     units = [unit for unit in one if unit in two]

@@ -13,7 +13,7 @@ from esper.nissa.report.page import render_page, write_page
 from esper.nissa.statistics import Interval
 from esper.study.compare import figures as figures
 from esper.study.compare.comparison import Comparison, Difference, Measure
-from esper.study.compare.sides import Member, Side
+from esper.study.compare.sides import GroupedRun, RunGroup
 
 MOST_CARDS = 6
 MOST_BESIDE = 7  # sides whose rows have room beside the curves
@@ -118,7 +118,7 @@ def _facts(comparison: Comparison) -> dict[str, str]:
     }
 
 
-def _side(comparison: Comparison, side: Side) -> dict[str, Any]:
+def _side(comparison: Comparison, side: RunGroup) -> dict[str, Any]:
     is_first = side is comparison.sides[0]
     hosts = sum(len(run.hosts) for run in side.runs)
     means = [comparison.mean(side, measure) for measure in comparison.measures]
@@ -143,7 +143,7 @@ def _side(comparison: Comparison, side: Side) -> dict[str, Any]:
     }
 
 
-def _run(side: Side, run: Member, tint: str, folder: Path) -> dict[str, Any]:
+def _run(side: RunGroup, run: GroupedRun, tint: str, folder: Path) -> dict[str, Any]:
     report = run.folder / REPORT_FILE
     last = int(run.history.epochs[-1]) if run.history.records else 0
     scores = [score for score in run.final("test_accuracy") if score is not None]

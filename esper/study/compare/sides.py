@@ -29,7 +29,7 @@ _LONGEST_WORD = 24
 
 
 @dataclass(slots=True)
-class Member:
+class GroupedRun:
     """A run of a side: what it wrote, what it was configured as, and its grown members by number."""
 
     history: RunHistory
@@ -55,11 +55,11 @@ class Member:
 
 
 @dataclass
-class Side:
+class RunGroup:
     """Runs of one configuration, each of its own seed."""
 
     label: str
-    runs: list[Member]
+    runs: list[GroupedRun]
 
     @property
     def config(self) -> dict[str, Any]:
@@ -108,10 +108,10 @@ class Side:
 
 
 @dataclass(slots=True)
-class Sides:
+class RunGroups:
     """What is compared with what; the first side is what the others are measured by."""
 
-    sides: list[Side]
+    sides: list[RunGroup]
     left_out: list[str]  # runs that are not in it, and why
 
     def differences(self) -> dict[str, list[Any]]:
@@ -128,7 +128,7 @@ class Sides:
         return is_choice and any(key not in side.config for side in self.sides)
 
 
-def read_sides(arguments: Sequence[str], root: Path | str = ROOT) -> Sides:
+def read_sides(arguments: Sequence[str], root: Path | str = ROOT) -> RunGroups:
     """The runs that the arguments mean, read and put together.
 
     arguments: runs (see `find_run`), or folders of them, such as a sweep's. Raises RunError where one means no run, or
@@ -137,12 +137,12 @@ def read_sides(arguments: Sequence[str], root: Path | str = ROOT) -> Sides:
     folders = list(dict.fromkeys(folder for argument in arguments for folder in _folders(argument, Path(root))))
     left_out, runs = [], []
     for folder in folders:
-        run = Member(read_run(folder), flat(read_config_file(folder)))
+        run = GroupedRun(read_run(folder), flat(read_config_file(folder)))
         if run.history.records or run.history.run.get("summary"):
             runs.append(run)
         else:
             left_out.append(f"{folder}: no epoch of it has been recorded")
-    groups: dict[str, list[Member]] = {}
+    groups: dict[str, list[GroupedRun]] = {}
     for run in runs:
         groups.setdefault(_experiment(run), []).append(run)
     if len(groups) == 1:  # nothing but seeds tells them apart: each is a side
@@ -150,10 +150,10 @@ def read_sides(arguments: Sequence[str], root: Path | str = ROOT) -> Sides:
     if len(groups) < 2:
         what = f"only {runs[0].folder} has something to compare" if runs else "there is nothing to compare"
         raise RunError(f"{what}\n  give two runs or more, or a sweep's folder: esper compare RUN RUN ...")
-    sides = [Side("", _one_a_seed(group, left_out)) for group in groups.values()]
+    sides = [RunGroup("", _one_a_seed(group, left_out)) for group in groups.values()]
     for side, label in zip(sides, _labels(sides), strict=True):
         side.label = label
-    return Sides(sides, left_out)
+    return RunGroups(sides, left_out)
 
 
 def seeds(numbers: Iterable[int]) -> str:
@@ -164,7 +164,7 @@ def seeds(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, given))
 
 
-def _experiment(run: Member) -> str:
+def _experiment(run: GroupedRun) -> str:
     """All of a configuration that decides what is measured, but for the seed."""
     decisive = sorted((key, value) for key, value in run.config.items() if _decides(key))
     return repr(decisive) if decisive else str(run.folder)
@@ -203,9 +203,9 @@ def _jobs(sweep: Path) -> list[str]:
         return []
 
 
-def _one_a_seed(runs: list[Member], left_out: list[str]) -> list[Member]:
+def _one_a_seed(runs: list[GroupedRun], left_out: list[str]) -> list[GroupedRun]:
     """Of runs with the same seed the newest that finished; in the order of seeds."""
-    newest: dict[int, Member] = {}
+    newest: dict[int, GroupedRun] = {}
     for run in sorted(runs, key=lambda run: (run.history.status == "finished", str(run.history.run.get("started_at")))):
         if run.seed in newest:
             left_out.append(f"{newest[run.seed].folder}: {run.folder} is a newer run of the same")
@@ -213,7 +213,7 @@ def _one_a_seed(runs: list[Member], left_out: list[str]) -> list[Member]:
     return [newest[seed] for seed in sorted(newest)]
 
 
-def _labels(sides: Sequence[Side]) -> list[str]:
+def _labels(sides: Sequence[RunGroup]) -> list[str]:
     """What tells each side from the others, in a few words: "ppo", "learning_rate 0.1", else the run's id."""
     told = _told_by(sides)
     chosen: list[int] = []
@@ -231,7 +231,7 @@ def _labels(sides: Sequence[Side]) -> list[str]:
     ]
 
 
-def _told_by(sides: Sequence[Side]) -> list[list[str]]:
+def _told_by(sides: Sequence[RunGroup]) -> list[list[str]]:
     """All in which sides differ, the policy first: for each thing the words for it, side by side."""
     options = [chosen_groups(side.runs[0].folder, side.runs[0].history.run.get("options") or {}) for side in sides]
     known = dict.fromkeys(group for chosen in options for group in chosen if _decides(group))

@@ -9,7 +9,7 @@ from torch import nn
 
 from esper.engine.backends import selection
 from esper.engine.backends.choice import choose_engine
-from esper.engine.fusion.image_layout import LaneLayout
+from esper.engine.fusion.image_layout import ImageLayout
 from esper.engine.fusion.tracing import Program
 from esper.engine.kernels import native
 from esper.engine.optimizer import OptimizerConfig
@@ -105,7 +105,7 @@ class Branching(nn.Module):
 @pytest.mark.parametrize(("module", "named"), [(Odd(), "layer stretch"), (Branching(), "Branching.forward")])
 def test_what_cannot_be_fused_is_refused_by_name(module, named):
     with pytest.raises(EngineError, match=named):
-        Program(module, LaneLayout())
+        Program(module, ImageLayout())
 
 
 def bodies_with_an_odd_layer():

@@ -33,9 +33,9 @@ def test_each_row_blends_by_its_own_alpha_and_a_broken_seed_is_cut_out(kernels):
     with torch.no_grad():
         seed[2, 0, 0, 0, 0] = float("inf")
     alpha = torch.tensor([0.0, 0.3, 0.5, 1.0], dtype=torch.float64)
-    through = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
-    out, ok = seed_ops.blend(host, seed, alpha, through)
-    assert ok.tolist() == [1, 1, 0, 1]
+    straight_through = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    out, is_finite = seed_ops.blend(host, seed, alpha, straight_through)
+    assert is_finite.tolist() == [1, 1, 0, 1]
     assert torch.equal(out[0], host[0]) and torch.equal(out[2], host[2])
     torch.testing.assert_close(out[1], isolation.blend_with_isolation(host[1], seed[1], 0.3), rtol=1e-12, atol=1e-12)
     grad_host, grad_seed = torch.autograd.grad(out, (host, seed), slope)
@@ -71,9 +71,9 @@ def test_a_blend_token_by_token_is_never_taken_for_one_by_channel():
 
 def test_a_row_whose_sum_half_precision_cannot_hold_is_finite():
     seed = torch.full((2, 3, 40, 40, 20), 2.0, dtype=torch.float16, requires_grad=True)
-    _, ok = seed_ops.blend(torch.zeros_like(seed), seed, torch.ones(2), torch.zeros(2))
+    _, is_finite = seed_ops.blend(torch.zeros_like(seed), seed, torch.ones(2), torch.zeros(2))
     (grad,) = torch.autograd.grad(seed_ops.isolate(seed, torch.ones(2)), seed, torch.ones_like(seed))
-    assert ok.tolist() == [1, 1] and grad.eq(1).all()
+    assert is_finite.tolist() == [1, 1] and grad.eq(1).all()
 
 
 NAN, INF = float("nan"), float("inf")
@@ -110,7 +110,7 @@ def on_both(monkeypatch, operation, values):
         pytest.skip(native.load()[1])
     ours = result(operation, values)
     with monkeypatch.context() as patch:
-        patch.setattr(native, "applies", lambda x: False)
+        patch.setattr(native, "is_supported", lambda x: False)
         return ours, result(operation, values)
 
 
@@ -148,8 +148,8 @@ def test_another_precision_is_promoted_as_torch_does(name, where, monkeypatch):
 def test_no_networks_no_samples_and_no_features_are_nothing(shape, kernels):
     x, delta = torch.zeros(shape, requires_grad=True), torch.zeros(shape, requires_grad=True)
     assert seed_ops.bound_residual(x, delta).shape == shape
-    out, ok = seed_ops.blend(x, delta, torch.ones(shape[0]), torch.ones(shape[0]))
-    assert out.shape == shape and ok.tolist() == [1] * shape[0]
+    out, is_finite = seed_ops.blend(x, delta, torch.ones(shape[0]), torch.ones(shape[0]))
+    assert out.shape == shape and is_finite.tolist() == [1] * shape[0]
     assert all(grad.shape == shape for grad in torch.autograd.grad(out.sum(), (x, delta)))
 
 
@@ -160,15 +160,15 @@ def test_no_networks_no_samples_and_no_features_are_nothing(shape, kernels):
         ({"seed": lambda s: s[:3]}, "delta is"),
         ({"seed": lambda s: s.to("meta")}, "delta is .* on meta"),
         ({"alpha": lambda a: a[:3]}, "alpha is"),
-        ({"through": lambda t: t[:3]}, "through is"),
-        ({"through": lambda t: t[:, None]}, "through is"),
+        ({"straight_through": lambda t: t[:3]}, "through is"),
+        ({"straight_through": lambda t: t[:, None]}, "through is"),
     ],
 )
 def test_tensors_that_do_not_belong_together_are_refused_by_name(changes, said):
     if native.load()[0] is None:
         pytest.skip(native.load()[1])
     host, seed, _ = tensors()
-    values = {"host": host, "seed": seed, "alpha": torch.zeros(4).double(), "through": torch.zeros(4).double()}
+    values = {"host": host, "seed": seed, "alpha": torch.zeros(4).double(), "straight_through": torch.zeros(4).double()}
     values |= {name: change(values[name]) for name, change in changes.items()}
     with pytest.raises(EngineError, match=said):
         seed_ops.blend(**values)[0].sum().backward()

@@ -161,9 +161,9 @@ def test_what_is_not_finite_goes_where_torch_lets_it_go(name, value, training, m
         if tensor is None:
             continue
         results = []
-        for applies in (native.applies, lambda x: False):
+        for applies in (native.is_supported, lambda x: False):
             with monkeypatch.context() as patch:
-                patch.setattr(native, "applies", applies)
+                patch.setattr(native, "is_supported", applies)
                 results.append(trained(spec, given | {where: spoiled(tensor.detach(), value)}, training))
         for (field, ours), theirs in zip(results[0].items(), results[1].values(), strict=True):
             torch.testing.assert_close(ours, theirs, equal_nan=True, msg=lambda m, w=where, f=field: f"{w}: {f}: {m}")

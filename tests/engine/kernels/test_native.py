@@ -127,7 +127,7 @@ def test_a_compiler_that_fails_is_told_in_a_line(place, monkeypatch, command, sa
 
 # ---- several processes
 
-LOAD = "from esper.engine import native; library, reason = native.load(); print(reason)"
+LOAD = "from esper.engine.kernels import native; library, reason = native.load(); print(reason)"
 
 
 def start() -> subprocess.Popen[str]:
@@ -338,7 +338,7 @@ FIELDS = native.Block._fields_
 def test_a_library_that_sees_other_arguments_is_not_used(place, monkeypatch, fields):
     monkeypatch.setattr(native, "Block", twin(fields))
     assert "do not match" in why_not()
-    assert not native.applies(torch.zeros(1, 1, 2, 2, 1))
+    assert not native.is_supported(torch.zeros(1, 1, 2, 2, 1))
 
 
 def test_a_library_of_another_size_of_arguments_is_not_used(place, monkeypatch):

@@ -18,7 +18,7 @@ from tests.nissa.wandb_server import WandbServer
 if (WANDB := find_spec("wandb")) is None:
     pytest.skip("pip install 'esper[wandb]'", allow_module_level=True)
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 KEY = "0" * 40
 UID = "0123456789abcdef"
 EPOCHS = 6

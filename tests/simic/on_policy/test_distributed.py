@@ -81,7 +81,7 @@ def stumble(ranks: Ranks) -> str:
     weight = next(learner.network.parameters())
     before = weight.detach().clone()
     with pytest.raises(LearnerError) as raised:
-        learner.descend(weight.sum() * (float("nan") if ranks.rank else 1.0), value_loss=torch.tensor(2.0))
+        learner.optimizer_step(weight.sum() * (float("nan") if ranks.rank else 1.0), value_loss=torch.tensor(2.0))
     assert torch.equal(weight, before)
     return str(raised.value)
 

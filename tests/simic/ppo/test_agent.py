@@ -76,7 +76,7 @@ def test_the_policy_gradient_is_that_of_exact_enumeration() -> None:
     rewards = torch.tensor([[1.0, 0.0, 2.0], [3.0, -1.0, 0.0], [0.0, 5.0, 0.5]])
     agent.update(two_step_rollout(agent, rewards, 20_000))
     observations = agent.normalizer(torch.cat([torch.zeros(1, 4), torch.eye(4)[1:]]))
-    log_probs, _, _ = agent.replay(observations, torch.ones(4, 3, dtype=torch.bool))
+    log_probs, _, _ = agent.evaluate_actions(observations, torch.ones(4, 3, dtype=torch.bool))
     expected_return = sum(
         (log_probs[0, a] + log_probs[1 + a, b]).exp() * rewards[a, b] for a, b in itertools.product(range(3), repeat=2)
     )
@@ -104,7 +104,7 @@ def test_an_lstm_replays_a_rollout_exactly() -> None:
     rollout = going_on.collect(9)
     assert rollout.starts[1:].any() and rollout.memory is not None and rollout.memory.any()
     seen = agent.normalizer(rollout.observations)
-    log_probs, _, values = agent.replay(seen, rollout.masks, rollout.starts, rollout.memory)
+    log_probs, _, values = agent.evaluate_actions(seen, rollout.masks, rollout.starts, rollout.memory)
     taken = log_probs.gather(-1, rollout.actions.unsqueeze(-1)).squeeze(-1)
     assert torch.equal(taken, rollout.log_probs) and torch.equal(values, rollout.values)
 
@@ -265,7 +265,7 @@ def test_an_untrained_policy_follows_the_prior() -> None:
     prior = {"wait": 6.0, "germinate": 2.0, "advance": 1.0, "cull": 1.0}
     agent = PPOAgent.for_growth(["a", "b"], LAYOUT, settings(operation_prior=prior))
     everything = torch.ones(1, len(LAYOUT), dtype=torch.bool)
-    chances = agent.replay(torch.zeros(1, 2), everything)[0].exp()[0]
+    chances = agent.evaluate_actions(torch.zeros(1, 2), everything)[0].exp()[0]
     assert chances[0].item() == pytest.approx(0.6, abs=0.01)
     planting = [action.operation is Operation.GERMINATE for action in LAYOUT.actions]
     assert chances[torch.tensor(planting)].sum().item() == pytest.approx(0.2, abs=0.01)

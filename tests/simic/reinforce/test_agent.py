@@ -54,7 +54,7 @@ def exact_gradient(agent: ReinforceAgent, env: Corridor) -> Tensor:
             return torch.zeros(())
         mask = legal(np.array([cell]), env.one_way)
         seen = torch.from_numpy(observation(np.array([cell]), np.array([time]), env.length, env.horizon))
-        log_probs, _, _ = agent.replay(agent.normalizer(seen), torch.from_numpy(mask))
+        log_probs, _, _ = agent.evaluate_actions(agent.normalizer(seen), torch.from_numpy(mask))
         total = torch.zeros(())
         for action in np.flatnonzero(mask[0]).tolist():
             after = cell + (action == RIGHT) - (action == LEFT)
@@ -261,7 +261,7 @@ def test_patience_that_can_run_out_is_taken() -> None:
 
 
 def test_the_shipped_values_are_the_defaults() -> None:
-    shipped = yaml.safe_load((Path(__file__).parents[2] / "conf/policy/reinforce.yaml").read_text())
+    shipped = yaml.safe_load((Path(__file__).parents[3] / "conf/policy/reinforce.yaml").read_text())
     del shipped["defaults"]
     shipped["gamma"] = 1.0  # is the reward's
     assert shipped == asdict(ReinforcePolicyConfig())

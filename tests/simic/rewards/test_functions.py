@@ -22,7 +22,7 @@ from esper.simic.rewards.config import (
 )
 from esper.simic.rewards.functions import MAX_DOUBLINGS, build_reward
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TRAINING, BLENDING = SeedStage.TRAINING, SeedStage.BLENDING
 PROBATION, FOSSIL = SeedStage.PROBATIONARY, SeedStage.FOSSILIZED
 EPOCHS = 12
