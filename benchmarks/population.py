@@ -32,8 +32,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from esper.engine.backends.base import Way
-from esper.engine.backends.choice import choose_engine
 from esper.engine.backends.proof import Trial, difference
+from esper.engine.choice import choose_engine
 from esper.engine.optimizer import OptimizerConfig
 from esper.engine.population import build
 from esper.kasmina.host import CNNHost, MorphogeneticModel

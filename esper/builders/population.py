@@ -9,8 +9,8 @@ import torch
 from esper.builders.host import build_host, build_model
 from esper.config.blueprint import check_blueprints
 from esper.config.root import RunSchema
-from esper.engine.backends.choice import choose_engine
 from esper.engine.backends.proof import check_resumable
+from esper.engine.choice import choose_engine
 from esper.engine.environment import GrowthVectorEnv, Reward
 from esper.engine.governor import Governor, GovernorConfig
 from esper.engine.growth import Growth

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from esper.engine.state.stacks import ModuleStack
+from esper.engine.stacks import ModuleStack
 from esper.errors import EngineError
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from esper.engine.backends.base import FUSED, KINDS, SEQUENTIAL, Captured, Engine, Gradients, Way
+from esper.engine.backends.base import FUSED, KINDS, SEQUENTIAL, Engine, Gradients, Way
 from esper.engine.backends.cuda_graph import GraphedStep
 from esper.engine.backends.fused import FusedEngine
 from esper.engine.backends.plain import check_step
@@ -16,8 +16,9 @@ from esper.engine.backends.proof import EXAMPLES, Trial
 from esper.engine.backends.selection import choose
 from esper.engine.backends.sequential import SequentialEngine
 from esper.engine.fusion.blueprint_groups import row_roles
+from esper.engine.fusion.tracing import Captured
 from esper.engine.optimizer import OptimizerConfig, StackedOptimizer, accurate
-from esper.engine.state.stacks import HOST, ModuleStack
+from esper.engine.stacks import HOST, ModuleStack
 from esper.errors import EngineError
 from esper.kasmina.base import like
 from esper.kasmina.host import MorphogeneticModel

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from esper.engine.optimizer import OptimizerConfig, StackedOptimizer
-from esper.engine.state.stacks import ModuleStack
+from esper.engine.stacks import ModuleStack
 
 
 def layers(count: int) -> dict[int, nn.Module]:

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import esper
-from esper.engine.backends.choice import choose_engine
 from esper.engine.backends.proof import check_resumable
+from esper.engine.choice import choose_engine
 from esper.engine.governor import Governor, GovernorConfig
 from esper.engine.growth import Growth
 from esper.engine.optimizer import OptimizerConfig
@@ -275,7 +275,7 @@ import torch
 from torch import nn
 import esper
 from esper.engine.optimizer import OptimizerConfig
-from esper.engine.backends.choice import choose_engine
+from esper.engine.choice import choose_engine
 torch.manual_seed(0)
 layers = [nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 8, 1, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
 x, y = torch.randn(64, 1, 16, 16), torch.arange(64) % 3

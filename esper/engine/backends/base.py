@@ -6,11 +6,11 @@ from typing import Protocol
 
 from torch import Tensor
 
+from esper.engine.fusion.tracing import Captured
+
 FUSED, SEQUENTIAL = KINDS = ("fused", "sequential")
 Gradients = dict[str, dict[str, Tensor]]  # stack -> parameter -> [R, ...]
 Absent = Mapping[str, Mapping[str, Sequence[int]]]  # stack -> parameter -> rows
-Values = dict[str, Tensor]
-Captured = dict[str, Values]
 
 
 @dataclass(frozen=True, slots=True)

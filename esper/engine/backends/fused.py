@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper.engine.backends.base import FUSED, Backward, Captured
+from esper.engine.backends.base import FUSED, Backward
 from esper.engine.fusion.blueprint_groups import Group, make_group, signature, trained_stacks
 from esper.engine.fusion.fusable import HostWatch, check_hosts, check_plain
 from esper.engine.fusion.image_layout import ImageLayout
 from esper.engine.fusion.seed_ops import blend, isolate, scatter
 from esper.engine.fusion.sequence_layout import SequenceLayout
-from esper.engine.fusion.tracing import Layout, Program
-from esper.engine.state.stacks import HOST, ModuleStack
+from esper.engine.fusion.tracing import Captured, Layout, Program
+from esper.engine.stacks import HOST, ModuleStack
 from esper.errors import EngineError
 from esper.kasmina.base import like
 from esper.kasmina.host import MorphogeneticModel

@@ -17,7 +17,7 @@ from esper.engine.backends.base import Backward, Engine, Way
 from esper.engine.backends.plain import PlainTraining, check_step, own_errors
 from esper.engine.fusion.blueprint_groups import row_roles
 from esper.engine.optimizer import OptimizerConfig, StackedOptimizer, real
-from esper.engine.state.stacks import HOST, ModuleStack
+from esper.engine.stacks import HOST, ModuleStack
 from esper.errors import EngineError
 from esper.kasmina.copying import copy_network
 from esper.kasmina.host import MorphogeneticModel

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence, Set
 import torch
 from torch import Tensor
 
-from esper.engine.backends.base import SEQUENTIAL, Backward, Captured
+from esper.engine.backends.base import SEQUENTIAL, Backward
 from esper.engine.fusion.blueprint_groups import trained_stacks
 from esper.engine.fusion.losses import class_losses
-from esper.engine.state.stacks import ModuleStack
+from esper.engine.fusion.tracing import Captured
+from esper.engine.stacks import ModuleStack
 from esper.kasmina.copying import copy_network
 from esper.kasmina.host import MorphogeneticModel
 from esper.kasmina.seeding import seed_streams

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from esper.engine.fusion.tracing import Program
-from esper.engine.state.stacks import HOST, ModuleStack
+from esper.engine.stacks import HOST, ModuleStack
 from esper.kasmina.host import MorphogeneticModel
 from esper.kasmina.slot import SeedSlot
 from esper.leyline import SeedStage

@@ -16,12 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from esper.engine.backends.base import Captured, Values
 from esper.engine.fusion.fusable import check_plain, trace
 from esper.errors import EngineError
 from esper.kasmina.slot import SeedSlot
 
 Tensors = Mapping[str, Tensor]
+Values = dict[str, Tensor]
+Captured = dict[str, Values]
 LayerFn = Callable[[list[Tensor], Tensors, bool], Tensor]
 Modules = Mapping[str, nn.Module]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from esper.engine.optimizer import flat_rows
 from esper.engine.population import Population
-from esper.engine.state.stacks import HOST
+from esper.engine.stacks import HOST
 from esper.leyline.gradients import GradientStatistics, gradient_statistics
 
 SeedGradients = dict[tuple[int, str], tuple[float, float, bool, bool]]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esper.engine.backends.choice import choose_engine
+from esper.engine.choice import choose_engine
 from esper.engine.governor import Governor, GovernorConfig
 from esper.engine.growth import Growth
 from esper.engine.optimizer import OptimizerConfig

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from esper.engine.backends import selection
-from esper.engine.backends.choice import choose_engine
+from esper.engine.choice import choose_engine
 from esper.engine.fusion.image_layout import ImageLayout
 from esper.engine.fusion.tracing import Program
 from esper.engine.kernels import native
