@@ -24,6 +24,7 @@ from esper.leyline import SeedStage
 from esper.nissa.sinks.jsonl import read_jsonl
 from esper.runner.launch import resume, start
 from esper.runner.records import EpochTimes, epoch_record
+from esper.runner.spec import RunSpec
 from esper.runner.stop import StopRequest
 from esper.tamiyo import StaticController
 from esper.tasks.task import named_generator
@@ -92,7 +93,7 @@ def run(part: Part, out: Path) -> None:
         status = "new"
     folder.mkdir(parents=True, exist_ok=True)
     overrides = [*part.overrides, "name=evidence"]
-    code = start(compose(overrides), folder, overrides) if status == "new" else resume(folder, [])
+    code = start(RunSpec(compose(overrides), folder, overrides)) if status == "new" else resume(folder, [])
     if code:
         sys.exit(code)
     print(f"    {time.monotonic() - began:.0f} s", flush=True)

@@ -30,6 +30,7 @@ from esper.leyline import Sink
 from esper.nissa import EventHub, RunTitle, read_jsonl
 from esper.nissa.sinks.live import LiveConsole
 from esper.runner.launch import start
+from esper.runner.spec import RunSpec
 
 OUTPUTS = ["telemetry.console=plain", "telemetry.tensorboard=true", "telemetry.wandb.enabled=true"]
 NAMES = {
@@ -87,7 +88,7 @@ def measure(overrides: list[str], run_dir: Path) -> Stopwatch:
     hub: Any = EventHub
     hub.epoch, hub.event = end_of_epoch, watch.timed("hub", EventHub.event)
     with contextlib.redirect_stdout(io.StringIO()):
-        if start(compose(overrides), run_dir, overrides):
+        if start(RunSpec(compose(overrides), run_dir, overrides)):
             sys.exit("the run failed")
     return watch
 

@@ -20,6 +20,7 @@ from esper.sweep import JobError, SweepEnded, SweepError, register_plugin
 
 NOT_RESUMED = ("resume=null", "resume=None", "resume=")
 DRY_RUN = "--dry-run"
+PRELOAD = ("esper.runner.launch", "jinja2", "scipy.stats", "sklearn.datasets")  # what nearly every job needs
 TORCHRUN = "TORCHELASTIC_RUN_ID"  # in the environment of the processes that it starts
 OF_SWEEPS = ("rerun", "zip")  # keys of hydra.sweeper that go without its name
 
@@ -46,7 +47,7 @@ def _answer(arguments: list[str]) -> int:
         if resumed and resumed[-1] not in NOT_RESUMED:
             return _resume(resumed[-1].removeprefix("resume="), [a for a in arguments if a not in resumed])
         arguments = _checked(arguments)
-        register()
+        register(PRELOAD)
         register_plugin("hydra/launcher", "fused", FusedLauncher, FusedLauncherConf())
         with _as_command_line(arguments):
             import hydra

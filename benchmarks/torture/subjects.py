@@ -18,6 +18,7 @@ from esper.config.root import RunSchema
 from esper.errors import EsperError
 from esper.files.marks import holds_run
 from esper.runner.launch import resume, start
+from esper.runner.spec import RunSpec
 
 EPOCHS = 4
 TRACEBACK = 70  # exit code of a child that a user would have seen a traceback of
@@ -62,7 +63,7 @@ class Subject:
         if holds_run(run):
             return resume(run, [])
         run.mkdir(parents=True, exist_ok=True)
-        return start(self.config, run, [])
+        return start(RunSpec(self.config, run))
 
     def lost(self, run: Path) -> str | None:
         """What of the run is not as it would have been; None where all is."""

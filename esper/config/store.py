@@ -1,6 +1,6 @@
 """Which schema stands behind which option, and where the options lie."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
@@ -24,12 +24,6 @@ VARIANTS: dict[str, Mapping[str, type]] = {
 NO_GROUPS = ("suite",)  # folders of conf/ that no run is composed of: see esper.config.suite
 
 VOLATILE = ("checkpoint", "name", "resume", "telemetry")  # what does not tell one job of a sweep from another
-PRELOAD = (
-    "esper.runner.launch",
-    "jinja2",
-    "scipy.stats",
-    "sklearn.datasets",
-)  # what nearly every job needs
 
 
 def conf_dir() -> Path:
@@ -44,9 +38,12 @@ def groups() -> dict[str, list[str]]:
     return {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in sorted(folders)}
 
 
-def register() -> None:
-    """Make schemas, sweepers and the run-id resolver known to Hydra; safe to call again."""
-    register_sweeps(volatile=VOLATILE, preload=PRELOAD)
+def register(preload: Sequence[str] = ()) -> None:
+    """Make schemas, sweepers and the run-id resolver known to Hydra; safe to call again.
+
+    preload: modules that nearly every job of a sweep needs.
+    """
+    register_sweeps(volatile=VOLATILE, preload=preload)
     store = ConfigStore.instance()
     store.store(group="schema", name="run", node=RunSchema)
     for group, variants in VARIANTS.items():

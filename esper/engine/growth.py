@@ -127,7 +127,7 @@ class Growth:
         EngineError where this growth was not told how hosts are made.
         """
         if self.fresh_host is None:
-            raise EngineError("Growth.restart: no fresh_host was given; build with esper.builders.population")
+            raise EngineError("Growth.restart: no fresh_host was given")
         self.population.restart({e: self.fresh_host(seed) for e, seed in zip(members, seeds, strict=True)})
         for member, seed in zip(members, seeds, strict=True):
             self.seed_actions.undo(member)

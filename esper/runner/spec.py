@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,9 @@ class RunSpec:
 
     config: RunSchema
     path: Path
-    overrides: list[str]
-    options: Mapping[str, str]
-    sweep: str | None
+    overrides: list[str] = field(default_factory=list)
+    options: Mapping[str, str] = field(default_factory=dict)
+    sweep: str | None = None
 
     @property
     def members(self) -> int:

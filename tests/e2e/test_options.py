@@ -10,6 +10,7 @@ import pytest
 from esper.config.composing import compose
 from esper.config.store import groups
 from esper.runner.launch import start
+from esper.runner.spec import RunSpec
 from tests.e2e.conftest import record_of
 from tests.options import chosen
 
@@ -32,13 +33,13 @@ def test_two_epochs(group, option, tmp_path):
     if option == "iql":
         data = tmp_path / "data"
         data.mkdir()
-        assert start(compose(SHORT), data, SHORT) == 0
+        assert start(RunSpec(compose(SHORT), data, SHORT)) == 0
         overrides += [f"policy.dataset=[{data}]", "policy.steps=1"]
     if group == "telemetry":
         overrides.remove("telemetry.report=false")
     path = tmp_path / "run"
     path.mkdir()
-    assert start(compose(overrides), path, overrides) == 0
+    assert start(RunSpec(compose(overrides), path, overrides)) == 0
     record = record_of(path)
     assert (record["status"], record["epoch"]) == ("finished", 2)
     assert (path / "checkpoints" / f"agent_epoch_{2 + record['update']}.safetensors").exists()
@@ -54,7 +55,7 @@ def test_the_engines_agree_on_what_happens(tmp_path):
         path = tmp_path / kind
         path.mkdir()
         overrides = [*SHORT, f"engine={kind}", "engine.precision=float64", "telemetry=none", "policy=scheduled"]
-        assert start(compose(overrides), path, overrides) == 0
+        assert start(RunSpec(compose(overrides), path, overrides)) == 0
         accuracies[kind] = record_of(path)["summary"]["grown"]["val_accuracy"]
     assert accuracies["fused"] == accuracies["sequential"]
 

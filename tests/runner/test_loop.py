@@ -27,7 +27,7 @@ OVERRIDES += ("telemetry.report=false",)
 def planned(folder: Path, *seeds: int) -> list[RunSpec]:
     for seed in seeds:
         (folder / str(seed)).mkdir(parents=True, exist_ok=True)
-    return [RunSpec(compose([*OVERRIDES, f"seed={s}"]), folder / str(s), [f"seed={s}"], {}, None) for s in seeds]
+    return [RunSpec(compose([*OVERRIDES, f"seed={s}"]), folder / str(s), [f"seed={s}"]) for s in seeds]
 
 
 def lose_checkpoints(run_dir: Path, after: int) -> None:

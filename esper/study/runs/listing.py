@@ -111,7 +111,7 @@ def _command(sweep: Path, has_failed: bool) -> str:
         arguments = [argument for argument in given if not argument.startswith("rerun=")]
     except (OSError, FormatError):
         return "the sweep's command again" + (", with rerun=failed" if has_failed else "")
-    return shlex.join(["python", "-m", "esper.run", *arguments, *(["rerun=failed"] if has_failed else [])])
+    return f"python -m esper.run {shlex.join([*arguments, *(['rerun=failed'] if has_failed else [])])}"
 
 
 def _columns(rows: Sequence[Row]) -> list[Column]:

@@ -119,7 +119,9 @@ def test_both_grow_the_same_hosts(saved, capsys):
 
 def test_whoever_does_the_same_ends_at_the_same(saved, monkeypatch):
     """The same first weights, data and order: with two rules that wait there is nothing left to differ."""
-    monkeypatch.setattr("esper.simic.comparison.HeuristicTamiyo.act", lambda self, reports: [WAIT] * len(reports))
+    monkeypatch.setattr(
+        "esper.study.evaluate.against_rule.HeuristicTamiyo.act", lambda self, reports: [WAIT] * len(reports)
+    )
     found = head_to_head_comparison(saved(WAIT=100.0), 2, EPOCHS, overrides=TINY, seed=5)
     for episode in found["episodes"]:
         assert episode["heuristic"] == episode["iql"] and episode["winner"] == "tie"
@@ -136,7 +138,7 @@ def test_each_side_sees_its_own_hosts(saved, monkeypatch):
             members.update(report.member for report in reports)
             return [WAIT] * len(reports)
 
-        monkeypatch.setattr(f"esper.simic.comparison.{name}.act", act)
+        monkeypatch.setattr(f"esper.study.evaluate.against_rule.{name}.act", act)
     head_to_head_comparison(saved(), 2, 2, overrides=TINY)
     assert seen == {"HeuristicTamiyo": {0, 1}, "IQLController": {2, 3}}
 
