@@ -83,13 +83,14 @@ def run_many(specs: Sequence[RunSpec]) -> list[RunResult]:
 
 def run_to_completion(requests: Sequence[RunRequest], owns_terminal: bool) -> list[int]:
     """Build runs and bring them to whatever end, and let each run.json say which; their exit codes."""
-    with StopRequest(ranks()) as stop:
+    with StopRequest(ranks(), is_patient=False) as stop:
         runs: list[Run] = []
         try:
             runs = build_runs(requests)
             for run in runs:
                 run.open(owns_terminal, runs_in_program=len(runs))
             if runs:  # else other ranks, if there are any, are not that far
+                stop.is_patient = True
                 fit(runs, stop)
         except KeyboardInterrupt:
             stop.signal = stop.signal or signal.SIGINT

@@ -12,12 +12,14 @@ from esper.printing import say
 class StopRequest:
     """While it is open, the first SIGINT or SIGTERM asks the run to stop, and the second stops it at once.
 
-    `signal` is the number of the signal that asked, or 0. Ranks that share the run stop at the same place: whether to
-    stop is a question that all of them ask, and the answer is yes as soon as one was asked to.
+    Where it is not (yet) patient, as before a run has begun to train, the first one does. `signal` is the number of the
+    signal that asked, or 0. Ranks that share the run stop at the same place: whether to stop is a question that all of
+    them ask, and the answer is yes as soon as one was asked to.
     """
 
-    def __init__(self, ranks: Ranks = ALONE) -> None:
+    def __init__(self, ranks: Ranks = ALONE, is_patient: bool = True) -> None:
         self.signal = 0
+        self.is_patient = is_patient or ranks.world > 1  # ranks stop together
         self._ranks = ranks
         self._before: dict[int, Any] = {}
 
@@ -46,5 +48,7 @@ class StopRequest:
         if self.signal:
             raise KeyboardInterrupt
         self.signal = number
+        if not self.is_patient:
+            raise KeyboardInterrupt
         if self._ranks.rank == 0:
             say("", "stopping after this epoch (once more: at once)", is_error=True)

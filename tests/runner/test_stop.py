@@ -21,6 +21,13 @@ def test_the_first_signal_asks_and_the_second_stops(number, capsys):
     assert signal.getsignal(number) is before
 
 
+def test_before_there_is_anything_to_lose_the_first_signal_stops():
+    with StopRequest(is_patient=False) as stop:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+
+
 def test_outside_the_main_thread_no_handler_is_set():
     seen = []
 
