@@ -22,10 +22,10 @@ from esper.checkpoint.bundle import (
 from esper.checkpoint.model import module_state
 from esper.errors import CheckpointError
 from esper.files import make_folder, sweep_temporaries, sync_folder, write_error
+from esper.files.records import CHECKPOINT_PREFIX, CHECKPOINTS
 
-_PREFIX = "agent_epoch_"
-_SIDECAR = re.compile(rf"{_PREFIX}(0|[1-9][0-9]*)\.json")
-_TENSORS = re.compile(rf"{_PREFIX}(0|[1-9][0-9]*)\.safetensors")
+_SIDECAR = re.compile(rf"{CHECKPOINT_PREFIX}(0|[1-9][0-9]*)\.json")
+_TENSORS = re.compile(rf"{CHECKPOINT_PREFIX}(0|[1-9][0-9]*)\.safetensors")
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class CheckpointManager:
     """
 
     def __init__(self, run_dir: str | os.PathLike[str]) -> None:
-        self.folder = Path(run_dir) / "checkpoints"
+        self.folder = Path(run_dir) / CHECKPOINTS
         self._sound: dict[int, Stamp] = {}  # what was written or read here, and has not been touched since
 
     def exists(self) -> bool:
@@ -61,7 +61,7 @@ class CheckpointManager:
 
     def path(self, epoch: int) -> Path:
         """Where the tensors of this epoch are, or would be."""
-        return self.folder / f"{_PREFIX}{epoch}.safetensors"
+        return self.folder / f"{CHECKPOINT_PREFIX}{epoch}.safetensors"
 
     def save_checkpoint(
         self,
@@ -82,7 +82,7 @@ class CheckpointManager:
         """
         tensors, state = _agent_state(agent)
         self._make_folder()
-        sweep_temporaries(self.folder, _PREFIX)
+        sweep_temporaries(self.folder, CHECKPOINT_PREFIX)
         path = write_bundle(
             self.path(epoch),
             Checkpoint(
@@ -218,7 +218,7 @@ class CheckpointManager:
     def _sweep(self) -> None:
         if not self.folder.is_dir():
             return
-        sweep_temporaries(self.folder, _PREFIX)
+        sweep_temporaries(self.folder, CHECKPOINT_PREFIX)
         sync_folder(self.folder)
         for epoch in set(self._epochs(_TENSORS)) - set(self.list_epochs()):
             tensors_path, sidecar_path = bundle_paths(self.path(epoch))

@@ -1,9 +1,19 @@
 """What tells that a folder is a run's."""
 
+import re
 from pathlib import Path
 
 from esper.files.opening import open_to_read
-from esper.files.records import CONFIG_FILE, EVENTS_FILE, LEARNING_FILE, METRICS_FILE, REPORT_FILE, RUN_FILE
+from esper.files.records import (
+    CHECKPOINT_PREFIX,
+    CHECKPOINTS,
+    CONFIG_FILE,
+    EVENTS_FILE,
+    LEARNING_FILE,
+    METRICS_FILE,
+    REPORT_FILE,
+    RUN_FILE,
+)
 
 CONFIG_HEAD = "# The whole configuration of this run, resolved.\n"
 # What a run writes into its folder, beside its checkpoints.
@@ -12,7 +22,13 @@ WRITTEN = (CONFIG_FILE, METRICS_FILE, EVENTS_FILE, LEARNING_FILE, REPORT_FILE, R
 
 def holds_run(folder: Path) -> bool:
     """Whether a run has begun in this folder: run.json says so, or a checkpoint where that was lost."""
-    return (folder / RUN_FILE).exists() or any(folder.glob("checkpoints/agent_epoch_*.json"))
+    return (folder / RUN_FILE).exists() or newest_checkpoint(folder) is not None
+
+
+def newest_checkpoint(folder: Path) -> int | None:
+    """The number of a run's newest checkpoint, sound or not; None where it has none."""
+    names = (file.name for file in (folder / CHECKPOINTS).glob(f"{CHECKPOINT_PREFIX}*.json"))
+    return max((int(re.sub(r"\D", "", name) or 0) for name in names), default=None)
 
 
 def is_of_a_start(config: Path) -> bool:

@@ -1,7 +1,6 @@
 """A run that is wanted: what is known of it before anything is built, and whether it can train beside others."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from omegaconf import DictConfig
 from esper.config.composing import finish, to_plain
 from esper.config.root import RunSchema
 from esper.files import read_json
+from esper.files.marks import newest_checkpoint
 from esper.files.records import RUN_FILE
 
 # What a member can carry by itself, or what only says how a run is shown and kept.
@@ -72,8 +72,7 @@ class RunSpec:
             engine = read_json(self.path / RUN_FILE)["engine"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        names = (file.name for file in (self.path / "checkpoints").glob("agent_epoch_*.json"))
-        return [engine, max((int(re.sub(r"\D", "", name)) for name in names), default=0)]
+        return [engine, newest_checkpoint(self.path) or 0]
 
 
 def run_spec(composed: DictConfig, hydra: Any, folder: Path) -> RunSpec:

@@ -7,12 +7,24 @@ from typing import Any, NamedTuple
 from esper.errors import FormatError
 from esper.files import misfit, read_object, written_for
 from esper.files.marks import WRITTEN, is_of_a_start
-from esper.files.records import CONFIG_FILE, JOB, JOB_FILE, JOB_LOG, LOCK_FILE, RUN, RUN_FILE
+from esper.files.records import (
+    CHECKPOINT_PREFIX,
+    CHECKPOINTS,
+    CONFIG_FILE,
+    JOB,
+    JOB_FILE,
+    JOB_LOG,
+    LOCK_FILE,
+    RUN,
+    RUN_FILE,
+    TENSORBOARD,
+    WANDB,
+)
 
 # What is in run.json and in job.json for sure, whatever came after.
 _OF_A_RUN = {name: RUN[name] for name in ("schema", "id", "uid", "name", "status")}
 _OF_A_JOB = {name: JOB[name] for name in ("id", "overrides", "status", "attempt", "host")}
-_CHECKPOINT = re.compile(r"agent_epoch_\d+\.(safetensors|json|json\.new)")
+_CHECKPOINT = re.compile(rf"{CHECKPOINT_PREFIX}\d+\.(safetensors|json|json\.new)")
 _TENSORBOARD = re.compile(r"events\.out\.tfevents\.\d+\.\d{6}")
 _WANDB_LINK = re.compile(r"latest-run|debug(-\w+)?\.log")
 
@@ -92,7 +104,7 @@ def _is_of_wandb(part: Path, uid: str) -> bool:
     return is_link or bool(re.fullmatch(rf"(offline-)?run-\d{{8}}_\d{{6}}-{re.escape(uid)}", part.name))
 
 
-_FOLDERS = {"checkpoints": _is_of_checkpoints, "tensorboard": _is_of_tensorboard, "wandb": _is_of_wandb}
+_FOLDERS = {CHECKPOINTS: _is_of_checkpoints, TENSORBOARD: _is_of_tensorboard, WANDB: _is_of_wandb}
 
 
 def _files(part: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from esper.errors import RunError
 from esper.files import written_for
+from esper.files.marks import newest_checkpoint
 from esper.files.records import JOB_FILE, JOB_LOG, LOCK_FILE, RUN_FILE, SWEEP_FILE, SWEEP_LOCK
 from esper.study.belongings import contents, is_of_a_job, is_of_a_run, object_in
 from esper.study.runs.folders import is_attempt, is_held, is_locked, place, walk
@@ -115,7 +116,7 @@ def is_known(folder: Path) -> bool:
 
 def is_lost(folder: Path, row: Row) -> bool:
     """Whether a run went wrong and has no checkpoint to go on from."""
-    return row["status"] in _WENT_WRONG and not any(folder.glob("checkpoints/agent_epoch_*.json"))
+    return row["status"] in _WENT_WRONG and newest_checkpoint(folder) is None
 
 
 @contextlib.contextmanager

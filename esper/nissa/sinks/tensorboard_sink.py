@@ -9,10 +9,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from esper.files import make_folder, open_new
+from esper.files.records import TENSORBOARD
 from esper.leyline import TelemetryEvent
 from esper.nissa.sinks.curves import epoch_curves, outcome, update_curves
-
-FOLDER = "tensorboard"
 
 
 class TensorBoardSink:
@@ -24,7 +23,7 @@ class TensorBoardSink:
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
         self._last_epoch = 0
-        folder = run_dir / FOLDER
+        folder = run_dir / TENSORBOARD
         make_folder(folder)
         # A file of our own: TensorBoard's would wake TensorFlow, where that is installed, and write from a thread.
         self._file = open_new(folder / f"events.out.tfevents.{time.time():.6f}")

@@ -16,6 +16,7 @@ import wandb
 from wandb.sdk import wandb_setup
 
 from esper.files import make_folder
+from esper.files.records import CHECKPOINTS, REPORT_FILE, WANDB
 from esper.leyline import TelemetryEvent, TelemetryEventType
 from esper.nissa.metric_names import CURVES, axis_of
 from esper.nissa.sinks.curves import epoch_curves, outcome, update_curves
@@ -70,7 +71,7 @@ class WandbSink:
     ) -> None:
         self._run_dir = run_dir
         self._checkpoints = checkpoints
-        make_folder(run_dir / "wandb")  # W&B would follow a link
+        make_folder(run_dir / WANDB)  # W&B would follow a link
         self._run = wandb.init(
             mode=_mode(),
             project=project,
@@ -140,9 +141,9 @@ class WandbSink:
         with _staging_in(self._folder):
             self._run.log({"events": wandb.Table(columns=list(EVENT_COLUMNS), data=rows[-MOST_ROWS:])})
         self._run.summary.update(outcome(run_dir))
-        self._add("report", "report", [run_dir / "report.html"])
+        self._add("report", "report", [run_dir / REPORT_FILE])
         if self._checkpoints:
-            self._add("checkpoints", "model", sorted(run_dir.glob("checkpoints/*")))
+            self._add("checkpoints", "model", sorted(run_dir.glob(f"{CHECKPOINTS}/*")))
 
     def _add(self, name: str, kind: str, files: list[Path]) -> None:
         """Log the files that are there as one artifact; they are uploaded from where they lie."""

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from esper.errors import RunError
 from esper.files import open_to_read
-from esper.files.records import JOB_FILE, JOB_LOG, LOCK_FILE, RUN_FILE, SWEEP_FILE
+from esper.files.records import CHECKPOINTS, JOB_FILE, JOB_LOG, LOCK_FILE, RUN_FILE, SWEEP_FILE, TENSORBOARD, WANDB
 
 ROOT = "outputs"
 _OUT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-_OF_A_RUN = ("checkpoints", "tensorboard", "wandb")  # folders that a run has itself
+_OF_A_RUN = (CHECKPOINTS, TENSORBOARD, WANDB)  # folders that a run has itself
 _ATTEMPT = re.compile(r"[0-9a-f]{6,}\.[1-9][0-9]*")
 
 
