@@ -9,13 +9,14 @@ from esper.nissa.sinks.jsonl import JsonlSink, read_jsonl
 from esper.nissa.tracker import DiagnosticTracker
 
 if TYPE_CHECKING:
+    from esper.nissa.record_view import RunTitle
     from esper.nissa.report.summary import print_summary
     from esper.nissa.report.writer import write_report
-    from esper.nissa.sinks.console import RunTitle, console_sink
+    from esper.nissa.sinks.console import console_sink
 
 # Loaded when first asked for: rich, numpy and jinja2 come with them.
 _LAZY = {
-    "RunTitle": "esper.nissa.sinks.console",
+    "RunTitle": "esper.nissa.record_view",
     "console_sink": "esper.nissa.sinks.console",
     "print_summary": "esper.nissa.report.summary",
     "write_report": "esper.nissa.report.writer",

@@ -1,40 +1,13 @@
 """What a run shows while it goes: a live view on a terminal, else one line an epoch or update."""
 
-from collections import Counter
-from dataclasses import dataclass
 from typing import Any, TextIO, cast
 
-from esper.leyline import SeedStage, Sink, TelemetryEvent, TelemetryEventType
-from esper.nissa.formatting import clock, signed
-from esper.nissa.palette import STAGE_LOOKS, stage_look
-from esper.nissa.statistics import mean_interval, paired_difference
+from esper.leyline import Sink, TelemetryEvent, TelemetryEventType
+from esper.nissa.formatting import clock
+from esper.nissa.record_view import Clock, RunTitle, accuracy_parts, event_text, learning_parts, mean_of, stage_counts
 from esper.printing import output, say
 
 LOUD_EVENTS = (TelemetryEventType.GOVERNOR_ROLLBACK, TelemetryEventType.MEMBER_RETIRED, TelemetryEventType.RUN_RESUMED)
-# What an update shows of itself, in this order.
-LEARNING_PARTS = {
-    "episodes": "{:,} episodes",
-    "return_mean": "return {:+.3f}",
-    "validation_return": "validation {:+.3f}",
-    "entropy": "entropy {:.2f}",
-    "approx_kl": "kl {:.4f}",
-    "value_loss": "value loss {:.4f}",
-    "policy_loss": "policy loss {:+.4f}",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class RunTitle:
-    """What stands over everything a run shows, and how long it goes on: updates of the policy, then epochs."""
-
-    name: str
-    policy: str
-    host: str
-    max_epochs: int
-    max_updates: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.name} · policy {self.policy} · host {self.host}"
 
 
 def console_sink(title: RunTitle, mode: str = "auto", stream: TextIO | None = None) -> Sink | None:
@@ -96,90 +69,3 @@ class PlainConsole:
 
     def _say(self, line: str) -> None:
         say(line, file=self._stream)
-
-
-class Clock:
-    """Wall time spent and, from the latest epochs or updates, wall time left until the last of them (seconds)."""
-
-    def __init__(self) -> None:
-        self._recent: list[float] = []
-        self.spent_s = 0.0
-        self.left_s: float | None = None
-
-    def tick(self, record: dict[str, Any], done: int, total: int) -> None:
-        """Count one epoch or update, the `done`-th of `total`."""
-        wall_s = record.get("wall_s") or 0.0
-        self.spent_s += wall_s
-        if done == 0:  # the untrained host is scored only: its time says nothing of the others', nor do the updates'
-            self._recent, self.left_s = [], None
-        else:
-            self._recent = [*self._recent[-4:], wall_s]
-            self.left_s = sum(self._recent) / len(self._recent) * max(0, total - done)
-
-
-def learning_parts(record: dict[str, Any]) -> list[str]:
-    """What an update of the policy came to, as far as it was measured."""
-    parts = []
-    for key, text in LEARNING_PARTS.items():
-        if record.get(key) is not None:
-            parts.append(text.format(record[key]))
-    return parts
-
-
-def accuracy_parts(record: dict[str, Any]) -> list[str]:
-    """Validation accuracy of grown and twins and their paired difference, as far as there are any."""
-    grown, twin = split(record)
-    parts = []
-    for name, rows in (("grown", grown), ("twin", twin)):
-        interval = mean_interval(row.get("val_accuracy") for row in rows)
-        if interval.mean is not None:
-            parts.append(f"{name} {interval.mean:5.1f}%")
-    pairs = paired(record)
-    gain = paired_difference([mine for mine, _ in pairs], [other for _, other in pairs])
-    if gain.mean is not None:
-        spread = "" if gain.low is None else f" ±{gain.mean - gain.low:.1f}"
-        parts.append(f"difference {signed(gain.mean)}{spread}")
-    return parts
-
-
-def split(record: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of grown members and rows of twins."""
-    rows = record.get("members", [])
-    return [row for row in rows if not row.get("is_twin")], [row for row in rows if row.get("is_twin")]
-
-
-def paired(record: dict[str, Any]) -> list[tuple[float | None, float | None]]:
-    """Validation accuracy of each member that has a twin, and the twin's."""
-    grown, twins = split(record)
-    by_member = {row.get("twin_of"): row.get("val_accuracy") for row in twins}
-    return [(row.get("val_accuracy"), by_member[row["member"]]) for row in grown if row["member"] in by_member]
-
-
-def mean_of(record: dict[str, Any], key: str) -> float:
-    """Mean of a metric over grown members; 0 when nothing was measured."""
-    return mean_interval(row.get(key) for row in split(record)[0]).mean or 0.0
-
-
-def stage_counts(record: dict[str, Any]) -> dict[str, int]:
-    """How many slots of grown members are in each stage that occurs, in the order of a life, by the stage's word."""
-    slots = (slot for row in split(record)[0] for slot in (row.get("slots") or {}).values())
-    counts = Counter(stage_look(slot.get("stage")).label for slot in slots)
-    words = (look.label for stage, look in STAGE_LOOKS.items() if stage is not SeedStage.DORMANT)
-    return {word: counts[word] for word in words if counts[word]}
-
-
-def event_text(event: TelemetryEvent) -> str:
-    """One line about an event: "epoch 9  member 2 early  rolled back to epoch 5: training loss is NaN"."""
-    data = event.data
-    where = " ".join(str(part) for part in ("member", event.member, event.slot_id) if part != "")
-    if event.member is None:
-        where = ""
-    what = event.event_type.value.replace("_", " ")
-    if event.event_type is TelemetryEventType.GOVERNOR_ROLLBACK:
-        what = f"rolled back to epoch {data.get('to_epoch', '?')}"
-    elif event.event_type is TelemetryEventType.STAGE_CHANGED:
-        what = f"{data.get('blueprint', '')} {stage_look(data.get('to')).label}".strip()
-    elif event.event_type is TelemetryEventType.GATE_EVALUATED:
-        what = f"{data.get('gate', 'gate')} {'passed' if data.get('passed') else 'refused'}"
-    why = str(data.get("reason") or event.message or "")
-    return "  ".join(part for part in (f"epoch {event.epoch}", where, what + (f": {why}" if why else "")) if part)

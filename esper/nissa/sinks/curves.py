@@ -8,7 +8,7 @@ from typing import Any
 from esper.files import read_json
 from esper.files.records import RUN_FILE
 from esper.nissa.metric_names import CURVES, OUTCOMES
-from esper.nissa.sinks.console import split
+from esper.nissa.record_view import split
 
 
 def epoch_curves(record: dict[str, Any]) -> dict[str, float]:

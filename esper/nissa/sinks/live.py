@@ -13,7 +13,7 @@ from rich.table import Table
 from esper.leyline import TelemetryEvent, TelemetryEventType
 from esper.nissa.formatting import clock
 from esper.nissa.palette import STAGE_LOOKS, StageLook, stage_look
-from esper.nissa.sinks.console import (
+from esper.nissa.record_view import (
     Clock,
     RunTitle,
     accuracy_parts,

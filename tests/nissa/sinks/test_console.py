@@ -9,7 +9,8 @@ from rich.console import Console
 
 from esper.leyline import Sink, TelemetryEvent, TelemetryEventType
 from esper.nissa import RunTitle, console_sink
-from esper.nissa.sinks.console import Clock, PlainConsole
+from esper.nissa.record_view import Clock
+from esper.nissa.sinks.console import PlainConsole
 from esper.nissa.sinks.live import LiveConsole
 
 TITLE = RunTitle("digits", "heuristic", "cnn", max_epochs=25)
