@@ -14,7 +14,7 @@ import torch
 
 import esper
 from benchmarks.torture.results import Tally
-from benchmarks.torture.subjects import EPOCHS, Subject, fresh, in_child
+from benchmarks.torture.subjects import EPOCHS, Ended, Subject, fresh, in_child
 from esper.cli import main as command
 from esper.errors import EsperError
 
@@ -184,14 +184,22 @@ class Bytes:
     def _resume(self, path: Path, story: str, tally: Tally) -> str | None:
         """What was lost: nothing may be, since checkpoints carry every line.
 
-        A run may refuse to go on only where its configuration was changed, or a folder is in a file's place.
+        A run may refuse to go on only where its configuration was changed, or a folder or a link is in a file's place:
+        it does once that is moved away.
         """
-        may_refuse = path.name == "config.yaml" or path.is_dir()
         (self._run / "report.html").unlink(missing_ok=True)
+        is_in_place = path.is_symlink() or path.is_dir()
+        ended = self._resumed(story, tally)
+        if ended.code in (1, 2) and is_in_place and len(ended.said.splitlines()) <= 4:
+            path.unlink() if path.is_symlink() else shutil.rmtree(path)
+            ended = self._resumed(story, tally)
+        if ended.code:
+            may_refuse = path.name == "config.yaml" and ended.code in (1, 2) and len(ended.said.splitlines()) <= 4
+            return None if may_refuse else f"resume: exit code {ended.code}: {ended.said[-300:]}"
+        return self._subject.lost(self._run)
+
+    def _resumed(self, story: str, tally: Tally) -> Ended:
         ended = in_child(lambda: self._subject.begin(self._run), self._folder / "output")
         if ended.is_traceback:
             tally.traceback(f"{story}: resume", ended.said)
-        if ended.code:
-            is_short = ended.code in (1, 2) and len(ended.said.splitlines()) <= 4
-            return None if may_refuse and is_short else f"resume: exit code {ended.code}: {ended.said[-300:]}"
-        return self._subject.lost(self._run)
+        return ended
