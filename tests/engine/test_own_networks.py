@@ -482,9 +482,37 @@ def test_channels_last_is_refused_where_it_is_not_sound(network):
     assert models[1].host.module.stem.weight.is_contiguous(memory_format=torch.channels_last)
 
 
-class Fails(Base):
+class WholeBatches(Base):
     def features(self, x):
-        return super().features(x).view(3, -1)
+        return super().features(x.view(16, 2, 8, 8))
+
+
+class SinglePrecision(Base):
+    """Of which a constant stays as it is when its weights are cast."""
+
+    def __init__(self):
+        super().__init__(conv(), nn.ReLU())
+        self.mix = [torch.eye(8)]
+
+    def features(self, x):
+        return super().features(x) @ self.mix[0]
+
+
+@pytest.mark.parametrize("kind", ["sequential", None])
+@pytest.mark.parametrize("network", [WholeBatches, SinglePrecision])
+def test_networks_that_run_on_what_they_are_given_alone_are_compared_on_that(network, kind):
+    x, y, order = data(count=32, size=8, dtype=torch.float32)
+    population = Population([esper.grow(network(), {"mid": "body"}, x[:16])], OptimizerConfig(), kind)
+    assert population.train_epoch(x, y, order, 16).loss.isfinite().all()
+
+
+def test_choosing_and_checking_leave_the_examples_alone():
+    x, y, _ = data(count=8, size=8)
+    before = x.clone()
+    model = esper.grow(plain_networks.InplaceInput().double(), {"mid": "body"}, x)
+    check_resumable(model, x, y)
+    choose_engine([model], OptimizerConfig(), x, y, threads=1)
+    assert torch.equal(x, before)
 
 
 class Wide(Base):
