@@ -1,5 +1,6 @@
 """Networks as a user might bring them: `host.factory=tests.networks:residual`."""
 
+import torch
 from torch import nn
 
 CHOSEN = ["host=custom", "host.factory=tests.networks:residual", "host.positions=['1','2']"]
@@ -28,6 +29,23 @@ def odd(x):
 
 def broken(input_shape, num_classes):
     return [nn.Identity()][num_classes]
+
+
+class Drawing(Residual):
+    """Keeps a generator, which no checkpoint can hold."""
+
+    def __init__(self, width):
+        super().__init__(width)
+        self.generator = torch.Generator()
+
+    def forward(self, x):
+        return super().forward(x) * torch.rand((), generator=self.generator)
+
+
+def drawing(input_shape, num_classes):
+    network = residual(input_shape, num_classes)
+    network[1] = Drawing(6)
+    return network
 
 
 def nothing(input_shape, num_classes):

@@ -1,5 +1,7 @@
 """What is known without torch is what there is with it."""
 
+import math
+
 import pytest
 
 from esper.builders.host import build_host
@@ -8,8 +10,10 @@ from esper.config.composing import compose
 from esper.config.host import HOSTS
 from esper.errors import ConfigError
 from esper.kasmina import BlueprintRegistry
+from esper.leyline import WAIT
 from esper.leyline.blueprints import BLUEPRINTS
 from esper.tasks import build_task
+from tests.engine.growing import stepped
 
 TEXT = [
     "experiment=language",
@@ -66,5 +70,7 @@ def test_parts_that_do_not_fit_are_refused_by_whoever_builds_them(overrides, sai
 
 
 @pytest.mark.parametrize("overrides", [["host.channels=[1,1,1,1,1]"], ["batch_size=1088"]])
-def test_parts_that_just_fit_are_built(overrides):
-    build_growth(compose([*overrides, "engine.kind=sequential", "engine.members=1"]))
+def test_parts_that_just_fit_are_built_and_train(overrides):
+    grown = build_growth(compose([*overrides, "engine.kind=sequential", "engine.members=1"])).growth
+    reports, _ = stepped(grown, [WAIT] * len(grown.population))
+    assert all(math.isfinite(report.train_loss) for report in reports)

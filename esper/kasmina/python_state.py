@@ -74,7 +74,10 @@ def structure(module: nn.Module) -> dict[str, object]:
             inside += (f"{path}.",)
             continue
         tensors = (*part._parameters.items(), *part._buffers.items())
-        held = [(name, None if tensor is None else (tensor.shape, tensor.dtype)) for name, tensor in tensors]
+        held = [
+            (name, None if tensor is None or nn.parameter.is_lazy(tensor) else (tensor.shape, tensor.dtype))
+            for name, tensor in tensors
+        ]
         layers[path] = (type(part), held, list(part._modules), [len(getattr(part, kind)) for kind in HOOKS])
     return layers
 

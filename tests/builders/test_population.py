@@ -7,7 +7,7 @@ from esper.builders.host import build_model
 from esper.builders.policy import build_policy
 from esper.builders.population import build_growth, pick_device, plantable, slots_by_depth
 from esper.config import compose
-from esper.errors import BlueprintError, ConfigError
+from esper.errors import BlueprintError, ConfigError, EngineError
 from esper.leyline import Operation
 from esper.tasks import build_task
 from tests.engine.growing import reported
@@ -140,6 +140,12 @@ def test_a_factory_that_builds_no_network_is_refused(factory, reason):
     with pytest.raises(ConfigError, match=reason) as caught:
         build_growth(compose([*TINY, *CHOSEN, f"host.factory={factory}", "slots=early_late"]))
     assert caught.value.__cause__ is None or factory == "tests.networks"
+
+
+def test_a_network_that_no_run_could_go_on_with_is_refused():
+    overrides = [*TINY, *CHOSEN, "slots=early_late", "engine=sequential", "host.factory=tests.networks:drawing"]
+    with pytest.raises(EngineError, match=r"1\.generator \(Generator\) changes as the network runs"):
+        build_growth(compose(overrides))
 
 
 def test_a_position_that_the_network_lacks_is_named_by_its_key():

@@ -75,6 +75,22 @@ def test_a_seed_that_was_just_planted_is_trained_without_further_ado(kind):
     assert any(not torch.equal(value, before[name]) for name, value in bodies[0].slots["mid"].seed.named_parameters())
 
 
+@pytest.mark.parametrize("kind", ["fused", "sequential"])
+def test_a_seed_that_is_passed_by_learns_no_statistics_beside_one_that_runs(kind):
+    bodies, (x, y, order) = [model(0), model(1)], data()
+    trained = population(bodies, kind)
+    trained.train_epoch(x, y, order, batch_size=16)
+    plant(bodies[0], "mid", "norm", "linear", SeedStage.BLENDING, 0)
+    bodies[1].germinate_seed("norm", "waiting", "mid", "linear")
+    before = [{n: b.clone() for n, b in body.slots["mid"].seed.named_buffers()} for body in bodies]
+    trained.train_epoch(x, y, order, batch_size=16)
+    same = [
+        [torch.equal(buffer, was[name]) for name, buffer in body.slots["mid"].seed.named_buffers()]
+        for body, was in zip(bodies, before, strict=True)
+    ]
+    assert not any(same[0]) and all(same[1])
+
+
 def test_a_population_of_nobody_is_refused():
     with pytest.raises(EngineError, match="at least one model"):
         population([], "fused")

@@ -6,6 +6,7 @@ from torch import nn
 
 from esper.engine.optimizer import OptimizerConfig, StackedOptimizer
 from esper.engine.stacks import ModuleStack
+from esper.errors import EngineError
 
 
 def layers(count: int) -> dict[int, nn.Module]:
@@ -76,6 +77,10 @@ def test_a_seed_born_later_counts_its_own_steps():
     assert torch.equal(rows.moments["exp_avg"]["weight"][0], kept) and not rows.moments["exp_avg"]["weight"][1].any()
     optimizer.step({"seed": grown}, {"seed": gradients(grown, generator)})
     assert rows.steps.tolist() == [[4, 4], [1, 1]]
+    optimizer.track("seed", grown, {0})  # another seed in the place of the first
+    rows = optimizer.rows["seed"]
+    assert rows.steps.tolist() == [[0, 0], [1, 1]]
+    assert not rows.moments["exp_avg"]["weight"][0].any() and rows.moments["exp_avg"]["weight"][1].any()
 
 
 def test_a_halted_member_stands_still_and_the_others_go_on():
@@ -85,12 +90,59 @@ def test_a_halted_member_stands_still_and_the_others_go_on():
     generator = torch.Generator().manual_seed(0)
     optimizer.step({"host": stack}, {"host": gradients(stack, generator)})
     optimizer.halt(0)
+    optimizer.begin_epoch({}, {})
     before = stack.parameters["weight"].detach().clone()
     grads = gradients(stack, generator)
     grads["weight"][0] = float("nan")
     optimizer.step({"host": stack}, {"host": grads})
     assert torch.equal(stack.parameters["weight"][0], before[0])
     assert not torch.equal(stack.parameters["weight"][1], before[1])
+    assert optimizer.rows["host"].steps.tolist() == [[1, 1], [2, 2]]
+
+
+@pytest.mark.parametrize("own", [{"momentum": 0.5}, {"name": "adamw"}, {"eps": 0.1}, {"clip_norm": 1.0}])
+def test_members_differ_in_learning_rate_and_weight_decay_alone(own):
+    configs = [OptimizerConfig(), OptimizerConfig(learning_rate=1.0, weight_decay=0.5), OptimizerConfig(**own)]
+    kept = StackedOptimizer(configs[:2], torch.device("cpu"), torch.float64)
+    assert kept.member_learning_rate.tolist() == [0.05, 1.0]
+    with pytest.raises(EngineError, match="member 2: members share an optimizer but for learning rate"):
+        StackedOptimizer(configs, torch.device("cpu"), torch.float64)
+
+
+def test_a_parameter_without_a_gradient_counts_no_step():
+    optimizer = StackedOptimizer([OptimizerConfig(name="adamw")] * 2, torch.device("cpu"), torch.float64)
+    stack = ModuleStack(layers(2))
+    optimizer.track("host", stack, set())
+    found = gradients(stack, torch.Generator().manual_seed(0))
+    for named in (found, {"weight": found["weight"]}):
+        optimizer.step({"host": stack}, {"host": named})
+    assert optimizer.rows["host"].steps.tolist() == [[2, 1], [2, 1]]
+
+
+def test_bfloat16_is_stepped_in_float32():
+    config = OptimizerConfig(name="adamw", learning_rate=0.003)
+    optimizer = StackedOptimizer([config], torch.device("cpu"), torch.bfloat16)
+    stack = ModuleStack({0: nn.Linear(3, 2).bfloat16()})
+    optimizer.track("host", stack, set())
+    rows = optimizer.rows["host"]
+    assert rows.learning_rate.tolist() == pytest.approx([0.003], rel=1e-6)
+    for _ in range(300):  # in bfloat16, 256 + 1 is 256
+        optimizer.step({"host": stack}, {"host": {n: torch.ones_like(p) for n, p in stack.parameters.items()}})
+    assert rows.steps.tolist() == [[300, 300]]
+    assert rows.moments["exp_avg_sq"]["weight"].mean().item() == pytest.approx(1 - 0.999**300, rel=1e-4)
+
+
+def test_gradients_of_several_precisions_are_clipped_together():
+    config = OptimizerConfig(momentum=0.0, learning_rate=1.0, clip_norm=1.0)
+    optimizer = StackedOptimizer([config], torch.device("cpu"), torch.float64)
+    stacks = {"host": ModuleStack({0: nn.Linear(2, 1).double()}), "seed": ModuleStack({0: nn.Linear(2, 1)})}
+    for name, stack in stacks.items():
+        optimizer.track(name, stack, set())
+    before = {name: stack.parameters["bias"].detach().clone() for name, stack in stacks.items()}
+    found = {name: {n: torch.full_like(p, 2.0) for n, p in stack.parameters.items()} for name, stack in stacks.items()}
+    optimizer.step(stacks, found)
+    for name, stack in stacks.items():
+        torch.testing.assert_close(stack.parameters["bias"].detach(), before[name] - 6**-0.5, rtol=1e-5, atol=1e-5)
 
 
 def test_a_seed_that_is_not_finite_does_not_scale_its_hosts_gradients():

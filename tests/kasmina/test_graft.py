@@ -173,6 +173,28 @@ class Sequence1d(nn.Module):
         return self.head(self.body(x).mean(-1))
 
 
+class GroupedSequence(Sequence1d):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body.append(nn.GroupNorm(2, 4))
+
+
+class Counting(nn.Module):
+    """Whole numbers between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = Rounds(1, 3, 1), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.head(self.body(x).float().mean((2, 3)))
+
+
+class Rounds(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x).long()
+
+
 class TimeFirst(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -215,6 +237,8 @@ class Weighted(nn.Module):
     ("network", "position", "shape", "reason", "topology"),
     [
         (Sequence1d, "body", (2, 3, 7), "made by Conv1d; .*topology=transformer", "transformer"),
+        (GroupedSequence, "body", (2, 3, 7), "made by GroupNorm; .*topology=transformer", "transformer"),
+        (Counting, "body", (2, 1, 8, 8), r"its output is \[2, 3, 8, 8\] torch.int64", None),
         (TimeFirst, "lstm", (2, 5, 4), "whose first dimension is not the batch, 2", None),
         (ChannelsLast, "body", (2, 1, 8, 8), "made by LayerNorm", "cnn"),
         (ByHand, "body", (2, 6, 4), "made by no layer that tells", "transformer"),
@@ -232,6 +256,13 @@ def test_topology_is_told_by_layers_or_the_user_and_never_by_the_number_of_dimen
         assert model(torch.randn(shape)).shape == (2, 3)
     with pytest.raises(ConfigError, match="topology='image': must be one of cnn, transformer"):
         esper.grow(network(), {"mid": position}, torch.randn(shape), topology="image")
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm([2, 8, 8]), nn.GroupNorm(2, 2), nn.InstanceNorm2d(2)], ids=repr)
+def test_norms_of_images_leave_them_images(norm):
+    body = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), norm)
+    network = nn.Sequential(body, nn.Flatten(), nn.Linear(128, 3))
+    assert esper.grow(network, {"mid": "0"}, torch.randn(2, 1, 8, 8)).host.topology == "cnn"
 
 
 class KeptElsewhere(nn.Module):
@@ -324,12 +355,16 @@ class Reaches(nn.Module):
         self.body = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU())
         self.flatten, self.head = nn.Flatten(), nn.Linear(128, 3)
         self.register_buffer("shift", torch.ones(()))
-        box = [self.head]
+        box, head, weight, shift, flatten = [self.head], self.head, self.head.weight, self.shift, self.flatten
         self.last = {
             "lambda": lambda x: self.head(x),
-            "buffer": lambda x: self.head(x + self.shift),
             "box": lambda x: box[0](x),
-            "default": lambda x, head=self.head: head(x),
+            "parameter": lambda x: x @ weight.t(),
+            "buffer": lambda x: x + shift,
+            "layer without weights": lambda x: flatten(x),
+            "default": lambda x, head=head: head(x),
+            "keyword default": lambda x, *, head=head: head(x),
+            "attribute": attributed(lambda x: x, head=head),
             "weak reference": weakref.ref(self.head),
             "global": lambda x: REGISTRY["head"](x),
             "method": self.final,
@@ -344,19 +379,41 @@ class Reaches(nn.Module):
         return last(self.flatten(self.body(x)))
 
 
+def attributed(function, **attributes):
+    vars(function).update(attributes)
+    return function
+
+
 REGISTRY: dict[str, nn.Module] = {}
+HELD = ["lambda", "box", "parameter", "buffer", "layer without weights", "default", "keyword default", "attribute"]
 
 
-@pytest.mark.parametrize("how", ["lambda", "buffer", "box", "default", "weak reference", "global"])
+@pytest.mark.parametrize("how", [*HELD, "weak reference", "global"])
 def test_a_copy_that_would_still_reach_the_original_is_refused(how):
-    with pytest.raises(ConfigError, match=r"holds on to the network|a copy of the network still uses it"):
+    reason = "a copy of the network still uses it" if how == "global" else "holds on to the network"
+    with pytest.raises(ConfigError, match=reason):
         esper.grow(Reaches(how), {"mid": "body"}, torch.randn(2, 1, 8, 8))
     assert esper.grow(Reaches("method"), {"mid": "body"}, torch.randn(2, 1, 8, 8))
+
+
+def test_a_hook_of_a_parameter_that_reaches_the_network_is_refused_too():
+    network = ResNet()
+    network.stem.weight.register_hook(lambda grad: grad * network.head.bias.sum())
+    with pytest.raises(ConfigError, match="stem: a function or hook in it holds on"):
+        esper.grow(network, {"mid": "layer1"}, torch.randn(2, 1, 8, 8))
 
 
 class OwnParameters(ResNet):
     def parameters(self, recurse=True):
         return self.head.parameters()
+
+
+class OwnNames(ResNet):
+    def parameters(self, recurse=True):
+        return (held for part in self.modules() for held in part._parameters.values() if held is not None)
+
+    def named_parameters(self, *arguments, **settings):
+        return self.head.named_parameters()
 
 
 class FromData(ResNet):
@@ -377,12 +434,31 @@ class Forgets(ResNet):
         return {name: value for name, value in vars(self).items() if name != "scale"}
 
 
+class CopiesItself(nn.ReLU):
+    def __deepcopy__(self, memo):
+        return self
+
+
+class CopiesToAnother(nn.ReLU):
+    def __deepcopy__(self, memo):
+        return nn.ReLU(self.inplace)
+
+
+def with_layer(kind):
+    network = ResNet()
+    network.layer2.relu = kind()
+    return network
+
+
 @pytest.mark.parametrize(
     ("network", "reason"),
     [
         (OwnParameters, r"OwnParameters: parameters\(\) gives others"),
+        (OwnNames, r"OwnNames: parameters\(\) gives others"),
         (FromData, "mean: is made from the first minibatch"),
         (Forgets, "Forgets: a copy of it is not as it is"),
+        (lambda: with_layer(CopiesItself), r"layer2\.relu: a copy of it is not as it is"),
+        (lambda: with_layer(CopiesToAnother), r"layer2\.relu: a copy of it is not as it is"),
     ],
 )
 def test_networks_that_a_copy_would_not_be_are_refused(network, reason):

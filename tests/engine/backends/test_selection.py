@@ -1,6 +1,7 @@
 """Which engine trains: measured, asked for, or the only one possible."""
 
 import collections
+import dataclasses
 import itertools
 
 import pytest
@@ -8,13 +9,17 @@ import torch
 from torch import nn
 
 from esper.engine.backends import selection
+from esper.engine.backends.base import Way
+from esper.engine.backends.proof import Trial, difference
 from esper.engine.choice import choose_engine
 from esper.engine.fusion.image_layout import ImageLayout
 from esper.engine.fusion.tracing import Program
 from esper.engine.kernels import native
 from esper.engine.optimizer import OptimizerConfig
+from esper.engine.population import build
 from esper.errors import EngineError
-from tests.engine.growing import data, model
+from esper.leyline import SeedStage
+from tests.engine.growing import data, model, plant
 
 
 def choose(kind: str = "auto", bodies=None):
@@ -64,12 +69,47 @@ def test_the_fastest_way_is_taken(monkeypatch, seconds, kind, threads):
 
 
 def test_the_fastest_take_turns_after_a_first_try(monkeypatch):
+    monkeypatch.setattr(selection, "ENOUGH_S", 60.0)  # however busy the machine is
     clock = Clock([[30, 22], [20, 23], [90], [35, 21], [90], [90]])  # one by one on two threads was disturbed at first
     monkeypatch.setattr(selection, "_seconds", clock)
     population, _ = choose()
     assert (population.engine.kind, torch.get_num_threads()) == ("sequential", 2)
     hopeless, contender = ("sequential", False, 1), ("sequential", False, 2)
     assert clock.calls[hopeless] == 1 and clock.calls[contender] == selection.REPEATS
+
+
+@pytest.mark.parametrize(("seconds", "enough_s"), [([10, 20, 30, 40, 50, 60], 60.0), ([10, 11, 12, 13, 14, 15], 0.0)])
+def test_what_is_decided_or_takes_too_long_is_tried_once(monkeypatch, seconds, enough_s):
+    clock = Clock([[each] for each in seconds])
+    monkeypatch.setattr(selection, "_seconds", clock)
+    monkeypatch.setattr(selection, "ENOUGH_S", enough_s)
+    assert choose()[0].engine.kind == "fused"
+    assert set(clock.calls.values()) == {1}
+
+
+def test_measuring_leaves_torch_its_threads(monkeypatch):
+    monkeypatch.setattr(selection, "_seconds", Clock([[4], [3], [1], [2], [5], [5]]))
+    for seed in range(2):
+        chosen = selection.choose(trial([model(seed)]), thread_counts=[2, 1])
+        assert chosen.threads == 1 and torch.get_num_threads() == 2
+
+    def fail(step):
+        raise EngineError(f"fails on {torch.get_num_threads()}")
+
+    monkeypatch.setattr(selection, "_seconds", fail)
+    with pytest.raises(EngineError, match="fails on 1"):
+        selection.choose(trial([model(0)]), thread_counts=[1, 2])
+    assert torch.get_num_threads() == 2
+
+
+def test_hosts_of_esper_s_own_are_compared_once_unless_they_have_grown(monkeypatch):
+    monkeypatch.setattr(selection, "_proven", set())
+    built = []
+    planted = model(0)
+    plant(planted, "mid", "norm", "linear", SeedStage.BLENDING, 0)
+    for body, count in ((model(0), 1), (model(1), 1), (model(0, channels=(3, 4, 8)), 2), (planted, 3), (planted, 4)):
+        selection.choose(trial([body], built.append), kind="fused")
+        assert len(built) == count
 
 
 def test_threads_that_were_asked_for_stay():
@@ -88,6 +128,102 @@ def test_measuring_leaves_the_members_as_they_were():
         assert all(torch.equal(a, b) for a, b in zip(body.parameters(), other.parameters(), strict=True))
 
 
+# ---- what is compared
+
+
+def otherwise(owner, name, change):
+    """The method gives something else."""
+    method = getattr(owner, name)
+    setattr(owner, name, lambda *arguments, **settings: change(method(*arguments, **settings)))
+
+
+def lose(found):
+    found.losses.mul_(1.001)
+    return found
+
+
+def bend(found, name="head.weight", rows=slice(None)):
+    found.gradients["host"][name][rows].mul_(1.001)
+    return found
+
+
+def leave_out(found):
+    return dataclasses.replace(found, absent={"host": {"head.bias": [1]}})
+
+
+def drop(found):
+    del found.gradients["host"]["head.bias"]
+    return found
+
+
+def late(change):
+    """From the second time on."""
+    times = itertools.count()
+    return lambda found: change(found) if next(times) else found
+
+
+def move(population, name):
+    otherwise(population.engine, "finish", lambda _: population.stacks["host"].tensors()[name].detach().mul_(1.001))
+
+
+def hurry(population):
+    rate = population.optimizer.rows["host"].learning_rate
+    otherwise(population.optimizer, "begin_epoch", lambda _: rate.mul_(1.001))
+
+
+WRONGS = {
+    "loss": (lambda p: otherwise(p.engine, "backward", lose), "loss of member 0 is off"),
+    "a gradient": (lambda p: otherwise(p.engine, "backward", bend), "gradient of head.weight in member 0"),
+    "a gradient of one": (
+        lambda p: otherwise(p.engine, "backward", lambda found: bend(found, rows=1)),
+        "gradient of head.weight in member 1",
+    ),
+    "a gradient later": (lambda p: otherwise(p.engine, "backward", late(bend)), "gradient of head.weight in member 0"),
+    "a row left out": (lambda p: otherwise(p.engine, "backward", leave_out), "gradient of head.bias in member 1"),
+    "a parameter left out": (lambda p: otherwise(p.engine, "backward", drop), "gradient of head.bias in member 0"),
+    "a parameter": (lambda p: move(p, "head.bias"), "value of host.head.bias in member 0"),
+    "statistics": (lambda p: move(p, "blocks.0.1.running_var"), "value of host.blocks.0.1.running_var in member 0"),
+    "a step": (hurry, "value of host"),
+    "an evaluation": (
+        lambda p: otherwise(p.engine, "logits", lambda logits: logits * 1.001),
+        "loss in evaluation of member 0",
+    ),
+}
+
+
+def trial(bodies, change=lambda population: None, config=None):
+    def changed(*arguments):
+        population = build(*arguments)
+        change(population)
+        return population
+
+    x, y, _ = data()
+    return Trial(bodies, [config or OptimizerConfig()] * len(bodies), x, y, changed)
+
+
+@pytest.mark.parametrize("kind", ["fused", "sequential"])
+@pytest.mark.parametrize("wrong", WRONGS)
+def test_what_an_engine_does_otherwise_is_told(wrong, kind):
+    change, told = WRONGS[wrong]
+    assert difference(trial([model(0), model(1)]), Way(kind)) is None
+    assert told in difference(trial([model(0), model(1)], change), Way(kind))
+
+
+def test_a_member_that_has_diverged_hides_nothing():
+    bodies = [model(0), model(1), model(2)]
+    with torch.no_grad():
+        bodies[0].host.head.bias.fill_(float("nan"))
+    assert difference(trial(bodies), Way("fused")) is None
+    assert "head.weight" in difference(trial(bodies, WRONGS["a gradient"][0]), Way("fused"))
+
+
+def test_steps_that_rounding_alone_would_make_are_no_difference():
+    bodies = [model(seed) for seed in range(2)]
+    for body in bodies:  # no gradient reaches the bias before a batch norm, but for rounding
+        body.host.blocks[0][0] = nn.Conv2d(2, 3, 3, padding=1).double()
+    assert difference(trial(bodies, config=OptimizerConfig(name="adamw", eps=1e-30)), Way("fused")) is None
+
+
 class Odd(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -102,7 +238,39 @@ class Branching(nn.Module):
         return x if x.sum() > 0 else -x
 
 
-@pytest.mark.parametrize(("module", "named"), [(Odd(), "layer stretch"), (Branching(), "Branching.forward")])
+class Masked(nn.Module):
+    def forward(self, x, mask=None):
+        return torch.relu(x)
+
+
+class Scales(nn.Module):
+    """Calls a layer with more than its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = Scale()
+
+    def forward(self, x):
+        return self.scale(x, factor=2.0)
+
+
+class Scale(nn.ReLU):
+    def forward(self, x, factor=1.0):
+        return x * factor
+
+
+Scale.__module__ = "torch.nn.scaling"  # of a library that extends torch.nn, and so not traced into
+
+
+@pytest.mark.parametrize(
+    ("module", "named"),
+    [
+        (Odd(), "layer stretch"),
+        (Branching(), "Branching.forward"),
+        (Masked(), "Masked.forward takes more than one input"),
+        (Scales(), "layer scale: is called with more than its input"),
+    ],
+)
 def test_what_cannot_be_fused_is_refused_by_name(module, named):
     with pytest.raises(EngineError, match=named):
         Program(module, ImageLayout())

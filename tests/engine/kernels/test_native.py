@@ -346,6 +346,11 @@ def test_a_library_of_another_size_of_arguments_is_not_used(place, monkeypatch):
     assert "do not match" in why_not()
 
 
+def test_a_library_that_does_not_tell_its_arguments_is_not_used(place, monkeypatch):
+    monkeypatch.setattr(native, "Block", type("Untold", (ctypes.Structure,), {"_fields_": FIELDS}))
+    assert "do not match" in why_not()
+
+
 def test_a_library_without_a_kernel_is_not_used(place, monkeypatch):
     monkeypatch.setitem(native._KERNELS, "fold_forward", native.Block)
     assert "do not match" in why_not()
