@@ -1,8 +1,8 @@
 """Many members of one host architecture, trained as one program (or one after another, where that is faster)."""
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -185,8 +185,7 @@ class Population:
         self.check_minibatches(x[0, :1], y[0, :1], order.shape[1], batch_size)
         steps = -(-order.shape[1] // batch_size)
         loss, correct = self._zeros(len(self))
-        kept = self._standing_buffers()
-        with nullcontext() if seeds is None else undisturbed_streams(self.device):
+        with self.standing(), nullcontext() if seeds is None else undisturbed_streams(self.device):
             self.engine.prepare(steps, self.version, seeds)
             self.optimizer.scale_rates(rate_factors or [1.0] * len(self))
             self.optimizer.begin_epoch(*row_roles(self.stacks, self.models))
@@ -200,10 +199,8 @@ class Population:
                 loss += batch_loss * yb[0].numel()
                 correct += batch_correct
             self.engine.finish(steps)
-        if self.engine.kind == SEQUENTIAL:  # else no network has run itself
-            self._adopt()
-        for row, before in kept:
-            row.copy_(before)
+            if self.engine.kind == SEQUENTIAL:  # else no network has run itself
+                self._adopt()
         return Scores(loss / y[0].numel(), 100.0 * correct / y[0].numel())
 
     def check_minibatches(self, x: Tensor, y: Tensor, count: int, batch_size: int) -> None:
@@ -231,16 +228,22 @@ class Population:
         for stack in self.stacks.values():
             stack.adopt()
 
-    def _standing_buffers(self) -> list[tuple[Tensor, Tensor]]:
-        """Running statistics of members that are halted and seeds that are passed by, and copies: training one program
-        would move them."""
-        return [
+    @contextmanager
+    def standing(self) -> Iterator[None]:
+        """At the end, running statistics of members that are halted and seeds that are passed by are as before.
+
+        A program moves them with those of all others.
+        """
+        kept = [
             (buffer[row], buffer[row].clone())
             for name, stack in self.stacks.items()
             for row, member in enumerate(stack.members)
             if member in self.halted or self._is_passed_by(name, member)
             for buffer in stack.buffers.values()
         ]
+        yield
+        for row, before in kept:
+            row.copy_(before)
 
     def _is_passed_by(self, stack: str, member: int) -> bool:
         return stack != HOST and not self.models[member].slots[stack.split(".")[1]].computes

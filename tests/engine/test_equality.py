@@ -5,6 +5,10 @@ import itertools
 import pytest
 import torch
 
+from esper.engine.backends.base import Way
+from esper.engine.backends.proof import Trial, difference
+from esper.engine.optimizer import OptimizerConfig
+from esper.engine.population import build
 from esper.errors import EngineError
 from esper.kasmina.blueprints.registry import BlueprintRegistry
 from esper.leyline import SeedStage
@@ -89,6 +93,14 @@ def test_a_seed_that_is_passed_by_learns_no_statistics_beside_one_that_runs(kind
         for body, was in zip(bodies, before, strict=True)
     ]
     assert not any(same[0]) and all(same[1])
+
+
+def test_a_seed_that_is_passed_by_is_no_reason_to_refuse_the_others():
+    bodies, (x, y, _) = [model(0), model(1)], data()
+    plant(bodies[0], "mid", "norm", "linear", SeedStage.BLENDING, 0)
+    bodies[1].germinate_seed("norm", "waiting", "mid", "linear")
+    trial = Trial(bodies, [OptimizerConfig()] * 2, x[:16], y[:16], build)
+    assert difference(trial, Way("fused")) is None
 
 
 def test_a_population_of_nobody_is_refused():

@@ -15,7 +15,9 @@ from torch import nn
 
 import esper
 from esper.checkpoint.layout import DTYPE_NAMES
-from esper.engine.backends.proof import check_resumable
+from esper.engine import population as engine_population
+from esper.engine.backends.base import Way
+from esper.engine.backends.proof import Trial, check_resumable, difference
 from esper.engine.choice import choose_engine
 from esper.engine.governor import Governor, GovernorConfig
 from esper.engine.growth import Growth
@@ -819,3 +821,20 @@ def test_a_network_that_is_frozen_whole_trains_its_seeds_alone():
             population.train_epoch(x, y, order, 16)
         assert all(torch.equal(before[name], p) for name, p in model.host.named_parameters() if "seed" not in name)
         assert any(parameter.abs().max() > 0 for parameter in model.get_seed_parameters())
+
+
+class InFloat32(Base):
+    """Runs in float32 alone, as networks that cast their input do; its first bias has no gradient but rounding."""
+
+    def features(self, x):
+        return super().features(x.float())
+
+
+@pytest.mark.parametrize("is_channels_last", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_rounding_refuses_no_network_that_runs_in_float32_alone(seed, is_channels_last):
+    torch.manual_seed(seed)
+    x, y, _ = data(count=32, size=8, dtype=torch.float32)
+    grown = esper.grow(InFloat32(), {"mid": "body"}, x[:2], topology="cnn")
+    trial = Trial([grown], [OptimizerConfig()], x, y, engine_population.build)
+    assert difference(trial, Way("sequential", is_channels_last)) is None
