@@ -1,4 +1,4 @@
-"""What the site of `make docs` has beside docs/: README, CONTRIBUTING, CHANGELOG, and a page of API for each package."""
+"""What the site of `make docs` has beside docs/: README, CONTRIBUTING, CHANGELOG, and the API, a page a package."""
 
 import re
 from pathlib import Path
@@ -49,7 +49,8 @@ def reference(package: str) -> str:
         named = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in found if path.name[0] != "_"]
         modules = [f"esper.{package}", *named]
     title = package if package == "esper" else f"esper.{package}"
-    return "\n\n".join([f"# {title}", *(f"::: {module}\n    options: {{show_submodules: false}}" for module in modules)])
+    entries = [f"::: {module}\n    options: {{show_submodules: false}}" for module in modules]
+    return "\n\n".join([f"# {title}", *entries])
 
 
 def _page(link: re.Match[str]) -> str:
