@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check sanitize bench evidence clean
+.PHONY: help run test check sanitize docs bench evidence clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ check: $(READY) ## Lint, formatting, types and the import contract
 
 sanitize: $(READY) ## Run the kernels' tests under AddressSanitizer and UBSan (ARGS: pytest's arguments)
 	@PYTHON=$(BIN)/python scripts/sanitize_kernels.sh $(ARGS)
+
+docs: $(READY) ## Build the pages and an API reference as a site in build/site; a broken link fails
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
+	@echo "build/site/index.html"
 
 bench: $(READY) ## Measure the engine against plain PyTorch loops (ARGS: --json FILE, ...)
 	@$(BIN)/python -m benchmarks.population $(ARGS)

@@ -18,14 +18,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import safetensors
 import torch
 from rich.console import Console
 from rich.table import Table
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.peers import ALPHA, BETA, Transitions, tianshou_step, torchrl_step
 from esper.checkpoint import Checkpoint, read_bundle, write_bundle
 from esper.checkpoint.bundle import bundle_paths
+from esper.checkpoint.tensors import decode_tensors, encode_tensors
 from esper.engine.state.gradients import row_statistics
 from esper.simic.gradient_collector import SeedGradientCollector
 from esper.simic.prioritized_buffer import PrioritizedReplayBuffer
@@ -127,8 +130,7 @@ def write_raw(paths: tuple[Path, Path], contents: list[bytes]) -> None:
 
 def checkpoint_case(folder: Path) -> Ways:
     """Saving and loading, each beside the plain way, and the hash that both include."""
-    generator = torch.Generator().manual_seed(0)
-    state = {f"layer{i}.weight": torch.randn(256, 1024, generator=generator) for i in range(CHECKPOINT_TENSORS)}
+    state = tensors_to_keep()
     checkpoint = Checkpoint(tensors=state)
     write_bundle(folder / "kept", checkpoint)
     torch.save(state, folder / "kept.pt")
@@ -150,6 +152,47 @@ def checkpoint_case(folder: Path) -> Ways:
         "load": lambda: read_bundle(folder / "kept"),
         "sha256": lambda: hashlib.sha256(contents[0]).digest(),
     }
+
+
+def safetensors_case(folder: Path) -> Ways:
+    """A file of tensors written and read by us and by the safetensors library: no hash, no fsync, no sidecar.
+
+    The library maps a file into memory, so that tensors are read when they are used; a checkpoint's must not depend on
+    its file any more, and a checksum reads every byte, so they are also compared as copies.
+    """
+    state = tensors_to_keep()
+    kept = folder / "kept.safetensors"
+    save_file(state, kept)
+
+    def write() -> None:
+        (folder / "ours.safetensors").unlink(missing_ok=True)
+        parts, _ = encode_tensors(state)
+        with open(folder / "ours.safetensors", "wb") as file:
+            file.writelines(parts)
+
+    def read() -> dict[str, Tensor]:
+        with open(kept, "rb") as file:
+            buffer = np.empty(kept.stat().st_size, np.uint8).data
+            file.readinto(buffer)
+        return decode_tensors(buffer, {}, str(kept))
+
+    def save() -> None:
+        (folder / "theirs.safetensors").unlink(missing_ok=True)
+        save_file(state, folder / "theirs.safetensors")
+
+    return {
+        "save_file": save,
+        "our write": write,
+        "load_file, mapped": lambda: load_file(kept),
+        "load_file, copied": lambda: {name: tensor.clone() for name, tensor in load_file(kept).items()},
+        "our read": read,
+    }
+
+
+def tensors_to_keep() -> dict[str, Tensor]:
+    """Those of a large checkpoint."""
+    generator = torch.Generator().manual_seed(0)
+    return {f"layer{i}.weight": torch.randn(256, 1024, generator=generator) for i in range(CHECKPOINT_TENSORS)}
 
 
 def take_turns(ways: Ways, rounds: int) -> Times:
@@ -200,7 +243,7 @@ def show(rows: list[dict[str, object]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--only", choices=("gradients", "replay", "checkpoint"))
+    parser.add_argument("--only", choices=("gradients", "replay", "checkpoint", "safetensors"))
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -222,6 +265,12 @@ def main() -> None:
         baselines |= {name: "torch.load" for name in times if name.startswith("load")}
         size = CHECKPOINT_TENSORS * 2**20 / 1e6
         measured.append(rows_of(f"checkpoint of {size:.0f} MB", times, baselines))
+    if options.only in (None, "safetensors"):
+        with tempfile.TemporaryDirectory(dir=".") as folder:
+            times = take_turns(safetensors_case(Path(folder)), options.rounds)
+        baselines = {"our write": "save_file", "our read": "load_file, copied"}
+        size = CHECKPOINT_TENSORS * 2**20 / 1e6
+        measured.append(rows_of(f"safetensors {safetensors.__version__}: a file of {size:.0f} MB", times, baselines))
     for rows in measured:
         show(rows)
     if options.json:

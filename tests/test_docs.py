@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
-from esper.checkpoint import save_checkpoint
 from esper.cli import build_parser
 from esper.config.composing import compose
 from esper.run import main
@@ -28,15 +29,16 @@ from esper.study.runs.query import Condition
 from tests.simic.corridor import Corridor
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = {page.name: page.read_text() for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
-BLOCKS = {name: re.findall(r"```python\n(.*?)```", text, flags=re.S) for name, text in PAGES.items()}
+AT_ROOT = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]  # recipes have a test of their own: tests/test_contributing.py
+PAGES = {page.name: page.read_text().partition("## Recipes")[0] for page in [*AT_ROOT, *sorted(ROOT.glob("docs/*.md"))]}
+FENCES = {name: re.findall(r"^ *```(\S*)\n(.*?)^ *```", text, flags=re.S | re.M) for name, text in PAGES.items()}
+BLOCKS = {name: [block for kind, block in fences if kind == "python"] for name, fences in FENCES.items()}
 CODE = {name: "\n".join(blocks) for name, blocks in BLOCKS.items() if blocks}
 
 
 def readme_given() -> dict[str, Any]:
-    assert main(["debug=smoke", "telemetry=none", "hydra.run.dir=outputs/digits_heuristic/ID"]) == 0
-    save_checkpoint(torch.nn.Linear(2, 2), "FOLDER/FILE.safetensors", metadata={"note": 1})
-    return {"images": torch.zeros(2, 1, 16, 16), "network": torch.nn.Linear(2, 2)}
+    assert main(["debug=smoke", "telemetry=none", "hydra.run.dir=RUN"]) == 0
+    return {"images": torch.zeros(2, 1, 16, 16)}
 
 
 def ranks_given() -> dict[str, Any]:
@@ -47,11 +49,12 @@ def ranks_given() -> dict[str, Any]:
 
 # What a page's code is given, and what it must have come to; the code of a page that is not here is not shown yet.
 CASES: dict[str, tuple[Callable[[], dict[str, Any]], Callable[[dict[str, Any]], Any]]] = {
-    "README.md": (readme_given, lambda end: end["logits"].shape == (2, 10) and end["sidecar"]["metadata"]["note"] == 1),
+    "README.md": (readme_given, lambda end: end["logits"].shape == (2, 10) and end["env"].spec is not None),
     "bring-your-own.md": (
         dict,
         lambda end: end["models"][0].slots["mid"].alpha == 1.0 and torch.isfinite(end["scores"].loss).all(),
     ),
+    "checkpoints.md": (lambda: {"network": torch.nn.Linear(2, 2)}, lambda end: end["sidecar"]["metadata"]["note"] == 1),
     "configuration.md": (dict, lambda end: end["config"].engine.members == 4),
     "distributed.md": (ranks_given, lambda end: end["learner"] is not None),
     "environment.md": (dict, lambda end: end["returns"].shape == (2,) and np.isfinite(end["returns"]).all()),
@@ -91,20 +94,77 @@ def test_the_program_that_sweeps_runs(tmp_path):
     assert "0.93" in done.stdout
 
 
+SHOWN = re.compile(r"\W*(?:run: )?(?:for run in a b; do )?((?:torchrun .*?|python )-m esper\.run\b.*|esper .*)")
+BESIDE = re.compile(  # what else is shown: other programs', and files of a user's own
+    r"make (?P<target>\w+)|pip install 'esper\[(?P<extras>[\w,]+)\]'|\. "
+    r"|(?:cd|cmp|eval|pip|pre-commit|sqlite3|tensorboard) "
+    r"|python -m (?:pip|build|venv|twine) |mine/gates/\w+\.yaml:$|run +status +progress "
+)
+
+
 def commands() -> Iterator[tuple[str, str]]:
     """(page, command) of what blocks that are no Python show, without what explains it."""
-    for page, text in PAGES.items():
-        for language, block in re.findall(r"```(\w*)\n(.*?)```", text, flags=re.S):
-            for line in ("" if language == "python" else block).replace("\\\n", " ").splitlines():
-                shown = re.match(r"\W*((?:torchrun .*?|python )-m esper\.run\b.*|esper .*)", line)
-                if shown:
-                    # An explanation follows a # or, in a list of commands, many spaces; a pipe ends the command.
-                    yield page, re.split(r"\s+#\s|\s{3,}(?=[a-z\"])(?!\S*=)| \| | > ", shown[1])[0].strip()
+    for page, fences in FENCES.items():
+        for kind, block in fences:
+            for line in ("" if kind in ("python", "text") else block).replace("\\\n", " ").splitlines():
+                if shown := SHOWN.match(line):
+                    # An explanation follows a # or, in a list of commands, many spaces; others' signs end the command.
+                    yield page, re.split(r"\s+#\s|\s{3,}(?=[a-z\"])(?!\S*=)| \| | >|; done", shown[1])[0].strip()
 
 
 COMMANDS = sorted(set(commands()))
 OF_RUNS = [(page, command) for page, command in COMMANDS if "esper.run" in command]
 OF_ESPER = [(page, command) for page, command in COMMANDS if command.startswith("esper ")]
+
+
+def test_every_block_is_of_a_kind_that_is_tried():
+    for page, fences in FENCES.items():
+        for kind, block in fences:
+            assert kind in ("", "python", "text", "yaml"), f"{page}: {kind}"
+            first = block.strip().splitlines()[0]
+            assert kind or SHOWN.match(first) or BESIDE.match(first.strip()), (
+                f"{page}: {first}: ```text, if it is output"
+            )
+    assert all("```" not in re.sub(r"^ *```.*$", "", text, flags=re.M) for text in PAGES.values())
+
+
+def test_what_other_commands_name_is_there():
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for page, text in PAGES.items():
+        for named in BESIDE.finditer(text):
+            assert {named["target"]} <= targets | {None} or f"`make {named['target']}" not in text, (
+                f"{page}: {named[0]}"
+            )
+            assert set((named["extras"] or "wandb").split(",")) <= extras.keys(), f"{page}: {named[0]}"
+        for module in re.findall(r"python -m ((?:benchmarks|esper)[\w.]*\w)", text):
+            place = ROOT / module.replace(".", "/")
+            assert place.with_suffix(".py").exists() or place.is_dir(), f"{page}: {module}"
+
+
+def test_every_file_that_is_named_is_there():
+    for page in ("architecture.md", "engine.md", "releasing.md", "CONTRIBUTING.md"):
+        for name in re.findall(r"`((?:esper|conf|tests|docs|scripts|benchmarks)/[\w./-]+)`", PAGES[page]):
+            assert (ROOT / name).exists(), f"{page}: {name}"
+    assert len(re.findall(r"^\| … .* \| `[^`]+` \|$", PAGES["architecture.md"], re.M)) >= 25
+
+
+def test_the_ways_through_the_code_are_as_drawn():
+    way, epoch = [block for kind, block in FENCES["architecture.md"] if kind == "text"]
+    for path, names in re.findall(r"^ *(esper/[\w/]+\.py) +(\S+(?: -> \S+)*)", way, re.M):
+        text = (ROOT / path).read_text()
+        for name in re.split(r" -> |\.", names):
+            assert re.search(rf"\b(?:def|class) {name}\b", text), f"{path} has no {name}"
+    sources = "\n".join(path.read_text() for path in ROOT.glob("esper/engine/**/*.py"))
+    for name in re.findall(r"[├└]─ (?:per minibatch: )?[\w.]*?(\w+)(?:\(|  )", epoch):
+        assert re.search(rf"def {name}\b", sources + (ROOT / "esper/runner/run.py").read_text()), name
+
+
+def test_the_public_workflow_calls_what_is_called_here():
+    job = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["check"]
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    shown = [yaml.safe_load(block) for kind, block in FENCES["ci.md"] if kind == "yaml"]
+    assert all(workflow["jobs"] for workflow in shown)
 
 
 def test_commands_are_found():
@@ -133,6 +193,8 @@ def test_commands_of_runs_are_understood(page, command, tmp_path, monkeypatch):
         with contextlib.redirect_stdout(io.StringIO()) as out:
             assert main([*arguments, *(() if "--dry-run" in arguments else ("--dry-run",))]) == 0
         assert "none is run now" in out.getvalue()
+    elif "debug=smoke" in arguments and "DIR" not in command:  # a few seconds: it is run, and all others are composed
+        assert main([argument.replace("$run", "a") for argument in arguments]) == 0
     else:
         folder = arguments[arguments.index("--config-dir") + 1] if "--config-dir" in arguments else None
         compose([argument for argument in arguments if "=" in argument], config_dir=folder).check_names()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import NoReturn
 
+from esper import __version__
 from esper.checks import did_you_mean
 from esper.errors import EsperError, ExitCode, of_machine
 from esper.printing import complain, guarded, say
@@ -98,6 +99,7 @@ def audit_main(arguments: Sequence[str] | None = None) -> int:
 def build_parser(wanted: Container[str] = frozenset(COMMANDS)) -> Parser:
     """The command line. Only commands in `wanted` are imported and get their arguments."""
     parser = Parser(prog="esper", description="Look at runs, and at checkpoints. (To start one: python -m esper.run)")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
         added = commands.add_parser(name, help=command.summary)

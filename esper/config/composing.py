@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from esper.checks import did_you_mean
-from esper.config.checks import one_of, spelled
+from esper.config.checks import flat, one_of, spelled
 from esper.config.explain import explain
 from esper.config.root import RunSchema
 from esper.config.store import VARIANTS, conf_dir, register
@@ -73,7 +73,11 @@ def from_plain(values: Any, where: str) -> RunSchema:
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> RunSchema:
-    """A run's config.yaml. Of its keys, only what a run shows may be overridden. Raises ConfigError."""
+    """A run's config.yaml.
+
+    Of its keys, only what a run shows may be overridden; naming another with the value that it has there confirms it.
+    Raises ConfigError.
+    """
     try:
         values = read_yaml(path)
     except (OSError, FormatError) as error:
@@ -81,15 +85,28 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunSchema:
     config = from_plain(values, str(path))
     for override in overrides:
         key, equals, value = override.partition("=")
+        if is_confirmed(override, values):
+            continue
         if key not in ON_RESUME or not equals:
+            shown = ", ".join(f"{key}=..." for key in ON_RESUME)
             raise ConfigError(
-                f"{spelled(override)}: a resumed run keeps its configuration\n  with resume= go only: "
-                + ", ".join(f"{key}=..." for key in ON_RESUME)
+                f"{spelled(override)}: a resumed run keeps its configuration\n  with resume= go only {shown}, and keys "
+                f"that were changed in {path} before, with the value there"
             )
         group, _, name = key.partition(".")
         values[group][name] = parse_yaml(value) if name == "report" else value
         config = from_plain(values, override)
     return config
+
+
+def is_confirmed(override: str, values: dict[str, Any]) -> bool:
+    """Whether it names a key with the value that it has among these, of a config.yaml."""
+    key, equals, value = override.partition("=")
+    known = flat(values)
+    try:
+        return bool(equals) and key in known and parse_yaml(value) == known[key]
+    except FormatError:
+        return False
 
 
 def _refuse_interpolations(values: Any, where: str) -> None:

@@ -6,11 +6,10 @@ from typing import Any
 
 from esper.checkpoint import Checkpoint
 from esper.config.checks import flat, spelled
-from esper.config.composing import from_plain, read_config, to_plain
+from esper.config.composing import from_plain, is_confirmed, read_config, to_plain
 from esper.config.root import RunSchema
 from esper.config.store import VOLATILE
-from esper.errors import ConfigError, FormatError
-from esper.files import parse_yaml
+from esper.errors import ConfigError
 from esper.files.records import CONFIG_FILE
 from esper.printing import say
 from esper.runner.directory import write_config
@@ -47,11 +46,10 @@ def configuration(run_dir: Path, overrides: Sequence[str], checkpoint: Checkpoin
             f"  put it back, or expect {reached} epochs or more"
         )
     changes = differences(config, checkpoint)
-    confirmed = [override for override in overrides if _confirms(override, changes)]
-    for override in confirmed:
-        changes.pop(override.partition("=")[0], None)
-    refuse(changes, checkpoint, path, run_dir)
-    return read_config(path, [override for override in overrides if override not in confirmed])
+    confirmed = {override.partition("=")[0] for override in overrides if is_confirmed(override, to_plain(config))}
+    still = {key: change for key, change in changes.items() if key not in confirmed or _is_fixed(key)}
+    refuse(still, checkpoint, path, run_dir)
+    return read_config(path, overrides)
 
 
 def differences(config: RunSchema, checkpoint: Checkpoint) -> Changes:
@@ -76,15 +74,6 @@ def refuse(changes: Changes, checkpoint: Checkpoint, where: Path, run_dir: Path 
         mend += " (without the file, the checkpoint's are taken), or start another run with what is wanted"
     changed = "; ".join([*told[:_MOST_NAMED], *more])
     raise ConfigError(f"{where}: {changed} when the checkpoint of epoch {checkpoint.epoch} was saved\n  {mend}")
-
-
-def _confirms(override: str, changes: Changes) -> bool:
-    """Whether it names a key that was changed, and may be, with the value that the file has now."""
-    key, _, value = override.partition("=")
-    try:
-        return key in changes and not _is_fixed(key) and parse_yaml(value) == changes[key][0]
-    except FormatError:
-        return False
 
 
 def _is_fixed(key: str) -> bool:

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+import esper
 from esper.cli import COMMANDS, main
 from esper.cli.audit_examples import KINDS
 from esper.config.composing import compose, to_plain
@@ -29,6 +30,13 @@ def program(
     )
 
 
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"esper {esper.__version__}\n"
+
+
+GIVEN = {"--help", "--version", "zsh"}  # what is asked for, and no mistake
 HEAVY = {"torch", "numpy", "matplotlib", "hydra", "omegaconf", "wandb"}
 
 
@@ -43,6 +51,7 @@ def light(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str
     "arguments",
     [
         ["--help"],
+        ["--version"],
         *([command, "--help"] for command in COMMANDS),
         ["nonsense"],
         ["run"],
@@ -54,7 +63,7 @@ def light(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str
 )
 def test_help_and_mistakes_load_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     done = light(arguments, tmp_path)
-    assert done.returncode == (0 if not arguments or {"--help", "zsh"} & set(arguments) else 2), done.stderr
+    assert done.returncode == (0 if not arguments or GIVEN & set(arguments) else 2), done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) <= 2
 

@@ -21,6 +21,14 @@ def test_every_option_composes(group, option):
     assert isinstance(compose(chosen(group, option)), RunSchema)
 
 
+@pytest.mark.parametrize("policy", [name for name in groups()["policy"] if compose([f"policy={name}"]).policy.learns])
+def test_a_tiny_run_has_its_policy_learn_little(policy):
+    short = set(yaml.safe_load((conf_dir() / f"debug/policy/smoke_{policy}.yaml").read_text()))
+    long, tiny = (compose([f"policy={policy}", *more]).policy for more in ((), ("debug=smoke",)))
+    assert short & {"updates", "steps"}
+    assert all(getattr(tiny, key) < getattr(long, key) for key in short)
+
+
 def test_every_group_of_the_design_is_there():
     assert set(groups()) == {"experiment", "debug"} | {field.name for field in fields(RunSchema)} - ROOT_KEYS
     assert all(groups().values())

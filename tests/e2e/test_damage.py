@@ -225,6 +225,17 @@ def test_a_key_that_is_named_is_changed_on_purpose(esper, killed):
     assert (record_of(killed)["epoch"], record_of(killed)["max_epochs"]) == (8, 8)
 
 
+def test_what_may_be_named_along_with_resume_is_told(esper, killed):
+    refused = esper.run_here("resume=run", "epochs=8")
+    assert refused.code == 2
+    assert refused.err.splitlines() == [
+        "error: epochs=8: a resumed run keeps its configuration",
+        "  with resume= go only telemetry.console=..., telemetry.report=..., and keys that were changed in "
+        "run/config.yaml before, with the value there",
+    ]
+    assert esper.run_here("resume=run", f"epochs={EPOCHS}").code == 0  # it says what the file says
+
+
 def test_a_fixed_key_cannot_be_confirmed(esper, killed):
     edit(killed, "members", " 2", " 3")
     done = esper.run_here("resume=run", "engine.members=3")
