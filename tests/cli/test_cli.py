@@ -12,7 +12,6 @@ import torch
 import yaml
 
 from esper.cli import COMMANDS, main
-from esper.cli.audit_examples import KINDS
 from esper.config.composing import compose, to_plain
 from tests.checkpoint.evil import evil_files
 from tests.study.run_folders import make_run
@@ -144,35 +143,6 @@ def test_help_says_what_exit_codes_mean(command: str, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit):
         main([command, "--help"])
     assert re.search(r"Exit code: (as of a run: )?0", capsys.readouterr().out)
-
-
-def test_the_script_audits_what_it_generates(tmp_path: Path) -> None:
-    done = program(str(ROOT / "scripts/checkpoint_audit.py"), "--generate-legacy", temporary=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "FAILED: " in done.stdout
-    assert "root['metadata']['recent_rewards']: deque → list" in done.stdout
-    assert torch.load(tmp_path / "esper_legacy_checkpoint.pt", weights_only=False)["train_steps"] == 1
-
-
-def test_the_agent_s_own_file_is_clean(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert main(["audit", "--generate-test"]) == 0
-    output = capsys.readouterr().out
-    assert "SUCCESS - checkpoint is already compatible!" in output and "tensors: dict of" in output
-    assert [file.name for file in tmp_path.iterdir()] == ["esper_test_checkpoint.pt"]
-
-
-@pytest.mark.parametrize("name", ["morphogenetic", "blending", "probationary"])
-def test_esper_s_own_examples_load(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert main(["audit", f"--generate-{name}"]) == 0
-    assert "SUCCESS - checkpoint is already compatible!" in capsys.readouterr().out
-    assert torch.load(tmp_path / KINDS[name].file_name, weights_only=True)["epoch"] == 3
-    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == [f"esper_{name}_checkpoint.pt"]
 
 
 def test_malicious_files_are_audited_and_not_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
