@@ -8,12 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from esper.cli import COMMANDS, main
 from esper.config.composing import compose, to_plain
-from tests.checkpoint.evil import evil_files
 from tests.study.run_folders import make_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,20 +87,6 @@ def test_it_answers_within_half_a_second(arguments: list[str], tmp_path: Path) -
     assert any(seconds() < 0.5 for _ in range(5))  # whatever else the machine is doing
 
 
-def test_the_shell_completes_commands_and_choices(tmp_path: Path) -> None:
-    def completed(*words: str) -> str:
-        script = f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_esper; echo ${{COMPREPLY[@]}}"
-        shell = ["bash", "-c", f"source {tmp_path}/esper.bash; {script}"]
-        return subprocess.run(shell, capture_output=True, text=True, timeout=20, cwd=tmp_path).stdout.strip()
-
-    (tmp_path / "esper.bash").write_text(program("-m", "esper.cli", "completion", "bash").stdout)
-    (tmp_path / "outputs").mkdir()
-    (tmp_path / "other.txt").touch()
-    assert completed("esper", "ru") == "runs"
-    assert completed("esper", "analyze", "--format", "js") == "json"
-    assert completed("esper", "report", "o") == "outputs"
-
-
 def test_resume_and_report_know_a_run_by_part_of_its_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,35 +129,6 @@ def test_help_says_what_exit_codes_mean(command: str, capsys: pytest.CaptureFixt
     assert re.search(r"Exit code: (as of a run: )?0", capsys.readouterr().out)
 
 
-def test_malicious_files_are_audited_and_not_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files, proof = evil_files(tmp_path)
-    evil = str(files["zip"])
-    assert main(["audit", evil]) == 0
-    assert "system(...) → CRITICAL: runs code when loaded; do not load" in capsys.readouterr().out
-    assert main(["audit", "--iterative", evil]) == 0
-    assert "Unsafe globals" in capsys.readouterr().out
-    assert main(["convert", evil, str(tmp_path / "new")]) == 2
-    assert not proof.exists()
-    error = capsys.readouterr().err
-    assert "system" in error
-    assert "--trust" in error
-    assert len(error.splitlines()) == 2
-    main(["convert", "--trust", evil, str(tmp_path / "new")])
-    assert proof.exists()
-
-
-def test_convert_says_what_became_what(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "old").mkdir()
-    torch.save({"w": torch.ones(2)}, tmp_path / "old" / "a.pt")
-    (tmp_path / "old" / "b.pt").write_text("no checkpoint")
-    assert main(["convert", str(tmp_path / "old"), str(tmp_path / "new")]) == 2
-    output = capsys.readouterr()
-    assert output.out == f"{tmp_path / 'old/a.pt'} → {tmp_path / 'new/a.safetensors'}\n"
-    assert output.err.startswith(f"error: {tmp_path / 'old/b.pt'} is not a sound torch checkpoint")
-    assert main(["convert", str(tmp_path / "old"), str(tmp_path / "new")]) == 2
-    assert "exists already" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     "arguments", [["audit"], ["audit", "a.pt", "--generate-test"], ["convert", "a.pt"], ["audit", "none.pt"]]
 )
@@ -186,8 +141,3 @@ def test_mistakes_are_answered_in_two_lines(arguments: list[str], capsys: pytest
     assert code == 2
     assert error.startswith("error: ")
     assert len(error.splitlines()) <= 2
-
-
-def test_the_page_is_written_where_it_is_asked_for(tmp_path: Path) -> None:
-    assert main(["audit", "--write-docs", str(tmp_path / "page.md")]) == 0
-    assert "| Legacy agent | FAILED | 5 |" in (tmp_path / "page.md").read_text()
