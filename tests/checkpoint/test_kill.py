@@ -72,6 +72,7 @@ def test_the_newest_sound_checkpoint_always_loads(write_and_kill: WriteAndKill, 
     assert len(list(manager.folder.iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_overwritten_is_sound_at_every_moment(
     write_and_kill: WriteAndKill, tmp_path: Path
 ) -> None:

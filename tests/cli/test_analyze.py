@@ -128,6 +128,7 @@ def test_the_verdict_is_part_of_the_page_and_apart_from_what_programs_read(path,
     assert "met:" not in printed.out and "not met: test_accuracy > 85" in printed.err
 
 
+@pytest.mark.slow
 def test_a_picture_is_drawn_in_the_format_that_its_name_asks_for(path, tmp_path, capsys):
     fill(path, [finished(1, 50.0)], sha("b"), "static", suite="long")
     for name, begins in (("a.png", b"\x89PNG"), ("new/a.svg", b"<?xml"), ("a.pdf", b"%PDF")):

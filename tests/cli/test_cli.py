@@ -36,6 +36,7 @@ def light(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str
     return program("-c", code, folder=folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -56,6 +57,7 @@ def test_help_and_mistakes_load_nothing_heavy(arguments: list[str], tmp_path: Pa
     assert len(done.stderr.splitlines()) <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -73,6 +75,8 @@ def test_looking_at_runs_loads_nothing_heavy(arguments: list[str], tmp_path: Pat
     assert done.returncode == (2 if "none" in arguments else 0), done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "arguments", [["--help"], *([command, "--help"] for command in COMMANDS), ["runs"]], ids=" ".join
 )

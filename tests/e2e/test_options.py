@@ -25,6 +25,8 @@ def run(path, overrides):
     return record_of(path)
 
 
+@pytest.mark.fast
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_two_epochs(group, option, tmp_path):
     overrides = [*SHORT, *chosen(group, option)]

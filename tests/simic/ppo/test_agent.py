@@ -356,6 +356,7 @@ def test_it_learns_cartpole() -> None:
     assert sum(recent) > 10 * 150, "chance makes about 22"
 
 
+@pytest.mark.slow
 def test_only_a_memory_recalls_the_sign() -> None:
     means = {}
     for network in ("mlp", "lstm"):
