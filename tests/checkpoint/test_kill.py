@@ -55,6 +55,7 @@ def last_done(path: Path) -> int:
     return int(done.read_text() or -1) if done.exists() else -1
 
 
+@pytest.mark.slow
 def test_the_newest_sound_checkpoint_always_loads(write_and_kill: WriteAndKill, tmp_path: Path) -> None:
     run_dir, moments = tmp_path / "run", random.Random(0)
     first = 0

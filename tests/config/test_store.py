@@ -15,6 +15,7 @@ ROOT_KEYS = {"name", "seed", "epochs", "batch_size", "resume"}
 OPTIONS = [(group, option) for group, options in groups().items() for option in options]
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes(group, option):
     assert isinstance(compose(chosen(group, option)), RunSchema)

@@ -9,6 +9,8 @@ from esper.cli import main as esper
 from esper.run import main as run
 from esper.study.evaluate.database import Evaluations
 
+pytestmark = pytest.mark.slow  # it grows hosts throughout
+
 EXACT = ["engine.precision=float64", "engine.kind=fused", "engine.threads=1", "telemetry=none"]
 GROWING = ["policy=random", "policy.act_probability=1.0", "gates=permissive", "engine.members=2", "epochs=3", *EXACT]
 TEXT = ["experiment=language", "epochs=2", "engine.members=1", "task.epoch_windows=32", "task.train_bytes=8000"]
@@ -86,7 +88,6 @@ def rows(database):
         return opened.evaluations([one["id"] for one in versions], [one["id"] for one in suites])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["a rule", "a policy"])
 def test_every_seed_is_an_ordinary_run_on_it(kind, grown, learned, database, tmp_path):
     stored, acting = grown, GROWING
@@ -105,7 +106,6 @@ def test_every_seed_is_an_ordinary_run_on_it(kind, grown, learned, database, tmp
     assert found[9101, "training_flops"] != found[9102, "training_flops"]
 
 
-@pytest.mark.slow
 def test_training_flops_are_those_of_the_record(grown, database, tmp_path):
     assert evaluate(database, grown, "--seeds", 1) == 0
     path = start(
@@ -145,7 +145,6 @@ def test_what_cannot_grow_is_a_row_with_its_error_and_can_be_tried_again(grown, 
     assert "2 of 2 to do" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_one_seed_that_fails_costs_no_other(grown, database, tmp_path, monkeypatch):
     from esper.study.evaluate import evaluating as module
 
@@ -181,7 +180,6 @@ def test_stored_hosts_are_tested_as_they_are(grown, database, tmp_path):
             assert found[seed, metric] == pytest.approx(summary(grown)["grown"][metric], abs=0.15)
 
 
-@pytest.mark.slow
 def test_distortions_are_the_seed_s_own_and_cost_accuracy(text, grown, database, tmp_path):
     assert evaluate(database, grown, text, "--suite", "distorted_heavily", "--seeds", 3) == 0
     images, words = samples(database, 1), samples(database, 2)
@@ -205,7 +203,6 @@ def test_text_is_told_in_bits_per_byte(text, database, tmp_path):
     assert len(samples(tmp_path / "growth.sqlite")[9101, "test_bits_per_byte"]) == 2
 
 
-@pytest.mark.slow
 def test_checkpoints_are_chosen_as_they_are_named(learned, database, capsys):
     assert evaluate(database, f"{learned}@epoch-2", f"{learned}@best:val_accuracy", "--seeds", 1) == 0
     out = capsys.readouterr().out
@@ -214,7 +211,6 @@ def test_checkpoints_are_chosen_as_they_are_named(learned, database, capsys):
         assert {source["epoch"] for version in opened.versions() for source in version["sources"]} <= {2, 3, 4, 5}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("named", ["root/named/sweep-12", "named/sweep-12", "sweep-12", "eep-1", "root/named"])
 def test_a_sweep_stands_for_its_finished_runs(named, grown, learned, database, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
