@@ -69,6 +69,7 @@ def test_the_fastest_way_is_taken(monkeypatch, seconds, kind, threads):
     assert f"{kind}, {threads} threads: 1000.00 ms a step" in reason
 
 
+@pytest.mark.alone
 def test_the_fastest_take_turns_after_a_first_try(monkeypatch):
     monkeypatch.setattr(selection, "ENOUGH_S", 60.0)  # however busy the machine is
     clock = Clock([[30, 22], [20, 23], [90], [35, 21], [90], [90]])  # one by one on two threads was disturbed at first
