@@ -2,16 +2,18 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check sanitize docs bench evidence clean
+.PHONY: help run test test-all check sanitize docs bench evidence clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  Arguments pass through: make run ARGS="seed=3 policy=random", make test ARGS="-k config -x"'
 	@echo '  Another interpreter:    make run PYTHON=python3.12 VENV=.venv312'
@@ -19,8 +21,11 @@ help: ## Show this list
 run: $(READY) ## Grow a population on handwritten digits (ARGS: overrides, see --help)
 	@$(BIN)/python -m esper.run $(ARGS)
 
-test: $(READY) ## Run the tests (ARGS: pytest's arguments)
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## Run the fast tests, in a minute or two (ARGS: pytest's arguments)
+	@$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: $(READY) ## Run all tests, as CI does (ARGS: pytest's arguments)
+	@$(PYTEST) $(ARGS)
 
 check: $(READY) ## Lint, formatting, types and the import contract
 	$(BIN)/ruff check .

@@ -72,6 +72,7 @@ def test_a_missing_package_is_named_with_what_installs_it(name: str, monkeypatch
     require_packages(compose().telemetry)
 
 
+@pytest.mark.slow
 def test_nothing_of_a_dashboard_is_imported_unless_it_is_asked_for(tmp_path: Path) -> None:
     program = (
         "import sys, esper.runner.run, esper.nissa; from pathlib import Path\n"

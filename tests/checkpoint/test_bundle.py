@@ -79,11 +79,6 @@ def test_any_of_its_names_will_do(saved: tuple[Path, Path], tmp_path: Path, name
     assert read_bundle(str(tmp_path / name)).epoch == 3
 
 
-def test_a_dot_in_the_name_is_no_suffix(tmp_path: Path) -> None:
-    assert write_bundle(tmp_path / "net.v1", example()) == tmp_path / "net.v1.safetensors"
-    assert (tmp_path / "net.v1.json").exists()
-
-
 def test_loading_then_overwriting_the_file_leaves_what_was_loaded(saved: tuple[Path, Path]) -> None:
     read = read_bundle(saved[0])
     size = saved[0].stat().st_size

@@ -55,6 +55,7 @@ def last_done(path: Path) -> int:
     return int(done.read_text() or -1) if done.exists() else -1
 
 
+@pytest.mark.slow
 def test_the_newest_sound_checkpoint_always_loads(write_and_kill: WriteAndKill, tmp_path: Path) -> None:
     run_dir, moments = tmp_path / "run", random.Random(0)
     first = 0
@@ -72,6 +73,7 @@ def test_the_newest_sound_checkpoint_always_loads(write_and_kill: WriteAndKill, 
     assert len(list(manager.folder.iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_overwritten_is_sound_at_every_moment(
     write_and_kill: WriteAndKill, tmp_path: Path
 ) -> None:

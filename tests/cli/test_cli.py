@@ -8,14 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 import esper
 from esper.cli import COMMANDS, main
-from esper.cli.audit_examples import KINDS
 from esper.config.composing import compose, to_plain
-from tests.checkpoint.evil import evil_files
 from tests.study.run_folders import make_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +44,7 @@ def light(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str
     return program("-c", code, folder=folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -68,6 +66,7 @@ def test_help_and_mistakes_load_nothing_heavy(arguments: list[str], tmp_path: Pa
     assert len(done.stderr.splitlines()) <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -85,6 +84,8 @@ def test_looking_at_runs_loads_nothing_heavy(arguments: list[str], tmp_path: Pat
     assert done.returncode == (2 if "none" in arguments else 0), done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "arguments", [["--help"], *([command, "--help"] for command in COMMANDS), ["runs"]], ids=" ".join
 )
@@ -97,20 +98,6 @@ def test_it_answers_within_half_a_second(arguments: list[str], tmp_path: Path) -
         return time.perf_counter() - started
 
     assert any(seconds() < 0.5 for _ in range(5))  # whatever else the machine is doing
-
-
-def test_the_shell_completes_commands_and_choices(tmp_path: Path) -> None:
-    def completed(*words: str) -> str:
-        script = f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_esper; echo ${{COMPREPLY[@]}}"
-        shell = ["bash", "-c", f"source {tmp_path}/esper.bash; {script}"]
-        return subprocess.run(shell, capture_output=True, text=True, timeout=20, cwd=tmp_path).stdout.strip()
-
-    (tmp_path / "esper.bash").write_text(program("-m", "esper.cli", "completion", "bash").stdout)
-    (tmp_path / "outputs").mkdir()
-    (tmp_path / "other.txt").touch()
-    assert completed("esper", "ru") == "runs"
-    assert completed("esper", "analyze", "--format", "js") == "json"
-    assert completed("esper", "report", "o") == "outputs"
 
 
 def test_resume_and_report_know_a_run_by_part_of_its_path(
@@ -155,64 +142,6 @@ def test_help_says_what_exit_codes_mean(command: str, capsys: pytest.CaptureFixt
     assert re.search(r"Exit code: (as of a run: )?0", capsys.readouterr().out)
 
 
-def test_the_script_audits_what_it_generates(tmp_path: Path) -> None:
-    done = program(str(ROOT / "scripts/checkpoint_audit.py"), "--generate-legacy", temporary=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "FAILED: " in done.stdout
-    assert "root['metadata']['recent_rewards']: deque → list" in done.stdout
-    assert torch.load(tmp_path / "esper_legacy_checkpoint.pt", weights_only=False)["train_steps"] == 1
-
-
-def test_the_agent_s_own_file_is_clean(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert main(["audit", "--generate-test"]) == 0
-    output = capsys.readouterr().out
-    assert "SUCCESS - checkpoint is already compatible!" in output and "tensors: dict of" in output
-    assert [file.name for file in tmp_path.iterdir()] == ["esper_test_checkpoint.pt"]
-
-
-@pytest.mark.parametrize("name", ["morphogenetic", "blending", "probationary"])
-def test_esper_s_own_examples_load(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert main(["audit", f"--generate-{name}"]) == 0
-    assert "SUCCESS - checkpoint is already compatible!" in capsys.readouterr().out
-    assert torch.load(tmp_path / KINDS[name].file_name, weights_only=True)["epoch"] == 3
-    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == [f"esper_{name}_checkpoint.pt"]
-
-
-def test_malicious_files_are_audited_and_not_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files, proof = evil_files(tmp_path)
-    evil = str(files["zip"])
-    assert main(["audit", evil]) == 0
-    assert "system(...) → CRITICAL: runs code when loaded; do not load" in capsys.readouterr().out
-    assert main(["audit", "--iterative", evil]) == 0
-    assert "Unsafe globals" in capsys.readouterr().out
-    assert main(["convert", evil, str(tmp_path / "new")]) == 2
-    assert not proof.exists()
-    error = capsys.readouterr().err
-    assert "system" in error
-    assert "--trust" in error
-    assert len(error.splitlines()) == 2
-    main(["convert", "--trust", evil, str(tmp_path / "new")])
-    assert proof.exists()
-
-
-def test_convert_says_what_became_what(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "old").mkdir()
-    torch.save({"w": torch.ones(2)}, tmp_path / "old" / "a.pt")
-    (tmp_path / "old" / "b.pt").write_text("no checkpoint")
-    assert main(["convert", str(tmp_path / "old"), str(tmp_path / "new")]) == 2
-    output = capsys.readouterr()
-    assert output.out == f"{tmp_path / 'old/a.pt'} → {tmp_path / 'new/a.safetensors'}\n"
-    assert output.err.startswith(f"error: {tmp_path / 'old/b.pt'} is not a sound torch checkpoint")
-    assert main(["convert", str(tmp_path / "old"), str(tmp_path / "new")]) == 2
-    assert "exists already" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     "arguments", [["audit"], ["audit", "a.pt", "--generate-test"], ["convert", "a.pt"], ["audit", "none.pt"]]
 )
@@ -225,8 +154,3 @@ def test_mistakes_are_answered_in_two_lines(arguments: list[str], capsys: pytest
     assert code == 2
     assert error.startswith("error: ")
     assert len(error.splitlines()) <= 2
-
-
-def test_the_page_is_written_where_it_is_asked_for(tmp_path: Path) -> None:
-    assert main(["audit", "--write-docs", str(tmp_path / "page.md")]) == 0
-    assert "| Legacy agent | FAILED | 5 |" in (tmp_path / "page.md").read_text()

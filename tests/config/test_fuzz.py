@@ -3,6 +3,7 @@
 import contextlib
 import io
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +27,7 @@ marks = st.sampled_from(["", "", "", "+", "++", "~"])
 overrides = st.builds("{}{}={}".format, marks, typed_keys, values) | st.text(max_size=15)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.lists(overrides, min_size=1, max_size=2))
 @example(["seed=\x00"])
@@ -46,6 +48,7 @@ flags = st.sampled_from(
 arguments = overrides | flags | st.text(max_size=6).map("resume={}".format)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(arguments, max_size=3))
 @example(["-p", "nowhere"])

@@ -15,6 +15,7 @@ sys.exit(99 if heavy else code)
 """
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
@@ -32,12 +33,15 @@ def test_no_heavy_library_is_loaded(arguments, code):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("module", ["esper", "esper.config", "esper.config.composing", "esper.run"])
 def test_these_imports_are_light(module):
     program = f"import {module}, sys; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], timeout=30).returncode == 0
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 def test_help_answers_within_a_second():
     def seconds():
         started = time.perf_counter()

@@ -27,6 +27,7 @@ def test_a_run_leaves_what_it_promises(esper):
     assert "report.html" in done.out
 
 
+@pytest.mark.fast
 def test_a_run_goes_where_it_was_told_to_and_never_over_another(esper):
     mine = esper.folder / "mine"
     assert esper.run_here(*TINY, "telemetry=none", f"hydra.run.dir={mine}").code == 0

@@ -218,7 +218,7 @@ def test_a_run_json_whose_engine_is_none(
 
 
 FULL = """
-import os, sys
+import json, os, sys
 from pathlib import Path
 from esper.cli import main as cli
 from esper.run import main as run
@@ -245,7 +245,7 @@ codes["sweep full"] = run([*new, "-m", "seed=1,2", "hydra.sweep.dir=outputs/s"])
 codes["resume full"] = run(["resume=outputs/a", "telemetry.console=off"])
 Path("filling").unlink()
 codes["resume"] = run(["resume=outputs/a", "telemetry.console=off"])
-print(codes)
+print(json.dumps(codes))
 """
 
 
@@ -258,7 +258,7 @@ def test_a_full_disk_is_answered_at_start_at_resume_and_at_a_report(tmp_path: Pa
     (script := tmp_path / "full.py").write_text(FULL)
     done = subprocess.run([*mounted, script], capture_output=True, text=True, env=environment(), timeout=120)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    codes = eval(done.stdout.splitlines()[-1])
+    codes = json.loads(done.stdout.splitlines()[-1])
     assert (codes["start"], codes["runs"], codes["report"], codes["resume"]) == (0, 0, 2, 0)
     assert {codes["start full"], codes["sweep full"], codes["resume full"]} <= {0, 1, 2}
     assert "disk is full" in done.stderr

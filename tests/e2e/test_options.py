@@ -18,6 +18,15 @@ SHORT = ["debug=smoke", "epochs=2", "engine.members=1", "engine.threads=1", "tel
 OPTIONS = [(group, option) for group, options in groups().items() for option in options]
 
 
+def run(path, overrides):
+    """A run to its end; its record."""
+    path.mkdir()
+    assert start(RunSpec(compose(overrides), path, overrides)) == 0
+    return record_of(path)
+
+
+@pytest.mark.fast
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_two_epochs(group, option, tmp_path):
     overrides = [*SHORT, *chosen(group, option)]
@@ -31,16 +40,12 @@ def test_two_epochs(group, option, tmp_path):
     if learns:
         overrides += ["policy.updates=1", "policy.members=2", "policy.validate_every=0"]
     if option == "iql":
-        data = tmp_path / "data"
-        data.mkdir()
-        assert start(RunSpec(compose(SHORT), data, SHORT)) == 0
-        overrides += [f"policy.dataset=[{data}]", "policy.steps=1"]
+        run(tmp_path / "data", SHORT)
+        overrides += [f"policy.dataset=[{tmp_path / 'data'}]", "policy.steps=1"]
     if group == "telemetry":
         overrides.remove("telemetry.report=false")
     path = tmp_path / "run"
-    path.mkdir()
-    assert start(RunSpec(compose(overrides), path, overrides)) == 0
-    record = record_of(path)
+    record = run(path, overrides)
     assert (record["status"], record["epoch"]) == ("finished", 2)
     assert (path / "checkpoints" / f"agent_epoch_{2 + record['update']}.safetensors").exists()
     assert (record["update"] == 1) == (learns or option == "iql")
@@ -52,11 +57,8 @@ def test_the_engines_agree_on_what_happens(tmp_path):
     """One epoch alike: the fused program and the plain reference, through the whole front door."""
     accuracies = {}
     for kind in ("fused", "sequential"):
-        path = tmp_path / kind
-        path.mkdir()
         overrides = [*SHORT, f"engine={kind}", "engine.precision=float64", "telemetry=none", "policy=scheduled"]
-        assert start(RunSpec(compose(overrides), path, overrides)) == 0
-        accuracies[kind] = record_of(path)["summary"]["grown"]["val_accuracy"]
+        accuracies[kind] = run(tmp_path / kind, overrides)["summary"]["grown"]["val_accuracy"]
     assert accuracies["fused"] == accuracies["sequential"]
 
 

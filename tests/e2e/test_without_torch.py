@@ -58,6 +58,7 @@ def test_it_is_answered_in_short_and_nothing_is_written(arguments, wanted, folde
     assert [path.name for path in (folder / "work").iterdir()] == ["taken"]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("arguments", [["blueprint.names=[zzzz]"], ["slots.names=[x]"], ["hydra.run.dir=taken"]])
 def test_it_is_answered_within_a_second(arguments, folder):
     def seconds():

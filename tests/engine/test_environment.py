@@ -227,6 +227,7 @@ def test_the_mask_is_what_is_legal_and_a_forbidden_action_is_a_counted_wait():
         assert stages == [SeedStage.DORMANT] * 3 and env.reports[1].is_refused
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("stop", [0, 3, 5])
 def test_a_resumed_environment_goes_on_bit_for_bit(stop):
     settings = {"epochs": 4, "snapshot_every_epochs": 2, "max_rollbacks": 2}
@@ -258,7 +259,9 @@ NO_ACTIONS = [  # as one action, or as each of several
     *([], [0, [1]], [[0]], np.zeros((1, 1), int), torch.zeros(1), torch.tensor(0.0)),
     np.datetime64(0, "s"),
 ]
-FAULTY = pytest.mark.parametrize("action", NO_ACTIONS, ids=lambda action: f"{type(action).__name__} {action}"[:40])
+FAULTY = pytest.mark.parametrize(
+    "action", NO_ACTIONS, ids=lambda action: f"{type(action).__name__} {action}".partition(" at 0x")[0][:40]
+)
 
 
 @FAULTY

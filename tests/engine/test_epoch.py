@@ -52,6 +52,7 @@ def figures(reports):
     return torch.tensor(rows, dtype=torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_each_job_is_what_it_would_be_alone(setting):
     jobs = JOBS | ({"a split": ["seed=7"]} if setting == "text" else {})
@@ -91,6 +92,7 @@ def test_a_job_that_goes_wrong_again_and_again_touches_no_other():
         torch.testing.assert_close(figures(mine), figures(reference), rtol=1e-9, atol=1e-9, equal_nan=True)
 
 
+@pytest.mark.slow
 def test_a_step_in_float32_is_the_same_to_1e_5():
     configs = [compose([*SMALL, *IMAGES, "engine=fused", f"seed={seed}"]) for seed in range(3)]
     for config, (_, first, *_) in zip(configs, play(configs, build_growths(configs))[0], strict=True):
@@ -105,6 +107,7 @@ def with_dropout(input_shape, num_classes):
     return network
 
 
+@pytest.mark.slow
 def test_layers_that_draw_do_so_by_their_own_job_s_seed():
     overrides = [*CHOSEN, *SMALL[:3], "epochs=2", "engine.memory_format=contiguous"]
     overrides += ["host.factory=tests.engine.test_epoch:with_dropout"]
@@ -114,6 +117,7 @@ def test_layers_that_draw_do_so_by_their_own_job_s_seed():
         assert [report.train_loss for report in told[-1]] == [report.train_loss for report in alone[-1]]
 
 
+@pytest.mark.slow
 def test_a_state_taken_among_others_goes_on_alone():
     configs = [compose([*SMALL, *IMAGES, *QUICK, "engine=fused", f"seed={seed}"]) for seed in (0, 1)]
     whole = play(configs, build_growths(configs))[0]

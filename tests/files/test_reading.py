@@ -88,6 +88,7 @@ def test_yaml(tmp_path: Path, weapon: str) -> None:
     assert time.monotonic() - began < 2
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("command", ["runs", "report", "compare", "evaluate", "resume"])
 def test_no_command_crashes_on_a_configuration_that_is_a_weapon(tmp_path: Path, command: str) -> None:
     for name in ("a", "b"):

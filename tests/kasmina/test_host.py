@@ -1,5 +1,3 @@
-import io
-
 import pytest
 import torch
 
@@ -7,13 +5,6 @@ from esper.errors import ConfigError
 from esper.kasmina.host import CNNHost, MorphogeneticModel, TransformerHost, resolve_slots
 from esper.kasmina.slot import SeedSlot, SlotConfig
 from esper.leyline import SeedStage, TaskConfig
-
-STAGES = (SeedStage.GERMINATED, SeedStage.TRAINING, SeedStage.BLENDING, SeedStage.PROBATIONARY, SeedStage.FOSSILIZED)
-
-
-@pytest.fixture
-def images() -> torch.Tensor:
-    return torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
 def parameters_of(host: torch.nn.Module) -> int:
@@ -41,19 +32,9 @@ def test_a_hosts_weights_follow_its_generator_and_leave_the_global_stream_alone(
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_host_compiles_whole_and_traces():
+def test_a_host_traces():
     host, x = CNNHost(channels=[4, 4, 4]).eval(), torch.ones(2, 3, 8, 8)
     assert torch.equal(torch.fx.symbolic_trace(host)(x), host(x))
-    torch.testing.assert_close(torch.compile(host, fullgraph=True, backend="aot_eager")(x), host(x))
-
-
-def test_a_model_with_a_blending_seed_compiles_whole(make_model, images):
-    model = make_model().eval()
-    model.germinate_seed("attention", "s", "mid", "gated")
-    model.slots["mid"].start_blending(total_steps=4)
-    model.slots["mid"].step(2)
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(images), model(images))
 
 
 def test_pools_are_chosen_by_block():
@@ -131,30 +112,6 @@ def test_the_seed_state_is_an_active_seeds_before_a_fossils(make_model):
     assert model.seed_state is active
 
 
-@pytest.mark.parametrize("blend", ["sigmoid", "linear", "gated"])
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
-def test_a_fresh_model_takes_up_a_saved_state_dict_in_every_stage(make_model, images, stage, blend):
-    model = make_model()
-    for blueprint, name in (("conv_light", "early"), ("attention", "late")):
-        model.germinate_seed(blueprint, name, name, blend)
-        for step in STAGES[1 : STAGES.index(stage) + 1]:
-            model.slots[name].state.transition(step)
-        model.slots[name].step(3)
-    for step in range(2):  # so that nothing is zero or one any more
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-        optimizer.zero_grad()
-        model(images + step).square().sum().backward()
-        optimizer.step()
-    file = io.BytesIO()
-    torch.save(model.state_dict(), file)
-    file.seek(0)
-    fresh = MorphogeneticModel(CNNHost(num_classes=5, in_channels=1, channels=[4, 8, 8]))
-    fresh.load_state_dict(torch.load(file, weights_only=True))
-    assert {n: s.state for n, s in fresh.slots.items()} == {n: s.state for n, s in model.slots.items()}
-    for is_training in (True, False):
-        assert torch.equal(fresh.train(is_training)(images), model.train(is_training)(images))
-
-
 def test_a_culled_seed_is_no_longer_counted(make_model):
     model = make_model(SlotConfig(blending_steps=2, cull_steps=2))
     bare = model.parameter_count()
@@ -166,15 +123,6 @@ def test_a_culled_seed_is_no_longer_counted(make_model):
     slot.cull()
     assert slot.seed is not None
     assert model.parameter_count() == bare
-
-
-def test_a_model_moves_with_its_slots(make_model):
-    model = make_model()
-    model.germinate_seed("norm", "s", "mid", "gated")
-    model.device = "meta"
-    assert model.device == torch.device("meta")
-    assert {slot.device.type for slot in model.slots.values()} == {"meta"}
-    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
 
 
 def test_a_double_precision_host_grows_double_precision_seeds():

@@ -203,6 +203,7 @@ def test_a_new_seed_is_the_identity(make_slot, features, topology, blueprint, bl
         assert (slot(host_features) - host_features).abs().max() <= 1e-6
 
 
+@pytest.mark.sampled(36)
 @EVERY
 @pytest.mark.parametrize("stage", LIVE, ids=lambda stage: stage.name)
 def test_every_parameter_has_a_gradient_within_two_steps(make_slot, features, topology, blueprint, blend, stage):
@@ -225,6 +226,7 @@ def test_every_parameter_has_a_gradient_within_two_steps(make_slot, features, to
         assert all(mask.all() for mask in moved.values()), [name for name, mask in moved.items() if not mask.all()]
 
 
+@pytest.mark.sampled(15)
 @EVERY
 def test_a_blending_seed_learns_a_toy_problem(make_slot, features, topology, blueprint, blend):
     slot = make_slot(blueprint, blend, SeedStage.BLENDING, topology=topology)

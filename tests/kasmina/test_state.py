@@ -1,35 +1,15 @@
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.errors import LifecycleError
-from esper.kasmina.slot import SeedMetrics, SeedState
+from esper.kasmina.slot import SeedState
 from esper.leyline import VALID_TRANSITIONS, SeedStage
-from esper.leyline import SeedMetrics as LeylineSeedMetrics
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
-
-
-def test_positional_arguments_are_refused():
-    with pytest.raises(TypeError, match="positional"):
-        SeedState("s", "norm")
-
-
-def test_there_are_no_fields_beside_the_declared_ones():
-    state = SeedState(seed_id="s", blueprint_id="norm")
-    with pytest.raises(AttributeError):
-        state.nonsense = 1
-    assert SeedMetrics is LeylineSeedMetrics
-
-
-def test_a_new_state_is_dormant_and_its_telemetry_knows_the_seed():
-    state = SeedState(seed_id="s", blueprint_id="anything", slot_id="mid")
-    assert (state.stage, state.alpha, state.is_healthy, state.is_paused) == (SeedStage.DORMANT, 0.0, True, False)
-    assert (state.telemetry.seed_id, state.telemetry.blueprint_id) == ("s", "anything")
-    assert state.stage_entered_at.utcoffset() == timedelta(0)
 
 
 @pytest.mark.parametrize("origin", SeedStage)
@@ -45,51 +25,6 @@ def test_transition_does_what_is_legal_and_refuses_the_rest_unchanged(origin, ta
         with pytest.raises(LifecycleError, match=f"from {origin.name} to {target.name}"):
             state.transition(target)
         assert state.to_dict() == before
-
-
-def test_a_transition_counts_epochs_and_improvement_anew():
-    state = SeedState(seed_id="s", blueprint_id="norm", stage=SeedStage.GERMINATED)
-    for accuracy in (50.0, 53.0):
-        state.metrics.record_accuracy(accuracy)
-    assert state.metrics.improvement_since_stage_start == 3.0
-    state.transition(SeedStage.TRAINING)
-    assert state.metrics.epochs_in_current_stage == 0
-    state.metrics.record_accuracy(54.5)
-    assert state.metrics.improvement_since_stage_start == 1.5
-    assert (state.metrics.epochs_total, state.metrics.epochs_in_current_stage) == (3, 1)
-
-
-def test_the_history_is_bounded():
-    state = SeedState(seed_id="s", blueprint_id="norm")
-    cycle = (SeedStage.GERMINATED, SeedStage.CULLED, SeedStage.EMBARGOED, SeedStage.RESETTING, SeedStage.DORMANT)
-    for _ in range(50):
-        for stage in cycle:
-            state.transition(stage)
-    assert len(state.stage_history) == state.stage_history.maxlen == 100
-
-
-@pytest.mark.parametrize("move", [SeedState.transition, lambda state, stage: setattr(state, "stage", stage)])
-def test_a_blend_that_is_over_is_whole_however_it_ended(move):
-    state = SeedState(seed_id="s", blueprint_id="norm", stage=SeedStage.BLENDING, alpha=0.4)
-    assert state.alpha_schedule is not None
-    move(state, SeedStage.PROBATIONARY)
-    assert state.alpha == 1.0
-    assert state.alpha_schedule is None
-
-
-def test_sync_telemetry_copies_the_gradient_figures_and_the_state():
-    state = SeedState(seed_id="s", blueprint_id="norm", stage=SeedStage.BLENDING, alpha=0.25)
-    state.metrics.current_val_accuracy = 71.0
-    state.metrics.improvement_since_stage_start = 2.5
-    state.metrics.epochs_in_current_stage = 4
-    state.sync_telemetry(
-        gradient_norm=1.5, gradient_health=0.9, has_vanishing=True, has_exploding=False, epoch=7, max_epochs=30
-    )
-    telemetry = state.telemetry
-    assert (telemetry.gradient_norm, telemetry.gradient_health) == (1.5, 0.9)
-    assert (telemetry.has_vanishing, telemetry.has_exploding) == (True, False)
-    assert (telemetry.accuracy, telemetry.accuracy_delta, telemetry.epochs_in_stage) == (71.0, 2.5, 4)
-    assert (telemetry.stage, telemetry.alpha, telemetry.epoch, telemetry.max_epochs) == (4, 0.25, 7, 30)
 
 
 @given(

@@ -41,28 +41,12 @@ def test_nothing_is_tied_and_the_parameters_are_those_of_the_layers(host):
     assert sum(parameter.numel() for parameter in host.parameters()) == expected
 
 
-def test_a_sequence_that_is_too_long_is_refused(host):
-    with pytest.raises(ValueError, match="13 tokens exceeds block_size=12"):
-        host(torch.zeros(1, 13, dtype=torch.int64))
-
-
 def test_a_decoder_traces(host, tokens):
     traced = torch.fx.symbolic_trace(host)
     for length in (12, 5):
         assert torch.equal(traced(tokens[:, :length]), host(tokens[:, :length]))
     with pytest.raises(ValueError, match="exceeds block_size"):
         traced(torch.zeros(1, 13, dtype=torch.int64))
-
-
-def test_a_decoder_compiles_whole_with_and_without_a_blending_seed(tokens):
-    host = TransformerHost(11, 8, 2, 1, 12, named()).eval()
-    torch.testing.assert_close(torch.compile(host, fullgraph=True, backend="aot_eager")(tokens), host(tokens))
-    model = MorphogeneticModel(host, slots=["early"]).eval()
-    model.germinate_seed("attention", "s", "early", "gated")
-    model.slots["early"].start_blending(total_steps=4)
-    model.slots["early"].step(2)
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(tokens), model(tokens))
 
 
 def test_no_prediction_depends_on_tokens_after_it_with_seeds_in_every_slot(host, tokens):

@@ -14,6 +14,7 @@ from esper.tasks import build_task
 OVERRIDES = ["debug=smoke", "policy=random", "policy.act_probability=1.0", "gates=permissive", "epochs=4"]
 
 
+@pytest.mark.slow
 def test_a_loaded_member_scores_what_its_run_reported(tmp_path, capsys):
     path = tmp_path / "run"
     assert main([*OVERRIDES, f"hydra.run.dir={path}"]) == 0

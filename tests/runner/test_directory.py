@@ -66,6 +66,7 @@ def test_a_damaged_record_is_named(tmp_path, content):
         RunDirectory.reopen(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_while_the_first_is_at_work(tmp_path):
     program = f"""
 from pathlib import Path
@@ -124,6 +125,7 @@ print((path / "run.json").read_text())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "said", "status"), [("disk", "disk is full", "failed"), ("limit", "limit", "queued")])
 def test_where_run_json_cannot_be_written_it_stays_as_it_is(tmp_path, kind, said, status):
     """It is larger than a block. On a full disk there is room left to say that the run failed."""

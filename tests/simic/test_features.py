@@ -1,16 +1,12 @@
 import math
-import warnings
 from dataclasses import asdict, fields
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import esper.leyline
-from esper.leyline import SeedTelemetry
-from esper.simic.comparison import snapshot_to_features
 from esper.simic.episodes import TrainingSnapshot
-from esper.simic.features import BASE_FEATURES, TaskConfig, features_with_flags, obs_to_base_features
+from esper.simic.features import BASE_FEATURES, features_with_flags, obs_to_base_features
 
 SNAPSHOT = TrainingSnapshot(
     epoch=3,
@@ -46,11 +42,6 @@ def test_twenty_seven_features_in_order() -> None:
     assert len(found) == len(BASE_FEATURES) == 27
     assert {type(value) for value in found} == {float}
     assert BASE_FEATURES[11] == "loss_history_5[0]"
-
-
-def test_the_order_of_the_observation_does_not_matter() -> None:
-    obs = dict(reversed(asdict(SNAPSHOT).items())) | {"more": 1}
-    assert obs_to_base_features(obs) == FEATURES
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300, None])
@@ -93,31 +84,6 @@ def test_what_is_missing_is_named() -> None:
         obs_to_base_features(asdict(SNAPSHOT) | {"loss_history_5": [1.0, 2.0]})
 
 
-def test_a_snapshot_alone() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert snapshot_to_features(SNAPSHOT) == FEATURES
-        assert snapshot_to_features(SNAPSHOT, seed_telemetry=SeedTelemetry("s")) == FEATURES
-        assert len(snapshot_to_features(TrainingSnapshot())) == 27
-
-
-def test_a_snapshot_with_telemetry_last() -> None:
-    telemetry = SeedTelemetry("s", gradient_norm=5.0, accuracy=50.0, stage=4, alpha=0.5, epoch=5, max_epochs=10)
-    found = snapshot_to_features(SNAPSHOT, use_telemetry=True, seed_telemetry=telemetry)
-    assert found == FEATURES + telemetry.to_features()
-    assert len(found) == 37
-
-
-def test_telemetry_that_is_missing_is_zeros_with_a_warning() -> None:
-    with pytest.warns(UserWarning, match="without seed_telemetry"):
-        found = snapshot_to_features(SNAPSHOT, use_telemetry=True)
-    assert found == FEATURES + [0.0] * 10
-
-
 def test_snapshots_take_keywords_only() -> None:
     with pytest.raises(TypeError, match="positional"):
         TrainingSnapshot(3)
-
-
-def test_the_task_config_is_the_one_of_leyline() -> None:
-    assert TaskConfig is esper.leyline.TaskConfig

@@ -14,22 +14,6 @@ def with_gradient(*values: float, dtype: torch.dtype = torch.float32) -> Tensor:
     return parameter
 
 
-NONE = {"gradient_norm": 0.0, "gradient_health": 1.0, "has_vanishing": False, "has_exploding": False}
-
-
-@pytest.mark.parametrize("parameters", [[], [torch.zeros(3, requires_grad=True)], iter([])])
-def test_no_gradients(parameters) -> None:
-    assert collect_seed_gradients(parameters) == NONE
-
-
-def test_by_hand() -> None:
-    found = collect_seed_gradients([with_gradient(3.0, 4.0), with_gradient(12.0), torch.zeros(2, requires_grad=True)])
-    assert found["gradient_norm"] == pytest.approx(13.0 / 2)  # sqrt(25 + 144) over the two that have a gradient
-    assert found["gradient_health"] == 1.0
-    assert found["has_vanishing"] is False
-    assert found["has_exploding"] is False
-
-
 @pytest.mark.parametrize(
     ("gradients", "health", "vanishing", "exploding"),
     [
@@ -49,14 +33,6 @@ def test_health_and_flags(gradients, health, vanishing, exploding) -> None:
     assert found["gradient_health"] == pytest.approx(health)
     assert found["has_vanishing"] is vanishing
     assert found["has_exploding"] is exploding
-
-
-def test_the_thresholds_are_the_callers() -> None:
-    parameters = [with_gradient(0.5), with_gradient(5.0)]
-    found = SeedGradientCollector(vanishing_threshold=1.0, exploding_threshold=4.0).collect(parameters)
-    assert found["gradient_health"] == pytest.approx(1 - 0.25 - 0.4)
-    assert (found["has_vanishing"], found["has_exploding"]) == (True, True)
-    assert collect_seed_gradients(parameters, 1.0, 4.0) == found
 
 
 def test_a_norm_whose_square_overflows_float32_is_right() -> None:

@@ -59,13 +59,6 @@ def test_images_stay_bytes() -> None:
     assert torch.equal(states[0], image)
 
 
-def test_the_oldest_make_room() -> None:
-    buffer = filled(25, capacity=10)
-    assert len(buffer) == 10
-    states = buffer.sample(200)[0]["states"][:, 0]
-    assert sorted(set(states.tolist())) == list(map(float, range(15, 25)))
-
-
 def test_adding_many_is_adding_each() -> None:
     many = PrioritizedReplayBuffer(10)
     for start, count in ((0, 7), (7, 8), (15, 10)):
@@ -150,11 +143,6 @@ def test_any_sequence_of_operations_equals_a_plain_list(capacity, steps) -> None
         assert batch["states"][:, 0].tolist() == numbers[indices].tolist()
         assert weights.max() == 1.0
         assert (weights > 0).all()
-
-
-def test_a_far_larger_priority_takes_nearly_all() -> None:
-    buffer = filled(100, priority=lambda i: 1e6 if i == 42 else 1e-6, alpha=1.0)
-    assert set(buffer.sample(64)[1]) == {42}
 
 
 def test_what_cannot_be_done_is_said() -> None:

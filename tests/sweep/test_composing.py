@@ -34,6 +34,7 @@ def values(config):
     return OmegaConf.to_container(config)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "typed",
     [

@@ -13,6 +13,7 @@ HUNG = str(Path(__file__).with_name("hung.py"))
 LIMIT_S = 5.0
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("signals", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGINT)])
 @pytest.mark.parametrize(
     ("launcher", "deaf"),

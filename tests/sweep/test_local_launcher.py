@@ -27,6 +27,7 @@ def test_nothing_that_a_job_left_in_its_process_meets_the_next(tmp_path):
     assert {record["result"]["result"] for record in jobs(tmp_path).values()} == {1}
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_without_a_word_is_told_of(tmp_path, capfd):
     assert sweep(tmp_path, "x=1,2,3", "does=die", LOCAL) == 1
     records = jobs(tmp_path)

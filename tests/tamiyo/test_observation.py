@@ -282,6 +282,7 @@ def test_a_member_of_another_host_is_told_apart(report):
             ask()
 
 
+@pytest.mark.alone
 def test_64_members_cost_a_small_part_of_an_epoch(seed, report):
     stages = (SeedStage.TRAINING, SeedStage.PROBATIONARY, SeedStage.DORMANT)
     slots = {slot: seed(stage, contribution=1.0) for slot, stage in zip(SLOTS, stages, strict=True)}

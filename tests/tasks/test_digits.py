@@ -103,6 +103,7 @@ def test_labels_belong_to_the_images():
         assert (torch.cdist(x.flatten(1), means).argmin(1) == y).float().mean() > 0.8
 
 
+@pytest.mark.alone
 def test_an_epoch_s_images_take_milliseconds(task):
     generator = stream()
     times = []

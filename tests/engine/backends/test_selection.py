@@ -50,6 +50,7 @@ class Clock:
         return self.seconds[way][min(self.calls[way], len(self.seconds[way])) - 1]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("seconds", "kind", "threads"),
     [
@@ -68,6 +69,7 @@ def test_the_fastest_way_is_taken(monkeypatch, seconds, kind, threads):
     assert f"{kind}, {threads} threads: 1000.00 ms a step" in reason
 
 
+@pytest.mark.alone
 def test_the_fastest_take_turns_after_a_first_try(monkeypatch):
     monkeypatch.setattr(selection, "ENOUGH_S", 60.0)  # however busy the machine is
     clock = Clock([[30, 22], [20, 23], [90], [35, 21], [90], [90]])  # one by one on two threads was disturbed at first
@@ -118,6 +120,7 @@ def test_threads_that_were_asked_for_stay():
     assert torch.get_num_threads() == 1
 
 
+@pytest.mark.slow
 def test_measuring_leaves_the_members_as_they_were():
     bodies, untouched = [model(0), model(1)], [model(0), model(1)]
     choose(bodies=bodies)
@@ -304,6 +307,7 @@ def test_without_a_compiler_torch_does_the_work(monkeypatch, tmp_path, compiler,
         native.load.cache_clear()
 
 
+@pytest.mark.slow
 def test_choosing_leaves_torchs_global_stream_alone():
     x, y, _ = data()
     before = torch.get_rng_state()

@@ -186,6 +186,7 @@ def test_values_reach_back_over_several_steps():
     assert iql.q_values(states).squeeze(1).tolist() == pytest.approx([0.9**3, 0.9**2, 0.9, 1.0], abs=0.03)
 
 
+@pytest.mark.slow
 def test_it_beats_behaviour_cloning_on_mixed_cartpole_data():
     data, sources = mixed_dataset(6000, seed=0)
     cloned, learned = (evaluate([*learn(data, 1000, 0, beta)][-1], 30, seed=1) for beta in (0.0, 3.0))

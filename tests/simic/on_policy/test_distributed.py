@@ -61,6 +61,7 @@ def same(one: Any, other: Any) -> bool:
     return one == pytest.approx(other, rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_learn_what_one_process_learns(tmp_path, world: int) -> None:
     alone = learn_all(ALONE)

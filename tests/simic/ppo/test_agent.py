@@ -305,12 +305,6 @@ def test_what_was_saved_goes_on_bit_for_bit(network: str, name: str, tmp_path: P
         assert actions[0].shape == actions[1].shape
 
 
-def test_a_torch_file_loads_weights_only(tmp_path: Path) -> None:
-    PPOAgent(state_dim=50, device="cpu").save(tmp_path / "ppo.pt", metadata={"episodes": 3})
-    payload = torch.load(tmp_path / "ppo.pt", weights_only=True)
-    assert payload["metadata"] == {"episodes": 3} and payload["tensors"]["network.policy_head.weight"].shape == (7, 64)
-
-
 def test_what_a_policy_was_trained_for_is_compared(tmp_path: Path) -> None:
     features = [f"seed.{name}" for name in ("alpha", "stage", "age")]
     agent = PPOAgent.for_growth(features, LAYOUT, settings())
@@ -362,6 +356,7 @@ def test_it_learns_cartpole() -> None:
     assert sum(recent) > 10 * 150, "chance makes about 22"
 
 
+@pytest.mark.slow
 def test_only_a_memory_recalls_the_sign() -> None:
     means = {}
     for network in ("mlp", "lstm"):

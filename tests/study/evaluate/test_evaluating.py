@@ -9,6 +9,8 @@ from esper.cli import main as esper
 from esper.run import main as run
 from esper.study.evaluate.database import Evaluations
 
+pytestmark = pytest.mark.slow  # it grows hosts throughout
+
 EXACT = ["engine.precision=float64", "engine.kind=fused", "engine.threads=1", "telemetry=none"]
 GROWING = ["policy=random", "policy.act_probability=1.0", "gates=permissive", "engine.members=2", "epochs=3", *EXACT]
 TEXT = ["experiment=language", "epochs=2", "engine.members=1", "task.epoch_windows=32", "task.train_bytes=8000"]

@@ -51,6 +51,7 @@ def test_a_policy_knows_its_episodes_and_its_validations():
     assert not seen.validated & seen.learned
 
 
+@pytest.mark.slow
 def test_the_seeds_are_those_of_the_hosts_that_were_really_trained(tmp_path):
     tiny = ["debug=smoke", *PPO, "policy.updates=3", "seed=3", "telemetry=none", "checkpoint=often"]
     assert main([*tiny, "checkpoint.keep_last=9", f"hydra.run.dir={tmp_path / 'run'}"]) == 0

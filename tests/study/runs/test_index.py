@@ -198,6 +198,7 @@ def watch(root: Path, over: "multiprocessing.synchronize.Event", seen: "multipro
     seen.put(lost)
 
 
+@pytest.mark.slow
 def test_a_hundred_runs_at_once_under_the_eyes_of_readers_lose_no_row(tmp_path):
     context = multiprocessing.get_context("fork")
     over, seen = context.Event(), context.Queue()

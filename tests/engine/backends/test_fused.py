@@ -39,6 +39,7 @@ def grown(topology: str, blueprint: str) -> list:
     return [*bodies, make(100), make(101)]
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("topology", "blueprint"), CASES)
 def test_an_epoch_fused_equals_an_epoch_one_by_one(topology, blueprint, kernels):
     settings = {"name": "sgd", "learning_rate": 0.05, "weight_decay": 0.01, "clip_norm": 1.0}

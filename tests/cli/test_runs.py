@@ -4,13 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from rich.cells import cell_len
 
 from esper.checkpoint import RunLock
 from esper.cli import main
-from esper.study.runs.index import read_index
-from esper.study.runs.listing import ago, runs_table, shortened
-from esper.study.runs.query import Table
 from esper.sweep.jobs import JobFile
 from tests.study.run_folders import make_run
 
@@ -94,42 +90,6 @@ def test_nothing_to_show_is_said(tmp_path, root, arguments, capsys):
     output = capsys.readouterr()
     assert output.out == ""
     assert ("none of 4 runs: status=queued" if arguments else "to start one: python -m esper.run") in output.err
-
-
-@pytest.mark.parametrize("width", [50, 60, 80, 100, 120, 160, 200])
-def test_the_table_fits_the_terminal(root, width):
-    make_run(root / "now", status="running", epochs=1, policy="reinforce")
-    rows = read_index(root).rows
-    table, common = runs_table(Table(rows), rows, [], width)
-    from rich.console import Console
-
-    console = Console(width=width)
-    with console.capture() as capture:
-        console.print(table)
-    lines = capture.get().splitlines()
-    assert len(lines) == 1 + len(rows)
-    assert all(cell_len(line) <= width for line in lines)
-    assert "finished" in lines[1]
-    assert all("81.0%" in line for line in lines[1:] if "failed" not in line)
-    assert not any("…" in line[30:] for line in lines)  # paths may be shortened, figures not
-    assert ("task digits" in common) == (width <= 120)
-
-
-def test_paths_keep_their_end():
-    assert shortened("digits_heuristic/2026-11-20_19-51-17_fbca5242", 24) == "digits_heur…-17_fbca5242"
-    assert shortened("short", 24) == "short"
-
-
-def test_ago():
-    from datetime import UTC, datetime, timedelta
-
-    def since(seconds: float) -> str:
-        return ago((datetime.now(UTC) - timedelta(seconds=seconds)).isoformat())
-
-    assert [since(seconds) for seconds in (5, 100, 4000, 8000, 90000, 200000)] == [
-        "5 s", "2 min", "67 min", "2 h", "25 h", "2 d",
-    ]  # fmt: skip
-    assert ago(None) == ""
 
 
 def test_mistakes(root, capsys):

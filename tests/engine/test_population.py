@@ -73,6 +73,7 @@ def tensors(network):
     return {name.replace("body.inner", "body"): tensor.detach() for name, tensor in named}
 
 
+@pytest.mark.sampled(40)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("kind", ["fused", "sequential", None])
 @pytest.mark.parametrize("network", NETWORKS)
@@ -105,9 +106,10 @@ def test_a_network_is_trained_as_a_plain_loop_trains_it(network, kind, optimizer
         assert [path for path in comparable if wanted_state[path] != found_state.get(path)] == []
 
 
-RUNS, NETWORKS_A_RUN = 10, 50
+RUNS, NETWORKS_A_RUN = 25, 20
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("run", range(RUNS))
 def test_networks_put_together_at_random_are_trained_as_a_plain_loop_trains_them(run):
     fused = 0
@@ -135,4 +137,4 @@ def test_networks_put_together_at_random_are_trained_as_a_plain_loop_trains_them
                     other, tensor, rtol=1e-9, atol=1e-9, msg=lambda m, n=name, k=number: f"network {k}, {n}: {m}"
                 )
         fused += population.engine.kind == "fused"
-    assert fused > 2
+    assert fused
