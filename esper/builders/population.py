@@ -15,7 +15,6 @@ from esper.engine.environment import GrowthVectorEnv, Reward
 from esper.engine.governor import Governor, GovernorConfig
 from esper.engine.growth import Growth
 from esper.engine.kernels import native
-from esper.engine.optimizer import OptimizerConfig
 from esper.engine.population import Population
 from esper.engine.sharded import ShardedGrowth
 from esper.engine.state.view import Members, split
@@ -185,7 +184,7 @@ def build_population(prepared: Sequence[Prepared], engine: dict[str, Any] | None
     """All members on an engine, and what was chosen; a run under way keeps the choice it began with."""
     config, task = prepared[0].config, prepared[0].task
     models = [model for part in prepared for model in part.models]
-    optimizers = [_optimizer(part.config) for part in prepared for _ in part.models]
+    optimizers = [part.config.optimizer.settings() for part in prepared for _ in part.models]
     precision, reason = PRECISIONS[config.engine.precision], ""
     if engine:  # was proven and measured when the run began
         torch.set_num_threads(engine["threads"])
@@ -222,12 +221,6 @@ def build_population(prepared: Sequence[Prepared], engine: dict[str, Any] | None
         "threads": torch.get_num_threads(),
         "memory_format": "channels_last" if population.is_channels_last else "contiguous",
     }
-
-
-def _optimizer(config: RunSchema) -> OptimizerConfig:
-    settings = asdict(config.optimizer)
-    del settings["decay_share"]  # the course of a run is growth's
-    return OptimizerConfig(**settings)
 
 
 def plantable(config: RunSchema, topology: str) -> list[tuple[str, int]]:

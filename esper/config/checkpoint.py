@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from esper.config.checks import in_range
+from esper.checks import in_range
 
 
 @dataclass(kw_only=True)

@@ -10,8 +10,8 @@ from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from esper.checks import did_you_mean
-from esper.config.checks import flat, one_of, spelled
+from esper.checks import did_you_mean, one_of, spelled
+from esper.config.checks import flat
 from esper.config.explain import explain
 from esper.config.root import RunSchema
 from esper.config.store import VARIANTS, conf_dir, register

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from esper.config.checks import in_range, one_of, require
+from esper.checks import in_range, one_of, require
 from esper.errors import ConfigError
 
 

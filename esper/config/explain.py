@@ -16,8 +16,7 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
-from esper.checks import did_you_mean
-from esper.config.checks import spelled
+from esper.checks import did_you_mean, spelled
 from esper.config.own_files import of_file, of_missing, of_yaml
 from esper.config.store import groups
 from esper.errors import ConfigError

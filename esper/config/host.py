@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from esper.config.checks import distinct, in_range, one_of, require, spelled
+from esper.checks import in_range, one_of, require, spelled
+from esper.config.checks import distinct
 from esper.errors import ConfigError
 from esper.leyline.positions import resolve_slots
 

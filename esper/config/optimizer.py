@@ -1,8 +1,9 @@
 """Group `optimizer`: how the hosts' weights are trained."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from esper.config.checks import in_range, one_of, positive, require
+from esper.checks import in_range, positive
+from esper.leyline import OptimizerConfig
 
 
 @dataclass(kw_only=True)
@@ -19,15 +20,12 @@ class OptimizerSchema:
     eps: float
 
     def __post_init__(self) -> None:
-        one_of("optimizer.name", self.name, ("sgd", "adamw"))
-        positive("optimizer.learning_rate", self.learning_rate, 1000)
-        in_range("optimizer.weight_decay", self.weight_decay, 0, 1000)
-        if self.clip_norm is not None:
-            positive("optimizer.clip_norm", self.clip_norm)
         in_range("optimizer.decay_share", self.decay_share, 0, 1)
-        below_one = "from 0 to less than 1"
-        require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, below_one)
-        require(len(self.betas) == 2, "optimizer.betas", self.betas, "two numbers, such as [0.9,0.999]")
-        for index, beta in enumerate(self.betas):
-            require(0 <= beta < 1, f"optimizer.betas[{index}]", beta, below_one)
-        positive("optimizer.eps", self.eps)
+        positive("optimizer.learning_rate", self.learning_rate, 1000)  # a run of which nothing can come is a mistake
+        self.settings()
+
+    def settings(self) -> OptimizerConfig:
+        """What trains a member; raises ConfigError. The course of its learning rate is growth's."""
+        own = asdict(self)
+        del own["decay_share"]
+        return OptimizerConfig(**own)

@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass
 
+from esper.checks import in_range, require
 from esper.config.blueprint import BlueprintSchema, check_blueprints
 from esper.config.checkpoint import CheckpointSchema
-from esper.config.checks import in_range, require
 from esper.config.engine import EngineSchema
 from esper.config.gates import GatesSchema
 from esper.config.host import HOSTS, HostSchema

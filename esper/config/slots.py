@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from esper.config.checks import distinct, in_range, positive
+from esper.checks import in_range, positive
+from esper.config.checks import distinct
 
 
 @dataclass(kw_only=True)

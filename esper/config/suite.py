@@ -7,8 +7,7 @@ from typing import Any, ClassVar, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from esper.checks import did_you_mean
-from esper.config.checks import in_range, one_of, require
+from esper.checks import did_you_mean, in_range, one_of, require
 from esper.config.explain import explain
 from esper.config.store import conf_dir
 from esper.errors import ConfigError, FormatError

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from esper.config.checks import one_of, require
+from esper.checks import one_of, require
 from esper.errors import ConfigError
 
 

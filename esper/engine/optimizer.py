@@ -12,22 +12,9 @@ from torch import Tensor
 
 from esper.engine.stacks import ModuleStack
 from esper.errors import EngineError
+from esper.leyline import OptimizerConfig
 
-
-@dataclass(slots=True, kw_only=True)
-class OptimizerConfig:
-    """SGD reads momentum, AdamW betas and eps.
-
-    clip_norm: largest gradient norm of a member together with its seeds; a seed in isolation is clipped by itself.
-    """
-
-    name: str = "sgd"
-    learning_rate: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    clip_norm: float | None = None
+__all__ = ["OptimizerConfig", "StackedOptimizer"]
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from esper.leyline.actions import WAIT, Action, Operation, SimicAction
 from esper.leyline.gates import GateLevel, GateResult
 from esper.leyline.layout import LEVELS, ActionLayout
+from esper.leyline.optimizer import OptimizerConfig
 from esper.leyline.protocols import Controller, Sink
 from esper.leyline.reports import EpochReport, SeedMetrics, SeedStateReport
 from esper.leyline.stages import (
@@ -38,6 +39,7 @@ __all__ = [
     "GateLevel",
     "GateResult",
     "Operation",
+    "OptimizerConfig",
     "PerformanceBudgets",
     "SeedMetrics",
     "SeedStage",

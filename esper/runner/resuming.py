@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from esper.checkpoint import Checkpoint
-from esper.config.checks import flat, spelled
+from esper.checks import spelled
+from esper.config.checks import flat
 from esper.config.composing import from_plain, is_confirmed, read_config, to_plain
 from esper.config.root import RunSchema
 from esper.config.store import VOLATILE

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from esper.config.optimizer import OptimizerSchema
 from esper.engine.optimizer import OptimizerConfig, StackedOptimizer
 from esper.engine.stacks import ModuleStack
-from esper.errors import EngineError
+from esper.errors import ConfigError, EngineError
 
 
 def layers(count: int) -> dict[int, nn.Module]:
@@ -175,3 +176,35 @@ def test_a_seed_in_isolation_is_clipped_by_itself_and_an_idle_row_counts_no_step
     torch.testing.assert_close(moved[0], torch.full((2,), 0.1, dtype=torch.float64))  # beside a seed in isolation
     assert (moved[1] < 0.001).all()  # clipped together with an open seed
     assert optimizer.rows["slots.a.seed"].steps[:, 0].tolist() == [1, 0]
+
+
+INFINITE = [float("nan"), float("inf"), -float("inf")]
+WRONG = {
+    "name": ["adamm", "SGD", "", None, 3, ["sgd"]],
+    "learning_rate": [-0.1, 1001, "0.1", None, True, *INFINITE],
+    "weight_decay": [-0.1, 1001, "0", None, False, *INFINITE],
+    "momentum": [-0.1, 1, 1.5, "0.9", None, *INFINITE],
+    "betas": [(0.9,), (0.9, 0.99, 0.999), 0.9, None, "ab", (0.9, 1.0), (-0.1, 0.9), (0.9, None), (float("nan"), 0.9)],
+    "eps": [0, -1e-8, "1e-8", None, *INFINITE],
+    "clip_norm": [0, -1.0, "1", True, *INFINITE],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG.items() for value in values], ids=str)
+def test_what_nothing_can_be_trained_with_is_refused_by_name(key, value):
+    with pytest.raises(ConfigError, match=rf"^optimizer\.{key}(\[\d\])?=") as refused:
+        OptimizerConfig(**{key: value})
+    assert len(str(refused.value).splitlines()) <= 2
+    settings = {"name": "sgd", "learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.0, "decay_share": 0.0}
+    settings |= {"betas": [0.9, 0.999], "eps": 1e-8, "clip_norm": None} | {key: value}
+    with pytest.raises(ConfigError) as of_a_run:
+        OptimizerSchema(**settings)
+    assert str(of_a_run.value) == str(refused.value) or key == "learning_rate"  # which a run may not have at 0
+
+
+def test_a_mistyped_optimizer_gets_the_name_that_was_meant():
+    with pytest.raises(ConfigError, match="did you mean adamw"):
+        OptimizerConfig(name="adamm")
+    with pytest.raises(ConfigError, match="did you mean sgd"):
+        OptimizerConfig(name="SGD")
+    assert OptimizerConfig(betas=[0.9, 0.99]) == OptimizerConfig(betas=(0.9, 0.99))

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from esper.config.checks import spelled
+from esper.checks import spelled
 from esper.errors import CheckpointError, RunError
 from esper.files.records import REPORT_FILE
 from esper.nissa.formatting import compact, duration

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from esper.config.checks import flat, spelled
+from esper.checks import spelled
+from esper.config.checks import flat
 from esper.config.store import VOLATILE
 from esper.errors import FormatError, RunError
 from esper.files import read_object

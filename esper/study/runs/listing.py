@@ -11,7 +11,7 @@ from typing import Any
 from rich.cells import cell_len
 from rich.table import Table as RichTable
 
-from esper.config.checks import spelled
+from esper.checks import spelled
 from esper.errors import FormatError
 from esper.files import read_object
 from esper.files.records import SWEEP, SWEEP_FILE
