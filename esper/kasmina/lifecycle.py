@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from esper.errors import ConfigError, LifecycleError
+from esper.checks import is_number, positive, require, whole
+from esper.errors import LifecycleError
 from esper.kasmina.blending import AlphaSchedule
 from esper.kasmina.events import gate_evaluated, stage_changed
 from esper.kasmina.gates import QualityGates
@@ -24,10 +25,8 @@ class SlotConfig:
 
     def __post_init__(self) -> None:
         for name in ("blending_steps", "cull_steps", "embargo_epochs"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)}: must be at least 1")
-        if not self.max_ratio > 0:
-            raise ConfigError(f"max_ratio={self.max_ratio}: must be above 0")
+            whole(name, getattr(self, name), 1)
+        positive("max_ratio", self.max_ratio)
 
 
 class SlotLifecycle(nn.Module):
@@ -95,12 +94,14 @@ class SlotLifecycle(nn.Module):
         raise NotImplementedError
 
     def start_blending(self, total_steps: int) -> None:
-        """Begin to blend, over `total_steps` training steps; no gate is asked.
+        """Begin to blend, over `total_steps` training steps, or begin again; no gate is asked.
 
-        Raises: LifecycleError from a stage that BLENDING cannot follow; ConfigError when total_steps < 1.
+        A seed that was just planted enters TRAINING and leaves it in the same moment, both in its history.
+
+        Raises: LifecycleError from a stage that BLENDING cannot follow; ConfigError unless total_steps is a whole
+        number, 1 or more.
         """
-        if total_steps < 1:
-            raise ConfigError(f"total_steps={total_steps}: a blend takes at least 1 training step")
+        whole("total_steps", total_steps, 1)
         if self.state is None:
             raise LifecycleError(f"slot {self.slot_id!r} has nothing to blend: germinate a seed first")
         if self.stage is SeedStage.GERMINATED:
@@ -149,8 +150,10 @@ class SlotLifecycle(nn.Module):
         """Count an epoch that ended at this validation accuracy (percent), and do what is due without a controller.
 
         A planted seed begins to train, a finished blend goes on probation, an unhealthy seed is culled (at once if its
-        output is not finite), a culled one leaves, and the slot falls dormant again.
+        output is not finite), a culled one leaves, and the slot falls dormant again. Raises: ConfigError where the
+        accuracy is no finite number.
         """
+        require(is_number(val_accuracy), "val_accuracy", val_accuracy, "a number: percent of validation accuracy")
         state = self.state
         if state is None:
             return []

@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from esper.errors import ConfigError, LifecycleError
 from esper.kasmina import GateConfig, QualityGates, SeedSlot, SlotConfig
@@ -153,9 +154,46 @@ def test_training_unisolated_counts_as_violation_each_epoch(slot):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"blending_steps": 0}, {"cull_steps": -1}, {"embargo_epochs": 0}, {"max_ratio": 0.0}], ids=str
+    "bad",
+    [
+        *({name: value} for name in ("blending_steps", "cull_steps", "embargo_epochs") for value in (0, -1, 2.5, True)),
+        *({"max_ratio": value} for value in (0.0, -1.0, float("nan"), float("inf"))),
+        {"blending_steps": "many"},
+        {"max_ratio": "wide"},
+    ],
+    ids=str,
 )
 def test_a_config_out_of_range_names_the_value(bad):
     (name, value), *_ = bad.items()
-    with pytest.raises(ConfigError, match=f"{name}={value}"):
+    with pytest.raises(ConfigError, match=f"{name}={str(value).lower()}"):
         SlotConfig(**bad)
+
+
+@pytest.mark.parametrize("accuracy", ["x", None, float("nan"), float("inf"), True, [50.0], torch.tensor(50.0)], ids=str)
+def test_an_epoch_ends_at_a_number_or_not_at_all(slot, accuracy):
+    before = slot.state.to_dict()
+    with pytest.raises(ConfigError, match=r"^val_accuracy=.*expected a number"):
+        slot.end_epoch(accuracy, OPEN)
+    assert slot.state.to_dict() == before
+    with pytest.raises(ConfigError, match="val_accuracy"):
+        SeedSlot("mid", channels=4).end_epoch(accuracy, OPEN)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5, "many", True, None, float("nan")], ids=str)
+def test_a_blend_takes_whole_steps(slot, steps):
+    with pytest.raises(ConfigError, match=r"^total_steps=.*a whole number, 1 or more"):
+        slot.start_blending(steps)
+    assert slot.stage is SeedStage.GERMINATED
+
+
+@pytest.mark.parametrize("stage", SeedStage)
+def test_a_blend_begins_where_it_may_and_from_planting_by_way_of_training(slot, stage):
+    slot.state.stage = stage
+    if stage in (SeedStage.GERMINATED, SeedStage.TRAINING, SeedStage.BLENDING):
+        slot.start_blending(4)
+        assert slot.stage is SeedStage.BLENDING
+        passed = [entered for entered, _ in slot.state.stage_history]
+        assert (SeedStage.TRAINING in passed) == (stage is SeedStage.GERMINATED)
+    else:
+        with pytest.raises(LifecycleError, match=f"cannot go from {stage.name} to BLENDING"):
+            slot.start_blending(4)
