@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from esper.builders.population import build_growth
 from esper.checkpoint import Checkpoint, CheckpointManager, restoring
+from esper.checks import whole
 from esper.config.checkpoint import CheckpointSchema
 from esper.config.composing import read_config
 from esper.errors import CheckpointError, RunError
@@ -88,8 +89,13 @@ def load_member(run_dir: str | Path, member: int = 0, epoch: int | None = None) 
     Args: run_dir: the run's folder; member: grown members first, then their twins; epoch: of a checkpoint (None: the
     newest). Raises: RunError or CheckpointError where there is no such run, member or checkpoint, or the newest one is
     damaged: an older one's weights are given only when its epoch is asked for. ConfigError where config.yaml is not
-    what the checkpoint was made under.
+    what the checkpoint was made under, or an argument is none.
     """
+    if not isinstance(run_dir, str | Path):
+        raise RunError(f"load_member: expected the folder of a run, such as outputs/NAME/ID, and got {run_dir!r}")
+    whole("member", member, 0)
+    if epoch is not None:
+        whole("epoch", epoch, 0)
     path = Path(run_dir)
     if not (path / CONFIG_FILE).is_file():
         raise RunError(f"{path}: it has no {CONFIG_FILE}; expected the folder of a run, such as outputs/NAME/ID")

@@ -7,7 +7,7 @@ import torch
 
 import esper
 from esper.config import compose
-from esper.errors import RunError
+from esper.errors import ConfigError, EsperError, RunError
 from esper.run import main
 from esper.tasks import build_task
 
@@ -31,3 +31,16 @@ def test_a_loaded_member_scores_what_its_run_reported(tmp_path, capsys):
 def test_what_is_not_there_is_said(tmp_path):
     with pytest.raises(RunError, match=r"expected the folder of a run"):
         esper.load_member(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["x", "0", -1, 1.0, True, [0], float("nan")], ids=str)
+@pytest.mark.parametrize("name", ["member", "epoch"])
+def test_arguments_are_judged_before_any_checkpoint_is(tmp_path, name, value):
+    with pytest.raises(ConfigError, match=rf"^{name}=.*a whole number, 0 or more"):
+        esper.load_member(tmp_path, **{name: value})
+
+
+@pytest.mark.parametrize("folder", [None, 3, ["run"], b"run"], ids=str)
+def test_what_is_no_folder_is_said(folder):
+    with pytest.raises(EsperError, match="load_member: expected the folder of a run"):
+        esper.load_member(folder)
