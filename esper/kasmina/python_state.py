@@ -5,9 +5,10 @@ Plain PyTorch carries such state along by itself; whoever copies, resumes or put
 
 import copy
 import functools
+import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence, Set
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ KEPT_DTYPES = {*_INTEGERS, torch.float16, torch.bfloat16, torch.float32, torch.f
 OF_MODULES = frozenset(vars(nn.Module()))  # attributes that every module has
 _BY_IDENTITY = (BuiltinFunctionType, FunctionType, MethodType, ModuleType, type, nn.Module)
 _DEPTH = 20
+_EMPTY = CellType()
+KEEP_APART = "all members share it: keep it on the network itself (self.NAME), or in a buffer"
 
 
 @functools.cache
@@ -140,7 +143,9 @@ def shared_fingerprints(module: nn.Module) -> dict[str, Any]:
             code = getattr(value, "__code__", None)
             if code is not None:
                 named = {other: value.__globals__[other] for other in code.co_names if other in value.__globals__}
-                found |= {f"{kind.__name__}.{name}: {other}": fingerprint(held) for other, held in named.items()}
+                found |= {
+                    f"{other} (global, of {kind.__name__}.{name})": fingerprint(held) for other, held in named.items()
+                }
             elif not name.startswith("__"):
                 found[f"{kind.__name__}.{name}"] = fingerprint(value)
     return found
@@ -184,13 +189,19 @@ def _equal(first: Any, second: Any) -> bool:
     return first is second or (type(first) is type(second) and fingerprint(first) == fingerprint(second))
 
 
-def fingerprint(value: Any, depth: int = _DEPTH, by_class: bool = False) -> Any:
+def fingerprint(value: Any, depth: int = _DEPTH, names: Mapping[int, str] | None = None) -> Any:
     """Comparable by ==, NaN included; of an object, all that its reduction for copying names.
 
-    by_class: modules of one class are the same, as where the settings of two networks are compared.
+    names: of a network's own parts, by identity, where the settings of two networks are compared: parts stand for their
+    names, functions for their code, and modules that are no parts for their classes.
     """
-    if by_class and isinstance(value, nn.Module):
-        return type(value)
+    if names is not None and depth > 0:
+        if id(value) in names:
+            return names[id(value)]
+        if isinstance(value, nn.Module):
+            return type(value)
+        if (code := _code(value)) is not None:
+            return fingerprint(code, depth - 1, names)
     if isinstance(value, float | complex):
         return repr(value)
     if type(value) in PLAIN or depth == 0:
@@ -207,11 +218,10 @@ def fingerprint(value: Any, depth: int = _DEPTH, by_class: bool = False) -> Any:
         return _bytes(value.get_state())
     if isinstance(value, dict):
         return [
-            (fingerprint(key, depth - 1, by_class), fingerprint(each, depth - 1, by_class))
-            for key, each in value.items()
+            (fingerprint(key, depth - 1, names), fingerprint(each, depth - 1, names)) for key, each in value.items()
         ]
     if isinstance(value, CONTAINERS):
-        each = [fingerprint(item, depth - 1, by_class) for item in value]
+        each = [fingerprint(item, depth - 1, names) for item in value]
         return sorted(each, key=repr) if isinstance(value, set | frozenset) else each
     if isinstance(value, _BY_IDENTITY):
         return id(value)
@@ -219,7 +229,19 @@ def fingerprint(value: Any, depth: int = _DEPTH, by_class: bool = False) -> Any:
         reduced = value.__reduce_ex__(4)
     except Exception:  # an object of any make may refuse
         return id(value)
-    return reduced if isinstance(reduced, str) else fingerprint(tuple(reduced[1:3]), depth - 1, by_class)
+    return reduced if isinstance(reduced, str) else fingerprint(tuple(reduced[1:3]), depth - 1, names)
+
+
+def _code(value: Any) -> tuple[Any, ...] | None:
+    """What another function, method or weak reference has alike that does the same; None for anything else."""
+    if isinstance(value, weakref.ref):
+        return (value(),)
+    if isinstance(value, MethodType):
+        return value.__func__, value.__self__
+    if isinstance(value, FunctionType):
+        cells = [cell.cell_contents if cell != _EMPTY else None for cell in value.__closure__ or ()]
+        return id(value.__globals__), hash(value.__code__), value.__defaults__, value.__kwdefaults__, cells
+    return None
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -28,6 +28,7 @@ from esper.kasmina.python_state import (
     check_structure,
     differing,
     fingerprints,
+    shared_fingerprints,
     structure,
     unkept,
 )
@@ -129,6 +130,16 @@ def check_resumable(model: MorphogeneticModel, x: Tensor, y: Tensor) -> None:
                 f"{model.host.in_own_words(lost[0])} changes as the network runs, and a checkpoint cannot hold it; "
                 "make it a buffer, a plain value, or part of what get_extra_state() gives (plain values and tensors)"
             )
+
+
+def shared_writes(model: MorphogeneticModel, x: Tensor, y: Tensor) -> list[str]:
+    """What a training step and an evaluation write that all copies of a network share: on classes, in globals."""
+    with undisturbed_streams(x.device):
+        plain = PlainTraining([copy_network(model)], [OptimizerConfig()])
+        before = shared_fingerprints(plain.models[0])
+        plain.backward(x, y)
+        plain.evaluate(x, y)
+        return differing(before, shared_fingerprints(plain.models[0]))
 
 
 def _chosen(models: Sequence[MorphogeneticModel], blueprints: Sequence[str]) -> list[int]:

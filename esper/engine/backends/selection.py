@@ -12,13 +12,14 @@ from torch import nn
 from esper.engine.backends.base import FUSED, SEQUENTIAL, Way
 from esper.engine.backends.fused import host_program, make_layout
 from esper.engine.backends.plain import check_step, own_errors
-from esper.engine.backends.proof import Trial, difference
+from esper.engine.backends.proof import Trial, difference, shared_writes
 from esper.engine.fusion.tracing import Program
 from esper.engine.kernels import native
 from esper.errors import EngineError, first_line
 from esper.kasmina.blueprints import BlueprintRegistry
 from esper.kasmina.copying import copy_network
 from esper.kasmina.host import MorphogeneticModel
+from esper.kasmina.python_state import KEEP_APART
 from esper.kasmina.seeding import undisturbed_streams, weights_from
 
 REPEATS = 7
@@ -118,6 +119,8 @@ def _why_not_sequential(trial: Trial, way: Way) -> str | None:
         return None
     try:
         found = difference(trial, way)
+        if found is not None and (written := shared_writes(trial.models[0], trial.x, trial.y)):
+            return f"{written[0]} changes as the network runs, and what it computes with it; {KEEP_APART}"
         if found is None or found != difference(trial, way):
             return None  # or the network gives other figures each time, and cannot be compared
     except EngineError as error:
@@ -161,7 +164,6 @@ def _measure(
     """
     x, y, before = trial.x, trial.y, torch.get_num_threads()
     taken: dict[tuple[Way, int], list[float]] = {}
-    copies = [copy_network(model) for model in trial.models]
     steps: dict[Way, Callable[[], object]] = {}
 
     def measure(way: Way, threads: int) -> float:
@@ -172,6 +174,7 @@ def _measure(
     try:
         with own_errors(x), undisturbed_streams(x.device):
             for way in ways:
+                copies = [copy_network(model) for model in trial.models]  # of its own: ways lay weights out differently
                 population = trial.build(copies, trial.configs, way, precision)
                 engine = population.engine
                 engine.prepare(1, population.version, seeds=[0] * len(copies))

@@ -19,7 +19,14 @@ from torch.nn.utils.parametrize import is_parametrized
 from esper.errors import ConfigError, EngineError, first_line
 from esper.kasmina.copying import HOOKS, copy_network, named_hooks
 from esper.kasmina.host import MorphogeneticModel
-from esper.kasmina.python_state import OF_MODULES, differing, fingerprint, fingerprints, shared_fingerprints
+from esper.kasmina.python_state import (
+    KEEP_APART,
+    OF_MODULES,
+    differing,
+    fingerprint,
+    fingerprints,
+    shared_fingerprints,
+)
 from esper.kasmina.seeding import undisturbed_streams
 from esper.kasmina.slot import SeedSlot
 
@@ -63,8 +70,10 @@ def check_hosts(models: Sequence[MorphogeneticModel]) -> None:
     for member, module in enumerate(modules[1:], start=1):
         facts = _facts(module)
         for path in {**first, **facts}:
-            if first.get(path) != facts.get(path):
-                raise EngineError(f"layer {path or type(module).__name__} of member {member} is not as in member 0")
+            one, other = first.get(path, {}), facts.get(path, {})
+            if unlike := [what for what in {**one, **other} if one.get(what) != other.get(what)]:
+                layer = f"layer {path or type(module).__name__} of member {member}"
+                raise EngineError(f"{layer} is not as in member 0 ({unlike[0]})")
 
 
 def trace(module: nn.Module, leaves: tuple[type[nn.Module], ...]) -> tuple[fx.Graph, dict[str, nn.Module]]:
@@ -78,12 +87,14 @@ def trace(module: nn.Module, leaves: tuple[type[nn.Module], ...]) -> tuple[fx.Gr
         attempt = copy_network(module)
     except ConfigError as error:
         raise EngineError(str(error)) from error
-    before, held = fingerprints(attempt) | shared_fingerprints(attempt), _tensors(attempt)
+    before, shared, held = fingerprints(attempt), shared_fingerprints(attempt), _tensors(attempt)
     with undisturbed_streams(), _no_own_backward(name):
         drawn = _streams()
         graphs = [_traced(attempt, training, leaves) for training in (False, True)]
         is_drawing = drawn != _streams()
-    changed = differing(before, fingerprints(attempt) | shared_fingerprints(attempt))
+    if written := differing(shared, shared_fingerprints(attempt)):
+        raise EngineError(f"{name}.forward changes {written[0]}, and cannot be fused; {KEEP_APART}")
+    changed = differing(before, fingerprints(attempt))
     changed += [path for path, tensor in _tensors(attempt).items() if tensor is not held.get(path)]
     if changed:
         raise EngineError(f"{name}.forward changes {changed[0].removeprefix('.')}, and cannot be fused")
@@ -227,10 +238,14 @@ def _layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             inside += (f"{path}.",)
 
 
-def _facts(module: nn.Module) -> dict[str, object]:
-    facts: dict[str, object] = {}
+def _facts(module: nn.Module) -> dict[str, dict[str, object]]:
+    """By layer: its class and settings, and what of it is trained."""
+    facts: dict[str, dict[str, object]] = {}
+    named = (*module.named_modules(), *module.named_parameters(), *module.named_buffers())
+    names = {id(part): name for name, part in named}
     for path, part in _layers(module):
         own = {k: v for k, v in vars(part).items() if k not in OF_MODULES and not isinstance(part, SeedSlot)}
-        trained = [(name, p.requires_grad) for name, p in part._parameters.items() if p is not None]
-        facts[path] = (type(part), trained, fingerprint(own, by_class=True))
+        trained = {f"{k}.requires_grad": p.requires_grad for k, p in part._parameters.items() if p is not None}
+        settings = {name: fingerprint(value, names=names) for name, value in own.items()}
+        facts[path] = {"class": type(part), **trained, **settings}
     return facts
