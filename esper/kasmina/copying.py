@@ -9,7 +9,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from esper.errors import ConfigError, first_line
 
@@ -53,10 +53,20 @@ def copy_network(module: Network) -> Network:
 def _check_twin(module: nn.Module, duplicate: nn.Module) -> None:
     """Raises ConfigError where copying left something out, or out of the copy."""
     for (path, one), (other_path, other) in zip(module.named_modules(), duplicate.named_modules(), strict=False):
-        is_whole = type(one).__module__.startswith("torch.") or vars(one).keys() == vars(other).keys()
-        if not is_whole or (path, type(one)) != (other_path, type(other)) or one is other:
+        if path != other_path or one is other or not _is_twin(one, other):
             name = path or type(module).__name__
-            raise ConfigError(f"{name}: a copy of it is not as it is (its class copies itself)")
+            raise ConfigError(
+                f"{name}: a copy of it is not as it is, as {type(one).__name__} copies itself by a rule of its own; "
+                "let its __deepcopy__ or __getstate__ leave nothing out"
+            )
+
+
+def _is_twin(one: nn.Module, other: nn.Module) -> bool:
+    has_all = vars(one).keys() == vars(other).keys()
+    if isinstance(one, fx.GraphModule) and isinstance(other, fx.GraphModule):  # each is of a class of its own
+        hooks = [[len(getattr(each, kind)) for kind in HOOKS] for each in (one, other)]
+        return has_all and hooks[0] == hooks[1] and one.code == other.code
+    return type(one) is type(other) and (has_all or type(one).__module__.startswith("torch."))
 
 
 def _check_apart(module: nn.Module, duplicate: nn.Module) -> None:

@@ -43,6 +43,7 @@ class GraftedHost(Host):
             raise ConfigError(f"slots: names are plain words, not {', '.join(positions)}")
         if topology not in (None, *CHANNEL_DIMS):
             raise ConfigError(f"topology={topology!r}: must be one of {', '.join(CHANNEL_DIMS)}")
+        _check_eager(module, positions, key)
         self.module = copy_network(module)
         found = probe(self.module, positions, example, key, topology)
         topologies = {features.topology for features in found.values()}
@@ -69,7 +70,10 @@ class GraftedHost(Host):
 
     def _check_reached(self, original: nn.Module, positions: Mapping[str, str], example: Tensor, key: str) -> None:
         """Raises ConfigError where the network calls a submodule by another way than its name (a list of its own)."""
-        attempt = copy_network(self)
+        try:
+            attempt = copy_network(self)
+        except ConfigError as error:
+            raise ConfigError(self.in_own_words(str(error))) from error
         reached: set[str] = set()
         for name, slot in attempt.slots.items():
             slot.register_forward_hook(lambda *_, name=name: reached.add(name))
@@ -96,7 +100,33 @@ class GraftedHost(Host):
             text = text.replace(f"module.{path}.inner", f"module.{path}")
         text = re.sub(r"(?<![\w.])(?:host\.)?module\.(?=\w)", "", text)
         name = type(self.module).__name__
-        return text.replace("layer module:", f"layer {name}:").replace(type(self).__name__, name)
+        text = re.sub(r"(^|\blayer )module(?=:| of )", rf"\g<1>{name}", text)
+        return text.replace(type(self).__name__, name)
+
+
+def _check_eager(module: nn.Module, positions: Mapping[str, str], key: str) -> None:
+    """Raises ConfigError where no slot could stand, as what runs is not the layers but something made of them."""
+    layers = dict(module.named_modules())
+    for name, path in positions.items():
+        steps = path.split(".")
+        for above in ("", *(".".join(steps[:end]) for end in range(1, len(steps) + 1))):
+            kind = type(layers.get(above))
+            if issubclass(kind, torch.jit.ScriptModule):
+                what = f"TorchScript ({kind.__name__}), in which no layer can be replaced"
+            elif kind.__module__.startswith("torch._dynamo"):
+                what = f"compiled ({kind.__name__}), and does not run its layers"
+            else:
+                continue
+            raise ConfigError(
+                f"{key or f'slots.{name}'}={path}: {above or 'the network'} is {what}; give the network that it "
+                "was made of, and compile the model that grows"
+            )
+    for path, part in layers.items():
+        if getattr(part, "_compiled_call_impl", None) is not None:
+            raise ConfigError(
+                f"{path or type(module).__name__}: is compiled in place (.compile()), which no copy of it would be; "
+                "compile the model that grows instead"
+            )
 
 
 class _Grafted(nn.Module):
@@ -117,6 +147,8 @@ class _Grafted(nn.Module):
         return (slot(out[0]), *out[1:]) if isinstance(out, tuple) else slot(out)
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # protocols, such as copying, are this object's own affair
+            return super().__getattr__(name)
         inner = self._modules.get("inner")
         return super().__getattr__(name) if inner is None or name == "inner" else getattr(inner, name)
 
@@ -168,6 +200,8 @@ def grow(
         raise ConfigError(f"slots: expected names and submodules, such as {{'mid': 'layer2'}}, and got {slots!r}")
     if not isinstance(example, Tensor):
         raise ConfigError(f"example: expected an input as a tensor [B, ...], and got {type(example).__name__}")
+    if not example.dim() or not len(example):
+        raise ConfigError(f"example: expected one example or more, [B, ...], and got {list(example.shape)}")
     host = GraftedHost(module, slots, example, topology=topology)
     where = like(module).device if device is None else device
     return MorphogeneticModel(

@@ -464,3 +464,95 @@ def with_layer(kind):
 def test_networks_that_a_copy_would_not_be_are_refused(network, reason):
     with pytest.raises(ConfigError, match=reason):
         esper.grow(network(), {"mid": "layer1"}, torch.randn(2, 1, 8, 8))
+
+
+def parametrised(kind):
+    network = ResNet()
+    network.layer1 = kind(nn.Conv2d(6, 6, 3, padding=1))
+    return network
+
+
+class CopiesItself(nn.Conv2d):
+    def __deepcopy__(self, memo):
+        twin = CopiesItself(6, 6, 3, padding=1).to(self.weight)
+        twin.load_state_dict(self.state_dict())
+        memo[id(self)] = twin
+        return twin
+
+
+def copies_itself():
+    network = ResNet()
+    network.layer1 = CopiesItself(6, 6, 3, padding=1)
+    return network
+
+
+OF_THEIR_OWN_CLASS = {
+    "weight norm": lambda: parametrised(nn.utils.parametrizations.weight_norm),
+    "spectral norm": lambda: parametrised(nn.utils.parametrizations.spectral_norm),
+    "orthogonal": lambda: parametrised(nn.utils.parametrizations.orthogonal),
+    "traced by fx": lambda: torch.fx.symbolic_trace(ResNet()),
+    "copies itself": copies_itself,
+}
+
+
+@pytest.mark.parametrize("kind", ["sequential", None])
+@pytest.mark.parametrize("case", OF_THEIR_OWN_CLASS)
+def test_layers_of_classes_made_for_them_grow_and_train_one_by_one(case, kind):
+    torch.manual_seed(0)
+    x, y = torch.randn(12, 1, 8, 8, dtype=torch.float64), torch.arange(12) % 3
+    networks = [OF_THEIR_OWN_CLASS[case]().double() for _ in range(2)]
+    path = "stem" if case == "traced by fx" else "layer1"  # a trace has no layers but torch's
+    models = [esper.grow(network, {"mid": path}, x[:2]) for network in networks]
+    Population(models, OptimizerConfig(momentum=0.0, learning_rate=0.1), kind).train_epoch(x, y, torch.arange(12), 6)
+    for network, model in zip(networks, models, strict=True):
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        for batch in torch.arange(12).split(6):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(x[batch]), y[batch]).backward()
+            optimizer.step()
+        torch.testing.assert_close(model.eval()(x), network.eval()(x), rtol=1e-9, atol=1e-9)
+
+
+class Forgets(nn.Conv2d):
+    def __init__(self):
+        super().__init__(6, 6, 3, padding=1)
+        self.scale = 2.0
+
+    def __deepcopy__(self, memo):
+        twin = Forgets()
+        del twin.scale
+        return twin
+
+
+def compiled_in_place():
+    network = ResNet()
+    network.layer2.compile(backend="eager")
+    return network
+
+
+def with_layer(layer):
+    network = ResNet()
+    network.layer1 = layer
+    return network
+
+
+@pytest.mark.parametrize(
+    ("network", "path", "reason"),
+    [
+        (lambda: with_layer(Forgets()), "layer1", "^layer1: a copy of it is not as it is, as Forgets copies itself"),
+        (lambda: torch.compile(ResNet(), backend="eager"), "layer1", r"network is compiled \(OptimizedModule\)"),
+        (lambda: torch.compile(ResNet(), backend="eager"), "_orig_mod.layer1", "the network is compiled"),
+        (lambda: with_layer(torch.compile(Residual(6), backend="eager")), "layer1", "layer1 is compiled"),
+        (
+            lambda: with_layer(torch.compile(Residual(6), backend="eager")),
+            "layer1._orig_mod.relu",
+            "layer1 is compiled",
+        ),
+        (compiled_in_place, "layer1", "^layer2: is compiled in place"),
+        (lambda: torch.jit.trace(ResNet(), torch.randn(2, 1, 8, 8)), "layer1", "the network is TorchScript"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_what_is_made_of_layers_and_does_not_run_them_is_named(network, path, reason):
+    with pytest.raises(ConfigError, match=reason):
+        esper.grow(network(), {"mid": path}, torch.randn(2, 1, 8, 8))

@@ -162,6 +162,8 @@ def _compile(graph: fx.Graph, modules: Modules, layout: Layout) -> tuple[Op, ...
         if node in merged or node.op == "placeholder":
             continue
         if node.op == "output":
+            if not isinstance(node.args[0], fx.Node):
+                raise EngineError(f"the network gives a {type(node.args[0]).__name__}; expected one tensor")
             result = node.args[0]
             continue
         module = modules.get(str(node.target)) if node.op == "call_module" else None
