@@ -48,5 +48,26 @@ def drawing(input_shape, num_classes):
     return network
 
 
+def two_lines(input_shape, num_classes):
+    raise RuntimeError("the first line\n  and a second")
+
+
+def speechless(input_shape, num_classes):
+    raise RuntimeError
+
+
+def few(input_shape, num_classes):
+    return residual(input_shape, 3)
+
+
+class Pair(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x), x
+
+
+def several(input_shape, num_classes):
+    return Pair(*residual(input_shape, num_classes))
+
+
 def nothing(input_shape, num_classes):
     return None

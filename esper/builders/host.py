@@ -11,7 +11,8 @@ from torch import nn
 
 from esper.config.host import HostSchema
 from esper.config.root import RunSchema
-from esper.errors import ConfigError
+from esper.engine.backends.plain import count_classes
+from esper.errors import ConfigError, EngineError, first_line
 from esper.kasmina import CNNHost, MorphogeneticModel, SlotConfig, TransformerHost
 from esper.kasmina.graft import GraftedHost
 from esper.kasmina.host import Host, resolve_slots
@@ -71,7 +72,16 @@ def _custom(host: Any, task: Task, generator: torch.Generator) -> Host:
     example = task.val_x[:1].cpu()
     network = network.to(example.dtype) if example.is_floating_point() else network
     positions = {path.replace(".", "_"): path for path in host.positions}
-    return GraftedHost(network, positions, example, "host.positions", host.features)
+    grown = GraftedHost(network, positions, example, "host.positions", host.features)
+    try:
+        outputs = count_classes(grown, example, task.val_y[:1].cpu())
+    except EngineError as error:
+        raise ConfigError(f"host.factory={host.factory}: {error}") from None
+    if outputs < task.num_classes:
+        raise ConfigError(
+            f"host.factory={host.factory}: the network gives {outputs} outputs, the task has {task.num_classes} classes"
+        )
+    return grown
 
 
 def _call_factory(name: str, **given: Any) -> nn.Module:
@@ -80,16 +90,18 @@ def _call_factory(name: str, **given: Any) -> nn.Module:
     try:
         factory = getattr(import_module(module_name), function_name)
     except Exception as error:
-        raise ConfigError(f"host.factory={name}: {error}; it is looked up from where the run starts") from None
+        raise ConfigError(
+            f"host.factory={name}: {first_line(error)}; it is looked up from where the run starts"
+        ) from None
     try:
         signature(factory).bind(**given)
-    except TypeError as error:
-        raise ConfigError(f"host.factory={name}: is called with {' and '.join(given)} ({error})") from None
+    except (TypeError, ValueError) as error:  # it takes others, or is no function of Python's
+        raise ConfigError(f"host.factory={name}: is called with {' and '.join(given)} ({first_line(error)})") from None
     try:
         network = factory(**given)
     except Exception as error:
         place = "".join(f", line {frame.lineno}" for frame in extract_tb(error.__traceback__)[1:2])
-        raise ConfigError(f"host.factory={name} failed{place}: {type(error).__name__}: {error}") from None
+        raise ConfigError(f"host.factory={name} failed{place}: {type(error).__name__}: {first_line(error)}") from None
     if not isinstance(network, nn.Module):
         raise ConfigError(f"host.factory={name}: expected an nn.Module, and it gave {type(network).__name__}")
     return network

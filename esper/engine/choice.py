@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from esper.engine.arguments import checked_members
 from esper.engine.backends.proof import Trial
 from esper.engine.backends.selection import choose, thread_counts
 from esper.engine.optimizer import OptimizerConfig
@@ -28,7 +29,7 @@ def choose_engine(
     kind: "auto", or the engine that is asked for; threads: None is measured, too; memory_format: "auto", "contiguous"
     or "channels_last". Else, and raises, as `esper.engine.backends.selection.choose`.
     """
-    configs = [optimizer] * len(models) if isinstance(optimizer, OptimizerConfig) else list(optimizer)
+    models, configs = checked_members(models, optimizer)
     counts = thread_counts(threads, x.device)
     asked = None if kind == "auto" else kind
     is_channels_last = None if memory_format == "auto" else memory_format == "channels_last"

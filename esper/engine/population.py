@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from esper.engine.arguments import check_rates, check_seeds, checked_epoch, checked_examples, checked_members
 from esper.engine.backends.base import FUSED, KINDS, SEQUENTIAL, Engine, Gradients, Way
 from esper.engine.backends.cuda_graph import GraphedStep
 from esper.engine.backends.fused import FusedEngine
-from esper.engine.backends.plain import check_step
+from esper.engine.backends.plain import check_classes, check_step, count_classes
 from esper.engine.backends.proof import EXAMPLES, Trial
 from esper.engine.backends.selection import choose
 from esper.engine.backends.sequential import SequentialEngine
@@ -49,7 +50,8 @@ class Population:
     images lie where members train one by one (None: contiguous, or chosen with the kind); is_proven: that the kind was
     compared with plain PyTorch before.
 
-    Raises EngineError where a layer forbids the kind, and when its first step turns out not to be plain PyTorch's.
+    Raises EngineError where a layer forbids the kind or an argument is not of this sort, and when its first step turns
+    out not to be plain PyTorch's.
     """
 
     def __init__(
@@ -61,11 +63,9 @@ class Population:
         is_channels_last: bool | None = None,
         is_proven: bool = False,
     ) -> None:
-        if not models:
-            raise EngineError("a population needs at least one model")
+        self.models, self.configs = checked_members(models, optimizer)
         if kind not in (None, *KINDS):
             raise EngineError(f"engine kind {kind!r}: must be one of {', '.join(KINDS)}")
-        self.models = list(models)
         self.precision = precision
         self.version = 0
         self.halted: set[int] = set()
@@ -75,8 +75,8 @@ class Population:
         self._graph: GraphedStep | None = None
         self._asked = kind, is_channels_last if kind is None else bool(is_channels_last)
         self._is_settled = is_proven
+        self._outputs: dict[object, int] = {}  # of each kind of minibatch that was met: how many classes are told apart
         self._fails_on_one: tuple[int, EngineError | None] = (-1, None)  # the version that was tried, and why
-        self.configs = [optimizer] * len(self.models) if isinstance(optimizer, OptimizerConfig) else list(optimizer)
         example = like(self.models[0].host)
         self.device, self.dtype = example.device, example.dtype
         self.optimizer = StackedOptimizer(self.configs, self.device, self.dtype)
@@ -111,6 +111,16 @@ class Population:
             held = {name: dict(zip(s.members, s.modules, strict=True)) for name, s in self.stacks.items()}
             self._assemble(way, held)
         self._is_settled = True
+
+    def _check_outputs(self, x: Tensor, y: Tensor, targets: Tensor) -> None:
+        """Raises EngineError unless the networks make logits of such minibatches, with a class for every target.
+
+        A pass in evaluation mode shows it, the first time that a minibatch is of this kind.
+        """
+        met = x.dtype, x.shape[1:], y.shape[1:]
+        if met not in self._outputs:
+            self._outputs[met] = count_classes(self.models[0], x, y)
+        check_classes(self._outputs[met], int(targets.max()) + 1)
 
     @property
     def parent(self) -> "Population":
@@ -177,21 +187,22 @@ class Population:
         what layers such as Dropout draw (None: they draw from torch's own stream). The last gradients stay in
         `last_gradients`.
         """
-        if source is None:
-            x, y, order = x.unsqueeze(0), y.unsqueeze(0), order.unsqueeze(0)
-        _check_arguments(x, y, order, batch_size)
-        self._settle(*(part[0, order[0, :batch_size]] for part in (x, y)))
+        x, y, order = checked_epoch(x, y, order, batch_size, source, len(self), self.device)
+        check_rates(rate_factors, seeds, len(self))
+        minibatch = x[0, order[0, :batch_size]], y[0, order[0, :batch_size]]
+        self._check_outputs(*minibatch, y)
+        self._settle(*minibatch)
         self.sync_topology()
         self.check_minibatches(x[0, :1], y[0, :1], order.shape[1], batch_size)
         steps = -(-order.shape[1] // batch_size)
         loss, correct = self._zeros(len(self))
         with self.standing(), nullcontext() if seeds is None else undisturbed_streams(self.device):
             self.engine.prepare(steps, self.version, seeds)
-            self.optimizer.scale_rates(rate_factors or [1.0] * len(self))
+            self.optimizer.scale_rates([1.0] * len(self) if rate_factors is None else rate_factors)
             self.optimizer.begin_epoch(*row_roles(self.stacks, self.models))
             rows = torch.arange(len(x), device=x.device) if source is None else source
             # Minibatch by minibatch: a whole epoch of several sets of examples would not fit into any cache.
-            for index, picked in enumerate(order.split(batch_size, 1)):
+            for index, picked in enumerate(order.split(int(batch_size), 1)):
                 places = rows.unsqueeze(1), picked[rows]
                 xb, yb = self.engine.to_layout(x[places]), y[places]
                 step = self._replayed if self.is_graphed else self._step
@@ -308,8 +319,11 @@ class Population:
         in percent) of that member with that seed left out, and the seconds that the latter took. Fused, each pair costs
         the host behind its slot, once; one by one, it costs the member's whole pass.
         """
-        if source is None:
-            x, y = x.unsqueeze(0), y.unsqueeze(0)
+        x, y = checked_examples(x, y, source, len(self), self.device)
+        check_seeds(without, self.models)
+        count = y[0].numel()
+        size = max(1, self._chunk_targets() * y.shape[1] // count)
+        self._check_outputs(x[0, :size], y[0, :size], y)
         if self._asked[0] is not None:  # the choice of a kind waits for a minibatch of training
             self._settle(x[0, :EXAMPLES], y[0, :EXAMPLES])
         self.sync_topology()
@@ -319,8 +333,6 @@ class Population:
         totals = self._zeros(len(self))
         ablated = {slot: self._zeros(len(members)) for slot, members in slots.items()}
         seconds = 0.0
-        count = y[0].numel()
-        size = max(1, self._chunk_targets() * y.shape[1] // count)
         with undisturbed_streams(self.device):
             self.engine.prepare(1, self.version, training=False)
             for x_plain, yb in zip(x.split(size, 1), y.split(size, 1), strict=True):
@@ -361,18 +373,6 @@ class Population:
         loss, correct = self.engine.losses(logits, y)
         total[0].add_(loss * y[0].numel())
         total[1].add_(correct)
-
-
-def _check_arguments(x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> None:
-    """Of sets of examples [J, N, ...]. Raises EngineError on what no epoch can be made of."""
-    if batch_size < 1 or not order.numel():
-        raise EngineError(f"batch_size={batch_size}, {order.shape[1]} examples: an epoch needs at least one of each")
-    if order.is_floating_point() or int(order.min()) < 0 or int(order.max()) >= x.shape[1]:
-        raise EngineError(f"order: expected whole numbers from 0 to {x.shape[1] - 1}")
-    if y.is_floating_point() or int(y.min()) < 0:
-        raise EngineError("targets: expected the numbers of classes, from 0 on (there is no ignore_index)")
-    if not torch.is_grad_enabled():
-        raise EngineError("gradients are switched off (torch.no_grad), and nothing could be trained")
 
 
 def build(

@@ -13,8 +13,10 @@ from esper.engine.backends.sequential import EVALUATION_STREAM, stream_of
 from esper.engine.fusion.blueprint_groups import is_isolated
 from esper.engine.optimizer import OptimizerConfig, real
 from esper.errors import EngineError, EsperError, first_line
+from esper.kasmina.base import Host
 from esper.kasmina.copying import copy_network
 from esper.kasmina.host import MorphogeneticModel
+from esper.kasmina.probe import evaluating
 from esper.kasmina.seeding import seed_streams, undisturbed_streams
 
 
@@ -120,12 +122,41 @@ class _Optimizer:
         )
 
 
-def _loss(logits: object, y: Tensor) -> Tensor:
-    if not isinstance(logits, Tensor) or logits.shape[:-1] != y.shape:
-        found = f"{list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise EngineError(f"the network gives {found} for targets {list(y.shape)}; expected logits [..., classes]")
+def _loss(output: object, y: Tensor) -> Tensor:
+    logits = checked_logits(output, y)
+    check_classes(logits.shape[-1], int(y.max()) + 1)
     flat = logits.flatten(0, -2)
     return F.cross_entropy(flat.float() if flat.dtype.itemsize < 4 else flat, y.flatten())
+
+
+def checked_logits(output: object, y: Tensor) -> Tensor:
+    """What a network gave, if it is logits [..., classes] for targets y [...]; else raises EngineError."""
+    wanted = f"[{', '.join([*map(str, y.shape), 'classes'])}]"
+    if not isinstance(output, Tensor):
+        raise EngineError(
+            f"the network gives a {type(output).__name__} for targets {list(y.shape)}; expected one tensor of logits "
+            f"{wanted}: wrap the network in one that returns it"
+        )
+    if output.shape[:-1] != y.shape or not output.dim():
+        raise EngineError(
+            f"the network gives {list(output.shape)} for targets {list(y.shape)}; expected logits {wanted}"
+        )
+    if not output.is_floating_point():
+        raise EngineError(f"the network gives {output.dtype}; expected logits {wanted} in floating point")
+    return output
+
+
+def check_classes(outputs: int, classes: int) -> None:
+    """Raises EngineError where a network tells fewer classes apart than there are."""
+    if outputs < classes:
+        raise EngineError(f"the network gives {outputs} outputs, and the task has {classes} classes or more")
+
+
+def count_classes(model: MorphogeneticModel | Host, x: Tensor, y: Tensor) -> int:
+    """How many classes the network tells apart; a copy is run, in evaluation mode. Raises EngineError as above."""
+    with own_errors(x, "the network fails"), undisturbed_streams(x.device), torch.no_grad(), evaluating(model):
+        attempt = copy_network(model) if model.is_users_own else model
+        return checked_logits(attempt(x.clone()), y).shape[-1]
 
 
 def check_step(model: MorphogeneticModel, x: Tensor, y: Tensor) -> None:
@@ -135,11 +166,11 @@ def check_step(model: MorphogeneticModel, x: Tensor, y: Tensor) -> None:
 
 
 @contextmanager
-def own_errors(x: Tensor) -> Iterator[None]:
+def own_errors(x: Tensor, what: str = "the network's own training step fails") -> Iterator[None]:
     """Inside, what a network of any make raises becomes an EngineError of one line."""
     try:
         yield
     except EsperError:
         raise
     except Exception as error:
-        raise EngineError(f"the network's own training step fails on {list(x.shape)}: {first_line(error)}") from error
+        raise EngineError(f"{what} on {list(x.shape)} {x.dtype}: {first_line(error)}") from error

@@ -1,0 +1,122 @@
+"""What a population is given, judged before anything changes: an EngineError says what was expected."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from esper.checks import QUOTED, did_you_mean, is_number, is_whole, spelled
+from esper.engine.optimizer import OptimizerConfig
+from esper.errors import EngineError
+from esper.kasmina.base import like
+from esper.kasmina.host import MorphogeneticModel
+
+
+def checked_members(models: Any, optimizer: Any) -> tuple[list[MorphogeneticModel], list[OptimizerConfig]]:
+    """The members [M] and the optimizer of each [M]; both may come as any iterable, and one optimizer serves all."""
+    if isinstance(models, nn.Module) or not isinstance(models, Iterable):
+        raise EngineError(f"models: expected several, such as [model], and got {type(models).__name__}")
+    members = list(models)
+    if not members:
+        raise EngineError("a population needs at least one model")
+    for number, model in enumerate(members):
+        if not isinstance(model, MorphogeneticModel):
+            raise EngineError(
+                f"member {number} is {type(model).__name__}: members come from esper.grow(network, slots, example), or "
+                "are a MorphogeneticModel"
+            )
+    places = [(like(model.host).device, like(model.host).dtype) for model in members]
+    for number, place in enumerate(places):
+        if place != places[0]:
+            one, other = (f"{dtype} on {device}" for device, dtype in (places[0], place))
+            raise EngineError(f"member {number} is {other}, and member 0 {one}: expected all alike")
+    return members, _optimizers(optimizer, len(members))
+
+
+def _optimizers(optimizer: Any, count: int) -> list[OptimizerConfig]:
+    if isinstance(optimizer, OptimizerConfig):
+        return [optimizer] * count
+    configs = list(optimizer) if isinstance(optimizer, Iterable) and not isinstance(optimizer, str) else [optimizer]
+    for config in configs:
+        if not isinstance(config, OptimizerConfig):
+            raise EngineError(
+                f"optimizer: expected an OptimizerConfig(...), or one for each member, and got {type(config).__name__}"
+            )
+    if len(configs) != count:
+        raise EngineError(f"optimizer: {len(configs)} for {count} members; expected one for all, or one for each")
+    return configs
+
+
+def checked_epoch(
+    x: Tensor, y: Tensor, order: Tensor, batch_size: int, source: Tensor | None, members: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What an epoch is made of, as sets of examples: x, y and order [J, N, ...]."""
+    x, y = checked_examples(x, y, source, members, device)
+    if not is_whole(batch_size) or batch_size < 1:
+        raise EngineError(f"batch_size={spelled(batch_size)}: expected a whole number, 1 or more")
+    _check_tensor("order", order, device, "as torch.randperm(len(x)) gives it")
+    order = order.unsqueeze(0) if source is None else order
+    if order.dim() != 2 or len(order) != len(x) or not order.numel():
+        expected = "[N]" if source is None else f"[{len(x)}, N]"
+        raise EngineError(
+            f"order: expected {expected}, and got {list(order.shape if source is not None else order[0].shape)}"
+        )
+    is_integer = not (order.is_floating_point() or order.is_complex() or order.dtype is torch.bool)
+    if not is_integer or int(order.min()) < 0 or int(order.max()) >= x.shape[1]:
+        raise EngineError(f"order: expected whole numbers from 0 to {x.shape[1] - 1}")
+    if not torch.is_grad_enabled():
+        raise EngineError("gradients are switched off (torch.no_grad), and nothing could be trained")
+    return x, y, order
+
+
+def checked_examples(
+    x: Tensor, y: Tensor, source: Tensor | None, members: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Inputs and targets as sets of examples [J, N, ...]; source [M]: which set each member sees, None where J is 1."""
+    _check_tensor("x", x, device, "[N, ...]")
+    _check_tensor("y", y, device, "[N, ...]")
+    if source is None:
+        x, y = x.unsqueeze(0), y.unsqueeze(0)
+    else:
+        _check_tensor("source", source, device, "[M]")
+        is_integer = source.dtype in (torch.int32, torch.int64)
+        if source.shape != (members,) or not is_integer or int(source.min()) < 0 or int(source.max()) >= len(x):
+            raise EngineError(f"source: expected {members} whole numbers, 0 to {len(x) - 1}, one for each member")
+    if x.dim() < 2 or y.dim() < 2 or x.shape[:2] != y.shape[:2] or not y.numel():
+        counts = [list(part.shape if source is not None else part.shape[1:]) for part in (x, y)]
+        raise EngineError(f"x is {counts[0]} and y {counts[1]}: expected as many targets as examples, and at least one")
+    if y.dtype is not torch.int64 or int(y.min()) < 0:
+        got = "a negative one" if y.dtype is torch.int64 else str(y.dtype)
+        raise EngineError(f"targets: expected the numbers of classes, int64 from 0 on (no ignore_index), and got {got}")
+    return x, y
+
+
+def check_rates(rate_factors: Sequence[float] | None, seeds: Sequence[int] | None, members: int) -> None:
+    """Shares of learning rates and seeds: one for each member."""
+    if rate_factors is not None and not (
+        len(rate_factors) == members and all(is_number(factor) and factor >= 0 for factor in rate_factors)
+    ):
+        raise EngineError(f"rate_factors: expected {members} numbers, 0 or more, one for each member")
+    if seeds is not None and not (len(seeds) == members and all(map(is_whole, seeds))):
+        raise EngineError(f"seeds: expected {members} whole numbers, one for each member")
+
+
+def check_seeds(without: Sequence[tuple[int, str]], models: Sequence[MorphogeneticModel]) -> None:
+    """(member, slot) pairs whose seed's worth is asked for."""
+    for member, slot in without:
+        if not is_whole(member) or not 0 <= member < len(models):
+            raise EngineError(f"without: there is no member {member}; there are 0 to {len(models) - 1}")
+        known = models[member].slots
+        if slot not in known:
+            hint = did_you_mean(str(slot), known, QUOTED)
+            raise EngineError(f"without: member {member} has no slot {slot!r}; it has {', '.join(known)}{hint}")
+
+
+def _check_tensor(name: str, value: Any, device: torch.device, form: str) -> None:
+    if not isinstance(value, Tensor):
+        raise EngineError(f"{name}: expected a tensor {form}, and got {type(value).__name__}")
+    if value.device != device:
+        raise EngineError(
+            f"{name} is on {value.device}, and the members are on {device}; move it: {name}.to('{device}')"
+        )
