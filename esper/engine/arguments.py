@@ -57,7 +57,9 @@ def checked_epoch(
         raise EngineError(f"batch_size={spelled(batch_size)}: expected a whole number, 1 or more")
     _check_tensor("order", order, device, "as torch.randperm(len(x)) gives it")
     order = order.unsqueeze(0) if source is None else order
-    if order.dim() != 2 or len(order) != len(x) or not order.numel():
+    if not order.numel():
+        raise EngineError("order: 0 examples, and an epoch needs at least one")
+    if order.dim() != 2 or len(order) != len(x):
         expected = "[N]" if source is None else f"[{len(x)}, N]"
         raise EngineError(
             f"order: expected {expected}, and got {list(order.shape if source is not None else order[0].shape)}"

@@ -109,7 +109,7 @@ def test_examples_are_judged_alike_in_training_and_evaluation(case, kind, settle
         ({"order": ORDER.float()}, "order: expected whole numbers"),
         ({"order": ORDER > 1}, "order: expected whole numbers"),
         ({"order": ORDER[None]}, r"order: expected \[N\], and got \[1, 12\]"),
-        ({"order": ORDER[:0]}, r"order: expected \[N\], and got \[0\]"),
+        ({"order": ORDER[:0]}, "order: 0 examples"),
         *(({"batch_size": size}, "batch_size=.*a whole number, 1 or more") for size in (0, -1, 3.5, True, "4", None)),
         ({"rate_factors": [1.0, 1.0]}, "rate_factors: expected 1 numbers"),
         ({"rate_factors": [float("nan")]}, "rate_factors: expected 1 numbers"),
