@@ -26,11 +26,12 @@ def checked_members(models: Any, optimizer: Any) -> tuple[list[MorphogeneticMode
                 f"member {number} is {type(model).__name__}: members come from esper.grow(network, slots, example), or "
                 "are a MorphogeneticModel"
             )
-    places = [(like(model.host).device, like(model.host).dtype) for model in members]
-    for number, place in enumerate(places):
-        if place != places[0]:
-            one, other = (f"{dtype} on {device}" for device, dtype in (places[0], place))
-            raise EngineError(f"member {number} is {other}, and member 0 {one}: expected all alike")
+    devices = [like(model.host).device for model in members]
+    for number, device in enumerate(devices):
+        if device != devices[0]:
+            raise EngineError(
+                f"member {number} is on {device}, and member 0 on {devices[0]}: expected all on one device"
+            )
     return members, _optimizers(optimizer, len(members))
 
 

@@ -129,7 +129,8 @@ def test_the_others_do_not_notice(kind):
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_weights_are_copied_in_and_nothing_is_left_of_the_member_before(name):
     grown = growth()
-    grown.population.optimizer.config.name = name
+    optimizer = grown.population.optimizer
+    optimizer.config = replace(optimizer.config, name=name)
     grown.population.optimizer.track("host", grown.population.stacks["host"], {0, 1, 2})
     for action in SCRIPT[:4]:
         stepped(grown, [action, action, WAIT])

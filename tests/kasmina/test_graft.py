@@ -472,9 +472,9 @@ def parametrised(kind):
     return network
 
 
-class CopiesItself(nn.Conv2d):
+class CopiesAll(nn.Conv2d):
     def __deepcopy__(self, memo):
-        twin = CopiesItself(6, 6, 3, padding=1).to(self.weight)
+        twin = CopiesAll(6, 6, 3, padding=1).to(self.weight)
         twin.load_state_dict(self.state_dict())
         memo[id(self)] = twin
         return twin
@@ -482,7 +482,7 @@ class CopiesItself(nn.Conv2d):
 
 def copies_itself():
     network = ResNet()
-    network.layer1 = CopiesItself(6, 6, 3, padding=1)
+    network.layer1 = CopiesAll(6, 6, 3, padding=1)
     return network
 
 
@@ -513,13 +513,13 @@ def test_layers_of_classes_made_for_them_grow_and_train_one_by_one(case, kind):
         torch.testing.assert_close(model.eval()(x), network.eval()(x), rtol=1e-9, atol=1e-9)
 
 
-class Forgets(nn.Conv2d):
+class LeavesOut(nn.Conv2d):
     def __init__(self):
         super().__init__(6, 6, 3, padding=1)
         self.scale = 2.0
 
     def __deepcopy__(self, memo):
-        twin = Forgets()
+        twin = LeavesOut()
         del twin.scale
         return twin
 
@@ -530,7 +530,7 @@ def compiled_in_place():
     return network
 
 
-def with_layer(layer):
+def in_layer1(layer):
     network = ResNet()
     network.layer1 = layer
     return network
@@ -539,12 +539,12 @@ def with_layer(layer):
 @pytest.mark.parametrize(
     ("network", "path", "reason"),
     [
-        (lambda: with_layer(Forgets()), "layer1", "^layer1: a copy of it is not as it is, as Forgets copies itself"),
+        (lambda: in_layer1(LeavesOut()), "layer1", "^layer1: a copy of it is not as it is, as LeavesOut copies itself"),
         (lambda: torch.compile(ResNet(), backend="eager"), "layer1", r"network is compiled \(OptimizedModule\)"),
         (lambda: torch.compile(ResNet(), backend="eager"), "_orig_mod.layer1", "the network is compiled"),
-        (lambda: with_layer(torch.compile(Residual(6), backend="eager")), "layer1", "layer1 is compiled"),
+        (lambda: in_layer1(torch.compile(Residual(6), backend="eager")), "layer1", "layer1 is compiled"),
         (
-            lambda: with_layer(torch.compile(Residual(6), backend="eager")),
+            lambda: in_layer1(torch.compile(Residual(6), backend="eager")),
             "layer1._orig_mod.relu",
             "layer1 is compiled",
         ),
