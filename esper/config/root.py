@@ -16,7 +16,7 @@ from esper.config.slots import SlotsSchema
 from esper.config.task import TaskSettings
 from esper.config.telemetry import TelemetrySchema
 from esper.errors import ConfigError
-from esper.leyline.blueprints import BLUEPRINTS
+from esper.leyline.blueprints import blueprint_names
 
 
 @dataclass(kw_only=True)
@@ -76,4 +76,4 @@ class RunSchema:
         """
         self.check_fit()
         if self.host.topology:
-            check_blueprints(self.blueprint, self.policy, self.host.topology, BLUEPRINTS)
+            check_blueprints(self.blueprint, self.policy, self.host.topology, blueprint_names())
