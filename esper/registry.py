@@ -102,7 +102,7 @@ class Registry(Mapping[str, type[ConfigT]], Generic[ConfigT, BuiltT]):
         Raises: the registry's error, with all names and the nearest, where there is no such part.
         """
         if name not in self.parts:
-            known = f"expected one of {', '.join(self)}{did_you_mean(name, self)}"
+            known = f"expected one of {', '.join(sorted(self))}{did_you_mean(name, self)}"
             raise self.error(f"{self.kind}.name={name!r}: {known}")
         if self.parts[name].builder is None:
             import_module(self.parts[name].target.partition(":")[0])
@@ -111,7 +111,7 @@ class Registry(Mapping[str, type[ConfigT]], Generic[ConfigT, BuiltT]):
             raise self.error(f"{self.kind} {name!r}: {part.target} registers nothing under this name")
         return part.builder
 
-    def build(self, config: ConfigT, name: str = "", **runtime: Any) -> BuiltT:
+    def build(self, config: ConfigT, /, name: str = "", **runtime: Any) -> BuiltT:
         """The part that the configuration names.
 
         Args:

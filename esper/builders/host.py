@@ -1,6 +1,5 @@
 """Hosts by name, the networks that a configuration can ask for, and members made of them."""
 
-from collections.abc import Callable
 from importlib import import_module
 from inspect import signature
 from traceback import extract_tb
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from esper.config.host import HostSchema
+from esper.config.host import HOSTS, CNNHostSchema, CustomHostSchema, TransformerHostSchema
 from esper.config.root import RunSchema
 from esper.errors import ConfigError
 from esper.kasmina import CNNHost, MorphogeneticModel, SlotConfig, TransformerHost
@@ -24,7 +23,7 @@ from esper.tasks.task import named_generator
 def build_host(config: RunSchema, task: Task, seed: int, number: int, dtype: torch.dtype) -> Host:
     """The untrained host that a run of this seed gives its member of this number; on the CPU."""
     generator = named_generator(seed, f"host/{number}")
-    return HOSTS[config.host.name](config.host, task, generator).to(dtype)
+    return HOSTS.build(config.host, task=task, generator=generator).to(dtype)
 
 
 def build_model(
@@ -50,7 +49,9 @@ def build_model(
     )
 
 
-def _cnn(host: Any, task: Task, generator: torch.Generator) -> Host:
+@HOSTS.register("cnn", CNNHostSchema)
+def build_cnn(host: CNNHostSchema, task: Task, generator: torch.Generator) -> Host:
+    """Convolutions, as wide as the configuration says."""
     return CNNHost(
         num_classes=task.num_classes,
         n_blocks=len(host.channels),
@@ -60,12 +61,16 @@ def _cnn(host: Any, task: Task, generator: torch.Generator) -> Host:
     )
 
 
-def _transformer(host: Any, task: Task, generator: torch.Generator) -> Host:
+@HOSTS.register("transformer", TransformerHostSchema)
+def build_transformer(host: TransformerHostSchema, task: Task, generator: torch.Generator) -> Host:
+    """A decoder for windows as long as the task's."""
     (block_size,) = task.input_shape
     return TransformerHost(task.num_classes, host.n_embd, host.n_head, host.n_layer, block_size, generator)
 
 
-def _custom(host: Any, task: Task, generator: torch.Generator) -> Host:
+@HOSTS.register("custom", CustomHostSchema)
+def build_custom(host: CustomHostSchema, task: Task, generator: torch.Generator) -> Host:
+    """The user's own network, with slots where the configuration wants them."""
     with weights_from(generator):
         network = _call_factory(host.factory, input_shape=task.input_shape, num_classes=task.num_classes)
     example = task.val_x[:1].cpu()
@@ -93,10 +98,3 @@ def _call_factory(name: str, **given: Any) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise ConfigError(f"host.factory={name}: expected an nn.Module, and it gave {type(network).__name__}")
     return network
-
-
-HOSTS: dict[str, Callable[[HostSchema, Task, torch.Generator], Host]] = {
-    "cnn": _cnn,
-    "custom": _custom,
-    "transformer": _transformer,
-}

@@ -17,22 +17,18 @@ from esper.files.records import RUN_FILE
 from esper.leyline import ActionLayout, Controller
 from esper.printing import say
 from esper.simic.curriculum import BlueprintCurriculum
-from esper.simic.iql.config import IQLPolicyConfig
+from esper.simic.iql.config import OFFLINE_LEARNERS, IQLPolicyConfig
 from esper.simic.iql.controller import IQLController
 from esper.simic.iql.model import IQL
-from esper.simic.iql.offline import build_offline_training
 from esper.simic.on_policy.base import PolicyLearner
 from esper.simic.on_policy.collector import evaluate
-from esper.simic.on_policy.config import LearnedPolicySettings
+from esper.simic.on_policy.config import LEARNERS, LearnedPolicySettings
 from esper.simic.on_policy.controller import LearnedController
 from esper.simic.on_policy.policy_file import read_policy
 from esper.simic.on_policy.trainer import Training
-from esper.simic.ppo.agent import PPOAgent
-from esper.simic.reinforce.agent import ReinforceAgent
 from esper.simic.rewards.functions import build_reward
 from esper.tamiyo import HeuristicPolicyConfig, PolicySettings, build_controller
 
-AGENTS: dict[str, type[PolicyLearner]] = {"ppo": PPOAgent, "reinforce": ReinforceAgent}
 POLICY = "policy/"  # before the names of what a run's training keeps
 VALIDATION_SEED = 20_000  # added to the run's: episodes that no update has seen
 
@@ -115,7 +111,7 @@ def _acting(
     config: RunSchema, settings: LearnedPolicySettings, grown: Grown, is_resumed: bool
 ) -> tuple[Controller, PolicyTrainer]:
     encoder, layout = grown.encoder(), grown.layout(settings.blends)
-    learner = AGENTS[settings.name].for_growth(encoder.names, layout, settings, seed=config.seed, ranks=grown.ranks)
+    learner = LEARNERS.build(settings, features=encoder.names, layout=layout, seed=config.seed, ranks=grown.ranks)
     if settings.load is not None and not is_resumed:
         tensors, plain = _load(settings.load, "learner")
         learner.load_state(tensors, plain, policy_only=True)
@@ -156,7 +152,7 @@ def _offline(config: RunSchema, settings: IQLPolicyConfig, grown: Grown) -> tupl
             with _of_load(settings.load):
                 model = IQL.load(settings.load)
         return IQLController(model, grown.catalogue, settings), FrozenPolicy(model, "model", "")
-    training = build_offline_training(settings, build_reward(config.reward), seed=config.seed)
+    training = OFFLINE_LEARNERS.build(settings, reward=build_reward(config.reward), seed=config.seed)
     return IQLController(training.model, grown.catalogue, settings), training
 
 

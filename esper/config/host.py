@@ -3,11 +3,15 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from esper.config.checks import distinct, in_range, one_of, require, spelled
 from esper.errors import ConfigError
 from esper.leyline.positions import resolve_slots
+from esper.registry import Registry
+
+if TYPE_CHECKING:
+    from esper.kasmina.host import Host
 
 
 @dataclass(kw_only=True)
@@ -113,8 +117,7 @@ def blocks(count: int) -> list[str]:
     return [f"block{number}" for number in range(1, count + 1)]
 
 
-HOSTS: dict[str, type[HostSchema]] = {
-    "cnn": CNNHostSchema,
-    "custom": CustomHostSchema,
-    "transformer": TransformerHostSchema,
-}
+HOSTS: "Registry[HostSchema, Host]" = Registry("host")
+HOSTS.declare("cnn", CNNHostSchema, "esper.builders.host:build_cnn")
+HOSTS.declare("custom", CustomHostSchema, "esper.builders.host:build_custom")
+HOSTS.declare("transformer", TransformerHostSchema, "esper.builders.host:build_transformer")

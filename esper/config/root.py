@@ -10,13 +10,13 @@ from esper.config.engine import EngineSchema
 from esper.config.gates import GatesSchema
 from esper.config.host import HOSTS, HostSchema
 from esper.config.optimizer import OptimizerSchema
-from esper.config.policy import PolicySettings
-from esper.config.reward import RewardSettings
 from esper.config.slots import SlotsSchema
-from esper.config.task import TaskSettings
 from esper.config.telemetry import TelemetrySchema
 from esper.errors import ConfigError
 from esper.leyline.blueprints import blueprint_names
+from esper.simic.rewards.config import RewardSettings
+from esper.tamiyo.settings import PolicySettings
+from esper.tasks.settings import TaskSettings
 
 
 @dataclass(kw_only=True)

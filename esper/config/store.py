@@ -8,11 +8,11 @@ from omegaconf import OmegaConf
 
 from esper.config.host import HOSTS
 from esper.config.policy import POLICIES
-from esper.config.reward import REWARDS
 from esper.config.root import RunSchema
 from esper.config.run_id import new_run_id
-from esper.config.task import TASKS
+from esper.simic.rewards.config import REWARDS
 from esper.sweep import register as register_sweeps
+from esper.tasks.settings import TASKS
 
 # Groups whose options differ in their keys: group -> name -> schema. All other groups have one schema (see RunSchema).
 VARIANTS: dict[str, Mapping[str, type]] = {

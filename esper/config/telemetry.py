@@ -3,9 +3,14 @@
 import re
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from esper.config.checks import one_of, require
 from esper.errors import ConfigError
+from esper.registry import Registry
+
+if TYPE_CHECKING:
+    from esper.leyline import Sink
 
 
 @dataclass(kw_only=True)
@@ -45,6 +50,14 @@ class TelemetrySchema:
             if is_asked and not self.jsonl:
                 raise ConfigError(f"{key}=true: it is made of the JSON lines; use telemetry.jsonl=true")
         one_of("telemetry.console", self.console, ("auto", "live", "plain", "off"))
+
+
+# Each builder says by itself whether its output is asked for: None where it is not.
+SINKS: "Registry[TelemetrySchema, Sink | None]" = Registry("telemetry")
+SINKS.declare("jsonl", TelemetrySchema, "esper.builders.sinks:build_jsonl")
+SINKS.declare("console", TelemetrySchema, "esper.builders.sinks:build_console")
+SINKS.declare("tensorboard", TelemetrySchema, "esper.builders.sinks:build_tensorboard")
+SINKS.declare("wandb", TelemetrySchema, "esper.builders.sinks:build_wandb")
 
 
 def require_packages(telemetry: TelemetrySchema) -> None:

@@ -3,12 +3,13 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from esper.tasks.settings import Cifar10Settings, DigitsSettings, PysourceSettings, TaskSettings, TextSettings
+from esper.tasks.settings import TASKS, Cifar10Settings, DigitsSettings, PysourceSettings, TaskSettings, TextSettings
 
 if TYPE_CHECKING:
-    from esper.tasks.task import Task, build_task, register_task
+    from esper.tasks.task import Task, build_task
 
 __all__ = [
+    "TASKS",
     "Cifar10Settings",
     "DigitsSettings",
     "PysourceSettings",
@@ -16,15 +17,12 @@ __all__ = [
     "TaskSettings",
     "TextSettings",
     "build_task",
-    "register_task",
 ]
 
-_LAZY = ("Task", "build_task", "register_task")
+_LAZY = ("Task", "build_task")
 
 
 def __getattr__(name: str) -> Any:  # settings are read where torch must not be loaded
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    for builders in ("digits", "cifar10", "pysource", "text"):
-        import_module(f"esper.tasks.{builders}")
     return getattr(import_module("esper.tasks.task"), name)

@@ -17,9 +17,9 @@ from torch import Tensor
 from esper.errors import TaskError
 from esper.printing import logger
 from esper.tasks.distortion import shift_and_mirror
-from esper.tasks.settings import CIFAR10_PIXELS, Cifar10Settings
+from esper.tasks.settings import CIFAR10_PIXELS, TASKS, Cifar10Settings
 from esper.tasks.splits import stratified_splits
-from esper.tasks.task import Task, named_generator, register_task
+from esper.tasks.task import Task, named_generator
 
 ARCHIVE_NAME = "cifar-10-binary.tar.gz"
 TRAIN_FILES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
@@ -138,7 +138,7 @@ def _channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     return mean.view(-1, 1, 1), variance.clamp_min(1e-12).sqrt().view(-1, 1, 1)
 
 
-@register_task("cifar10")
+@TASKS.register("cifar10", Cifar10Settings)
 def build_cifar10(settings: Cifar10Settings, device: torch.device, dtype: torch.dtype, split_seed: int) -> Task:
     """CIFAR-10 as a task: training images shifted and mirrored anew each epoch, evaluation images as published."""
     (images, labels), (test_images, test_labels) = read_archive(fetch_archive(settings))

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from esper.errors import TaskError
-from esper.tasks.settings import PysourceSettings
-from esper.tasks.task import Task, register_task
+from esper.tasks.settings import TASKS, PysourceSettings
+from esper.tasks.task import Task
 from esper.tasks.windows import build_bytes_task
 
 FILE_BYTES = 4096  # at most so many of one file, so that every split is a mixture
@@ -67,7 +67,7 @@ def _take(heads: Iterator[bytes], size: int, key: str, root: Path) -> bytes:
     )
 
 
-@register_task("pysource")
+@TASKS.register("pysource", PysourceSettings)
 def build_pysource(settings: PysourceSettings, device: torch.device, dtype: torch.dtype, split_seed: int) -> Task:
     """The standard library as a task: predict the next byte of Python source."""
     return build_bytes_task(settings, read_splits(settings, split_seed, Path(sysconfig.get_path("stdlib"))), device)

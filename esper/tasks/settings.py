@@ -1,10 +1,14 @@
 """What a task can be told: plain dataclasses, free of torch, that check their own values."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from esper.checks import did_you_mean
 from esper.errors import ConfigError
+from esper.registry import Registry
+
+if TYPE_CHECKING:
+    from esper.tasks.task import Task
 
 DIGITS_PIXELS, CIFAR10_PIXELS = 8, 32  # height and width of the images as they come
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -194,3 +198,10 @@ class TextSettings(BytesSettings):
         super().__post_init__()
         if self.path is None:
             raise ConfigError("task.path: task=text needs a file, as in: experiment=language task=text task.path=FILE")
+
+
+TASKS: "Registry[TaskSettings, Task]" = Registry("task")
+TASKS.declare("digits", DigitsSettings, "esper.tasks.digits:build_digits")
+TASKS.declare("cifar10", Cifar10Settings, "esper.tasks.cifar10:build_cifar10")
+TASKS.declare("pysource", PysourceSettings, "esper.tasks.pysource:build_pysource")
+TASKS.declare("text", TextSettings, "esper.tasks.text:build_text")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from esper.simic.on_policy.config import LearnedPolicySettings
+from esper.simic.on_policy.config import LEARNERS, LearnedPolicySettings
 from esper.tamiyo.settings import check_within
 
 
@@ -35,3 +35,6 @@ class PPOPolicyConfig(LearnedPolicySettings):
         check_within("minibatches", self.minibatches, 1, 10_000)
         if self.target_kl is not None:
             check_within("target_kl", self.target_kl, 1e-6, 100.0)
+
+
+LEARNERS.declare("ppo", PPOPolicyConfig, "esper.simic.ppo.agent:build_ppo")

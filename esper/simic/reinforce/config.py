@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from esper.errors import ConfigError
-from esper.simic.on_policy.config import LearnedPolicySettings
+from esper.simic.on_policy.config import LEARNERS, LearnedPolicySettings
 from esper.tamiyo.settings import check_within
 
 
@@ -36,3 +36,6 @@ class ReinforcePolicyConfig(LearnedPolicySettings):
                 f"policy.baseline_steps={self.baseline_steps} with policy.network=lstm: the two share a memory, so the "
                 "baseline alone cannot be trained; set policy.baseline_steps=1"
             )
+
+
+LEARNERS.declare("reinforce", ReinforcePolicyConfig, "esper.simic.reinforce.agent:build_reinforce")

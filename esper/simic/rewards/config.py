@@ -1,8 +1,13 @@
 """What a reward is made of. All weights are in shares of validation accuracy: 1 is worth 100 points."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from esper.errors import ConfigError
+from esper.registry import Registry
+
+if TYPE_CHECKING:
+    from esper.simic.rewards.functions import Reward
 
 
 @dataclass(kw_only=True)
@@ -67,11 +72,10 @@ class ContributionRewardConfig(MinimalRewardConfig):
             _check_within(key, getattr(self, key), 0.0, 10.0)
 
 
-REWARDS: dict[str, type[RewardSettings]] = {
-    "contribution": ContributionRewardConfig,
-    "minimal": MinimalRewardConfig,
-    "sparse": SparseRewardConfig,
-}
+REWARDS: "Registry[RewardSettings, Reward]" = Registry("reward")
+REWARDS.declare("contribution", ContributionRewardConfig, "esper.simic.rewards.functions:build_contribution")
+REWARDS.declare("minimal", MinimalRewardConfig, "esper.simic.rewards.functions:build_minimal")
+REWARDS.declare("sparse", SparseRewardConfig, "esper.simic.rewards.functions:build_sparse")
 
 
 def _check_within(key: str, value: float, low: float, high: float) -> None:

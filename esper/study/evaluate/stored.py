@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from esper.builders.policy import AGENTS, build_policy, learned_part
+from esper.builders.policy import build_policy, learned_part
 from esper.builders.population import DEFAULT_THREADS, Grown, build_growth, check_precision, pick_device
 from esper.checkpoint import Checkpoint, CheckpointManager, restoring
 from esper.checkpoint.bundle import bundle_paths, read_sidecar
@@ -29,7 +29,7 @@ from esper.runner.records import CHECKPOINT
 from esper.simic.iql.config import IQLPolicyConfig
 from esper.simic.iql.controller import IQLController
 from esper.simic.iql.model import IQL
-from esper.simic.on_policy.config import LearnedPolicySettings
+from esper.simic.on_policy.config import LEARNERS, LearnedPolicySettings
 from esper.simic.on_policy.controller import LearnedController
 from esper.study.runs.find import find_folders, find_run
 from esper.study.runs.folders import is_attempt, place, walk
@@ -75,7 +75,7 @@ class Stored:
         match config.policy:
             case LearnedPolicySettings() as settings:
                 encoder, layout = grown.encoder(), grown.layout(settings.blends)
-                learner = AGENTS[settings.name].for_growth(encoder.names, layout, settings, seed=config.seed)
+                learner = LEARNERS.build(settings, features=encoder.names, layout=layout, seed=config.seed)
                 with restoring(self.checkpoint, CHECKPOINT):
                     learner.load_state(*learned_part(self.checkpoint, "learner"), policy_only=True)
                 return LearnedController(learner, encoder, layout, settings.deterministic, config.seed)
