@@ -4,12 +4,14 @@ import subprocess
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import yaml
 
 from esper.builders import host, policy, sinks  # what builds, and so registers
-from esper.config.host import HOSTS
+from esper.config.composing import compose
+from esper.config.host import HOSTS, HostSchema
 from esper.config.store import VARIANTS, conf_dir
 from esper.config.telemetry import SINKS
 from esper.errors import ConfigError
@@ -17,10 +19,10 @@ from esper.kasmina import BlueprintRegistry
 from esper.leyline.blueprints import BLUEPRINTS
 from esper.registry import Part, Registry, place
 from esper.simic.iql.config import OFFLINE_LEARNERS
-from esper.simic.on_policy.config import LEARNERS
-from esper.simic.rewards.config import REWARDS
-from esper.tamiyo.settings import POLICIES
-from esper.tasks.settings import TASKS
+from esper.simic.on_policy.config import LEARNERS, LearnedPolicySettings
+from esper.simic.rewards.config import REWARDS, RewardSettings
+from esper.tamiyo.settings import POLICIES, PolicySettings
+from esper.tasks.settings import TASKS, TaskSettings
 
 __all__ = ["host", "policy", "sinks"]
 
@@ -107,6 +109,33 @@ def test_every_file_is_about_a_part(group):
         begins_with = [line for line in yaml.safe_load(file.read_text())["defaults"] if line != "_self_"]
         known = [{f"/schema/{group}@_here_": name} for name in VARIANTS[group]] + list(VARIANTS[group])
         assert all(line in known for line in begins_with) and begins_with, file
+
+
+@pytest.mark.parametrize(
+    ("group", "registry", "base"),
+    [
+        ("host", HOSTS, HostSchema),
+        ("policy", POLICIES, PolicySettings),
+        ("policy", LEARNERS, LearnedPolicySettings),
+        ("reward", REWARDS, RewardSettings),
+        ("task", TASKS, TaskSettings),
+    ],
+)
+def test_one_function_and_one_file_are_an_option(group, registry, base, monkeypatch, tmp_path):
+    @dataclass(kw_only=True)
+    class MineConfig(base):
+        topology: ClassVar[str] = "cnn"
+        patience_epochs: int
+
+    monkeypatch.setattr(registry, "parts", dict(registry.parts))
+    registry.register("mine", MineConfig)(lambda config, **rest: (config.patience_epochs, sorted(rest)))
+    (tmp_path / group).mkdir()
+    lines = f"defaults: [/schema/{group}@_here_: mine, _self_]\nname: mine\npatience_epochs: 3\n"
+    (tmp_path / group / "mine.yaml").write_text(lines)
+    config = getattr(compose([f"{group}=mine"], config_dir=str(tmp_path)), group)
+    assert registry.build(config, a=0, b=0) == (3, ["a", "b"])
+    with pytest.raises(ConfigError, match=rf"did you mean {group}\.patience_epochs\?"):
+        compose([f"{group}=mine", f"{group}.patience_epoch=2"], config_dir=str(tmp_path))
 
 
 # ---- how any part is registered and built

@@ -59,7 +59,9 @@ class BlueprintRegistry:
             hint = did_you_mean(family, FAMILIES, QUOTED)
             raise BlueprintError(f"blueprint {name!r}: no family {family!r}{hint}\n  known are {', '.join(FAMILIES)}")
         if elsewhere not in (None, family):
-            raise BlueprintError(f"blueprint {name!r} is of the family {elsewhere!r} for other hosts: rename one")
+            raise BlueprintError(
+                f"blueprint {name!r} is of the family {elsewhere!r} elsewhere: name it so, or rename one"
+            )
         return family
 
     @classmethod

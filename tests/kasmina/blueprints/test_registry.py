@@ -65,5 +65,7 @@ def test_a_family_is_known_and_the_same_wherever_the_name_is(scratch):
     assert (register("mine"), register("norm"), register("thrifty", "depthwise")) == ("conv", "norm", "depthwise")
     with pytest.raises(BlueprintError, match=r"no family 'nrom'; did you mean 'norm'\?\n  known are conv, "):
         register("other", "nrom")
-    with pytest.raises(BlueprintError, match="'attention' is of the family 'attention' for other hosts: rename one"):
+    with pytest.raises(
+        BlueprintError, match="'attention' is of the family 'attention' elsewhere: name it so, or rename one"
+    ):
         register("attention", "conv")
