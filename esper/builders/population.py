@@ -12,7 +12,7 @@ from esper.config.root import RunSchema
 from esper.engine.backends.proof import check_resumable
 from esper.engine.choice import choose_engine
 from esper.engine.environment import GrowthVectorEnv, Reward
-from esper.engine.governor import Governor, GovernorConfig
+from esper.engine.governor import Governor
 from esper.engine.growth import Growth
 from esper.engine.kernels import native
 from esper.engine.optimizer import OptimizerConfig
@@ -22,7 +22,7 @@ from esper.engine.state.view import Members, split
 from esper.errors import ConfigError
 from esper.files import checked
 from esper.files.records import ENGINE, RUN_FILE
-from esper.kasmina import BlueprintRegistry, GateConfig, MorphogeneticModel, QualityGates
+from esper.kasmina import BlueprintRegistry, MorphogeneticModel, QualityGates
 from esper.leyline import ActionLayout
 from esper.leyline.ranks import ALONE, Ranks, share
 from esper.printing import say
@@ -166,8 +166,8 @@ def _grown(part: Prepared, members: Members, chosen: dict[str, Any]) -> Grown:
     growth = Growth(
         members,
         task,
-        QualityGates(GateConfig(**asdict(config.gates))),
-        Governor(GovernorConfig(**asdict(config.engine.governor))),
+        QualityGates(config.gates),
+        Governor(config.engine.governor),
         grown=len(members) // copies,
         epochs=config.epochs,
         batch_size=config.batch_size,

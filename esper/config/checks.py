@@ -2,10 +2,23 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass, field, fields
+from inspect import get_annotations
+from typing import Any, TypeVar
 
 from esper.checks import did_you_mean
 from esper.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def all_required(schema: type[T]) -> type[T]:
+    """Decorator: a dataclass of the fields that it inherits, none with a default, as values live in conf/."""
+    inherited = {kept.name: kept.type for kept in fields(schema)}  # type: ignore[arg-type]
+    for name in inherited:
+        setattr(schema, name, field())
+    schema.__annotations__ = inherited | get_annotations(schema)
+    return dataclass(kw_only=True)(schema)
 
 
 def require(ok: bool, key: str, value: Any, expected: str) -> None:

@@ -2,18 +2,14 @@
 
 from dataclasses import dataclass
 
-from esper.config.checks import in_range, one_of, require
+from esper.config.checks import all_required, in_range, one_of, require
 from esper.errors import ConfigError
+from esper.leyline.governor import GovernorConfig
 
 
-@dataclass(kw_only=True)
-class GovernorSchema:
-    """When a member counts as gone wrong, and how often it may be put back."""
-
-    snapshot_every_epochs: int
-    explode_factor: float
-    collapse_points: float
-    max_rollbacks: int
+@all_required
+class GovernorSchema(GovernorConfig):
+    """When a member counts as gone wrong, and how often it may be put back; checked."""
 
     def __post_init__(self) -> None:
         in_range("engine.governor.snapshot_every_epochs", self.snapshot_every_epochs, 1, 10_000)
