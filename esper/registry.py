@@ -30,13 +30,13 @@ P = ParamSpec("P")
 class Part:
     """What is known of one part.
 
-    config: of what class its configuration is. target: "module:function", its builder's place. builder: None until that
-    module has been imported.
+    config: of what class its configuration is. target: "module:function", its builder's place; empty where that is in a
+    room above, which registers it once it is loaded. builder: None until then.
     """
 
     name: str
     config: type
-    target: str
+    target: str = ""
     builder: Callable[..., Any] | None = None
 
 
@@ -69,8 +69,8 @@ class Registry(Mapping[str, type[ConfigT]], Generic[ConfigT, BuiltT]):
     def __len__(self) -> int:
         return len(self.parts)
 
-    def declare(self, name: str, config: type[ConfigT], target: str) -> None:
-        """Make a part known by name and configuration alone; its builder registers itself in `target`'s module."""
+    def declare(self, name: str, config: type[ConfigT], target: str = "") -> None:
+        """Make a part known by name and configuration alone; its builder registers itself, in `target`'s module."""
         self.add(Part(name=name, config=config, target=target))
 
     def register(self, name: str, config: type[ConfigT]) -> Callable[[Callable[P, BuiltT]], Callable[P, BuiltT]]:
@@ -88,7 +88,7 @@ class Registry(Mapping[str, type[ConfigT]], Generic[ConfigT, BuiltT]):
     def add(self, part: Part) -> None:
         """Take in a part, or the builder of one that is declared; what a declaration leaves open comes with it."""
         known = self.parts.get(part.name)
-        if known is not None and (known.builder is not None or known.target != part.target):
+        if known is not None and (known.builder is not None or known.target not in ("", part.target)):
             raise self.error(f"{self.kind} {part.name!r} is registered twice{self.scope}: rename one")
         for field in fields(known) if known is not None else ():
             declared, own = getattr(known, field.name), getattr(part, field.name)
@@ -104,11 +104,12 @@ class Registry(Mapping[str, type[ConfigT]], Generic[ConfigT, BuiltT]):
         if name not in self.parts:
             known = f"expected one of {', '.join(sorted(self))}{did_you_mean(name, self)}"
             raise self.error(f"{self.kind}.name={name!r}: {known}")
-        if self.parts[name].builder is None:
-            import_module(self.parts[name].target.partition(":")[0])
         part = self.parts[name]
+        if part.builder is None and part.target:
+            import_module(part.target.partition(":")[0])
+            part = self.parts[name]
         if part.builder is None:
-            raise self.error(f"{self.kind} {name!r}: {part.target} registers nothing under this name")
+            raise self.error(f"{self.kind} {name!r}: {part.target or 'its room'} has not registered its builder")
         return part.builder
 
     def build(self, config: ConfigT, /, name: str = "", **runtime: Any) -> BuiltT:

@@ -179,18 +179,23 @@ def twice(config):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda r: r.build(Plain("mien")), r"^thing\.name='mien': expected one of mine, ours; did you mean mine\?$"),
-        (lambda r: r.build(Plain("")), r"^thing\.name='': expected one of mine, ours$"),
+        (
+            lambda r: r.build(Plain("mien")),
+            r"^thing\.name='mien': expected one of above, mine, ours; did you mean mine\?$",
+        ),
+        (lambda r: r.build(Plain("")), r"^thing\.name='': expected one of above, mine, ours$"),
         (lambda r: r.build(Other()), r"^thing\.name='mine': expected a Plain, and this is a Other$"),
         (lambda r: r.register("mine", Plain)(twice), "^thing 'mine' is registered twice: rename one$"),
         (lambda r: r.declare("mine", Plain, "a:b"), "^thing 'mine' is registered twice: rename one$"),
         (lambda r: r.register("ours", Other)(twice), r":twice: config=.*Other.*, but .*Plain.* where it is declared$"),
-        (lambda r: r.build(Plain("ours")), "^thing 'ours': .*:twice registers nothing under this name$"),
+        (lambda r: r.build(Plain("ours")), "^thing 'ours': .*:twice has not registered its builder$"),
+        (lambda r: r.build(Plain("above")), "^thing 'above': its room has not registered its builder$"),
         (lambda r: r.build(Plain(), siez=1), r"missing a required argument: 'size'; it may take siez$"),
     ],
 )
 def test_what_is_wrong_is_said(registry, make, said):
     registry.register("mine", Plain)(lambda config, size: config)
     registry.declare("ours", Plain, place(twice))
+    registry.declare("above", Plain)
     with pytest.raises(ConfigError, match=said):
         make(registry)

@@ -118,6 +118,6 @@ def blocks(count: int) -> list[str]:
 
 
 HOSTS: "Registry[HostSchema, Host]" = Registry("host")
-HOSTS.declare("cnn", CNNHostSchema, "esper.builders.host:build_cnn")
-HOSTS.declare("custom", CustomHostSchema, "esper.builders.host:build_custom")
-HOSTS.declare("transformer", TransformerHostSchema, "esper.builders.host:build_transformer")
+HOSTS.declare("cnn", CNNHostSchema)
+HOSTS.declare("custom", CustomHostSchema)
+HOSTS.declare("transformer", TransformerHostSchema)

@@ -54,10 +54,10 @@ class TelemetrySchema:
 
 # Each builder says by itself whether its output is asked for: None where it is not.
 SINKS: "Registry[TelemetrySchema, Sink | None]" = Registry("telemetry")
-SINKS.declare("jsonl", TelemetrySchema, "esper.builders.sinks:build_jsonl")
-SINKS.declare("console", TelemetrySchema, "esper.builders.sinks:build_console")
-SINKS.declare("tensorboard", TelemetrySchema, "esper.builders.sinks:build_tensorboard")
-SINKS.declare("wandb", TelemetrySchema, "esper.builders.sinks:build_wandb")
+SINKS.declare("jsonl", TelemetrySchema)
+SINKS.declare("console", TelemetrySchema)
+SINKS.declare("tensorboard", TelemetrySchema)
+SINKS.declare("wandb", TelemetrySchema)
 
 
 def require_packages(telemetry: TelemetrySchema) -> None:

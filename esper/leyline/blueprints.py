@@ -42,8 +42,7 @@ def blueprints_of(topology: str, parts: dict[str, dict[str, BlueprintSpec]]) -> 
 def _declare(topology: str, **families: str) -> None:
     known = blueprints_of(topology, BLUEPRINTS)
     for name, family in families.items():
-        target = f"esper.kasmina.blueprints.{topology}:build_{name}"
-        known.add(BlueprintSpec(name=name, topology=topology, family=family, target=target))
+        known.add(BlueprintSpec(name=name, topology=topology, family=family))
 
 
 _declare(
