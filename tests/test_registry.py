@@ -11,7 +11,7 @@ import yaml
 
 from esper.builders import host, policy, sinks  # what builds, and so registers
 from esper.config.composing import compose
-from esper.config.host import HOSTS, HostSchema
+from esper.config.host import HOSTS, HostConfig
 from esper.config.store import VARIANTS, conf_dir
 from esper.config.telemetry import SINKS
 from esper.errors import ConfigError
@@ -19,10 +19,10 @@ from esper.kasmina import BlueprintRegistry
 from esper.leyline.blueprints import BLUEPRINTS
 from esper.registry import Part, Registry, place
 from esper.simic.iql.config import OFFLINE_LEARNERS
-from esper.simic.on_policy.config import LEARNERS, LearnedPolicySettings
-from esper.simic.rewards.config import REWARDS, RewardSettings
-from esper.tamiyo.settings import POLICIES, PolicySettings
-from esper.tasks.settings import TASKS, TaskSettings
+from esper.simic.on_policy.config import LEARNERS, LearnedPolicyConfig
+from esper.simic.rewards.config import REWARDS, RewardConfig
+from esper.tamiyo.settings import POLICIES, PolicyConfig
+from esper.tasks.settings import TASKS, BaseTaskConfig
 
 __all__ = ["host", "policy", "sinks"]
 
@@ -114,11 +114,11 @@ def test_every_file_is_about_a_part(group):
 @pytest.mark.parametrize(
     ("group", "registry", "base"),
     [
-        ("host", HOSTS, HostSchema),
-        ("policy", POLICIES, PolicySettings),
-        ("policy", LEARNERS, LearnedPolicySettings),
-        ("reward", REWARDS, RewardSettings),
-        ("task", TASKS, TaskSettings),
+        ("host", HOSTS, HostConfig),
+        ("policy", POLICIES, PolicyConfig),
+        ("policy", LEARNERS, LearnedPolicyConfig),
+        ("reward", REWARDS, RewardConfig),
+        ("task", TASKS, BaseTaskConfig),
     ],
 )
 def test_one_function_and_one_file_are_an_option(group, registry, base, monkeypatch, tmp_path):

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from esper.config.host import HOSTS, CNNHostSchema, CustomHostSchema, TransformerHostSchema
-from esper.config.root import RunSchema
+from esper.config.host import HOSTS, CNNHostConfig, CustomHostConfig, TransformerHostConfig
+from esper.config.root import RunConfig
 from esper.errors import ConfigError
 from esper.kasmina import CNNHost, MorphogeneticModel, SlotConfig, TransformerHost
 from esper.kasmina.graft import GraftedHost
@@ -20,14 +20,14 @@ from esper.tasks import Task
 from esper.tasks.task import named_generator
 
 
-def build_host(config: RunSchema, task: Task, seed: int, number: int, dtype: torch.dtype) -> Host:
+def build_host(config: RunConfig, task: Task, seed: int, number: int, dtype: torch.dtype) -> Host:
     """The untrained host that a run of this seed gives its member of this number; on the CPU."""
     generator = named_generator(seed, f"host/{number}")
     return HOSTS.build(config.host, task=task, generator=generator).to(dtype)
 
 
 def build_model(
-    config: RunSchema, task: Task, member: int, device: torch.device, dtype: torch.dtype
+    config: RunConfig, task: Task, member: int, device: torch.device, dtype: torch.dtype
 ) -> MorphogeneticModel:
     """One member; two of the same number start from the same weights."""
     steps = -(-task.epoch_size // config.batch_size)
@@ -49,8 +49,8 @@ def build_model(
     )
 
 
-@HOSTS.register("cnn", CNNHostSchema)
-def build_cnn(host: CNNHostSchema, task: Task, generator: torch.Generator) -> Host:
+@HOSTS.register("cnn", CNNHostConfig)
+def build_cnn(host: CNNHostConfig, task: Task, generator: torch.Generator) -> Host:
     """Convolutions, as wide as the configuration says."""
     return CNNHost(
         num_classes=task.num_classes,
@@ -61,15 +61,15 @@ def build_cnn(host: CNNHostSchema, task: Task, generator: torch.Generator) -> Ho
     )
 
 
-@HOSTS.register("transformer", TransformerHostSchema)
-def build_transformer(host: TransformerHostSchema, task: Task, generator: torch.Generator) -> Host:
+@HOSTS.register("transformer", TransformerHostConfig)
+def build_transformer(host: TransformerHostConfig, task: Task, generator: torch.Generator) -> Host:
     """A decoder for windows as long as the task's."""
     (block_size,) = task.input_shape
     return TransformerHost(task.num_classes, host.n_embd, host.n_head, host.n_layer, block_size, generator)
 
 
-@HOSTS.register("custom", CustomHostSchema)
-def build_custom(host: CustomHostSchema, task: Task, generator: torch.Generator) -> Host:
+@HOSTS.register("custom", CustomHostConfig)
+def build_custom(host: CustomHostConfig, task: Task, generator: torch.Generator) -> Host:
     """The user's own network, with slots where the configuration wants them."""
     with weights_from(generator):
         network = _call_factory(host.factory, input_shape=task.input_shape, num_classes=task.num_classes)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from esper.builders.population import Grown, build_environment, check_enough
 from esper.checkpoint import Checkpoint, CheckpointManager, restoring
-from esper.config.root import RunSchema
+from esper.config.root import RunConfig
 from esper.engine.environment import GrowthVectorEnv
 from esper.errors import ConfigError, EsperError, LearnerError
 from esper.files.records import RUN_FILE
@@ -22,12 +22,12 @@ from esper.simic.iql.controller import IQLController
 from esper.simic.iql.model import IQL
 from esper.simic.on_policy.base import PolicyLearner
 from esper.simic.on_policy.collector import evaluate
-from esper.simic.on_policy.config import LEARNERS, LearnedPolicySettings
+from esper.simic.on_policy.config import LEARNERS, LearnedPolicyConfig
 from esper.simic.on_policy.controller import LearnedController
 from esper.simic.on_policy.policy_file import read_policy
 from esper.simic.on_policy.trainer import Training
 from esper.simic.rewards.functions import build_reward
-from esper.tamiyo import HeuristicPolicyConfig, PolicySettings, build_controller
+from esper.tamiyo import HeuristicPolicyConfig, PolicyConfig, build_controller
 
 POLICY = "policy/"  # before the names of what a run's training keeps
 VALIDATION_SEED = 20_000  # added to the run's: episodes that no update has seen
@@ -84,14 +84,14 @@ class FrozenPolicy:
         self.policy.load_state(own, plain[self.name])
 
 
-def build_policy(config: RunSchema, grown: Grown, is_resumed: bool = False) -> tuple[Controller, PolicyTrainer | None]:
+def build_policy(config: RunConfig, grown: Grown, is_resumed: bool = False) -> tuple[Controller, PolicyTrainer | None]:
     """Who decides in this run, and what it learns by before it does; None for a rule.
 
     is_resumed: a checkpoint holds the policy, which counts instead of what policy.load has become. Raises EsperError
     where a policy that is loaded fits neither the host nor the settings, or a dataset is unusable.
     """
     match config.policy:
-        case LearnedPolicySettings() as settings:
+        case LearnedPolicyConfig() as settings:
             return _acting(config, settings, grown, is_resumed)
         case IQLPolicyConfig() as settings:
             return _offline(config, settings, grown)
@@ -99,7 +99,7 @@ def build_policy(config: RunSchema, grown: Grown, is_resumed: bool = False) -> t
     return build_controller(config.policy, grown.catalogue, grown.slots, config.seed, chooser), None
 
 
-def _curriculum(settings: PolicySettings, grown: Grown) -> BlueprintCurriculum | None:
+def _curriculum(settings: PolicyConfig, grown: Grown) -> BlueprintCurriculum | None:
     """What chooses blueprints for a heuristic that asks for it: one for all members."""
     if not isinstance(settings, HeuristicPolicyConfig) or not settings.curriculum:
         return None
@@ -108,7 +108,7 @@ def _curriculum(settings: PolicySettings, grown: Grown) -> BlueprintCurriculum |
 
 
 def _acting(
-    config: RunSchema, settings: LearnedPolicySettings, grown: Grown, is_resumed: bool
+    config: RunConfig, settings: LearnedPolicyConfig, grown: Grown, is_resumed: bool
 ) -> tuple[Controller, PolicyTrainer]:
     encoder, layout = grown.encoder(), grown.layout(settings.blends)
     learner = LEARNERS.build(settings, features=encoder.names, layout=layout, seed=config.seed, ranks=grown.ranks)
@@ -122,7 +122,7 @@ def _acting(
 
 
 def _training(
-    config: RunSchema, settings: LearnedPolicySettings, learner: PolicyLearner, grown: Grown, layout: ActionLayout
+    config: RunConfig, settings: LearnedPolicyConfig, learner: PolicyLearner, grown: Grown, layout: ActionLayout
 ) -> Training:
     def environment(key: str, members: int) -> GrowthVectorEnv:
         check_enough(key, members, grown.ranks)
@@ -143,7 +143,7 @@ def _training(
     return Training(training, learner, settings, validate, config.seed)
 
 
-def _offline(config: RunSchema, settings: IQLPolicyConfig, grown: Grown) -> tuple[Controller, PolicyTrainer]:
+def _offline(config: RunConfig, settings: IQLPolicyConfig, grown: Grown) -> tuple[Controller, PolicyTrainer]:
     if settings.load is not None:
         is_run = (Path(settings.load) / RUN_FILE).is_file()
         if is_run:

@@ -8,7 +8,7 @@ import torch
 
 from esper.builders.host import build_host, build_model
 from esper.config.blueprint import check_blueprints
-from esper.config.root import RunSchema
+from esper.config.root import RunConfig
 from esper.engine.backends.proof import check_resumable
 from esper.engine.choice import choose_engine
 from esper.engine.environment import GrowthVectorEnv, Reward
@@ -60,7 +60,7 @@ class Grown:
 
 
 def build_environment(
-    config: RunSchema,
+    config: RunConfig,
     engine: dict[str, Any] | None = None,
     task: Task | None = None,
     layout: ActionLayout | None = None,
@@ -86,7 +86,7 @@ class Prepared:
     """What one configuration brings into a population: its members (this rank's: grown, then twins), their data, and
     what may be planted in them."""
 
-    config: RunSchema
+    config: RunConfig
     task: Task
     models: list[MorphogeneticModel]
     catalogue: list[tuple[str, int]]
@@ -94,7 +94,7 @@ class Prepared:
 
 
 def build_growth(
-    config: RunSchema, engine: dict[str, Any] | None = None, task: Task | None = None, ranks: Ranks = ALONE
+    config: RunConfig, engine: dict[str, Any] | None = None, task: Task | None = None, ranks: Ranks = ALONE
 ) -> Grown:
     """Load the data and make the population: grown members, then their twins.
 
@@ -106,7 +106,7 @@ def build_growth(
     return grow([prepare(config, engine, loaded, ranks)], engine)[0]
 
 
-def build_growths(configs: Sequence[RunSchema], engine: dict[str, Any] | None = None) -> list[Grown]:
+def build_growths(configs: Sequence[RunConfig], engine: dict[str, Any] | None = None) -> list[Grown]:
     """Several configurations' members in one population, for `esper.engine.epoch.EpochRunner`.
 
     They may differ in what a member can carry (see `esper.runner.spec.PER_MEMBER_KEYS`). engine, raises: as of
@@ -116,7 +116,7 @@ def build_growths(configs: Sequence[RunSchema], engine: dict[str, Any] | None = 
     return grow([prepare(config, engine, loaded) for config in configs], engine)
 
 
-def _data_key(config: RunSchema) -> str:
+def _data_key(config: RunConfig) -> str:
     """Equal where two configurations have the same data on the same device."""
     split_seed = getattr(config.task, "split_seed", 0)
     own = config.seed if split_seed is None else split_seed
@@ -124,7 +124,7 @@ def _data_key(config: RunSchema) -> str:
 
 
 def prepare(
-    config: RunSchema, engine: dict[str, Any] | None, loaded: dict[str, Task], ranks: Ranks = ALONE
+    config: RunConfig, engine: dict[str, Any] | None, loaded: dict[str, Task], ranks: Ranks = ALONE
 ) -> Prepared:
     """Load the data, where it is not among what is `loaded` already, and make the members; see `build_growth`."""
     check_enough("engine.members", config.engine.members, ranks)
@@ -224,13 +224,13 @@ def build_population(prepared: Sequence[Prepared], engine: dict[str, Any] | None
     }
 
 
-def _optimizer(config: RunSchema) -> OptimizerConfig:
+def _optimizer(config: RunConfig) -> OptimizerConfig:
     settings = asdict(config.optimizer)
     del settings["decay_share"]  # the course of a run is growth's
     return OptimizerConfig(**settings)
 
 
-def plantable(config: RunSchema, topology: str) -> list[tuple[str, int]]:
+def plantable(config: RunConfig, topology: str) -> list[tuple[str, int]]:
     """(blueprint, parameters) of what may be planted, smallest first; parameters as the registry states them.
 
     Raises BlueprintError on a name that the topology does not have.

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esper.config.composing import to_plain
-from esper.config.root import RunSchema
-from esper.config.telemetry import SINKS, TelemetrySchema
+from esper.config.root import RunConfig
+from esper.config.telemetry import SINKS, TelemetryConfig
 from esper.files import read_jsonl
 from esper.files.records import LEARNING_FILE, METRICS_FILE
 from esper.leyline import Sink
@@ -23,7 +23,7 @@ LOCAL = ("jsonl", "console")  # of what is no dashboard, in the order in which t
 log = logger("esper.nissa")
 
 
-def open_sinks(config: RunSchema, folder: "RunDirectory", owns_terminal: bool = True) -> list[Sink]:
+def open_sinks(config: RunConfig, folder: "RunDirectory", owns_terminal: bool = True) -> list[Sink]:
     """The sinks of the run in this folder, which has been started; its JSON lines are cut back to where it goes on.
 
     A dashboard that cannot be opened is warned of and left out.
@@ -49,20 +49,20 @@ def open_sinks(config: RunSchema, folder: "RunDirectory", owns_terminal: bool = 
     return [sink for sink in sinks if sink is not None]
 
 
-@SINKS.register("jsonl", TelemetrySchema)
-def build_jsonl(telemetry: TelemetrySchema, folder: "RunDirectory") -> Sink | None:
+@SINKS.register("jsonl", TelemetryConfig)
+def build_jsonl(telemetry: TelemetryConfig, folder: "RunDirectory") -> Sink | None:
     """One line an epoch, update and event in the run's folder."""
     return JsonlSink(folder.path) if telemetry.jsonl else None
 
 
-@SINKS.register("console", TelemetrySchema)
-def build_console(telemetry: TelemetrySchema, title: RunTitle, owns_terminal: bool) -> Sink | None:
+@SINKS.register("console", TelemetryConfig)
+def build_console(telemetry: TelemetryConfig, title: RunTitle, owns_terminal: bool) -> Sink | None:
     """The view on the terminal."""
     return console_sink(title, telemetry.console if owns_terminal else "off")
 
 
-@SINKS.register("tensorboard", TelemetrySchema)
-def build_tensorboard(telemetry: TelemetrySchema, folder: "RunDirectory") -> Sink | None:
+@SINKS.register("tensorboard", TelemetryConfig)
+def build_tensorboard(telemetry: TelemetryConfig, folder: "RunDirectory") -> Sink | None:
     """Curves for TensorBoard, in the run's folder."""
     if not telemetry.tensorboard:
         return None
@@ -71,8 +71,8 @@ def build_tensorboard(telemetry: TelemetrySchema, folder: "RunDirectory") -> Sin
     return TensorBoardSink(folder.path)
 
 
-@SINKS.register("wandb", TelemetrySchema)
-def build_wandb(telemetry: TelemetrySchema, run: RunSchema, folder: "RunDirectory", policy: str) -> Sink | None:
+@SINKS.register("wandb", TelemetryConfig)
+def build_wandb(telemetry: TelemetryConfig, run: RunConfig, folder: "RunDirectory", policy: str) -> Sink | None:
     """A run at Weights & Biases."""
     if not telemetry.wandb.enabled:
         return None

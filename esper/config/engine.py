@@ -8,7 +8,7 @@ from esper.leyline.governor import GovernorConfig
 
 
 @all_required
-class GovernorSchema(GovernorConfig):
+class RunGovernorConfig(GovernorConfig):
     """When a member counts as gone wrong, and how often it may be put back; checked."""
 
     def __post_init__(self) -> None:
@@ -19,7 +19,7 @@ class GovernorSchema(GovernorConfig):
 
 
 @dataclass(kw_only=True)
-class EngineSchema:
+class EngineConfig:
     """The population and the machine it trains on."""
 
     kind: str
@@ -29,7 +29,7 @@ class EngineSchema:
     threads: int | None
     memory_format: str
     precision: str
-    governor: GovernorSchema
+    governor: RunGovernorConfig
 
     def __post_init__(self) -> None:
         one_of("engine.kind", self.kind, ("auto", "fused", "sequential"))

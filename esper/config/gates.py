@@ -5,7 +5,7 @@ from esper.leyline import GateConfig
 
 
 @all_required
-class GatesSchema(GateConfig):
+class RunGatesConfig(GateConfig):
     """The thresholds, checked."""
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class HostSchema:
+class HostConfig:
     """What every host has; `topology` is the kind of task it takes, empty where that is not known beforehand."""
 
     topology: ClassVar[str]
@@ -35,7 +35,7 @@ class HostSchema:
 
 
 @dataclass(kw_only=True)
-class CNNHostSchema(HostSchema):
+class CNNHostConfig(HostConfig):
     """Blocks of 3x3 convolution, batch norm, ReLU and (all but the last) pooling; then a linear head."""
 
     topology: ClassVar[str] = "cnn"
@@ -63,7 +63,7 @@ class CNNHostSchema(HostSchema):
 
 
 @dataclass(kw_only=True)
-class TransformerHostSchema(HostSchema):
+class TransformerHostConfig(HostConfig):
     """A decoder of so many layers; the task says how long its sequences are and how many tokens there are."""
 
     topology: ClassVar[str] = "transformer"
@@ -88,7 +88,7 @@ class TransformerHostSchema(HostSchema):
 
 
 @dataclass(kw_only=True)
-class CustomHostSchema(HostSchema):
+class CustomHostConfig(HostConfig):
     """A network of the user's own; what kind of seeds it takes shows when it is tried."""
 
     topology: ClassVar[str] = ""
@@ -117,7 +117,7 @@ def blocks(count: int) -> list[str]:
     return [f"block{number}" for number in range(1, count + 1)]
 
 
-HOSTS: "Registry[HostSchema, Host]" = Registry("host")
-HOSTS.declare("cnn", CNNHostSchema)
-HOSTS.declare("custom", CustomHostSchema)
-HOSTS.declare("transformer", TransformerHostSchema)
+HOSTS: "Registry[HostConfig, Host]" = Registry("host")
+HOSTS.declare("cnn", CNNHostConfig)
+HOSTS.declare("custom", CustomHostConfig)
+HOSTS.declare("transformer", TransformerHostConfig)

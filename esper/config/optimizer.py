@@ -6,7 +6,7 @@ from esper.config.checks import in_range, one_of, positive, require
 
 
 @dataclass(kw_only=True)
-class OptimizerSchema:
+class RunOptimizerConfig:
     """SGD reads `momentum`, AdamW `betas` and `eps`; the rest is common to both."""
 
     name: str

@@ -6,7 +6,7 @@ from esper.config.checks import distinct, in_range, positive
 
 
 @dataclass(kw_only=True)
-class SlotsSchema:
+class SlotsConfig:
     """Whether the host has these positions is checked when the host is built."""
 
     names: list[str]

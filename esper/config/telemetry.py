@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class WandbSchema:
+class WandbConfig:
     """Where Weights & Biases files a run, and what it gets beside the curves."""
 
     enabled: bool
@@ -31,14 +31,14 @@ class WandbSchema:
 
 
 @dataclass(kw_only=True)
-class TelemetrySchema:
+class TelemetryConfig:
     """Which outputs are open."""
 
     jsonl: bool
     console: str
     report: bool
     tensorboard: bool
-    wandb: WandbSchema
+    wandb: WandbConfig
 
     def __post_init__(self) -> None:
         made_of_lines = {
@@ -53,14 +53,14 @@ class TelemetrySchema:
 
 
 # Each builder says by itself whether its output is asked for: None where it is not.
-SINKS: "Registry[TelemetrySchema, Sink | None]" = Registry("telemetry")
-SINKS.declare("jsonl", TelemetrySchema)
-SINKS.declare("console", TelemetrySchema)
-SINKS.declare("tensorboard", TelemetrySchema)
-SINKS.declare("wandb", TelemetrySchema)
+SINKS: "Registry[TelemetryConfig, Sink | None]" = Registry("telemetry")
+SINKS.declare("jsonl", TelemetryConfig)
+SINKS.declare("console", TelemetryConfig)
+SINKS.declare("tensorboard", TelemetryConfig)
+SINKS.declare("wandb", TelemetryConfig)
 
 
-def require_packages(telemetry: TelemetrySchema) -> None:
+def require_packages(telemetry: TelemetryConfig) -> None:
     """Raise ConfigError where what a dashboard needs is not installed; nothing is imported."""
     for name, is_asked in (("wandb", telemetry.wandb.enabled), ("tensorboard", telemetry.tensorboard)):
         package = find_spec(name) if is_asked else None

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from esper.leyline import Controller
 from esper.leyline.protocols import BlueprintChooser
 from esper.tamiyo import heuristic, random, scheduled, static
-from esper.tamiyo.settings import POLICIES, Catalogue, PolicySettings
+from esper.tamiyo.settings import POLICIES, Catalogue, PolicyConfig
 
 __all__ = ["POLICIES", "build_controller", "heuristic", "random", "scheduled", "static"]
 
 
 def build_controller(
-    settings: PolicySettings,
+    settings: PolicyConfig,
     catalogue: Catalogue,
     slots: Sequence[str],
     seed: int = 0,

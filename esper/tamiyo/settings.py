@@ -13,7 +13,7 @@ BLENDS = ("linear", "sigmoid", "gated")
 
 
 @dataclass(kw_only=True)
-class PolicySettings:
+class PolicyConfig:
     """name: the policy these settings belong to."""
 
     name: str = ""
@@ -29,7 +29,7 @@ class PolicySettings:
         return ""
 
 
-POLICIES: Registry[PolicySettings, Controller] = Registry("policy")  # by rule; what learns is in esper.simic
+POLICIES: Registry[PolicyConfig, Controller] = Registry("policy")  # by rule; what learns is in esper.simic
 
 
 def check_within(key: str, value: float, low: float, high: float) -> None:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from esper.leyline import WAIT, Action, EpochReport
-from esper.tamiyo.settings import POLICIES, PolicySettings
+from esper.tamiyo.settings import POLICIES, PolicyConfig
 
 
 @dataclass(kw_only=True)
-class StaticPolicyConfig(PolicySettings):
+class StaticPolicyConfig(PolicyConfig):
     """Nothing to set."""
 
     name: str = "static"

@@ -3,19 +3,19 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from esper.tasks.settings import TASKS, Cifar10Settings, DigitsSettings, PysourceSettings, TaskSettings, TextSettings
+from esper.tasks.settings import TASKS, BaseTaskConfig, Cifar10Config, DigitsConfig, PysourceConfig, TextConfig
 
 if TYPE_CHECKING:
     from esper.tasks.task import Task, build_task
 
 __all__ = [
     "TASKS",
-    "Cifar10Settings",
-    "DigitsSettings",
-    "PysourceSettings",
+    "BaseTaskConfig",
+    "Cifar10Config",
+    "DigitsConfig",
+    "PysourceConfig",
     "Task",
-    "TaskSettings",
-    "TextSettings",
+    "TextConfig",
     "build_task",
 ]
 

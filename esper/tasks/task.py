@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from esper.tasks.settings import TASKS, TaskSettings
+from esper.tasks.settings import TASKS, BaseTaskConfig
 
 Draw = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 
@@ -57,7 +57,7 @@ class Task:
 
 
 def build_task(
-    settings: TaskSettings, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
+    settings: BaseTaskConfig, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> Task:
     """Load and split the data that the settings name.
 

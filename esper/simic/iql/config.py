@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from esper.checks import did_you_mean
 from esper.errors import ConfigError
 from esper.registry import Registry
-from esper.tamiyo.settings import PolicySettings, check_blend, check_within
+from esper.tamiyo.settings import PolicyConfig, check_blend, check_within
 
 if TYPE_CHECKING:
     from esper.simic.iql.offline import OfflineTraining
@@ -16,7 +16,7 @@ ACT_BY = ("policy", "value")
 
 
 @dataclass(kw_only=True)
-class IQLPolicyConfig(PolicySettings):
+class IQLPolicyConfig(PolicyConfig):
     """dataset: run directories to learn from; load: a model, or the run that made it, to act with instead.
 
     features: 27 of a member and a slot, or 37 with the seed's telemetry. steps: gradient steps. tau: expectile; beta:

@@ -9,7 +9,7 @@ from esper.errors import ConfigError
 from esper.leyline import Operation
 from esper.registry import Registry
 from esper.simic.on_policy.schedules import SCHEDULES
-from esper.tamiyo.settings import PolicySettings, check_blend, check_within
+from esper.tamiyo.settings import PolicyConfig, check_blend, check_within
 
 if TYPE_CHECKING:
     from esper.simic.on_policy.base import PolicyLearner
@@ -19,7 +19,7 @@ _OPERATIONS = [operation.name.lower() for operation in Operation]
 
 
 @dataclass(kw_only=True)
-class LearnedPolicySettings(PolicySettings):
+class LearnedPolicyConfig(PolicyConfig):
     """updates: of the whole run, 0: only act; members: trained at the same time to learn from; rollout_steps: decisions
     of each between two updates, None: one episode.
 
@@ -116,7 +116,7 @@ class LearnedPolicySettings(PolicySettings):
             )
 
 
-LEARNERS: "Registry[LearnedPolicySettings, PolicyLearner]" = Registry("policy")
+LEARNERS: "Registry[LearnedPolicyConfig, PolicyLearner]" = Registry("policy")
 
 
 def check_known(key: str, value: str, known: Iterable[str]) -> None:

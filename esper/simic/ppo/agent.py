@@ -14,7 +14,7 @@ from esper.leyline.ranks import ALONE, Ranks
 from esper.simic.on_policy.advantages import explained_variance, gae, normalized
 from esper.simic.on_policy.base import PolicyLearner
 from esper.simic.on_policy.collector import Rollout
-from esper.simic.on_policy.config import LEARNERS, LearnedPolicySettings
+from esper.simic.on_policy.config import LEARNERS, LearnedPolicyConfig
 from esper.simic.ppo.config import PPOPolicyConfig
 
 
@@ -28,7 +28,7 @@ class PPOAgent(PolicyLearner):
     """
 
     kind: ClassVar[str] = "ppo"
-    settings_type: ClassVar[type[LearnedPolicySettings]] = PPOPolicyConfig
+    settings_type: ClassVar[type[LearnedPolicyConfig]] = PPOPolicyConfig
     settings: PPOPolicyConfig
 
     def update(self, rollout: Rollout) -> dict[str, float]:

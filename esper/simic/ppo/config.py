@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from esper.simic.on_policy.config import LEARNERS, LearnedPolicySettings
+from esper.simic.on_policy.config import LEARNERS, LearnedPolicyConfig
 from esper.tamiyo.settings import check_within
 
 
 @dataclass(kw_only=True)
-class PPOPolicyConfig(LearnedPolicySettings):
+class PPOPolicyConfig(LearnedPolicyConfig):
     """epochs: passes over a rollout, each in so many minibatches. clip: how far the probability ratio may count.
 
     value_clip: how far a value may move in one update, in standard deviations of returns; None: as far as it likes.

@@ -13,7 +13,7 @@ from esper.leyline.ranks import ALONE, Ranks
 from esper.simic.on_policy.advantages import discounted_returns, explained_variance, gae, normalized
 from esper.simic.on_policy.base import PolicyLearner
 from esper.simic.on_policy.collector import Rollout
-from esper.simic.on_policy.config import LEARNERS, LearnedPolicySettings
+from esper.simic.on_policy.config import LEARNERS, LearnedPolicyConfig
 from esper.simic.on_policy.schedules import schedule
 from esper.simic.reinforce.config import ReinforcePolicyConfig
 
@@ -26,7 +26,7 @@ class ReinforceAgent(PolicyLearner):
     """
 
     kind: ClassVar[str] = "reinforce"
-    settings_type: ClassVar[type[LearnedPolicySettings]] = ReinforcePolicyConfig
+    settings_type: ClassVar[type[LearnedPolicyConfig]] = ReinforcePolicyConfig
     settings: ReinforcePolicyConfig
 
     def begin_update(self) -> tuple[float, float]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class RewardSettings:
+class RewardConfig:
     """What all rewards share.
 
     name: the reward these settings belong to. discount: of later rewards, an epoch, as the learner has it; where the
@@ -28,7 +28,7 @@ class RewardSettings:
 
 
 @dataclass(kw_only=True)
-class SparseRewardConfig(RewardSettings):
+class SparseRewardConfig(RewardConfig):
     """final_epochs: the outcome is the mean accuracy of so many last epochs."""
 
     name: str = "sparse"
@@ -40,7 +40,7 @@ class SparseRewardConfig(RewardSettings):
 
 
 @dataclass(kw_only=True)
-class MinimalRewardConfig(RewardSettings):
+class MinimalRewardConfig(RewardConfig):
     """parameter_rent, compute_rent: for each doubling of parameters and of FLOPs, held over a whole episode."""
 
     name: str = "minimal"
@@ -72,7 +72,7 @@ class ContributionRewardConfig(MinimalRewardConfig):
             _check_within(key, getattr(self, key), 0.0, 10.0)
 
 
-REWARDS: "Registry[RewardSettings, Reward]" = Registry("reward")
+REWARDS: "Registry[RewardConfig, Reward]" = Registry("reward")
 REWARDS.declare("contribution", ContributionRewardConfig, "esper.simic.rewards.functions:build_contribution")
 REWARDS.declare("minimal", MinimalRewardConfig, "esper.simic.rewards.functions:build_minimal")
 REWARDS.declare("sparse", SparseRewardConfig, "esper.simic.rewards.functions:build_sparse")

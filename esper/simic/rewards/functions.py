@@ -12,7 +12,7 @@ from esper.simic.rewards.config import (
     REWARDS,
     ContributionRewardConfig,
     MinimalRewardConfig,
-    RewardSettings,
+    RewardConfig,
     SparseRewardConfig,
 )
 
@@ -28,7 +28,7 @@ class Reward(Protocol):
         ...
 
 
-def build_reward(settings: RewardSettings) -> Reward:
+def build_reward(settings: RewardConfig) -> Reward:
     """The reward for these settings. Raises ConfigError where none has such settings."""
     return REWARDS.build(settings)
 
@@ -96,7 +96,7 @@ def _outcome(settings: SparseRewardConfig | ContributionRewardConfig, after: Epo
     return settings.discount**left * due / epochs * _accuracy(after)
 
 
-def _penalty(settings: RewardSettings, after: EpochReport) -> float:
+def _penalty(settings: RewardConfig, after: EpochReport) -> float:
     return settings.rollback_penalty if after.rolled_back else 0.0
 
 
