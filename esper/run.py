@@ -14,7 +14,7 @@ from esper.config.store import conf_dir, register
 from esper.errors import ConfigError, EsperError, ExitCode, RunError, RunExistsError, of_machine
 from esper.files.marks import holds_run
 from esper.printing import complain, guarded, say_text
-from esper.runner.fused_launcher import FusedLauncher, FusedLauncherConf
+from esper.runner.fused_launcher import FusedLauncher, FusedLauncherConfig
 from esper.runner.task import HydraTask, RunEnded
 from esper.sweep import JobError, SweepEnded, SweepError, register_plugin
 
@@ -48,7 +48,7 @@ def _answer(arguments: list[str]) -> int:
             return _resume(resumed[-1].removeprefix("resume="), [a for a in arguments if a not in resumed])
         arguments = _checked(arguments)
         register(PRELOAD)
-        register_plugin("hydra/launcher", "fused", FusedLauncher, FusedLauncherConf())
+        register_plugin("hydra/launcher", "fused", FusedLauncher, FusedLauncherConfig())
         with _as_command_line(arguments):
             import hydra
 

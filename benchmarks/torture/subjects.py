@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esper.config import compose
-from esper.config.root import RunSchema
+from esper.config.root import RunConfig
 from esper.errors import EsperError
 from esper.files.marks import holds_run
 from esper.runner.launch import resume, start
@@ -55,7 +55,7 @@ class Subject:
     """A configuration, and the folder of its undisturbed run."""
 
     name: str
-    config: RunSchema
+    config: RunConfig
     whole: Path
 
     def begin(self, run: Path) -> int:

@@ -1,6 +1,5 @@
 """Hosts by name, the networks that a configuration can ask for, and members made of them."""
 
-from collections.abc import Callable
 from importlib import import_module
 from inspect import signature
 from traceback import extract_tb
@@ -9,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from esper.config.host import HostSchema
-from esper.config.root import RunSchema
+from esper.config.host import HOSTS, CNNHostConfig, CustomHostConfig, TransformerHostConfig
+from esper.config.root import RunConfig
 from esper.engine.backends.plain import count_classes
 from esper.errors import ConfigError, EngineError, first_line
 from esper.kasmina import CNNHost, MorphogeneticModel, SlotConfig, TransformerHost
@@ -22,14 +21,14 @@ from esper.tasks import Task
 from esper.tasks.task import named_generator
 
 
-def build_host(config: RunSchema, task: Task, seed: int, number: int, dtype: torch.dtype) -> Host:
+def build_host(config: RunConfig, task: Task, seed: int, number: int, dtype: torch.dtype) -> Host:
     """The untrained host that a run of this seed gives its member of this number; on the CPU."""
     generator = named_generator(seed, f"host/{number}")
-    return HOSTS[config.host.name](config.host, task, generator).to(dtype)
+    return HOSTS.build(config.host, task=task, generator=generator).to(dtype)
 
 
 def build_model(
-    config: RunSchema, task: Task, member: int, device: torch.device, dtype: torch.dtype
+    config: RunConfig, task: Task, member: int, device: torch.device, dtype: torch.dtype
 ) -> MorphogeneticModel:
     """One member; two of the same number start from the same weights."""
     steps = -(-task.epoch_size // config.batch_size)
@@ -51,7 +50,9 @@ def build_model(
     )
 
 
-def _cnn(host: Any, task: Task, generator: torch.Generator) -> Host:
+@HOSTS.register("cnn", CNNHostConfig)
+def build_cnn(host: CNNHostConfig, task: Task, generator: torch.Generator) -> Host:
+    """Convolutions, as wide as the configuration says."""
     return CNNHost(
         num_classes=task.num_classes,
         n_blocks=len(host.channels),
@@ -61,12 +62,16 @@ def _cnn(host: Any, task: Task, generator: torch.Generator) -> Host:
     )
 
 
-def _transformer(host: Any, task: Task, generator: torch.Generator) -> Host:
+@HOSTS.register("transformer", TransformerHostConfig)
+def build_transformer(host: TransformerHostConfig, task: Task, generator: torch.Generator) -> Host:
+    """A decoder for windows as long as the task's."""
     (block_size,) = task.input_shape
     return TransformerHost(task.num_classes, host.n_embd, host.n_head, host.n_layer, block_size, generator)
 
 
-def _custom(host: Any, task: Task, generator: torch.Generator) -> Host:
+@HOSTS.register("custom", CustomHostConfig)
+def build_custom(host: CustomHostConfig, task: Task, generator: torch.Generator) -> Host:
+    """The user's own network, with slots where the configuration wants them."""
     with weights_from(generator):
         network = _call_factory(host.factory, input_shape=task.input_shape, num_classes=task.num_classes)
     example = task.val_x[:1].cpu()
@@ -105,10 +110,3 @@ def _call_factory(name: str, **given: Any) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise ConfigError(f"host.factory={name}: expected an nn.Module, and it gave {type(network).__name__}")
     return network
-
-
-HOSTS: dict[str, Callable[[HostSchema, Task, torch.Generator], Host]] = {
-    "cnn": _cnn,
-    "custom": _custom,
-    "transformer": _transformer,
-}

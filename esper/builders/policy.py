@@ -10,29 +10,25 @@ from torch import Tensor
 
 from esper.builders.population import Grown, build_environment, check_enough
 from esper.checkpoint import Checkpoint, CheckpointManager, restoring
-from esper.config.root import RunSchema
+from esper.config.root import RunConfig
 from esper.engine.environment import GrowthVectorEnv
 from esper.errors import ConfigError, EsperError, LearnerError
 from esper.files.records import RUN_FILE
 from esper.leyline import ActionLayout, Controller
 from esper.printing import say
 from esper.simic.curriculum import BlueprintCurriculum
-from esper.simic.iql.config import IQLPolicyConfig
+from esper.simic.iql.config import OFFLINE_LEARNERS, IQLPolicyConfig
 from esper.simic.iql.controller import IQLController
 from esper.simic.iql.model import IQL
-from esper.simic.iql.offline import build_offline_training
 from esper.simic.on_policy.base import PolicyLearner
 from esper.simic.on_policy.collector import evaluate
-from esper.simic.on_policy.config import LearnedPolicySettings
+from esper.simic.on_policy.config import LEARNERS, LearnedPolicyConfig
 from esper.simic.on_policy.controller import LearnedController
 from esper.simic.on_policy.policy_file import read_policy
 from esper.simic.on_policy.trainer import Training
-from esper.simic.ppo.agent import PPOAgent
-from esper.simic.reinforce.agent import ReinforceAgent
 from esper.simic.rewards.functions import build_reward
-from esper.tamiyo import HeuristicPolicyConfig, PolicySettings, build_controller
+from esper.tamiyo import HeuristicPolicyConfig, PolicyConfig, build_controller
 
-AGENTS: dict[str, type[PolicyLearner]] = {"ppo": PPOAgent, "reinforce": ReinforceAgent}
 POLICY = "policy/"  # before the names of what a run's training keeps
 VALIDATION_SEED = 20_000  # added to the run's: episodes that no update has seen
 
@@ -88,14 +84,14 @@ class FrozenPolicy:
         self.policy.load_state(own, plain[self.name])
 
 
-def build_policy(config: RunSchema, grown: Grown, is_resumed: bool = False) -> tuple[Controller, PolicyTrainer | None]:
+def build_policy(config: RunConfig, grown: Grown, is_resumed: bool = False) -> tuple[Controller, PolicyTrainer | None]:
     """Who decides in this run, and what it learns by before it does; None for a rule.
 
     is_resumed: a checkpoint holds the policy, which counts instead of what policy.load has become. Raises EsperError
     where a policy that is loaded fits neither the host nor the settings, or a dataset is unusable.
     """
     match config.policy:
-        case LearnedPolicySettings() as settings:
+        case LearnedPolicyConfig() as settings:
             return _acting(config, settings, grown, is_resumed)
         case IQLPolicyConfig() as settings:
             return _offline(config, settings, grown)
@@ -103,7 +99,7 @@ def build_policy(config: RunSchema, grown: Grown, is_resumed: bool = False) -> t
     return build_controller(config.policy, grown.catalogue, grown.slots, config.seed, chooser), None
 
 
-def _curriculum(settings: PolicySettings, grown: Grown) -> BlueprintCurriculum | None:
+def _curriculum(settings: PolicyConfig, grown: Grown) -> BlueprintCurriculum | None:
     """What chooses blueprints for a heuristic that asks for it: one for all members."""
     if not isinstance(settings, HeuristicPolicyConfig) or not settings.curriculum:
         return None
@@ -112,10 +108,10 @@ def _curriculum(settings: PolicySettings, grown: Grown) -> BlueprintCurriculum |
 
 
 def _acting(
-    config: RunSchema, settings: LearnedPolicySettings, grown: Grown, is_resumed: bool
+    config: RunConfig, settings: LearnedPolicyConfig, grown: Grown, is_resumed: bool
 ) -> tuple[Controller, PolicyTrainer]:
     encoder, layout = grown.encoder(), grown.layout(settings.blends)
-    learner = AGENTS[settings.name].for_growth(encoder.names, layout, settings, seed=config.seed, ranks=grown.ranks)
+    learner = LEARNERS.build(settings, features=encoder.names, layout=layout, seed=config.seed, ranks=grown.ranks)
     if settings.load is not None and not is_resumed:
         tensors, plain = _load(settings.load, "learner")
         learner.load_state(tensors, plain, policy_only=True)
@@ -126,7 +122,7 @@ def _acting(
 
 
 def _training(
-    config: RunSchema, settings: LearnedPolicySettings, learner: PolicyLearner, grown: Grown, layout: ActionLayout
+    config: RunConfig, settings: LearnedPolicyConfig, learner: PolicyLearner, grown: Grown, layout: ActionLayout
 ) -> Training:
     def environment(key: str, members: int) -> GrowthVectorEnv:
         check_enough(key, members, grown.ranks)
@@ -147,7 +143,7 @@ def _training(
     return Training(training, learner, settings, validate, config.seed)
 
 
-def _offline(config: RunSchema, settings: IQLPolicyConfig, grown: Grown) -> tuple[Controller, PolicyTrainer]:
+def _offline(config: RunConfig, settings: IQLPolicyConfig, grown: Grown) -> tuple[Controller, PolicyTrainer]:
     if settings.load is not None:
         is_run = (Path(settings.load) / RUN_FILE).is_file()
         if is_run:
@@ -156,7 +152,7 @@ def _offline(config: RunSchema, settings: IQLPolicyConfig, grown: Grown) -> tupl
             with _of_load(settings.load):
                 model = IQL.load(settings.load)
         return IQLController(model, grown.catalogue, settings), FrozenPolicy(model, "model", "")
-    training = build_offline_training(settings, build_reward(config.reward), seed=config.seed)
+    training = OFFLINE_LEARNERS.build(settings, reward=build_reward(config.reward), seed=config.seed)
     return IQLController(training.model, grown.catalogue, settings), training
 
 

@@ -1,18 +1,18 @@
 """From a configuration to the parts of a run: registries build by name, and nothing else chooses what code runs."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from esper.builders.host import build_host, build_model
 from esper.config.blueprint import check_blueprints
-from esper.config.root import RunSchema
+from esper.config.root import RunConfig
 from esper.engine.backends.proof import check_resumable
 from esper.engine.choice import choose_engine
 from esper.engine.environment import GrowthVectorEnv, Reward
-from esper.engine.governor import Governor, GovernorConfig
+from esper.engine.governor import Governor
 from esper.engine.growth import Growth
 from esper.engine.kernels import native
 from esper.engine.population import Population
@@ -21,7 +21,7 @@ from esper.engine.state.view import Members, split
 from esper.errors import ConfigError
 from esper.files import checked
 from esper.files.records import ENGINE, RUN_FILE
-from esper.kasmina import BlueprintRegistry, GateConfig, MorphogeneticModel, QualityGates
+from esper.kasmina import BlueprintRegistry, MorphogeneticModel, QualityGates
 from esper.leyline import ActionLayout
 from esper.leyline.ranks import ALONE, Ranks, share
 from esper.printing import say
@@ -59,7 +59,7 @@ class Grown:
 
 
 def build_environment(
-    config: RunSchema,
+    config: RunConfig,
     engine: dict[str, Any] | None = None,
     task: Task | None = None,
     layout: ActionLayout | None = None,
@@ -85,7 +85,7 @@ class Prepared:
     """What one configuration brings into a population: its members (this rank's: grown, then twins), their data, and
     what may be planted in them."""
 
-    config: RunSchema
+    config: RunConfig
     task: Task
     models: list[MorphogeneticModel]
     catalogue: list[tuple[str, int]]
@@ -93,7 +93,7 @@ class Prepared:
 
 
 def build_growth(
-    config: RunSchema, engine: dict[str, Any] | None = None, task: Task | None = None, ranks: Ranks = ALONE
+    config: RunConfig, engine: dict[str, Any] | None = None, task: Task | None = None, ranks: Ranks = ALONE
 ) -> Grown:
     """Load the data and make the population: grown members, then their twins.
 
@@ -105,7 +105,7 @@ def build_growth(
     return grow([prepare(config, engine, loaded, ranks)], engine)[0]
 
 
-def build_growths(configs: Sequence[RunSchema], engine: dict[str, Any] | None = None) -> list[Grown]:
+def build_growths(configs: Sequence[RunConfig], engine: dict[str, Any] | None = None) -> list[Grown]:
     """Several configurations' members in one population, for `esper.engine.epoch.EpochRunner`.
 
     They may differ in what a member can carry (see `esper.runner.spec.PER_MEMBER_KEYS`). engine, raises: as of
@@ -115,7 +115,7 @@ def build_growths(configs: Sequence[RunSchema], engine: dict[str, Any] | None = 
     return grow([prepare(config, engine, loaded) for config in configs], engine)
 
 
-def _data_key(config: RunSchema) -> str:
+def _data_key(config: RunConfig) -> str:
     """Equal where two configurations have the same data on the same device."""
     split_seed = getattr(config.task, "split_seed", 0)
     own = config.seed if split_seed is None else split_seed
@@ -123,7 +123,7 @@ def _data_key(config: RunSchema) -> str:
 
 
 def prepare(
-    config: RunSchema, engine: dict[str, Any] | None, loaded: dict[str, Task], ranks: Ranks = ALONE
+    config: RunConfig, engine: dict[str, Any] | None, loaded: dict[str, Task], ranks: Ranks = ALONE
 ) -> Prepared:
     """Load the data, where it is not among what is `loaded` already, and make the members; see `build_growth`."""
     check_enough("engine.members", config.engine.members, ranks)
@@ -165,8 +165,8 @@ def _grown(part: Prepared, members: Members, chosen: dict[str, Any]) -> Grown:
     growth = Growth(
         members,
         task,
-        QualityGates(GateConfig(**asdict(config.gates))),
-        Governor(GovernorConfig(**asdict(config.engine.governor))),
+        QualityGates(config.gates),
+        Governor(config.engine.governor),
         grown=len(members) // copies,
         epochs=config.epochs,
         batch_size=config.batch_size,
@@ -223,7 +223,7 @@ def build_population(prepared: Sequence[Prepared], engine: dict[str, Any] | None
     }
 
 
-def plantable(config: RunSchema, topology: str) -> list[tuple[str, int]]:
+def plantable(config: RunConfig, topology: str) -> list[tuple[str, int]]:
     """(blueprint, parameters) of what may be planted, smallest first; parameters as the registry states them.
 
     Raises BlueprintError on a name that the topology does not have.

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from esper.config.composing import compose, from_plain, read_config, to_plain
-    from esper.config.root import RunSchema
+    from esper.config.root import RunConfig
 
-__all__ = ["RunSchema", "compose", "from_plain", "read_config", "to_plain"]
+__all__ = ["RunConfig", "compose", "from_plain", "read_config", "to_plain"]
 
 
 def __getattr__(name: str) -> Any:  # Hydra is loaded by those who compose, not by those who read a schema
@@ -18,4 +18,4 @@ def __getattr__(name: str) -> Any:  # Hydra is loaded by those who compose, not 
 
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("esper.config.root" if name == "RunSchema" else "esper.config.composing"), name)
+    return getattr(import_module("esper.config.root" if name == "RunConfig" else "esper.config.composing"), name)

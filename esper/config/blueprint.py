@@ -6,11 +6,11 @@ from dataclasses import dataclass, fields
 from esper.config.checks import distinct
 from esper.errors import BlueprintError
 from esper.leyline.blueprints import refusal
-from esper.tamiyo.settings import PolicySettings, check_in_catalogue
+from esper.tamiyo.settings import PolicyConfig, check_in_catalogue
 
 
 @dataclass(kw_only=True)
-class BlueprintSchema:
+class BlueprintConfig:
     """`names: null` means every blueprint registered for the host's topology."""
 
     names: list[str] | None
@@ -21,7 +21,7 @@ class BlueprintSchema:
 
 
 def check_blueprints(
-    blueprint: BlueprintSchema, policy: PolicySettings, topology: str, known: Mapping[str, Sequence[str]]
+    blueprint: BlueprintConfig, policy: PolicyConfig, topology: str, known: Mapping[str, Sequence[str]]
 ) -> None:
     """Raise BlueprintError unless hosts of this topology take what is named. known: names by topology.
 

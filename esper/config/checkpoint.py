@@ -6,7 +6,7 @@ from esper.checks import in_range
 
 
 @dataclass(kw_only=True)
-class CheckpointSchema:
+class CheckpointConfig:
     """A checkpoint is always written at the end and on Ctrl-C, whatever `every_epochs` says."""
 
     every_epochs: int

@@ -1,9 +1,22 @@
 """Checks of lists of names that a schema makes, and a configuration as dotted keys."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field, fields
+from inspect import get_annotations
+from typing import Any, TypeVar
 
 from esper.checks import require
+
+T = TypeVar("T")
+
+
+def all_required(schema: type[T]) -> type[T]:
+    """Decorator: a dataclass of the fields that it inherits, none with a default, as values live in conf/."""
+    inherited = {kept.name: kept.type for kept in fields(schema)}  # type: ignore[arg-type]
+    for name in inherited:
+        setattr(schema, name, field())
+    schema.__annotations__ = inherited | get_annotations(schema)
+    return dataclass(kw_only=True)(schema)
 
 
 def distinct(key: str, values: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from esper.checks import did_you_mean, one_of, spelled
 from esper.config.checks import flat
 from esper.config.explain import explain
-from esper.config.root import RunSchema
+from esper.config.root import RunConfig
 from esper.config.store import VARIANTS, conf_dir, register
 from esper.errors import ConfigError, FormatError
 from esper.files import parse_yaml, read_yaml
@@ -21,7 +21,7 @@ from esper.files import parse_yaml, read_yaml
 ON_RESUME = ("telemetry.console", "telemetry.report")
 
 
-def compose(overrides: Sequence[str] = (), config_name: str = "config", config_dir: str | None = None) -> RunSchema:
+def compose(overrides: Sequence[str] = (), config_name: str = "config", config_dir: str | None = None) -> RunConfig:
     """The configuration that `python -m esper.run` would use with these overrides.
 
     `config_dir`: a further folder of groups and options. Raises ConfigError.
@@ -36,9 +36,9 @@ def compose(overrides: Sequence[str] = (), config_name: str = "config", config_d
         raise ConfigError(explain(error, overrides)) from error
 
 
-def finish(composed: DictConfig) -> RunSchema:
+def finish(composed: DictConfig) -> RunConfig:
     """Resolve interpolations, make the dataclasses and run their checks. Raises ConfigError or OmegaConf's errors."""
-    config = cast(RunSchema, OmegaConf.to_object(composed))
+    config = cast(RunConfig, OmegaConf.to_object(composed))
     _refuse_strays(config, composed, "")
     for group, variants in VARIANTS.items():
         chosen = getattr(config, group)
@@ -47,19 +47,19 @@ def finish(composed: DictConfig) -> RunSchema:
     return config
 
 
-def to_plain(config: RunSchema) -> dict[str, Any]:
+def to_plain(config: RunConfig) -> dict[str, Any]:
     """Plain values, as in config.yaml and in a checkpoint."""
     return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(config)))
 
 
-def from_plain(values: Any, where: str) -> RunSchema:
+def from_plain(values: Any, where: str) -> RunConfig:
     """Check values that were read from `where` as strictly as a command line. Raises ConfigError."""
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: expected the keys of a run's configuration")
     _refuse_interpolations(values, where)
     try:
-        base = OmegaConf.structured(RunSchema)
-        for field in fields(RunSchema):
+        base = OmegaConf.structured(RunConfig)
+        for field in fields(RunConfig):
             if is_dataclass(field.type):
                 base[field.name] = OmegaConf.structured(field.type)
         for group, variants in VARIANTS.items():
@@ -72,7 +72,7 @@ def from_plain(values: Any, where: str) -> RunSchema:
         raise ConfigError(f"{where}: {explain(error, ())}") from error
 
 
-def read_config(path: Path, overrides: Sequence[str] = ()) -> RunSchema:
+def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """A run's config.yaml.
 
     Of its keys, only what a run shows may be overridden; naming another with the value that it has there confirms it.

@@ -3,17 +3,14 @@
 from dataclasses import dataclass
 
 from esper.checks import in_range, one_of, require
+from esper.config.checks import all_required
 from esper.errors import ConfigError
+from esper.leyline.governor import GovernorConfig
 
 
-@dataclass(kw_only=True)
-class GovernorSchema:
-    """When a member counts as gone wrong, and how often it may be put back."""
-
-    snapshot_every_epochs: int
-    explode_factor: float
-    collapse_points: float
-    max_rollbacks: int
+@all_required
+class RunGovernorConfig(GovernorConfig):
+    """When a member counts as gone wrong, and how often it may be put back; checked."""
 
     def __post_init__(self) -> None:
         in_range("engine.governor.snapshot_every_epochs", self.snapshot_every_epochs, 1, 10_000)
@@ -23,7 +20,7 @@ class GovernorSchema:
 
 
 @dataclass(kw_only=True)
-class EngineSchema:
+class EngineConfig:
     """The population and the machine it trains on."""
 
     kind: str
@@ -33,7 +30,7 @@ class EngineSchema:
     threads: int | None
     memory_format: str
     precision: str
-    governor: GovernorSchema
+    governor: RunGovernorConfig
 
     def __post_init__(self) -> None:
         one_of("engine.kind", self.kind, ("auto", "fused", "sequential"))

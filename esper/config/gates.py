@@ -1,21 +1,13 @@
 """Group `gates`: what a seed must show before each step of its life."""
 
-from dataclasses import dataclass
-
 from esper.checks import in_range
+from esper.config.checks import all_required
+from esper.leyline import GateConfig
 
 
-@dataclass(kw_only=True)
-class GatesSchema:
-    """Thresholds of the gates; improvement and contribution in points of validation accuracy."""
-
-    min_training_improvement: float
-    min_training_epochs: int
-    max_isolation_violations: int
-    min_gradient_ratio: float
-    min_blending_alpha: float
-    min_probation_epochs: int
-    min_contribution: float
+@all_required
+class RunGatesConfig(GateConfig):
+    """The thresholds, checked."""
 
     def __post_init__(self) -> None:
         in_range("gates.min_training_improvement", self.min_training_improvement, -100, 100)

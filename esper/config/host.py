@@ -3,16 +3,20 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from esper.checks import in_range, one_of, require, spelled
 from esper.config.checks import distinct
 from esper.errors import ConfigError
 from esper.leyline.positions import resolve_slots
+from esper.registry import Registry
+
+if TYPE_CHECKING:
+    from esper.kasmina.host import Host
 
 
 @dataclass(kw_only=True)
-class HostSchema:
+class HostConfig:
     """What every host has; `topology` is the kind of task it takes, empty where that is not known beforehand."""
 
     topology: ClassVar[str]
@@ -32,7 +36,7 @@ class HostSchema:
 
 
 @dataclass(kw_only=True)
-class CNNHostSchema(HostSchema):
+class CNNHostConfig(HostConfig):
     """Blocks of 3x3 convolution, batch norm, ReLU and (all but the last) pooling; then a linear head."""
 
     topology: ClassVar[str] = "cnn"
@@ -60,7 +64,7 @@ class CNNHostSchema(HostSchema):
 
 
 @dataclass(kw_only=True)
-class TransformerHostSchema(HostSchema):
+class TransformerHostConfig(HostConfig):
     """A decoder of so many layers; the task says how long its sequences are and how many tokens there are."""
 
     topology: ClassVar[str] = "transformer"
@@ -85,7 +89,7 @@ class TransformerHostSchema(HostSchema):
 
 
 @dataclass(kw_only=True)
-class CustomHostSchema(HostSchema):
+class CustomHostConfig(HostConfig):
     """A network of the user's own; what kind of seeds it takes shows when it is tried."""
 
     topology: ClassVar[str] = ""
@@ -114,8 +118,7 @@ def blocks(count: int) -> list[str]:
     return [f"block{number}" for number in range(1, count + 1)]
 
 
-HOSTS: dict[str, type[HostSchema]] = {
-    "cnn": CNNHostSchema,
-    "custom": CustomHostSchema,
-    "transformer": TransformerHostSchema,
-}
+HOSTS: "Registry[HostConfig, Host]" = Registry("host")
+HOSTS.declare("cnn", CNNHostConfig)
+HOSTS.declare("custom", CustomHostConfig)
+HOSTS.declare("transformer", TransformerHostConfig)

@@ -7,7 +7,7 @@ from esper.leyline import OptimizerConfig
 
 
 @dataclass(kw_only=True)
-class OptimizerSchema:
+class RunOptimizerConfig:
     """SGD reads `momentum`, AdamW `betas` and `eps`; the rest is common to both."""
 
     name: str

@@ -4,23 +4,23 @@ import re
 from dataclasses import dataclass
 
 from esper.checks import in_range, require
-from esper.config.blueprint import BlueprintSchema, check_blueprints
-from esper.config.checkpoint import CheckpointSchema
-from esper.config.engine import EngineSchema
-from esper.config.gates import GatesSchema
-from esper.config.host import HOSTS, HostSchema
-from esper.config.optimizer import OptimizerSchema
-from esper.config.policy import PolicySettings
-from esper.config.reward import RewardSettings
-from esper.config.slots import SlotsSchema
-from esper.config.task import TaskSettings
-from esper.config.telemetry import TelemetrySchema
+from esper.config.blueprint import BlueprintConfig, check_blueprints
+from esper.config.checkpoint import CheckpointConfig
+from esper.config.engine import EngineConfig
+from esper.config.gates import RunGatesConfig
+from esper.config.host import HOSTS, HostConfig
+from esper.config.optimizer import RunOptimizerConfig
+from esper.config.slots import SlotsConfig
+from esper.config.telemetry import TelemetryConfig
 from esper.errors import ConfigError
-from esper.leyline.blueprints import BLUEPRINTS
+from esper.leyline.blueprints import blueprint_names
+from esper.simic.rewards.config import RewardConfig
+from esper.tamiyo.settings import PolicyConfig
+from esper.tasks.settings import BaseTaskConfig
 
 
 @dataclass(kw_only=True)
-class RunSchema:
+class RunConfig:
     """Values live in conf/; a field without a value there is an error."""
 
     name: str
@@ -28,17 +28,17 @@ class RunSchema:
     epochs: int
     batch_size: int
     resume: str | None
-    task: TaskSettings
-    host: HostSchema
-    slots: SlotsSchema
-    blueprint: BlueprintSchema
-    gates: GatesSchema
-    policy: PolicySettings
-    reward: RewardSettings
-    optimizer: OptimizerSchema
-    engine: EngineSchema
-    checkpoint: CheckpointSchema
-    telemetry: TelemetrySchema
+    task: BaseTaskConfig
+    host: HostConfig
+    slots: SlotsConfig
+    blueprint: BlueprintConfig
+    gates: RunGatesConfig
+    policy: PolicyConfig
+    reward: RewardConfig
+    optimizer: RunOptimizerConfig
+    engine: EngineConfig
+    checkpoint: CheckpointConfig
+    telemetry: TelemetryConfig
 
     def __post_init__(self) -> None:
         plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name)
@@ -76,4 +76,4 @@ class RunSchema:
         """
         self.check_fit()
         if self.host.topology:
-            check_blueprints(self.blueprint, self.policy, self.host.topology, BLUEPRINTS)
+            check_blueprints(self.blueprint, self.policy, self.host.topology, blueprint_names())

@@ -7,7 +7,7 @@ from esper.config.checks import distinct
 
 
 @dataclass(kw_only=True)
-class SlotsSchema:
+class SlotsConfig:
     """Whether the host has these positions is checked when the host is built."""
 
     names: list[str]

@@ -8,13 +8,13 @@ from omegaconf import OmegaConf
 
 from esper.config.host import HOSTS
 from esper.config.policy import POLICIES
-from esper.config.reward import REWARDS
-from esper.config.root import RunSchema
+from esper.config.root import RunConfig
 from esper.config.run_id import new_run_id
-from esper.config.task import TASKS
+from esper.simic.rewards.config import REWARDS
 from esper.sweep import register as register_sweeps
+from esper.tasks.settings import TASKS
 
-# Groups whose options differ in their keys: group -> name -> schema. All other groups have one schema (see RunSchema).
+# Groups whose options differ in their keys: group -> name -> schema. All other groups have one schema (see RunConfig).
 VARIANTS: dict[str, Mapping[str, type]] = {
     "host": HOSTS,
     "policy": POLICIES,
@@ -45,7 +45,7 @@ def register(preload: Sequence[str] = ()) -> None:
     """
     register_sweeps(volatile=VOLATILE, preload=preload)
     store = ConfigStore.instance()
-    store.store(group="schema", name="run", node=RunSchema)
+    store.store(group="schema", name="run", node=RunConfig)
     for group, variants in VARIANTS.items():
         for name, schema in variants.items():
             store.store(group=f"schema/{group}", name=name, node=schema)

@@ -18,7 +18,7 @@ _NOT_OVERRIDDEN = ("seed", "resume", "engine.members", "engine.twins", "policy.n
 
 
 @dataclass(kw_only=True)
-class SuiteSchema:
+class SuiteConfig:
     """Values live in the file; `name` is the file's. Its seeds are first_seed, first_seed + 1, ..."""
 
     kind: ClassVar[str]
@@ -40,7 +40,7 @@ class SuiteSchema:
 
 
 @dataclass(kw_only=True)
-class GrowthSuite(SuiteSchema):
+class GrowthSuite(SuiteConfig):
     """The stored controller grows new hosts, `members` on each seed."""
 
     kind: ClassVar[str] = "growth"
@@ -59,7 +59,7 @@ class GrowthSuite(SuiteSchema):
 
 
 @dataclass(kw_only=True)
-class HostSuite(SuiteSchema):
+class HostSuite(SuiteConfig):
     """The stored hosts are tested as they are, on inputs that each seed distorts in its own way."""
 
     kind: ClassVar[str] = "hosts"
@@ -80,7 +80,7 @@ class HostSuite(SuiteSchema):
         in_range("replaced_share", self.replaced_share, 0, 1)
 
 
-KINDS: dict[str, type[SuiteSchema]] = {suite.kind: suite for suite in (GrowthSuite, HostSuite)}
+KINDS: dict[str, type[SuiteConfig]] = {suite.kind: suite for suite in (GrowthSuite, HostSuite)}
 
 
 def suites() -> list[str]:
@@ -88,7 +88,7 @@ def suites() -> list[str]:
     return sorted(file.stem for file in _folder().glob("*.yaml"))
 
 
-def read_suite(name: str) -> SuiteSchema:
+def read_suite(name: str) -> SuiteConfig:
     """The suite of this name, or in this file (`name` then ends in .yaml). Raises ConfigError."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else _folder() / f"{name}.yaml"
     shown = name if path == Path(name) else f"suite/{name}.yaml"
@@ -111,7 +111,7 @@ def _folder() -> Path:
     return conf_dir() / "suite"
 
 
-def _checked(values: Any, name: str) -> SuiteSchema:
+def _checked(values: Any, name: str) -> SuiteConfig:
     if not isinstance(values, dict) or "kind" not in values:
         raise ConfigError(f"expected lines of KEY: VALUE, kind first ({' or '.join(KINDS)})")
     one_of("kind", str(values["kind"]), KINDS)
@@ -124,4 +124,4 @@ def _checked(values: Any, name: str) -> SuiteSchema:
         if key not in given:
             raise ConfigError(f"{key}: a value is missing; suite/default.yaml explains the keys")
     merged = OmegaConf.merge(OmegaConf.structured(schema), given | {"name": name})
-    return cast(SuiteSchema, OmegaConf.to_object(merged))
+    return cast(SuiteConfig, OmegaConf.to_object(merged))

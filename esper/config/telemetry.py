@@ -3,13 +3,18 @@
 import re
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from esper.checks import one_of, require
 from esper.errors import ConfigError
+from esper.registry import Registry
+
+if TYPE_CHECKING:
+    from esper.leyline import Sink
 
 
 @dataclass(kw_only=True)
-class WandbSchema:
+class WandbConfig:
     """Where Weights & Biases files a run, and what it gets beside the curves."""
 
     enabled: bool
@@ -26,14 +31,14 @@ class WandbSchema:
 
 
 @dataclass(kw_only=True)
-class TelemetrySchema:
+class TelemetryConfig:
     """Which outputs are open."""
 
     jsonl: bool
     console: str
     report: bool
     tensorboard: bool
-    wandb: WandbSchema
+    wandb: WandbConfig
 
     def __post_init__(self) -> None:
         made_of_lines = {
@@ -47,7 +52,15 @@ class TelemetrySchema:
         one_of("telemetry.console", self.console, ("auto", "live", "plain", "off"))
 
 
-def require_packages(telemetry: TelemetrySchema) -> None:
+# Each builder says by itself whether its output is asked for: None where it is not.
+SINKS: "Registry[TelemetryConfig, Sink | None]" = Registry("telemetry")
+SINKS.declare("jsonl", TelemetryConfig)
+SINKS.declare("console", TelemetryConfig)
+SINKS.declare("tensorboard", TelemetryConfig)
+SINKS.declare("wandb", TelemetryConfig)
+
+
+def require_packages(telemetry: TelemetryConfig) -> None:
     """Raise ConfigError where what a dashboard needs is not installed; nothing is imported."""
     for name, is_asked in (("wandb", telemetry.wandb.enabled), ("tensorboard", telemetry.tensorboard)):
         package = find_spec(name) if is_asked else None

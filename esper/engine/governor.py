@@ -7,16 +7,7 @@ from typing import Any
 
 from esper.engine.state.snapshot import Snapshot, restore_snapshot, take_snapshot
 from esper.engine.state.view import Members
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GovernorConfig:
-    """explode_factor: of the untrained host's loss; collapse_points: below the member's best validation accuracy."""
-
-    snapshot_every_epochs: int = 3
-    explode_factor: float = 3.0
-    collapse_points: float = 40.0
-    max_rollbacks: int = 2
+from esper.leyline.governor import GovernorConfig
 
 
 @dataclass(slots=True)

@@ -1,10 +1,8 @@
 """The quality gates a seed must pass, with their reasons."""
 
-from dataclasses import dataclass
-
 from esper.errors import LifecycleError
 from esper.kasmina.state import SeedState
-from esper.leyline import GateLevel, GateResult, SeedStage
+from esper.leyline import GateConfig, GateLevel, GateResult, SeedStage
 
 _FULL_SCORE_POINTS = 5.0  # points of accuracy that earn a score of 1
 _LEVELS = {
@@ -14,19 +12,6 @@ _LEVELS = {
     SeedStage.PROBATIONARY: (GateLevel.G3,),
     SeedStage.FOSSILIZED: (GateLevel.G4, GateLevel.G5),
 }
-
-
-@dataclass(kw_only=True)
-class GateConfig:
-    """Thresholds of the gates. Improvement and contribution are in points (percent of validation accuracy)."""
-
-    min_training_improvement: float = 0.5  # G2: the member's gain since the seed began training
-    min_training_epochs: int = 1  # G2
-    max_isolation_violations: int = 0  # G2
-    min_gradient_ratio: float = 0.05  # G2: gradient norm of the seed over that of the host
-    min_blending_alpha: float = 1.0  # G3
-    min_probation_epochs: int = 1  # G4
-    min_contribution: float = 0.1  # G5: accuracy with the seed minus without it
 
 
 class _Checks:

@@ -1,7 +1,7 @@
 """The contracts everyone speaks: stages, gates, actions, reports, telemetry, protocols."""
 
 from esper.leyline.actions import WAIT, Action, Operation, SimicAction
-from esper.leyline.gates import GateLevel, GateResult
+from esper.leyline.gates import GateConfig, GateLevel, GateResult
 from esper.leyline.layout import LEVELS, ActionLayout
 from esper.leyline.optimizer import OptimizerConfig
 from esper.leyline.protocols import Controller, Sink
@@ -36,6 +36,7 @@ __all__ = [
     "ActionLayout",
     "Controller",
     "EpochReport",
+    "GateConfig",
     "GateLevel",
     "GateResult",
     "Operation",

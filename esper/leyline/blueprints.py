@@ -1,17 +1,81 @@
-"""Names of what can be planted, known without loading it."""
+"""What can be planted, known without loading it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from esper.checks import QUOTED, did_you_mean
+from esper.errors import BlueprintError
+from esper.registry import Part, Registry
 
-# What esper ships, for each topology, fewest parameters first: as esper.kasmina.blueprints registers it.
-BLUEPRINTS: dict[str, tuple[str, ...]] = {
-    "cnn": (
-        *("norm", "attention", "conv_small", "bottleneck"),
-        *("depthwise", "conv_light", "conv_enhance", "conv_heavy"),
-    ),
-    "transformer": ("norm", "lora", "lora_large", "mlp_small", "attention", "flex_attention", "mlp"),
-}
+# What planting a blueprint counts as, for whoever tells no more kinds apart. In a language model dense layers stand in
+# for convolutions, and low-rank ones for depthwise: each pair is the full and the thrifty way to do the same.
+FAMILIES = ("conv", "attention", "norm", "depthwise")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlueprintSpec(Part):
+    """One blueprint. param_estimate: its number of parameters at the reference width. family: one of FAMILIES."""
+
+    config: type = dict  # a seed's options are keywords
+    topology: str
+    family: str = FAMILIES[0]
+    param_estimate: int = 0
+    description: str = ""
+
+    @property
+    def factory(self) -> Callable[..., Any]:
+        """`(dim, **options) -> nn.Module`, once it is registered."""
+        assert self.builder is not None
+        return self.builder
+
+
+# topology -> name -> blueprint, fewest parameters first: esper.kasmina.blueprints adds what else there is to each.
+BLUEPRINTS: dict[str, dict[str, BlueprintSpec]] = {"cnn": {}, "transformer": {}}
+
+
+def blueprints_of(topology: str, parts: dict[str, dict[str, BlueprintSpec]]) -> Registry[dict[str, Any], Any]:
+    """The blueprints of one kind of host, by the rules of all registries; `parts` gets a topology that it lacks."""
+    return Registry("blueprint", parts.setdefault(topology, {}), f" for topology {topology!r}", BlueprintError)
+
+
+def _declare(topology: str, **families: str) -> None:
+    known = blueprints_of(topology, BLUEPRINTS)
+    for name, family in families.items():
+        known.add(BlueprintSpec(name=name, topology=topology, family=family))
+
+
+_declare(
+    "cnn",
+    norm="norm",
+    attention="attention",
+    conv_small="conv",
+    bottleneck="conv",
+    depthwise="depthwise",
+    conv_light="conv",
+    conv_enhance="conv",
+    conv_heavy="conv",
+)
+_declare(
+    "transformer",
+    norm="norm",
+    lora="depthwise",
+    lora_large="depthwise",
+    mlp_small="conv",
+    attention="attention",
+    flex_attention="attention",
+    mlp="conv",
+)
+
+
+def blueprint_names() -> dict[str, list[str]]:
+    """Names by topology, in the order in which they became known."""
+    return {topology: list(specs) for topology, specs in BLUEPRINTS.items()}
+
+
+def family_of(name: str) -> str | None:
+    """What planting a blueprint of this name counts as, whatever the host; None where nobody has registered one."""
+    return next((specs[name].family for specs in BLUEPRINTS.values() if name in specs), None)
 
 
 def refusal(topology: str, name: str, known: Mapping[str, Sequence[str]]) -> str | None:

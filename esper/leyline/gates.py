@@ -1,4 +1,4 @@
-"""Quality gates: the levels and what a check reports."""
+"""Quality gates: the levels, what a check reports, and the thresholds."""
 
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -25,3 +25,16 @@ class GateResult:
     checks_passed: list[str] = field(default_factory=list)
     checks_failed: list[str] = field(default_factory=list)
     message: str = ""
+
+
+@dataclass(kw_only=True)
+class GateConfig:
+    """Thresholds of the gates. Improvement and contribution are in points (percent of validation accuracy)."""
+
+    min_training_improvement: float = 0.5  # G2: the member's gain since the seed began training
+    min_training_epochs: int = 1  # G2
+    max_isolation_violations: int = 0  # G2
+    min_gradient_ratio: float = 0.05  # G2: gradient norm of the seed over that of the host
+    min_blending_alpha: float = 1.0  # G3
+    min_probation_epochs: int = 1  # G4
+    min_contribution: float = 0.1  # G5: accuracy with the seed minus without it

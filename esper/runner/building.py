@@ -7,7 +7,7 @@ from statistics import mode
 
 from esper.builders.population import grow, prepare
 from esper.checkpoint import Checkpoint
-from esper.config.root import RunSchema
+from esper.config.root import RunConfig
 from esper.errors import EsperError, RunError
 from esper.runner.directory import RunDirectory
 from esper.runner.distributed import ranks
@@ -20,7 +20,7 @@ class RunRequest:
     """A run to be brought to its end, and what went wrong with it. checkpoint: that it goes on from."""
 
     folder: RunDirectory
-    config: RunSchema
+    config: RunConfig
     is_new: bool
     checkpoint: Checkpoint | None = None
     run: Run | None = None

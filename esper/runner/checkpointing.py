@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from esper.builders.population import build_growth
 from esper.checkpoint import Checkpoint, CheckpointManager, restoring
 from esper.checks import whole
-from esper.config.checkpoint import CheckpointSchema
+from esper.config.checkpoint import CheckpointConfig
 from esper.config.composing import read_config
 from esper.errors import CheckpointError, RunError
 from esper.files.records import CONFIG_FILE
@@ -29,7 +29,7 @@ class RunCheckpoints:
     Args: keep: which of them stay. config: of the run, as plain values. `saved_at` is the newest one's number, or -1.
     """
 
-    def __init__(self, run_dir: Path, keep: CheckpointSchema, config: dict[str, Any]) -> None:
+    def __init__(self, run_dir: Path, keep: CheckpointConfig, config: dict[str, Any]) -> None:
         self.manager = CheckpointManager(run_dir)
         self.saved_at = -1
         self._saved_epoch = -1  # of the growth

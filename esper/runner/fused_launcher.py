@@ -26,7 +26,7 @@ PlannedJob = tuple[DictConfig, RunSpec]
 
 
 @dataclass
-class FusedLauncherConf:
+class FusedLauncherConfig:
     """`hydra.launcher.*`."""
 
     _target_: str = "hydra_plugins.esper.runner.fused_launcher.FusedLauncher"

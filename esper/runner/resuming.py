@@ -8,7 +8,7 @@ from esper.checkpoint import Checkpoint
 from esper.checks import spelled
 from esper.config.checks import flat
 from esper.config.composing import from_plain, is_confirmed, read_config, to_plain
-from esper.config.root import RunSchema
+from esper.config.root import RunConfig
 from esper.config.store import VOLATILE
 from esper.errors import ConfigError
 from esper.files.records import CONFIG_FILE
@@ -23,7 +23,7 @@ _MOST_NAMED = 3
 Changes = dict[str, tuple[Any, Any]]
 
 
-def configuration(run_dir: Path, overrides: Sequence[str], checkpoint: Checkpoint | None) -> RunSchema:
+def configuration(run_dir: Path, overrides: Sequence[str], checkpoint: Checkpoint | None) -> RunConfig:
     """What config.yaml says, which has to be what the checkpoint was made under.
 
     A key that was changed in the file on purpose has to be among `overrides`, with its value there. Where the file is
@@ -53,7 +53,7 @@ def configuration(run_dir: Path, overrides: Sequence[str], checkpoint: Checkpoin
     return read_config(path, overrides)
 
 
-def differences(config: RunSchema, checkpoint: Checkpoint) -> Changes:
+def differences(config: RunConfig, checkpoint: Checkpoint) -> Changes:
     """By key, the value here and the one that the checkpoint was made under, where they differ and decide anything."""
     here = flat(to_plain(config))
     there = flat(to_plain(from_plain(checkpoint.config, str(checkpoint.path))))

@@ -14,7 +14,7 @@ from esper.builders.population import Grown
 from esper.builders.sinks import open_sinks
 from esper.checkpoint import Checkpoint
 from esper.config.composing import to_plain
-from esper.config.root import RunSchema
+from esper.config.root import RunConfig
 from esper.config.telemetry import require_packages
 from esper.engine.population import Scores
 from esper.errors import DivergedError
@@ -51,7 +51,7 @@ class Run:
     in `error`, and the run stands still from then on.
     """
 
-    def __init__(self, folder: RunDirectory, config: RunSchema, grown: Grown, checkpoint: Checkpoint | None) -> None:
+    def __init__(self, folder: RunDirectory, config: RunConfig, grown: Grown, checkpoint: Checkpoint | None) -> None:
         require_packages(config.telemetry)
         self.folder = folder
         self.config = config

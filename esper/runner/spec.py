@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from esper.config.composing import finish, to_plain
-from esper.config.root import RunSchema
+from esper.config.root import RunConfig
 from esper.files import read_json
 from esper.files.marks import newest_checkpoint
 from esper.files.records import RUN_FILE
@@ -37,7 +37,7 @@ PER_MEMBER_KEYS = (
 class RunSpec:
     """A configuration, its folder, and the command line's words for it; see `esper.runner.launch.start`."""
 
-    config: RunSchema
+    config: RunConfig
     path: Path
     overrides: list[str] = field(default_factory=list)
     options: Mapping[str, str] = field(default_factory=dict)

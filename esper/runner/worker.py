@@ -7,7 +7,7 @@ from typing import Any
 
 from esper.builders.population import Grown, grow, prepare
 from esper.checkpoint import Checkpoint
-from esper.config.root import RunSchema
+from esper.config.root import RunConfig
 from esper.runner.directory import RunDirectory
 from esper.runner.distributed import ranks
 from esper.runner.loop import fit
@@ -34,7 +34,7 @@ def follow() -> int:
 class WorkerRun(Run):
     """The run as rank 0 has it, but for what is on disk and on the terminal."""
 
-    def __init__(self, config: RunSchema, grown: Grown, checkpoint: Checkpoint | None) -> None:
+    def __init__(self, config: RunConfig, grown: Grown, checkpoint: Checkpoint | None) -> None:
         super().__init__(NullRunDirectory(grown.engine), config, grown, checkpoint and replace(checkpoint, skipped=()))
 
     def save(self) -> None:

@@ -12,9 +12,9 @@ from hydra.plugins.plugin import Plugin
 
 from esper.sweep.errors import JobError, SweepEnded, SweepError
 from esper.sweep.jobs import FAILED, FINISHED, INTERRUPTED, JobFile, composed_job, job_folder, job_return
-from esper.sweep.local_launcher import LocalLauncher, LocalLauncherConf
-from esper.sweep.ray_launcher import RayLauncher, RayLauncherConf
-from esper.sweep.sweeper import ResumableSweeper, ResumableSweeperConf
+from esper.sweep.local_launcher import LocalLauncher, LocalLauncherConfig
+from esper.sweep.ray_launcher import RayLauncher, RayLauncherConfig
+from esper.sweep.sweeper import ResumableSweeper, ResumableSweeperConfig
 from esper.sweep.tracked import TrackedTask
 
 __all__ = [
@@ -43,9 +43,9 @@ def register(volatile: Sequence[str] = (), preload: Sequence[str] = ()) -> None:
     volatile: keys and groups that do not tell jobs apart. preload: modules that hydra/launcher=local imports once, for
     all jobs.
     """
-    register_plugin("hydra/sweeper", "resumable", ResumableSweeper, ResumableSweeperConf(volatile=list(volatile)))
-    register_plugin("hydra/launcher", "local", LocalLauncher, LocalLauncherConf(preload=list(preload)))
-    register_plugin("hydra/launcher", "ray", RayLauncher, RayLauncherConf())
+    register_plugin("hydra/sweeper", "resumable", ResumableSweeper, ResumableSweeperConfig(volatile=list(volatile)))
+    register_plugin("hydra/launcher", "local", LocalLauncher, LocalLauncherConfig(preload=list(preload)))
+    register_plugin("hydra/launcher", "ray", RayLauncher, RayLauncherConfig())
 
 
 def register_plugin(group: str, name: str, plugin: type[Plugin], settings: object) -> None:

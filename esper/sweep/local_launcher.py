@@ -33,7 +33,7 @@ CAPS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass
-class LocalLauncherConf:
+class LocalLauncherConfig:
     """`hydra.launcher.*`."""
 
     _target_: str = "hydra_plugins.esper.sweep.local_launcher.LocalLauncher"

@@ -45,7 +45,7 @@ LOG_PREFIX = re.compile(r"^\[.*?\]( [\w.]+:\d+:)? ?")
 
 
 @dataclass
-class RayLauncherConf:
+class RayLauncherConfig:
     """`hydra.launcher.*`."""
 
     _target_: str = "hydra_plugins.esper.sweep.ray_launcher.RayLauncher"

@@ -31,7 +31,7 @@ DYING_S = 5.0  # workers of a sweep that was killed may take this long to notice
 
 
 @dataclass
-class ResumableSweeperConf:
+class ResumableSweeperConfig:
     """`hydra.sweeper.*`."""
 
     _target_: str = "hydra_plugins.esper.sweep.sweeper.ResumableSweeper"

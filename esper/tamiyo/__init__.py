@@ -5,7 +5,7 @@ from esper.tamiyo.masks import legal_actions
 from esper.tamiyo.random import RandomController, RandomPolicyConfig
 from esper.tamiyo.registry import POLICIES, build_controller
 from esper.tamiyo.scheduled import FixedSchedule, ScheduledPolicyConfig
-from esper.tamiyo.settings import BLENDS, Catalogue, PolicySettings
+from esper.tamiyo.settings import BLENDS, Catalogue, PolicyConfig
 from esper.tamiyo.signals import SignalTracker, TrainingSignals
 from esper.tamiyo.static import StaticController, StaticPolicyConfig
 
@@ -16,7 +16,7 @@ __all__ = [
     "FixedSchedule",
     "HeuristicPolicyConfig",
     "HeuristicTamiyo",
-    "PolicySettings",
+    "PolicyConfig",
     "RandomController",
     "RandomPolicyConfig",
     "ScheduledPolicyConfig",

@@ -7,13 +7,13 @@ from typing import Any
 from esper.errors import ConfigError
 from esper.leyline import WAIT, Action, EpochReport, Operation, SeedStage, SeedStateReport, is_active_stage
 from esper.leyline.protocols import BlueprintChooser
-from esper.tamiyo.settings import Catalogue, PolicySettings, check_blend, check_within
+from esper.tamiyo.settings import POLICIES, Catalogue, PolicyConfig, check_blend, check_within
 from esper.tamiyo.signals import SignalTracker, TrainingSignals
 from esper.tamiyo.slot_memory import SlotMemory
 
 
 @dataclass(kw_only=True)
-class HeuristicPolicyConfig(PolicySettings):
+class HeuristicPolicyConfig(PolicyConfig):
     """The heuristic's knobs; times in epochs, accuracies and contributions in points.
 
     preferred_blueprints: planted first, in this order, where the host's catalogue has them (others are passed over);
@@ -255,3 +255,11 @@ def _advance(case: _Case, reason: str) -> _Wish:
 
 def _cull(case: _Case, reason: str) -> _Wish:
     return _PRUNE, Action(Operation.CULL, case.slot, reason=reason)
+
+
+@POLICIES.register("heuristic", HeuristicPolicyConfig)
+def build_heuristic(
+    config: HeuristicPolicyConfig, catalogue: Catalogue, chooser: BlueprintChooser | None = None
+) -> HeuristicTamiyo:
+    """The heuristic; with the curriculum, where it asks for one."""
+    return HeuristicTamiyo(catalogue, config, chooser)

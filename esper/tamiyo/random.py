@@ -9,11 +9,11 @@ from esper.errors import ConfigError
 from esper.files import checked
 from esper.leyline import WAIT, Action, EpochReport
 from esper.tamiyo.masks import legal_actions
-from esper.tamiyo.settings import BLENDS, Catalogue, PolicySettings, check_blend, check_within
+from esper.tamiyo.settings import BLENDS, POLICIES, Catalogue, PolicyConfig, check_blend, check_within
 
 
 @dataclass(kw_only=True)
-class RandomPolicyConfig(PolicySettings):
+class RandomPolicyConfig(PolicyConfig):
     """act_probability: of doing anything in an epoch. blends: the blend algorithms to draw from."""
 
     name: str = "random"
@@ -60,3 +60,9 @@ class RandomController:
         chosen = draw.choice(deeds)
         why = f"one of {len(deeds)} legal actions"
         return Action(chosen.operation, chosen.slot, chosen.blueprint, chosen.blend, why)
+
+
+@POLICIES.register("random", RandomPolicyConfig)
+def build_random(config: RandomPolicyConfig, catalogue: Catalogue, seed: int = 0) -> RandomController:
+    """Chance, by the run's seed."""
+    return RandomController(catalogue, config, seed)

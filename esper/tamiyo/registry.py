@@ -1,26 +1,17 @@
-"""Policies by name, and the controllers that follow them."""
+"""The controllers that follow the policies by rule, each of which registers itself."""
 
 from collections.abc import Sequence
 
-from esper.errors import ConfigError
 from esper.leyline import Controller
 from esper.leyline.protocols import BlueprintChooser
-from esper.tamiyo.heuristic import HeuristicPolicyConfig, HeuristicTamiyo
-from esper.tamiyo.random import RandomController, RandomPolicyConfig
-from esper.tamiyo.scheduled import FixedSchedule, ScheduledPolicyConfig
-from esper.tamiyo.settings import Catalogue, PolicySettings
-from esper.tamiyo.static import StaticController, StaticPolicyConfig
+from esper.tamiyo import heuristic, random, scheduled, static
+from esper.tamiyo.settings import POLICIES, Catalogue, PolicyConfig
 
-POLICIES: dict[str, type[PolicySettings]] = {
-    "heuristic": HeuristicPolicyConfig,
-    "random": RandomPolicyConfig,
-    "scheduled": ScheduledPolicyConfig,
-    "static": StaticPolicyConfig,
-}
+__all__ = ["POLICIES", "build_controller", "heuristic", "random", "scheduled", "static"]
 
 
 def build_controller(
-    settings: PolicySettings,
+    settings: PolicyConfig,
     catalogue: Catalogue,
     slots: Sequence[str],
     seed: int = 0,
@@ -38,13 +29,4 @@ def build_controller(
         ConfigError: no policy has such settings, or they don't fit the slots. BlueprintError: one is named that does
         not fit the host.
     """
-    match settings:
-        case HeuristicPolicyConfig():
-            return HeuristicTamiyo(catalogue, settings, chooser)
-        case RandomPolicyConfig():
-            return RandomController(catalogue, settings, seed)
-        case ScheduledPolicyConfig():
-            return FixedSchedule(catalogue, slots, settings)
-        case StaticPolicyConfig():
-            return StaticController()
-    raise ConfigError(f"policy.name={settings.name!r}: expected one of {', '.join(POLICIES)}")
+    return POLICIES.build(settings, catalogue=catalogue, slots=slots, seed=seed, chooser=chooser)

@@ -8,13 +8,13 @@ from esper.errors import ConfigError
 from esper.files import checked
 from esper.files.shapes import ANY
 from esper.leyline import WAIT, Action, EpochReport, Operation, SeedStage
-from esper.tamiyo.settings import Catalogue, PolicySettings, check_blend, check_in_catalogue
+from esper.tamiyo.settings import POLICIES, Catalogue, PolicyConfig, check_blend, check_in_catalogue
 
 _TIMETABLES = ("plant_epochs", "blend_epochs", "fossilize_epochs")
 
 
 @dataclass(kw_only=True)
-class ScheduledPolicyConfig(PolicySettings):
+class ScheduledPolicyConfig(PolicyConfig):
     """When each slot's seed is planted, blended and fossilised; the n-th entry is for the n-th slot by depth.
 
     blueprints: starts again from its first entry where there are more slots. Timetables may be longer than there are
@@ -118,3 +118,9 @@ class FixedSchedule:
 
 def _advance(epoch: int, stage: SeedStage, slot: str, step: str) -> _Entry:
     return _Entry(epoch, stage, Action(Operation.ADVANCE, slot, reason=f"timetable: {step}"))
+
+
+@POLICIES.register("scheduled", ScheduledPolicyConfig)
+def build_scheduled(config: ScheduledPolicyConfig, catalogue: Catalogue, slots: Sequence[str]) -> FixedSchedule:
+    """The timetable. Args: slots: names by depth."""
+    return FixedSchedule(catalogue, slots, config)

@@ -1,17 +1,19 @@
-"""What every policy's settings share: a name, and checks that name the key to mend."""
+"""Policies by name, and what their settings share: checks that name the key to mend."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from esper.checks import QUOTED, did_you_mean
 from esper.errors import BlueprintError, ConfigError
+from esper.leyline import Controller
+from esper.registry import Registry
 
 Catalogue = Sequence[tuple[str, int]]  # what may be planted in this host: (blueprint, parameters)
 BLENDS = ("linear", "sigmoid", "gated")
 
 
 @dataclass(kw_only=True)
-class PolicySettings:
+class PolicyConfig:
     """name: the policy these settings belong to."""
 
     name: str = ""
@@ -25,6 +27,9 @@ class PolicySettings:
     def note(self) -> str:
         """What nobody should miss who looks at a run of this policy."""
         return ""
+
+
+POLICIES: Registry[PolicyConfig, Controller] = Registry("policy")  # by rule; what learns is in esper.simic
 
 
 def check_within(key: str, value: float, low: float, high: float) -> None:

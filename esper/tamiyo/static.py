@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from esper.leyline import WAIT, Action, EpochReport
-from esper.tamiyo.settings import PolicySettings
+from esper.tamiyo.settings import POLICIES, PolicyConfig
 
 
 @dataclass(kw_only=True)
-class StaticPolicyConfig(PolicySettings):
+class StaticPolicyConfig(PolicyConfig):
     """Nothing to set."""
 
     name: str = "static"
@@ -28,3 +28,9 @@ class StaticController:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to restore."""
+
+
+@POLICIES.register("static", StaticPolicyConfig)
+def build_static(config: StaticPolicyConfig) -> StaticController:
+    """No growth."""
+    return StaticController()

@@ -3,28 +3,26 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from esper.tasks.settings import Cifar10Settings, DigitsSettings, PysourceSettings, TaskSettings, TextSettings
+from esper.tasks.settings import TASKS, BaseTaskConfig, Cifar10Config, DigitsConfig, PysourceConfig, TextConfig
 
 if TYPE_CHECKING:
-    from esper.tasks.task import Task, build_task, register_task
+    from esper.tasks.task import Task, build_task
 
 __all__ = [
-    "Cifar10Settings",
-    "DigitsSettings",
-    "PysourceSettings",
+    "TASKS",
+    "BaseTaskConfig",
+    "Cifar10Config",
+    "DigitsConfig",
+    "PysourceConfig",
     "Task",
-    "TaskSettings",
-    "TextSettings",
+    "TextConfig",
     "build_task",
-    "register_task",
 ]
 
-_LAZY = ("Task", "build_task", "register_task")
+_LAZY = ("Task", "build_task")
 
 
 def __getattr__(name: str) -> Any:  # settings are read where torch must not be loaded
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    for builders in ("digits", "cifar10", "pysource", "text"):
-        import_module(f"esper.tasks.{builders}")
     return getattr(import_module("esper.tasks.task"), name)

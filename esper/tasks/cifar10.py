@@ -17,9 +17,9 @@ from torch import Tensor
 from esper.errors import TaskError
 from esper.printing import logger
 from esper.tasks.distortion import shift_and_mirror
-from esper.tasks.settings import CIFAR10_PIXELS, Cifar10Settings
+from esper.tasks.settings import CIFAR10_PIXELS, TASKS, Cifar10Config
 from esper.tasks.splits import stratified_splits
-from esper.tasks.task import Task, named_generator, register_task
+from esper.tasks.task import Task, named_generator
 
 ARCHIVE_NAME = "cifar-10-binary.tar.gz"
 TRAIN_FILES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
@@ -33,7 +33,7 @@ FETCH_TIMEOUT_S = 30.0
 log = logger(__name__)
 
 
-def fetch_archive(settings: Cifar10Settings) -> Path:
+def fetch_archive(settings: Cifar10Config) -> Path:
     """The archive's path in `data_dir`, downloaded first if it is not there.
 
     The download becomes visible under its name only once its checksum is right; a stored archive is checked every time.
@@ -57,7 +57,7 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _download(settings: Cifar10Settings, archive: Path) -> None:
+def _download(settings: Cifar10Config, archive: Path) -> None:
     partial: Path | None = None
     log.info("fetching %s into %s", settings.url, archive.parent)
     try:
@@ -138,8 +138,8 @@ def _channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     return mean.view(-1, 1, 1), variance.clamp_min(1e-12).sqrt().view(-1, 1, 1)
 
 
-@register_task("cifar10")
-def build_cifar10(settings: Cifar10Settings, device: torch.device, dtype: torch.dtype, split_seed: int) -> Task:
+@TASKS.register("cifar10", Cifar10Config)
+def build_cifar10(settings: Cifar10Config, device: torch.device, dtype: torch.dtype, split_seed: int) -> Task:
     """CIFAR-10 as a task: training images shifted and mirrored anew each epoch, evaluation images as published."""
     (images, labels), (test_images, test_labels) = read_archive(fetch_archive(settings))
     splits = stratified_splits(labels, settings.val_fraction, 0.0, named_generator(split_seed, "cifar10/splits"))

@@ -5,9 +5,9 @@ from torch import Tensor
 
 from esper.errors import TaskError
 from esper.tasks.distortion import distort
-from esper.tasks.settings import DIGITS_PIXELS, DigitsSettings
+from esper.tasks.settings import DIGITS_PIXELS, TASKS, DigitsConfig
 from esper.tasks.splits import stratified_splits
-from esper.tasks.task import Task, named_generator, register_task
+from esper.tasks.task import Task, named_generator
 
 FULL_INK = 16.0
 
@@ -23,8 +23,8 @@ def load_digits() -> tuple[Tensor, Tensor]:
     return images, torch.tensor(bunch.target, dtype=torch.int64)
 
 
-@register_task("digits")
-def build_digits(settings: DigitsSettings, device: torch.device, dtype: torch.dtype, split_seed: int) -> Task:
+@TASKS.register("digits", DigitsConfig)
+def build_digits(settings: DigitsConfig, device: torch.device, dtype: torch.dtype, split_seed: int) -> Task:
     """The digits as a task: upsampled and distorted anew each epoch, or plain 8x8 with `distortion=none`."""
     images, labels = load_digits()
     splits = stratified_splits(

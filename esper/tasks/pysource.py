@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from esper.errors import TaskError
-from esper.tasks.settings import PysourceSettings
-from esper.tasks.task import Task, register_task
+from esper.tasks.settings import TASKS, PysourceConfig
+from esper.tasks.task import Task
 from esper.tasks.windows import build_bytes_task
 
 FILE_BYTES = 4096  # at most so many of one file, so that every split is a mixture
@@ -26,7 +26,7 @@ def list_sources(root: Path) -> list[Path]:
     return sorted(found, key=Path.as_posix)
 
 
-def read_splits(settings: PysourceSettings, split_seed: int, root: Path) -> tuple[bytes, bytes, bytes]:
+def read_splits(settings: PysourceConfig, split_seed: int, root: Path) -> tuple[bytes, bytes, bytes]:
     """Training, validation and test text, no file in two of them.
 
     Files are taken in an order fixed by their names and `split_seed`: for test, then validation, then training.
@@ -67,7 +67,7 @@ def _take(heads: Iterator[bytes], size: int, key: str, root: Path) -> bytes:
     )
 
 
-@register_task("pysource")
-def build_pysource(settings: PysourceSettings, device: torch.device, dtype: torch.dtype, split_seed: int) -> Task:
+@TASKS.register("pysource", PysourceConfig)
+def build_pysource(settings: PysourceConfig, device: torch.device, dtype: torch.dtype, split_seed: int) -> Task:
     """The standard library as a task: predict the next byte of Python source."""
     return build_bytes_task(settings, read_splits(settings, split_seed, Path(sysconfig.get_path("stdlib"))), device)

@@ -1,10 +1,14 @@
 """What a task can be told: plain dataclasses, free of torch, that check their own values."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from esper.checks import did_you_mean
 from esper.errors import ConfigError
+from esper.registry import Registry
+
+if TYPE_CHECKING:
+    from esper.tasks.task import Task
 
 DIGITS_PIXELS, CIFAR10_PIXELS = 8, 32  # height and width of the images as they come
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -43,7 +47,7 @@ def _within(key: str, value: float, low: float, high: float) -> None:
 
 
 @dataclass(kw_only=True)
-class TaskSettings:
+class BaseTaskConfig:
     """What every task takes.
 
     name: chooses the builder. split_seed: fixes which example falls into which split; None follows the run's seed.
@@ -62,7 +66,7 @@ class TaskSettings:
 
 
 @dataclass(kw_only=True)
-class DigitsSettings(TaskSettings):
+class DigitsConfig(BaseTaskConfig):
     """scikit-learn's 1,797 handwritten digits, 8x8 pixels, bundled with the library.
 
     distortion: "none" leaves the 8x8 images as they are; "mild" and "default" upsample to `image_size` and distort
@@ -123,7 +127,7 @@ class DigitsSettings(TaskSettings):
 
 
 @dataclass(kw_only=True)
-class Cifar10Settings(TaskSettings):
+class Cifar10Config(BaseTaskConfig):
     """CIFAR-10 (Krizhevsky 2009), the binary version: 50,000 + 10,000 colour images, 32x32 pixels.
 
     distortion: "default" shifts by up to `shift_pixels` and mirrors anew every epoch, "none" does neither.
@@ -151,7 +155,7 @@ class Cifar10Settings(TaskSettings):
 
 
 @dataclass(kw_only=True)
-class BytesSettings(TaskSettings):
+class BytesConfig(BaseTaskConfig):
     """What every task on text takes: a token is a byte, an example a window of bytes and the byte after each.
 
     block_size: bytes in a window. epoch_windows: how many are drawn from the training text each epoch.
@@ -174,14 +178,14 @@ class BytesSettings(TaskSettings):
 
 
 @dataclass(kw_only=True)
-class PysourceSettings(BytesSettings):
+class PysourceConfig(BytesConfig):
     """The source files of Python's own standard library: on every machine, so nothing is downloaded."""
 
     name: str = "pysource"
 
 
 @dataclass(kw_only=True)
-class TextSettings(BytesSettings):
+class TextConfig(BytesConfig):
     """A file of one's own. One smaller than the splits together is divided in the same proportions.
 
     path: the file, read as bytes. split_seed has nothing to decide: the splits follow each other in the file.
@@ -194,3 +198,10 @@ class TextSettings(BytesSettings):
         super().__post_init__()
         if self.path is None:
             raise ConfigError("task.path: task=text needs a file, as in: experiment=language task=text task.path=FILE")
+
+
+TASKS: "Registry[BaseTaskConfig, Task]" = Registry("task")
+TASKS.declare("digits", DigitsConfig, "esper.tasks.digits:build_digits")
+TASKS.declare("cifar10", Cifar10Config, "esper.tasks.cifar10:build_cifar10")
+TASKS.declare("pysource", PysourceConfig, "esper.tasks.pysource:build_pysource")
+TASKS.declare("text", TextConfig, "esper.tasks.text:build_text")

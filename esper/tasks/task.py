@@ -3,13 +3,11 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from esper.errors import ConfigError
-from esper.tasks.settings import TaskSettings
+from esper.tasks.settings import TASKS, BaseTaskConfig
 
 Draw = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 
@@ -58,22 +56,8 @@ class Task:
         return (self.train_x, self.train_y) if self.draw is None else self.draw(generator)
 
 
-Builder = Callable[[Any, torch.device, torch.dtype, int], Task]
-_BUILDERS: dict[str, Builder] = {}
-
-
-def register_task(name: str) -> Callable[[Builder], Builder]:
-    """Make `task.name=name` build with the decorated function (settings, device, dtype, split_seed) -> Task."""
-
-    def register(builder: Builder) -> Builder:
-        _BUILDERS[name] = builder
-        return builder
-
-    return register
-
-
 def build_task(
-    settings: TaskSettings, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
+    settings: BaseTaskConfig, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> Task:
     """Load and split the data that the settings name.
 
@@ -83,10 +67,8 @@ def build_task(
     Raises:
         ConfigError: no task has this name. TaskError: its data is missing, altered or unreadable.
     """
-    builder = _BUILDERS.get(settings.name)
-    if builder is None:
-        raise ConfigError(f"task.name={settings.name!r}: expected one of {', '.join(sorted(_BUILDERS))}.")
-    return builder(settings, torch.device(device), dtype, seed if settings.split_seed is None else settings.split_seed)
+    split_seed = seed if settings.split_seed is None else settings.split_seed
+    return TASKS.build(settings, device=torch.device(device), dtype=dtype, split_seed=split_seed)
 
 
 def named_generator(seed: int, name: str) -> torch.Generator:

@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 
 from esper.errors import ConfigError
-from esper.tasks.settings import TextSettings
-from esper.tasks.task import Task, register_task
+from esper.tasks.settings import TASKS, TextConfig
+from esper.tasks.task import Task
 from esper.tasks.windows import build_bytes_task
 
 
-def read_splits(settings: TextSettings) -> tuple[bytes, bytes, bytes]:
+def read_splits(settings: TextConfig) -> tuple[bytes, bytes, bytes]:
     """Training, validation and test text: three spans of the file, one after the other.
 
     Raises:
@@ -32,7 +32,7 @@ def read_splits(settings: TextSettings) -> tuple[bytes, bytes, bytes]:
     return text[:train_size], text[train_size : train_size + val_size], text[train_size + val_size :]
 
 
-@register_task("text")
-def build_text(settings: TextSettings, device: torch.device, dtype: torch.dtype, split_seed: int) -> Task:
+@TASKS.register("text", TextConfig)
+def build_text(settings: TextConfig, device: torch.device, dtype: torch.dtype, split_seed: int) -> Task:
     """A file as a task: predict the next byte."""
     return build_bytes_task(settings, read_splits(settings), device)

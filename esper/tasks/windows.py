@@ -5,13 +5,13 @@ import torch
 from torch import Tensor
 
 from esper.errors import TaskError
-from esper.tasks.settings import BytesSettings
+from esper.tasks.settings import BytesConfig
 from esper.tasks.task import Task
 
 VOCAB_SIZE = 256
 
 
-def build_bytes_task(settings: BytesSettings, splits: tuple[bytes, bytes, bytes], device: torch.device) -> Task:
+def build_bytes_task(settings: BytesConfig, splits: tuple[bytes, bytes, bytes], device: torch.device) -> Task:
     """A task on the texts of training, validation and test split.
 
     Each epoch draws windows anywhere in the training text; all other windows follow each other without overlap.

@@ -4,7 +4,7 @@ import re
 from dataclasses import fields
 
 from esper.config.help import help_text
-from esper.config.root import RunSchema
+from esper.config.root import RunConfig
 from esper.config.store import groups
 
 
@@ -17,6 +17,6 @@ def test_help_lists_every_group_option_and_root_key():
         line.index(says) for line in text.splitlines() for says in ("the data", "who decides") if line.endswith(says)
     }
     assert len(starts) == 1  # what a group decides is a column of its own
-    for field in fields(RunSchema):
+    for field in fields(RunConfig):
         assert re.search(rf"^  {field.name}\b", text, re.MULTILINE), field.name
     assert max(map(len, text.splitlines())) <= 120

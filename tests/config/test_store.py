@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from esper.config.composing import compose
-from esper.config.root import RunSchema
+from esper.config.root import RunConfig
 from esper.config.store import VARIANTS, conf_dir, groups
 from tests.options import chosen
 
@@ -18,7 +18,7 @@ OPTIONS = [(group, option) for group, options in groups().items() for option in 
 @pytest.mark.sampled(8)
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes(group, option):
-    assert isinstance(compose(chosen(group, option)), RunSchema)
+    assert isinstance(compose(chosen(group, option)), RunConfig)
 
 
 @pytest.mark.parametrize("policy", [name for name in groups()["policy"] if compose([f"policy={name}"]).policy.learns])
@@ -30,7 +30,7 @@ def test_a_tiny_run_has_its_policy_learn_little(policy):
 
 
 def test_every_group_of_the_design_is_there():
-    assert set(groups()) == {"experiment", "debug"} | {field.name for field in fields(RunSchema)} - ROOT_KEYS
+    assert set(groups()) == {"experiment", "debug"} | {field.name for field in fields(RunConfig)} - ROOT_KEYS
     assert all(groups().values())
 
 
@@ -45,7 +45,7 @@ def test_every_key_of_a_schema_is_explained_above_it(group):
 
 def test_every_root_key_is_explained_above_it():
     text = (conf_dir() / "config.yaml").read_text()
-    for field in fields(RunSchema):
+    for field in fields(RunConfig):
         if field.name in ROOT_KEYS:
             assert re.search(rf"^# .+\n{field.name}:", text, re.MULTILINE), field.name
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from esper.config.optimizer import OptimizerSchema
+from esper.config.optimizer import RunOptimizerConfig
 from esper.engine.optimizer import OptimizerConfig, StackedOptimizer
 from esper.engine.stacks import ModuleStack
 from esper.errors import ConfigError, EngineError
@@ -198,7 +198,7 @@ def test_what_nothing_can_be_trained_with_is_refused_by_name(key, value):
     settings = {"name": "sgd", "learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.0, "decay_share": 0.0}
     settings |= {"betas": [0.9, 0.999], "eps": 1e-8, "clip_norm": None} | {key: value}
     with pytest.raises(ConfigError) as of_a_run:
-        OptimizerSchema(**settings)
+        RunOptimizerConfig(**settings)
     assert str(of_a_run.value) == str(refused.value) or key == "learning_rate"  # which a run may not have at 0
 
 

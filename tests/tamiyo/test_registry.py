@@ -11,7 +11,7 @@ from esper.simic.curriculum import BlueprintCurriculum
 from esper.tamiyo import (
     POLICIES,
     HeuristicPolicyConfig,
-    PolicySettings,
+    PolicyConfig,
     StaticController,
     build_controller,
     legal_actions,
@@ -94,7 +94,7 @@ def test_a_heuristic_s_curriculum_is_handed_in(catalogue, chooser, report):
 
 def test_unknown_settings_name_what_there_is(catalogue):
     with pytest.raises(ConfigError, match=r"policy\.name='ppq'.*heuristic, random, scheduled, static"):
-        build_controller(PolicySettings(name="ppq"), catalogue, SLOTS)
+        build_controller(PolicyConfig(name="ppq"), catalogue, SLOTS)
 
 
 def test_controllers_need_no_torch():

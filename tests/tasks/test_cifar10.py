@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from esper.errors import TaskError
-from esper.tasks import Cifar10Settings, build_task
+from esper.tasks import Cifar10Config, build_task
 from esper.tasks.cifar10 import ARCHIVE_NAME, MOST_FILE_BYTES, TEST_FILES, TRAIN_FILES, fetch_archive, read_archive
 from esper.tasks.task import named_generator
 
@@ -45,7 +45,7 @@ def md5(path):
 def source(tmp_path):
     path = tmp_path / "mirror.tar.gz"
     content = write_archive(path)
-    settings = Cifar10Settings(
+    settings = Cifar10Config(
         url=path.as_uri(), md5=md5(path), data_dir=str(tmp_path / "data"), val_fraction=0.2, shift_pixels=2
     )
     return path, content, settings
@@ -118,7 +118,7 @@ def test_an_altered_archive_is_named_with_the_command_that_mends_it(source):
 )
 def test_an_unreachable_source_says_where_to_put_the_file(tmp_path, url):
     with pytest.raises(TaskError, match=r"cannot fetch .*task\.data_dir"):
-        fetch_archive(Cifar10Settings(url=url, data_dir=str(tmp_path)))
+        fetch_archive(Cifar10Config(url=url, data_dir=str(tmp_path)))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from esper.errors import ConfigError
-from esper.tasks import DigitsSettings, build_task
+from esper.tasks import DigitsConfig, build_task
 from esper.tasks.digits import load_digits
 from esper.tasks.task import named_generator
 
 
 @pytest.fixture(scope="module")
 def task():
-    return build_task(DigitsSettings())
+    return build_task(DigitsConfig())
 
 
 def stream(seed=0):
@@ -33,7 +33,7 @@ def test_inputs_are_standardised(task):
 
 
 def test_splits_share_no_image():
-    plain = build_task(DigitsSettings(distortion="none"))
+    plain = build_task(DigitsConfig(distortion="none"))
     rows = [{tuple(row) for row in x.flatten(1).tolist()} for x in (plain.train_x, plain.val_x, plain.test_x)]
     assert not rows[0] & rows[1] and not rows[0] & rows[2] and not rows[1] & rows[2]
 
@@ -61,21 +61,21 @@ def test_epoch_data_follow_from_the_generator_state_alone(task):
 
 
 def test_evaluation_images_depend_on_the_split_seed_and_not_on_the_run(task):
-    again = build_task(DigitsSettings(), seed=99)
+    again = build_task(DigitsConfig(), seed=99)
     assert torch.equal(task.val_x, again.val_x) and torch.equal(task.test_x, again.test_x)
-    other = build_task(DigitsSettings(split_seed=1))
+    other = build_task(DigitsConfig(split_seed=1))
     assert not torch.equal(task.val_y, other.val_y)
 
 
 def test_split_seed_none_follows_the_run():
-    settings = DigitsSettings(split_seed=None, distortion="none")
+    settings = DigitsConfig(split_seed=None, distortion="none")
     first, second = build_task(settings, seed=1), build_task(settings, seed=2)
     assert not torch.equal(first.val_y, second.val_y)
     assert torch.equal(first.val_y, build_task(settings, seed=1).val_y)
 
 
 def test_plain_digits_stay_8x8_and_undistorted():
-    plain = build_task(DigitsSettings(distortion="none"))
+    plain = build_task(DigitsConfig(distortion="none"))
     assert plain.input_shape == (1, 8, 8) and plain.val_x.shape == (359, 1, 8, 8)
     first, labels = plain.epoch_data(1, stream())
     assert first is plain.epoch_data(2, stream())[0]
@@ -85,7 +85,7 @@ def test_plain_digits_stay_8x8_and_undistorted():
 
 
 def test_double_precision_holds_the_same_data(task):
-    double = build_task(DigitsSettings(), dtype=torch.float64)
+    double = build_task(DigitsConfig(), dtype=torch.float64)
     assert double.val_x.dtype == torch.float64
     assert torch.equal(double.val_x, task.val_x.double())
     assert torch.equal(double.epoch_data(1, stream())[0], task.epoch_data(1, stream())[0].double())
@@ -97,7 +97,7 @@ def test_labels_belong_to_the_images():
     means = torch.stack([images[labels == c].mean(0).flatten() for c in range(10)])
     nearest = torch.cdist(images.flatten(1), means).argmin(1)
     assert (nearest == labels).float().mean() > 0.85
-    plain = build_task(DigitsSettings(distortion="none"))
+    plain = build_task(DigitsConfig(distortion="none"))
     means = torch.stack([plain.train_x[plain.train_y == c].mean(0).flatten() for c in range(10)])
     for x, y in ((plain.val_x, plain.val_y), (plain.test_x, plain.test_y)):
         assert (torch.cdist(x.flatten(1), means).argmin(1) == y).float().mean() > 0.8
@@ -116,4 +116,4 @@ def test_an_epoch_s_images_take_milliseconds(task):
 
 def test_unknown_task_name_lists_what_there_is():
     with pytest.raises(ConfigError, match="cifar10, digits, pysource, text"):
-        build_task(DigitsSettings(name="digitz"))
+        build_task(DigitsConfig(name="digitz"))

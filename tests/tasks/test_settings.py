@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from esper.errors import ConfigError
-from esper.tasks.settings import PRESETS, Cifar10Settings, DigitsSettings
+from esper.tasks.settings import PRESETS, Cifar10Config, DigitsConfig
 
 
 @pytest.mark.parametrize(
@@ -25,21 +25,21 @@ from esper.tasks.settings import PRESETS, Cifar10Settings, DigitsSettings
 )
 def test_a_wrong_value_is_named(values, key):
     with pytest.raises(ConfigError, match=key):
-        DigitsSettings(**values)
+        DigitsConfig(**values)
 
 
 def test_cifar10_checks_its_values():
     with pytest.raises(ConfigError, match=r"task\.distortion"):
-        Cifar10Settings(distortion="mild")
+        Cifar10Config(distortion="mild")
     with pytest.raises(ConfigError, match=r"task\.shift_pixels"):
-        Cifar10Settings(shift_pixels=40)
+        Cifar10Config(shift_pixels=40)
 
 
 def test_single_values_replace_those_of_the_strength():
-    strength = DigitsSettings(distortion="mild", noise_std=0.0, scale_range=[0.5, 1.5]).strength()
+    strength = DigitsConfig(distortion="mild", noise_std=0.0, scale_range=[0.5, 1.5]).strength()
     assert strength.noise_std == 0.0 and strength.scale_range == (0.5, 1.5)
     assert strength.rotation_degrees == PRESETS["mild"].rotation_degrees
-    assert DigitsSettings(distortion="none").strength() is None
+    assert DigitsConfig(distortion="none").strength() is None
 
 
 def test_settings_need_no_torch():

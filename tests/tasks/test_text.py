@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from esper.errors import ConfigError, TaskError
-from esper.tasks import PysourceSettings, TextSettings, build_task
+from esper.tasks import PysourceConfig, TextConfig, build_task
 from esper.tasks.bigram import BITS_PER_NAT, Bigram
 from esper.tasks.pysource import FILE_BYTES, list_sources, read_splits
 from esper.tasks.task import named_generator
@@ -17,7 +17,7 @@ SMALL = {"train_bytes": 20_000, "val_bytes": 5000, "test_bytes": 5000, "epoch_wi
 
 @pytest.fixture(scope="module")
 def task():
-    return build_task(PysourceSettings(**SMALL))
+    return build_task(PysourceConfig(**SMALL))
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def library(folder, names):
 
 
 def test_the_default_task_is_a_thousand_windows_of_python_an_epoch():
-    task = build_task(PysourceSettings())
+    task = build_task(PysourceConfig())
     assert (task.topology, task.num_classes, task.input_shape, task.epoch_size) == ("transformer", 256, (64,), 1024)
     x, y = task.epoch_data(1, named_generator(0, "epochs"))
     assert x.shape == y.shape == (1024, 64) and x.dtype == y.dtype == torch.int64
@@ -74,7 +74,7 @@ def test_an_epochs_windows_lie_anywhere_in_the_training_text_and_follow_the_gene
 
 def test_no_file_is_in_two_splits_and_none_fills_one(tmp_path):
     root = library(tmp_path, [f"pack{i % 3}/module{i}.py" for i in range(30)])
-    settings = PysourceSettings(train_bytes=3000, val_bytes=700, test_bytes=900)
+    settings = PysourceConfig(train_bytes=3000, val_bytes=700, test_bytes=900)
     splits = read_splits(settings, 0, root)
     assert [len(text) for text in splits] == [3000, 700, 900]
     heads = [{line for line in text.split(b"\n") if line.startswith(b"# pack")} for text in splits]
@@ -82,7 +82,7 @@ def test_no_file_is_in_two_splits_and_none_fills_one(tmp_path):
     assert read_splits(settings, 0, root) == splits
     assert read_splits(settings, 1, root)[1] != splits[1]
     (root / "long.py").write_text("y" * 10 * FILE_BYTES)
-    settings = PysourceSettings(train_bytes=FILE_BYTES + 3000, val_bytes=700, test_bytes=900)
+    settings = PysourceConfig(train_bytes=FILE_BYTES + 3000, val_bytes=700, test_bytes=900)
     assert sum(text.count(b"y") for text in read_splits(settings, 0, root)) <= FILE_BYTES + 100
 
 
@@ -99,16 +99,16 @@ def test_the_sources_are_the_librarys_own_in_alphabetical_order(tmp_path):
 def test_a_library_that_is_too_small_or_unreadable_says_so(tmp_path):
     root = library(tmp_path, ["a.py", "b.py"])
     with pytest.raises(TaskError, match=r"task\.train_bytes=3000.*another task"):
-        read_splits(PysourceSettings(train_bytes=3000, val_bytes=100, test_bytes=100), 0, root)
+        read_splits(PysourceConfig(train_bytes=3000, val_bytes=100, test_bytes=100), 0, root)
     with pytest.raises(TaskError, match=r"task\.test_bytes"):
-        read_splits(PysourceSettings(), 0, tmp_path / "nowhere")
+        read_splits(PysourceConfig(), 0, tmp_path / "nowhere")
     (root / "c.py").symlink_to(root / "gone.py")
     with pytest.raises(TaskError, match=r"cannot read .*c\.py"):
-        read_splits(PysourceSettings(train_bytes=3000, val_bytes=100, test_bytes=100), 0, root)
+        read_splits(PysourceConfig(train_bytes=3000, val_bytes=100, test_bytes=100), 0, root)
 
 
 def test_a_file_of_ones_own_is_cut_into_three_spans(corpus):
-    settings = TextSettings(path=str(corpus), train_bytes=4000, val_bytes=1000, test_bytes=1000, block_size=10)
+    settings = TextConfig(path=str(corpus), train_bytes=4000, val_bytes=1000, test_bytes=1000, block_size=10)
     task = build_task(settings)
     text = corpus.read_bytes()
     assert text_of(task.train_x, task.train_y) == text[:3991]  # whole windows, and the byte after the last
@@ -117,7 +117,7 @@ def test_a_file_of_ones_own_is_cut_into_three_spans(corpus):
 
 
 def test_a_file_smaller_than_the_splits_is_divided_in_their_proportions(corpus):
-    task = build_task(TextSettings(path=str(corpus), train_bytes=60_000, val_bytes=20_000, test_bytes=20_000))
+    task = build_task(TextConfig(path=str(corpus), train_bytes=60_000, val_bytes=20_000, test_bytes=20_000))
     lengths = [len(text_of(x, y)) for x, y in ((task.train_x, task.train_y), (task.val_x, task.val_y))]
     assert lengths == [5953, 1985]  # of 6,000 and 2,000 bytes
     assert task.epoch_data(1, named_generator(0, "epochs"))[0].shape == (1024, 64)
@@ -135,13 +135,13 @@ def test_a_corpus_that_will_not_do_says_why(tmp_path, content, message):
     path = tmp_path / "corpus.txt"
     path.write_bytes(content)
     with pytest.raises(TaskError, match=message):
-        build_task(TextSettings(path=str(path)))
+        build_task(TextConfig(path=str(path)))
 
 
 @pytest.mark.parametrize("path", [".", "nul\0byte", "nowhere/corpus.txt", "", None])
 def test_what_is_no_file_is_bad_input(path):
     with pytest.raises(ConfigError, match=r"task\.path.*experiment=language task=text task\.path=FILE") as caught:
-        build_task(TextSettings(path=path))
+        build_task(TextConfig(path=path))
     assert caught.value.__cause__ is None  # no failure of the disk, which a later attempt might not meet
 
 
@@ -152,7 +152,7 @@ def test_what_is_no_file_is_bad_input(path):
 )
 def test_a_wrong_value_is_named(values):
     with pytest.raises(ConfigError, match=f"task.{next(iter(values))}="):
-        PysourceSettings(**values)
+        PysourceConfig(**values)
 
 
 def test_a_bigram_counts_pairs_and_smooths_by_one():
@@ -165,7 +165,7 @@ def test_a_bigram_counts_pairs_and_smooths_by_one():
 
 
 def test_a_bigram_of_python_beats_even_odds_by_far():
-    task = build_task(PysourceSettings())
+    task = build_task(PysourceConfig())
     bigram = Bigram(task.train_x, task.train_y, task.num_classes)
     assert 3.0 < bigram.bits_per_token(task.train_x, task.train_y) < 4.2
     assert 3.0 < bigram.bits_per_token(task.test_x, task.test_y) < 4.5

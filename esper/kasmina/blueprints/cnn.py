@@ -41,13 +41,15 @@ def _residual(max_ratio: float, *layers: nn.Module) -> ResidualSeed:
     return ResidualSeed(nn.Sequential(*layers), max_ratio)
 
 
-@BlueprintRegistry.register("norm", "cnn", param_estimate=128, description="batch norm")
+@BlueprintRegistry.register("norm", "cnn", param_estimate=128, description="batch norm", family="norm")
 def build_norm(dim: int, max_ratio: float = 1.0) -> nn.Module:
     """Batch norm of the features, with a scale and shift that start at zero."""
     return ResidualSeed(zeroed(nn.BatchNorm2d(dim, momentum=0.1)), max_ratio)
 
 
-@BlueprintRegistry.register("attention", "cnn", param_estimate=2128, description="squeeze-excite channel attention")
+@BlueprintRegistry.register(
+    "attention", "cnn", param_estimate=2128, description="squeeze-excite channel attention", family="attention"
+)
 def build_attention(dim: int, max_ratio: float = 1.0) -> nn.Module:
     """Channel attention."""
     return ResidualSeed(SqueezeExcite(dim), max_ratio)
@@ -71,7 +73,9 @@ def build_bottleneck(dim: int, max_ratio: float = 1.0) -> nn.Module:
     )
 
 
-@BlueprintRegistry.register("depthwise", "cnn", param_estimate=4928, description="3x3 depthwise, then 1x1")
+@BlueprintRegistry.register(
+    "depthwise", "cnn", param_estimate=4928, description="3x3 depthwise, then 1x1", family="depthwise"
+)
 def build_depthwise(dim: int, max_ratio: float = 1.0) -> nn.Module:
     """A depthwise separable convolution."""
     return _residual(max_ratio, *_norm_relu_conv(dim, dim, 3, groups=dim), *_norm_relu_conv(dim, dim, 1))

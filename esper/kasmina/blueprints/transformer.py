@@ -48,19 +48,23 @@ def _attention(attention: CausalSelfAttention, max_ratio: float) -> nn.Module:
     return ResidualSeed(nn.Sequential(nn.LayerNorm(attention.proj.out_features), attention), max_ratio)
 
 
-@BlueprintRegistry.register("norm", "transformer", param_estimate=128, description="layer norm")
+@BlueprintRegistry.register("norm", "transformer", param_estimate=128, description="layer norm", family="norm")
 def build_norm(dim: int, max_ratio: float = 1.0) -> nn.Module:
     """Layer norm of the features, with a scale and shift that start at zero."""
     return ResidualSeed(zeroed(nn.LayerNorm(dim)), max_ratio)
 
 
-@BlueprintRegistry.register("lora", "transformer", param_estimate=512, description="linear map of rank 4")
+@BlueprintRegistry.register(
+    "lora", "transformer", param_estimate=512, description="linear map of rank 4", family="depthwise"
+)
 def build_lora(dim: int, max_ratio: float = 1.0) -> nn.Module:
     """A linear map of low rank (after Hu et al. 2021, arXiv:2106.09685)."""
     return _lora(dim, _LORA_RANK, max_ratio)
 
 
-@BlueprintRegistry.register("lora_large", "transformer", param_estimate=2048, description="linear map of rank 16")
+@BlueprintRegistry.register(
+    "lora_large", "transformer", param_estimate=2048, description="linear map of rank 16", family="depthwise"
+)
 def build_lora_large(dim: int, max_ratio: float = 1.0) -> nn.Module:
     """A linear map of moderate rank."""
     return _lora(dim, _LORA_LARGE_RANK, max_ratio)
@@ -72,7 +76,9 @@ def build_mlp_small(dim: int, max_ratio: float = 1.0) -> nn.Module:
     return _mlp(dim, dim, max_ratio)
 
 
-@BlueprintRegistry.register("attention", "transformer", param_estimate=16_768, description="causal self-attention")
+@BlueprintRegistry.register(
+    "attention", "transformer", param_estimate=16_768, description="causal self-attention", family="attention"
+)
 def build_attention(dim: int, max_ratio: float = 1.0) -> nn.Module:
     """Causal self-attention, in heads of about 16."""
     return _attention(CausalSelfAttention(dim, _heads(dim)), max_ratio)
@@ -87,7 +93,11 @@ def build_mlp(dim: int, max_ratio: float = 1.0, checkpoint: bool = False) -> nn.
 if FlexCausalSelfAttention is not None:
 
     @BlueprintRegistry.register(
-        "flex_attention", "transformer", param_estimate=16_768, description="causal self-attention by a block mask"
+        "flex_attention",
+        "transformer",
+        param_estimate=16_768,
+        description="causal self-attention by a block mask",
+        family="attention",
     )
     def build_flex_attention(dim: int, max_ratio: float = 1.0) -> nn.Module:
         """What `attention` is, computed by flex attention."""

@@ -1,17 +1,22 @@
 """Settings of IQL; free of torch, as the configuration is."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from esper.checks import did_you_mean
 from esper.errors import ConfigError
-from esper.tamiyo.settings import PolicySettings, check_blend, check_within
+from esper.registry import Registry
+from esper.tamiyo.settings import PolicyConfig, check_blend, check_within
+
+if TYPE_CHECKING:
+    from esper.simic.iql.offline import OfflineTraining
 
 FEATURES = (27, 37)
 ACT_BY = ("policy", "value")
 
 
 @dataclass(kw_only=True)
-class IQLPolicyConfig(PolicySettings):
+class IQLPolicyConfig(PolicyConfig):
     """dataset: run directories to learn from; load: a model, or the run that made it, to act with instead.
 
     features: 27 of a member and a slot, or 37 with the seed's telemetry. steps: gradient steps. tau: expectile; beta:
@@ -64,3 +69,7 @@ class IQLPolicyConfig(PolicySettings):
             raise ConfigError("policy.hidden=[]: expected the width of at least one layer")
         for width in self.hidden:
             check_within("hidden", width, 1, 65_536)
+
+
+OFFLINE_LEARNERS: "Registry[IQLPolicyConfig, OfflineTraining]" = Registry("policy")
+OFFLINE_LEARNERS.declare("iql", IQLPolicyConfig, "esper.simic.iql.offline:build_offline_training")

@@ -54,8 +54,8 @@ def read_dataset(
     """The transitions of every slot of every member of these runs, whatever controller decided there.
 
     Each slot is a stream of its own and is given its member's rewards. Its actions are SimicActions: a planting counts
-    as its blueprint's family (one of no family is left out, see `slot_states.FAMILIES`), and what was refused or went
-    to another slot as a wait. A static twin, whose slots are all alike, is one stream of waits in which planting was
+    as its blueprint's family (one that nobody has registered is left out), and what was refused or went to another slot
+    as a wait. A static twin, whose slots are all alike, is one stream of waits in which planting was
     legal. An episode is over (`dones`) at its last epoch, or when its member is retired.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from esper.errors import ConfigError, LearnerError
-from esper.simic.iql.config import IQLPolicyConfig
+from esper.simic.iql.config import OFFLINE_LEARNERS, IQLPolicyConfig
 from esper.simic.iql.dataset import Transitions, read_dataset
 from esper.simic.iql.model import IQL
 from esper.simic.prioritized_buffer import PrioritizedReplayBuffer
@@ -112,6 +112,7 @@ class OfflineTraining:
         return found
 
 
+@OFFLINE_LEARNERS.register("iql", IQLPolicyConfig)
 def build_offline_training(
     settings: IQLPolicyConfig, reward: Reward | None = None, device: str | torch.device = "cpu", seed: int = 0
 ) -> OfflineTraining:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import asdict
 
 from esper.errors import LearnerError
@@ -18,6 +18,7 @@ from esper.leyline import (
     SimicAction,
     is_active_stage,
 )
+from esper.leyline.blueprints import family_of
 from esper.simic.episodes import TrainingSnapshot
 from esper.simic.features import BASE_FEATURES, obs_to_base_features
 from esper.tamiyo.signals import SignalTracker, TrainingSignals
@@ -26,23 +27,6 @@ BASE_DIM = len(BASE_FEATURES)
 SEED_DIM = BASE_DIM + SeedTelemetry.feature_dim()
 STATE_DIMS = (BASE_DIM, SEED_DIM)
 
-# What planting a blueprint counts as. In a language model dense layers stand in for convolutions, and low-rank ones for
-# depthwise: each pair is the full and the thrifty way to do the same.
-FAMILIES: Mapping[str, SimicAction] = {
-    "conv_small": SimicAction.GERMINATE_CONV,
-    "conv_light": SimicAction.GERMINATE_CONV,
-    "conv_enhance": SimicAction.GERMINATE_CONV,
-    "conv_heavy": SimicAction.GERMINATE_CONV,
-    "bottleneck": SimicAction.GERMINATE_CONV,
-    "mlp_small": SimicAction.GERMINATE_CONV,
-    "mlp": SimicAction.GERMINATE_CONV,
-    "attention": SimicAction.GERMINATE_ATTENTION,
-    "flex_attention": SimicAction.GERMINATE_ATTENTION,
-    "norm": SimicAction.GERMINATE_NORM,
-    "depthwise": SimicAction.GERMINATE_DEPTHWISE,
-    "lora": SimicAction.GERMINATE_DEPTHWISE,
-    "lora_large": SimicAction.GERMINATE_DEPTHWISE,
-}
 PLANTING = tuple(action for action in SimicAction if action.name.startswith("GERMINATE"))
 
 
@@ -154,12 +138,13 @@ def legal_actions_of(seed: SeedStateReport, plantable: Collection[SimicAction] =
 
 
 def action_asked(action: Action, slot: str) -> SimicAction | None:
-    """What an action asks of a slot: a wait if it is for another. None: to plant a blueprint of no family."""
+    """What an action asks of a slot: a wait if it is for another. None: to plant what nobody has registered."""
     if action.slot != slot:
         return SimicAction.WAIT
     match action.operation:
         case Operation.GERMINATE:
-            return FAMILIES.get(action.blueprint)
+            family = family_of(action.blueprint)
+            return None if family is None else SimicAction[f"GERMINATE_{family.upper()}"]
         case Operation.ADVANCE:
             return SimicAction.ADVANCE
         case Operation.CULL:

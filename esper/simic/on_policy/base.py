@@ -19,7 +19,7 @@ from esper.simic.learner import Decision, action_name, check_names
 from esper.simic.on_policy.action_tree import ActionTree
 from esper.simic.on_policy.advantages import discounted_returns
 from esper.simic.on_policy.collector import Rollout
-from esper.simic.on_policy.config import LearnedPolicySettings
+from esper.simic.on_policy.config import LearnedPolicyConfig
 from esper.simic.on_policy.networks import ActorCritic
 from esper.simic.on_policy.normalizer import RunningNormalizer
 from esper.simic.on_policy.policy_file import LoadMethod, save_policy
@@ -46,7 +46,7 @@ class PolicyLearner(ABC):
     """
 
     kind: ClassVar[str]
-    settings_type: ClassVar[type[LearnedPolicySettings]]
+    settings_type: ClassVar[type[LearnedPolicyConfig]]
     load = LoadMethod()
 
     def __init__(
@@ -55,7 +55,7 @@ class PolicyLearner(ABC):
         device: str | torch.device = "cpu",
         action_dim: int = 7,
         paths: Sequence[Sequence[int]] | None = None,
-        settings: LearnedPolicySettings | None = None,
+        settings: LearnedPolicyConfig | None = None,
         features: Sequence[str] | None = None,
         actions: Sequence[str] | None = None,
         prior: Mapping[int, float] | None = None,
@@ -99,7 +99,7 @@ class PolicyLearner(ABC):
         cls,
         features: Sequence[str],
         layout: ActionLayout,
-        settings: LearnedPolicySettings,
+        settings: LearnedPolicyConfig,
         device: str | torch.device = "cpu",
         seed: int = 0,
         ranks: Ranks = ALONE,

@@ -2,19 +2,24 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from esper.checks import did_you_mean
 from esper.errors import ConfigError
 from esper.leyline import Operation
+from esper.registry import Registry
 from esper.simic.on_policy.schedules import SCHEDULES
-from esper.tamiyo.settings import PolicySettings, check_blend, check_within
+from esper.tamiyo.settings import PolicyConfig, check_blend, check_within
+
+if TYPE_CHECKING:
+    from esper.simic.on_policy.base import PolicyLearner
 
 NETWORKS = ("mlp", "lstm")
 _OPERATIONS = [operation.name.lower() for operation in Operation]
 
 
 @dataclass(kw_only=True)
-class LearnedPolicySettings(PolicySettings):
+class LearnedPolicyConfig(PolicyConfig):
     """updates: of the whole run, 0: only act; members: trained at the same time to learn from; rollout_steps: decisions
     of each between two updates, None: one episode.
 
@@ -109,6 +114,9 @@ class LearnedPolicySettings(PolicySettings):
                 f"policy.patience={self.patience} validations of {self.validate_every} updates never run out within "
                 f"policy.updates={self.updates}: lower one of the three, or set policy.patience=null"
             )
+
+
+LEARNERS: "Registry[LearnedPolicyConfig, PolicyLearner]" = Registry("policy")
 
 
 def check_known(key: str, value: str, known: Iterable[str]) -> None:

@@ -12,7 +12,7 @@ from esper.errors import LearnerError
 from esper.files import checked
 from esper.simic.learner import Learner
 from esper.simic.on_policy.collector import Collector, Rollout
-from esper.simic.on_policy.config import LearnedPolicySettings
+from esper.simic.on_policy.config import LearnedPolicyConfig
 from esper.simic.on_policy.early_stopping import EarlyStopping, State
 
 _LEARNER, _COLLECTOR, _STOPPING, _ENV = "learner/", "collector/", "stopping/", "env/"
@@ -51,7 +51,7 @@ class Training:
         self,
         env: VectorEnv,
         learner: Learner,
-        settings: LearnedPolicySettings,
+        settings: LearnedPolicyConfig,
         validate: Callable[[Any], float] | None = None,
         seed: int | None = None,
     ) -> None:

@@ -3,17 +3,18 @@
 Source: Schulman et al. 2017, "Proximal policy optimization algorithms", arXiv:1707.06347.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from esper.leyline import LEVELS
+from esper.leyline import LEVELS, ActionLayout
+from esper.leyline.ranks import ALONE, Ranks
 from esper.simic.on_policy.advantages import explained_variance, gae, normalized
 from esper.simic.on_policy.base import PolicyLearner
 from esper.simic.on_policy.collector import Rollout
-from esper.simic.on_policy.config import LearnedPolicySettings
+from esper.simic.on_policy.config import LEARNERS, LearnedPolicyConfig
 from esper.simic.ppo.config import PPOPolicyConfig
 
 
@@ -27,7 +28,7 @@ class PPOAgent(PolicyLearner):
     """
 
     kind: ClassVar[str] = "ppo"
-    settings_type: ClassVar[type[LearnedPolicySettings]] = PPOPolicyConfig
+    settings_type: ClassVar[type[LearnedPolicyConfig]] = PPOPolicyConfig
     settings: PPOPolicyConfig
 
     def update(self, rollout: Rollout) -> dict[str, float]:
@@ -139,3 +140,11 @@ class PPOAgent(PolicyLearner):
             moved = before + (values - before).clamp(-limit * scale, limit * scale)
             errors = torch.maximum(errors, ((moved - returns) / scale).square())
         return errors
+
+
+@LEARNERS.register("ppo", PPOPolicyConfig)
+def build_ppo(
+    settings: PPOPolicyConfig, features: Sequence[str], layout: ActionLayout, seed: int, ranks: Ranks = ALONE
+) -> PPOAgent:
+    """A policy that grows hosts, untrained; see `PolicyLearner.for_growth`."""
+    return PPOAgent.for_growth(features, layout, settings, seed=seed, ranks=ranks)

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from esper.simic.on_policy.config import LearnedPolicySettings
+from esper.simic.on_policy.config import LEARNERS, LearnedPolicyConfig
 from esper.tamiyo.settings import check_within
 
 
 @dataclass(kw_only=True)
-class PPOPolicyConfig(LearnedPolicySettings):
+class PPOPolicyConfig(LearnedPolicyConfig):
     """epochs: passes over a rollout, each in so many minibatches. clip: how far the probability ratio may count.
 
     value_clip: how far a value may move in one update, in standard deviations of returns; None: as far as it likes.
@@ -35,3 +35,6 @@ class PPOPolicyConfig(LearnedPolicySettings):
         check_within("minibatches", self.minibatches, 1, 10_000)
         if self.target_kl is not None:
             check_within("target_kl", self.target_kl, 1e-6, 100.0)
+
+
+LEARNERS.declare("ppo", PPOPolicyConfig, "esper.simic.ppo.agent:build_ppo")

@@ -3,15 +3,17 @@
 Source: Williams 1992, "Simple statistical gradient-following algorithms for connectionist reinforcement learning".
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor
 
-from esper.leyline import LEVELS
+from esper.leyline import LEVELS, ActionLayout
+from esper.leyline.ranks import ALONE, Ranks
 from esper.simic.on_policy.advantages import discounted_returns, explained_variance, gae, normalized
 from esper.simic.on_policy.base import PolicyLearner
 from esper.simic.on_policy.collector import Rollout
-from esper.simic.on_policy.config import LearnedPolicySettings
+from esper.simic.on_policy.config import LEARNERS, LearnedPolicyConfig
 from esper.simic.on_policy.schedules import schedule
 from esper.simic.reinforce.config import ReinforcePolicyConfig
 
@@ -24,7 +26,7 @@ class ReinforceAgent(PolicyLearner):
     """
 
     kind: ClassVar[str] = "reinforce"
-    settings_type: ClassVar[type[LearnedPolicySettings]] = ReinforcePolicyConfig
+    settings_type: ClassVar[type[LearnedPolicyConfig]] = ReinforcePolicyConfig
     settings: ReinforcePolicyConfig
 
     def begin_update(self) -> tuple[float, float]:
@@ -95,3 +97,11 @@ class ReinforceAgent(PolicyLearner):
     def _errors(self, values: Tensor, returns: Tensor) -> Tensor:
         """Squared errors of the baseline, on the scale of returns."""
         return ((values - returns) / self.network.value_scale).square()
+
+
+@LEARNERS.register("reinforce", ReinforcePolicyConfig)
+def build_reinforce(
+    settings: ReinforcePolicyConfig, features: Sequence[str], layout: ActionLayout, seed: int, ranks: Ranks = ALONE
+) -> ReinforceAgent:
+    """A policy that grows hosts, untrained; see `PolicyLearner.for_growth`."""
+    return ReinforceAgent.for_growth(features, layout, settings, seed=seed, ranks=ranks)

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from esper.errors import ConfigError
-from esper.simic.on_policy.config import LearnedPolicySettings
+from esper.simic.on_policy.config import LEARNERS, LearnedPolicyConfig
 from esper.tamiyo.settings import check_within
 
 
 @dataclass(kw_only=True)
-class ReinforcePolicyConfig(LearnedPolicySettings):
+class ReinforcePolicyConfig(LearnedPolicyConfig):
     """gae_lambda: 1 weighs decisions by plain returns less the baseline, below that by generalised advantages.
 
     baseline_steps: gradient steps of the baseline an update; the policy takes one. entropy_decay: share of the updates
@@ -36,3 +36,6 @@ class ReinforcePolicyConfig(LearnedPolicySettings):
                 f"policy.baseline_steps={self.baseline_steps} with policy.network=lstm: the two share a memory, so the "
                 "baseline alone cannot be trained; set policy.baseline_steps=1"
             )
+
+
+LEARNERS.declare("reinforce", ReinforcePolicyConfig, "esper.simic.reinforce.agent:build_reinforce")

@@ -1,12 +1,17 @@
 """What a reward is made of. All weights are in shares of validation accuracy: 1 is worth 100 points."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from esper.errors import ConfigError
+from esper.registry import Registry
+
+if TYPE_CHECKING:
+    from esper.simic.rewards.functions import Reward
 
 
 @dataclass(kw_only=True)
-class RewardSettings:
+class RewardConfig:
     """What all rewards share.
 
     name: the reward these settings belong to. discount: of later rewards, an epoch, as the learner has it; where the
@@ -23,7 +28,7 @@ class RewardSettings:
 
 
 @dataclass(kw_only=True)
-class SparseRewardConfig(RewardSettings):
+class SparseRewardConfig(RewardConfig):
     """final_epochs: the outcome is the mean accuracy of so many last epochs."""
 
     name: str = "sparse"
@@ -35,7 +40,7 @@ class SparseRewardConfig(RewardSettings):
 
 
 @dataclass(kw_only=True)
-class MinimalRewardConfig(RewardSettings):
+class MinimalRewardConfig(RewardConfig):
     """parameter_rent, compute_rent: for each doubling of parameters and of FLOPs, held over a whole episode."""
 
     name: str = "minimal"
@@ -67,11 +72,10 @@ class ContributionRewardConfig(MinimalRewardConfig):
             _check_within(key, getattr(self, key), 0.0, 10.0)
 
 
-REWARDS: dict[str, type[RewardSettings]] = {
-    "contribution": ContributionRewardConfig,
-    "minimal": MinimalRewardConfig,
-    "sparse": SparseRewardConfig,
-}
+REWARDS: "Registry[RewardConfig, Reward]" = Registry("reward")
+REWARDS.declare("contribution", ContributionRewardConfig, "esper.simic.rewards.functions:build_contribution")
+REWARDS.declare("minimal", MinimalRewardConfig, "esper.simic.rewards.functions:build_minimal")
+REWARDS.declare("sparse", SparseRewardConfig, "esper.simic.rewards.functions:build_sparse")
 
 
 def _check_within(key: str, value: float, low: float, high: float) -> None:

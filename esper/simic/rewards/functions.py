@@ -7,13 +7,12 @@ import math
 from functools import partial
 from typing import Protocol
 
-from esper.errors import ConfigError
 from esper.leyline import EpochReport, SeedStage, SeedStateReport
 from esper.simic.rewards.config import (
     REWARDS,
     ContributionRewardConfig,
     MinimalRewardConfig,
-    RewardSettings,
+    RewardConfig,
     SparseRewardConfig,
 )
 
@@ -29,16 +28,27 @@ class Reward(Protocol):
         ...
 
 
-def build_reward(settings: RewardSettings) -> Reward:
+def build_reward(settings: RewardConfig) -> Reward:
     """The reward for these settings. Raises ConfigError where none has such settings."""
-    match settings:
-        case ContributionRewardConfig():
-            return partial(contribution_reward, settings)
-        case MinimalRewardConfig():
-            return partial(minimal_reward, settings)
-        case SparseRewardConfig():
-            return partial(sparse_reward, settings)
-    raise ConfigError(f"reward.name={settings.name!r}: expected one of {', '.join(REWARDS)}")
+    return REWARDS.build(settings)
+
+
+@REWARDS.register("contribution", ContributionRewardConfig)
+def build_contribution(settings: ContributionRewardConfig) -> Reward:
+    """See `contribution_reward`."""
+    return partial(contribution_reward, settings)
+
+
+@REWARDS.register("minimal", MinimalRewardConfig)
+def build_minimal(settings: MinimalRewardConfig) -> Reward:
+    """See `minimal_reward`."""
+    return partial(minimal_reward, settings)
+
+
+@REWARDS.register("sparse", SparseRewardConfig)
+def build_sparse(settings: SparseRewardConfig) -> Reward:
+    """See `sparse_reward`."""
+    return partial(sparse_reward, settings)
 
 
 def contribution_reward(settings: ContributionRewardConfig, before: EpochReport, after: EpochReport) -> float:
@@ -86,7 +96,7 @@ def _outcome(settings: SparseRewardConfig | ContributionRewardConfig, after: Epo
     return settings.discount**left * due / epochs * _accuracy(after)
 
 
-def _penalty(settings: RewardSettings, after: EpochReport) -> float:
+def _penalty(settings: RewardConfig, after: EpochReport) -> float:
     return settings.rollback_penalty if after.rolled_back else 0.0
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 
 from esper.checkpoint.plain import fingerprint
 from esper.config.composing import to_plain
-from esper.config.root import RunSchema
-from esper.config.suite import GrowthSuite, HostSuite, SuiteSchema
+from esper.config.root import RunConfig
+from esper.config.suite import GrowthSuite, HostSuite, SuiteConfig
 from esper.engine.growth import Growth
 from esper.errors import EngineError, EsperError
 from esper.printing import in_short
@@ -15,7 +15,7 @@ from esper.study.evaluate.measuring import Samples, check_finite, grow, score_ho
 from esper.study.evaluate.stored import Stored
 
 
-def evaluate(stored: Stored, suite: SuiteSchema, seeds: Sequence[int], database: Evaluations) -> Iterator[Measured]:
+def evaluate(stored: Stored, suite: SuiteConfig, seeds: Sequence[int], database: Evaluations) -> Iterator[Measured]:
     """Measure these seeds one after another; each result is in the database before it is handed out.
 
     Raises EsperError at once, and writes nothing, where the suite does not fit what is stored at all: changes that are
@@ -28,7 +28,7 @@ def evaluate(stored: Stored, suite: SuiteSchema, seeds: Sequence[int], database:
     return _written(results, version, number, database)
 
 
-def suite_sha256(suite: SuiteSchema) -> str:
+def suite_sha256(suite: SuiteConfig) -> str:
     """What tells suites apart: their name, and all that decides what is measured on a seed."""
     return fingerprint(suite.content())
 
@@ -39,7 +39,7 @@ def _written(results: Iterator[Measured], version: int, suite: int, database: Ev
         yield measured
 
 
-def _measure(stored: Stored, suite: SuiteSchema, seeds: Sequence[int]) -> Iterator[Measured]:
+def _measure(stored: Stored, suite: SuiteConfig, seeds: Sequence[int]) -> Iterator[Measured]:
     match suite:
         case GrowthSuite():
             configs = [stored.configuration(suite, seed) for seed in seeds]
@@ -52,7 +52,7 @@ def _measure(stored: Stored, suite: SuiteSchema, seeds: Sequence[int]) -> Iterat
     raise TypeError(f"no suite: {suite!r}")
 
 
-def _grow(stored: Stored, configs: Sequence[RunSchema], at_once: int) -> Iterator[Measured]:
+def _grow(stored: Stored, configs: Sequence[RunConfig], at_once: int) -> Iterator[Measured]:
     for first in range(0, len(configs), at_once):
         batch = configs[first : first + at_once]
         began = time.monotonic()

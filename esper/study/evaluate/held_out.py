@@ -8,12 +8,12 @@ from typing import Any
 from esper.builders.policy import VALIDATION_SEED
 from esper.checkpoint import Checkpoint, CheckpointManager
 from esper.config.composing import from_plain, read_config
-from esper.config.root import RunSchema
+from esper.config.root import RunConfig
 from esper.engine.environment import episode_seed
 from esper.errors import ConfigError, EsperError
 from esper.files.records import CONFIG_FILE, RUN_FILE
 from esper.simic.iql.config import IQLPolicyConfig
-from esper.simic.on_policy.config import LearnedPolicySettings
+from esper.simic.on_policy.config import LearnedPolicyConfig
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ def _add(seen: SeenSeeds, checkpoint: Checkpoint, visited: set[Path]) -> None:
     config = from_plain(checkpoint.config, str(checkpoint.path))
     seen.learned.add(config.seed)
     policy = config.policy
-    if isinstance(policy, LearnedPolicySettings) and policy.updates:
+    if isinstance(policy, LearnedPolicyConfig) and policy.updates:
         seen.learned |= _episodes(config.seed, [_begun(checkpoint, config, policy)] * policy.members)
         if policy.validate_every:
             seed = config.seed + VALIDATION_SEED
@@ -56,7 +56,7 @@ def _add(seen: SeenSeeds, checkpoint: Checkpoint, visited: set[Path]) -> None:
     if isinstance(policy, IQLPolicyConfig) and policy.load is None:
         for folder in policy.dataset:
             _add_recorded(seen, Path(folder))
-    if isinstance(policy, LearnedPolicySettings | IQLPolicyConfig) and policy.load is not None:
+    if isinstance(policy, LearnedPolicyConfig | IQLPolicyConfig) and policy.load is not None:
         _add_loaded(seen, Path(policy.load), visited)
 
 
@@ -81,7 +81,7 @@ def _add_loaded(seen: SeenSeeds, path: Path, visited: set[Path]) -> None:
         seen.unknown.append(str(path))
 
 
-def _begun(checkpoint: Checkpoint, config: RunSchema, policy: LearnedPolicySettings) -> int:
+def _begun(checkpoint: Checkpoint, config: RunConfig, policy: LearnedPolicyConfig) -> int:
     """The most episodes that a member can have begun to learn from: all that fit, and those that ended early."""
     learning: dict[str, Any] = checkpoint.state.get("learning") or {}
     if not learning.get("steps"):

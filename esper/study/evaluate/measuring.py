@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from esper.builders.population import build_growths
-from esper.config.root import RunSchema
+from esper.config.root import RunConfig
 from esper.config.suite import HostSuite
 from esper.engine.epoch import EpochRunner
 from esper.engine.growth import Growth
@@ -25,7 +25,7 @@ BACKWARD = 3  # a training step costs about three forward passes
 Samples = Mapping[str, Sequence[float]]  # metric -> a value a member
 
 
-def grow(stored: Stored, configs: Sequence[RunSchema]) -> list[Samples]:
+def grow(stored: Stored, configs: Sequence[RunConfig]) -> list[Samples]:
     """Grow the hosts of all configurations to the end, in one population, and measure them.
 
     Raises EsperError where something does not fit.

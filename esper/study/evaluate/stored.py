@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from esper.builders.policy import AGENTS, build_policy, learned_part
+from esper.builders.policy import build_policy, learned_part
 from esper.builders.population import DEFAULT_THREADS, Grown, build_growth, check_precision, pick_device
 from esper.checkpoint import Checkpoint, CheckpointManager, restoring
 from esper.checkpoint.bundle import bundle_paths, read_sidecar
@@ -16,7 +16,7 @@ from esper.checkpoint.plain import fingerprint
 from esper.checks import did_you_mean
 from esper.config.composing import from_plain, to_plain
 from esper.config.explain import explain
-from esper.config.root import RunSchema
+from esper.config.root import RunConfig
 from esper.config.store import VOLATILE
 from esper.config.suite import GrowthSuite
 from esper.engine.growth import Growth
@@ -29,7 +29,7 @@ from esper.runner.records import CHECKPOINT
 from esper.simic.iql.config import IQLPolicyConfig
 from esper.simic.iql.controller import IQLController
 from esper.simic.iql.model import IQL
-from esper.simic.on_policy.config import LearnedPolicySettings
+from esper.simic.on_policy.config import LEARNERS, LearnedPolicyConfig
 from esper.simic.on_policy.controller import LearnedController
 from esper.study.runs.find import find_folders, find_run
 from esper.study.runs.folders import is_attempt, place, walk
@@ -46,7 +46,7 @@ class Stored:
     uid: str
     policy: str
     checkpoint: Checkpoint
-    config: RunSchema
+    config: RunConfig
 
     @property
     def epoch(self) -> int:
@@ -64,18 +64,18 @@ class Stored:
         config = {key: value for key, value in to_plain(self.config).items() if key not in VOLATILE}
         return fingerprint({"tensors": self.tensors_sha256, "config": config})
 
-    def configuration(self, suite: GrowthSuite, seed: int) -> RunSchema:
+    def configuration(self, suite: GrowthSuite, seed: int) -> RunConfig:
         """Of the hosts that grow on a held-out seed, on the engine that the run found best. Raises ConfigError."""
         config = self._here(_with_overrides(self.config, suite))
         engine = replace(config.engine, members=suite.members, twins=False)
         return replace(config, seed=seed, engine=engine)
 
-    def controller(self, config: RunSchema, grown: Grown) -> Controller:
+    def controller(self, config: RunConfig, grown: Grown) -> Controller:
         """The stored one, at the beginning of its work. Raises EsperError where it does not fit what grows."""
         match config.policy:
-            case LearnedPolicySettings() as settings:
+            case LearnedPolicyConfig() as settings:
                 encoder, layout = grown.encoder(), grown.layout(settings.blends)
-                learner = AGENTS[settings.name].for_growth(encoder.names, layout, settings, seed=config.seed)
+                learner = LEARNERS.build(settings, features=encoder.names, layout=layout, seed=config.seed)
                 with restoring(self.checkpoint, CHECKPOINT):
                     learner.load_state(*learned_part(self.checkpoint, "learner"), policy_only=True)
                 return LearnedController(learner, encoder, layout, settings.deterministic, config.seed)
@@ -96,7 +96,7 @@ class Stored:
             growth.load_state(dict(self.checkpoint.tensors), self.checkpoint.state["growth"])
         return growth
 
-    def _here(self, config: RunSchema) -> RunSchema:
+    def _here(self, config: RunConfig) -> RunConfig:
         """On this machine, and on the engine that the run has chosen: nothing is measured anew."""
         device = pick_device("auto")
         check_precision(config.engine.precision, device)
@@ -199,7 +199,7 @@ def _best(manager: CheckpointManager, metric: str, text: str) -> int:
     )
 
 
-def _with_overrides(config: RunSchema, suite: GrowthSuite) -> RunSchema:
+def _with_overrides(config: RunConfig, suite: GrowthSuite) -> RunConfig:
     """The configuration with a suite's changes, checked as a command line is. Raises ConfigError naming the suite."""
     if not suite.overrides:
         return config

@@ -55,3 +55,17 @@ def test_a_blueprint_of_ones_own_is_listed_and_built(scratch):
     assert isinstance(BlueprintRegistry.create("cnn", "mine", 8), nn.Identity)
     with pytest.raises(BlueprintError, match="'mine' is registered twice"):
         BlueprintRegistry.register("mine", "cnn", param_estimate=1)(build)
+
+
+def test_a_family_is_known_and_the_same_wherever_the_name_is(scratch):
+    def register(name, family=None):
+        BlueprintRegistry.register(name, "sequence", param_estimate=1, family=family)(nn.Identity)
+        return BlueprintRegistry.spec("sequence", name).family
+
+    assert (register("mine"), register("norm"), register("thrifty", "depthwise")) == ("conv", "norm", "depthwise")
+    with pytest.raises(BlueprintError, match=r"no family 'nrom'; did you mean 'norm'\?\n  known are conv, "):
+        register("other", "nrom")
+    with pytest.raises(
+        BlueprintError, match="'attention' is of the family 'attention' elsewhere: name it so, or rename one"
+    ):
+        register("attention", "conv")

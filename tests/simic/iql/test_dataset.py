@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from esper.errors import ConfigError, LearnerError
+from esper.kasmina import BlueprintRegistry
 from esper.leyline import WAIT, Action, EpochReport, Operation, SeedStage, SeedStateReport, SimicAction
+from esper.leyline.blueprints import BLUEPRINTS, blueprint_names
 from esper.nissa.hub import finite
 from esper.runner.records import EpochTimes, epoch_record
 from esper.simic.features import BASE_FEATURES
@@ -17,7 +19,7 @@ from esper.simic.iql.config import IQLPolicyConfig
 from esper.simic.iql.dataset import read_dataset
 from esper.simic.iql.offline import build_offline_training
 from esper.simic.iql.recorded import find_runs, read_episodes
-from esper.simic.iql.slot_states import FAMILIES, SlotWatcher, action_done, legal_actions_of
+from esper.simic.iql.slot_states import PLANTING, SlotWatcher, action_done, legal_actions_of
 from esper.simic.rewards.config import MinimalRewardConfig
 from esper.simic.rewards.functions import build_reward
 
@@ -277,7 +279,7 @@ def test_a_twin_is_one_stream_of_waits(run):
     assert waits.masks.tolist() == [[True] * 5 + [False] * 2] * 4
 
 
-def test_a_planting_of_no_family_is_left_out(run):
+def test_a_planting_that_nobody_has_registered_is_left_out(run):
     episode = course()
     episode[1] = replace(episode[1], action=replace(PLANT, blueprint="their_own"))
     found = read_dataset([run(episode)])
@@ -298,10 +300,18 @@ def test_a_planting_counts_as_its_family(blueprint, family):
 
 
 def test_every_shipped_blueprint_has_a_family():
-    from esper.kasmina import BlueprintRegistry
-
     for topology in ("cnn", "transformer"):
-        assert {spec.name for spec in BlueprintRegistry.list_specs(topology)} <= set(FAMILIES)
+        for name in blueprint_names()[topology]:
+            assert action_done(report(1, action=replace(PLANT, blueprint=name)), "mid") in PLANTING
+
+
+@pytest.mark.parametrize(("family", "counts_as"), [(None, "CONV"), ("norm", "NORM"), ("depthwise", "DEPTHWISE")])
+def test_registering_a_blueprint_is_all_that_it_takes_to_be_learned_from(run, monkeypatch, family, counts_as):
+    monkeypatch.setitem(BLUEPRINTS, "cnn", dict(BLUEPRINTS["cnn"]))
+    BlueprintRegistry.register("their_own", "cnn", param_estimate=1, family=family)(lambda dim: None)
+    episode = course()
+    episode[1] = replace(episode[1], action=replace(PLANT, blueprint="their_own"))
+    assert SimicAction[f"GERMINATE_{counts_as}"].value in read_dataset([run(episode)]).actions
 
 
 def test_what_is_legal_follows_from_the_stage():

@@ -8,7 +8,7 @@ import torch
 from esper.errors import LearnerError
 from esper.leyline.ranks import ALONE, Ranks
 from esper.simic.on_policy.base import PolicyLearner
-from esper.simic.on_policy.config import LearnedPolicySettings
+from esper.simic.on_policy.config import LearnedPolicyConfig
 from esper.simic.on_policy.trainer import Training
 from esper.simic.ppo.agent import PPOAgent
 from esper.simic.ppo.config import PPOPolicyConfig
@@ -17,7 +17,7 @@ from esper.simic.reinforce.config import ReinforcePolicyConfig
 from tests.ranks import as_ranks
 from tests.simic.corridor import PATHS, Corridor
 
-AGENTS: dict[str, tuple[type[PolicyLearner], type[LearnedPolicySettings]]] = {
+AGENTS: dict[str, tuple[type[PolicyLearner], type[LearnedPolicyConfig]]] = {
     "ppo": (PPOAgent, PPOPolicyConfig),
     "reinforce": (ReinforceAgent, ReinforcePolicyConfig),
 }

@@ -17,7 +17,7 @@ from esper.simic.rewards.config import (
     REWARDS,
     ContributionRewardConfig,
     MinimalRewardConfig,
-    RewardSettings,
+    RewardConfig,
     SparseRewardConfig,
 )
 from esper.simic.rewards.functions import MAX_DOUBLINGS, build_reward
@@ -304,4 +304,4 @@ def test_a_value_out_of_range_names_its_key(kind, key, value):
 
 def test_settings_of_no_reward_are_told_the_names():
     with pytest.raises(ConfigError, match=r"reward\.name='other': expected one of contribution, minimal, sparse"):
-        build_reward(RewardSettings(name="other"))
+        build_reward(RewardConfig(name="other"))
