@@ -119,7 +119,6 @@ def test_examples_are_judged_alike_in_training_and_evaluation(case, kind, settle
         ({"x": X[None], "y": Y[None], "order": ORDER[None], "source": torch.tensor([1])}, "source: expected 1 whole"),
         ({"x": X[None], "y": Y[None], "order": ORDER[None], "source": [0]}, "source: expected a tensor"),
     ],
-    ids=str,
 )
 def test_an_epoch_is_made_of_what_it_says(arguments, reason):
     population = Population([grown()], CONFIG, "sequential")
@@ -163,7 +162,7 @@ def test_a_host_with_too_few_outputs_is_refused_too(kind):
         population.train_epoch(X, Y, ORDER, 6)
 
 
-@pytest.mark.parametrize("example", [X[:0], torch.tensor(1.0)], ids=str)
+@pytest.mark.parametrize("example", [X[:0], torch.tensor(1.0)])
 def test_an_example_is_one_at_least(example):
     with pytest.raises(ConfigError, match="example: expected one example or more"):
         esper.grow(Net(), {"mid": "body"}, example)
