@@ -45,7 +45,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "analyze": Command(
         "esper.cli.analyze",
-        "compare what was evaluated: means, bootstrap intervals, differences seed by seed",
+        "compare what was evaluated: means, intervals, differences seed by seed",
         "Exit code: 0 done, and what --require asks for is met; 1 it is not; 2 bad input; 130 interrupted.",
     ),
     "clean": Command(

@@ -41,33 +41,33 @@ def run(options: argparse.Namespace) -> int:
     """Print, draw and judge; 1 where something required is not met."""
     from esper.printing import say, say_text
     from esper.printing.tables import Console
-    from esper.study.analyze.analysis import compare
+    from esper.study.analyze.analysis import summarize
     from esper.study.analyze.requirement import Requirement
-    from esper.study.analyze.tables import as_csv, as_json, footnote, markdown, print_comparison
+    from esper.study.analyze.tables import as_csv, as_json, footnote, markdown, print_result
     from esper.study.evaluate.database import Evaluations
     from esper.study.evaluate.measures import measure
 
     requirements = [Requirement.parse(text) for text in options.require]
     metrics = [measure(name).name for name in options.metric]
     with Evaluations(options.db, is_new=False) as database:
-        comparisons = compare(database, options.targets, options.suite)
+        results = summarize(database, options.targets, options.suite)
     if options.plot:
-        from esper.study.analyze.picture import draw_comparisons
+        from esper.study.analyze.picture import draw_results
 
-        draw_comparisons(comparisons, metrics, options.plot)
+        draw_results(results, metrics, options.plot)
     match options.format:
         case "md":
-            say_text(markdown(comparisons, metrics))
+            say_text(markdown(results, metrics))
         case "csv":
-            say_text(as_csv(comparisons, metrics))
+            say_text(as_csv(results, metrics))
         case "json":
-            say_text(as_json(comparisons))
+            say_text(as_json(results))
         case _:
             console = Console()
-            for comparison in comparisons:
-                print_comparison(comparison, metrics, console)
-            say(footnote(comparisons) or "nothing was evaluated")
-    verdicts = [verdict for requirement in requirements for verdict in requirement.judge(comparisons)]
+            for result in results:
+                print_result(result, metrics, console)
+            say(footnote(results) or "nothing was evaluated")
+    verdicts = [verdict for requirement in requirements for verdict in requirement.judge(results)]
     if verdicts and options.format == "md":
         say("", "**Required**", "")
     for verdict in verdicts:

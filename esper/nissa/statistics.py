@@ -76,6 +76,27 @@ def paired_difference(
     return mean_interval((_measured(first) - _measured(second)).tolist(), confidence)
 
 
+def unpaired_difference(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Difference of two independent means with Welch's t-interval, which takes no variance for equal to another's.
+
+    `n` is that of the smaller one; `low` and `high` are None where one has fewer than three values. Source: Welch 1947,
+    "The generalization of Student's problem when several different population variances are involved".
+    """
+    one, two = np.array(first, dtype=float), np.array(second, dtype=float)
+    smaller = min(one.size, two.size)
+    if not smaller:
+        return Interval(None, None, None, 0)
+    mean = float(one.mean() - two.mean())
+    if smaller < FEWEST:
+        return Interval(mean, None, None, smaller)
+    a, b = one.var(ddof=1) / one.size, two.var(ddof=1) / two.size
+    if not a + b:
+        return Interval(mean, mean, mean, smaller)
+    freedom = (a + b) ** 2 / (a**2 / (one.size - 1) + b**2 / (two.size - 1))
+    half = float(_t_quantile(freedom, confidence) * np.sqrt(a + b))
+    return Interval(mean, mean - half, mean + half, smaller)
+
+
 def mean_band(values: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean, lower and upper bound over members, epoch by epoch.
 

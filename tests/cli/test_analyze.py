@@ -15,8 +15,8 @@ from rich.console import Console
 
 from esper.cli import main
 from esper.config.suite import suites
-from esper.study.analyze.analysis import compare
-from esper.study.analyze.tables import print_comparison
+from esper.study.analyze.analysis import summarize
+from esper.study.analyze.tables import print_result
 from esper.study.evaluate.database import Evaluations, Measured
 from esper.study.evaluate.measures import MEASURES
 from tests.study.filling import failed, fill, finished, sha
@@ -47,15 +47,15 @@ def test_the_table_says_what_is_known(path, capsys):
     assert "88.0 [87.7, 88.2]" in out and "-8.0 [-8.2, -7.7]" in out and "yes" in out
     assert "11.40" in out and "2,549" in out
     assert f"{sha('a')[:8]}  outputs/a/one@epoch-25" in out
-    assert "95% bootstrap intervals" in out
+    assert "95% intervals (Student's t)" in out
 
 
 def test_the_table_fits_a_terminal(path):
     with Evaluations(path) as database:
-        (comparison,) = compare(database, [], None)
+        (result,) = summarize(database, [], None)
     for width in (80, 100, 140):
         out = io.StringIO()
-        print_comparison(comparison, [], Console(file=out, width=width, force_terminal=True, color_system=None))
+        print_result(result, [], Console(file=out, width=width, force_terminal=True, color_system=None))
         lines = out.getvalue().splitlines()
         assert max(map(len, lines)) <= width
         assert "…" not in out.getvalue()
@@ -65,10 +65,10 @@ def test_the_table_fits_a_terminal(path):
 
 def test_every_metric_that_is_asked_for_is_shown_whole(path):
     with Evaluations(path) as database:
-        (comparison,) = compare(database, [], None)
+        (result,) = summarize(database, [], None)
     out = io.StringIO()
     names = ["test_accuracy", "val_accuracy", "training_flops", "parameters"]
-    print_comparison(comparison, names, Console(file=out, width=70, force_terminal=True, color_system=None))
+    print_result(result, names, Console(file=out, width=70, force_terminal=True, color_system=None))
     assert max(map(len, out.getvalue().splitlines())) <= 70 and "…" not in out.getvalue()
     for cell in ("88.0 [87.7, 88.2]", "89.0 [88.7, 89.2]", "11.40 [11.40, 11.40]", "2549 [2549, 2549]"):
         assert cell in out.getvalue()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from esper.errors import EsperError
-from esper.nissa.statistics import mean_band, mean_interval, paired_difference
+from esper.nissa.statistics import mean_band, mean_interval, paired_difference, unpaired_difference
 
 
 def test_interval_of_three_values_by_hand() -> None:
@@ -32,6 +32,19 @@ def test_paired_difference_is_that_of_the_pairs() -> None:
     difference = paired_difference([3.0, 5.0, 9.0], [1.0, 2.0, 5.0])  # 2, 3, 4
     assert difference.mean == pytest.approx(3.0)
     assert difference.low == pytest.approx(3 - 2.484138, abs=1e-6)
+
+
+def test_unpaired_differences_are_welch_s() -> None:
+    from scipy.stats import ttest_ind
+
+    draw = np.random.default_rng(0)
+    first, second = draw.normal(3, 2, 8), draw.normal(1, 0.5, 5)
+    expected = ttest_ind(first, second, equal_var=False).confidence_interval()
+    found = unpaired_difference(first.tolist(), second.tolist())
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert unpaired_difference([1.0, 1.0, 1.0], [0.0, 0.0, 0.0]).low == 1.0
+    assert unpaired_difference([1.0, 2.0], [0.0, 0.0, 0.0]).low is None
+    assert unpaired_difference([], [0.0]).mean is None
 
 
 def test_pairing_removes_what_members_share() -> None:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from esper.errors import ConfigError
-from esper.study.analyze.analysis import Comparison, Row
-from esper.study.evaluate.measures import Measure, measure
+from esper.study.analyze.analysis import SuiteResult, VersionResult
+from esper.study.evaluate.measures import measure
+from esper.study.measure import Measure
 
 _FORM = re.compile(r"\s*(\w+)\s*(>=|<=|>|<)\s*([+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*(%?)\s*")
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -48,16 +49,16 @@ class Requirement:
             return cls(metric, form[2], 100 * threshold, f" ({form[3]} is read as {100 * threshold:g}%)")
         return cls(metric, form[2], threshold)
 
-    def judge(self, comparisons: Iterable[Comparison]) -> list[Verdict]:
+    def judge(self, results: Iterable[SuiteResult]) -> list[Verdict]:
         """One verdict a version and suite; a single one that is not met where there are none."""
-        found = [self._verdict(one.suite, row) for one in comparisons for row in one.rows]
+        found = [self._verdict(one.suite, row) for one in results for row in one.versions]
         return found or [Verdict(False, f"not met: {self._spelled}: nothing was evaluated{self.note}")]
 
     @property
     def _spelled(self) -> str:
         return f"{self.measure.name} {self.sign} {self.threshold:g}"
 
-    def _verdict(self, suite: str, row: Row) -> Verdict:
+    def _verdict(self, suite: str, row: VersionResult) -> Verdict:
         mean = row.mean(self.measure.name)
         if mean is None:
             is_met, why = False, "it was not measured"
@@ -69,5 +70,5 @@ class Requirement:
         said = "met" if is_met else "not met"
         return Verdict(is_met, f"{said}: {self._spelled}: {why} ({row.label}, {row.title}, suite {suite}){self.note}")
 
-    def _count(self, row: Row) -> int:
+    def _count(self, row: VersionResult) -> int:
         return len(row.values[self.measure.name])
