@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="CONDITION",
-        help="METRIC>NUMBER (or <, >=, <=) of every version shown, such as 'test_accuracy>0.7'; may be repeated",
+        help="METRIC>NUMBER (or <, >=, <=, =, !=) of every version shown, such as 'test_accuracy>0.7'; may be repeated",
     )
     parser.add_argument(
         "--db", type=Path, default=DATABASE, metavar="FILE", help="SQLite database of results (default: %(default)s)"

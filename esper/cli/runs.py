@@ -50,17 +50,17 @@ def add_root(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print the table, or the JSON."""
     from esper.study.runs.index import read_index
-    from esper.study.runs.query import Condition, Table
+    from esper.study.runs.query import Table, parse_filter
 
-    conditions = [Condition.parse(text) for text in options.filter]
+    conditions = [parse_filter(text) for text in options.filter]
     if options.limit is not None and options.limit < 0:
         raise ConfigError(f"--limit {options.limit}: expected 0 (all) or more")
     index = read_index(options.root)
     for note in index.notes:
         say(note, is_error=True)
     for condition in conditions:
-        if condition.is_share:
-            say(f"{condition.key}: {condition.value} is read as {condition.number:g}%", is_error=True)
+        if condition.note:
+            say(f"{condition.key}: {condition.note}", is_error=True)
     table = Table(index.rows)
     table.filter(conditions)
     table.sort(options.sort, options.reverse)

@@ -44,7 +44,11 @@ def print_result(result: SuiteResult, metrics: Sequence[str], console: Console) 
 def footnote(results: Sequence[SuiteResult]) -> str:
     """How to read the tables."""
     has_any = any(row.values for result in results for row in result.versions)
-    return "Means over seeds (of each, the mean of its hosts), 95% intervals (Student's t) from three seeds on." if has_any else ""
+    return (
+        "Means over seeds (of each, the mean of its hosts), 95% intervals (Student's t) from three seeds on."
+        if has_any
+        else ""
+    )
 
 
 def markdown(results: Sequence[SuiteResult], metrics: Sequence[str]) -> str:
