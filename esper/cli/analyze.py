@@ -40,10 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print, draw and judge; 1 where something required is not met."""
     from esper.printing import say, say_text
-    from esper.printing.tables import Console
+    from esper.printing.tables import UNBOUNDED, Console
     from esper.study.analyze.analysis import summarize
     from esper.study.analyze.requirement import Requirement
-    from esper.study.analyze.tables import as_csv, as_json, footnote, markdown, print_result
+    from esper.study.analyze.tables import as_csv, as_json, footnote, markdown
+    from esper.study.analyze.terminal import print_result
     from esper.study.evaluate.database import Evaluations
     from esper.study.evaluate.measures import measure
 
@@ -63,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
         case "json":
             say_text(as_json(results))
         case _:
-            console = Console()
+            console = Console(width_of_file=UNBOUNDED)
             for result in results:
                 print_result(result, metrics, console)
             say(footnote(results) or "nothing was evaluated")

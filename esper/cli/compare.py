@@ -74,10 +74,10 @@ def _statistics(comparison: "Comparison") -> "Table":
     from esper.study.compare.page import measured, told_apart
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("")
-    table.add_column("runs", justify="right")
+    table.add_column("", overflow="fold")
+    table.add_column("runs", justify="right", no_wrap=True)
     for measure in comparison.measures:
-        table.add_column(measure.title)
+        table.add_column(measure.title, overflow="fold")
     for group in comparison.groups:
         means = [Text(measured(comparison.mean(group, measure), measure)) for measure in comparison.measures]
         table.add_row(Text(group.label), str(len(group.runs)), *means, style="bold")

@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from esper.cli import main
 from esper.config.suite import suites
+from esper.printing.tables import Console
 from esper.study.analyze.analysis import summarize
-from esper.study.analyze.tables import print_result
+from esper.study.analyze.terminal import print_result
 from esper.study.evaluate.database import Evaluations, Measured
 from esper.study.evaluate.measures import MEASURES
 from tests.study.filling import failed, fill, finished, sha
@@ -72,6 +72,25 @@ def test_every_metric_that_is_asked_for_is_shown_whole(path):
     assert max(map(len, out.getvalue().splitlines())) <= 70 and "…" not in out.getvalue()
     for cell in ("88.0 [87.7, 88.2]", "89.0 [88.7, 89.2]", "11.40 [11.40, 11.40]", "2549 [2549, 2549]"):
         assert cell in out.getvalue()
+
+
+@pytest.mark.parametrize("title", ["heuristic", "ppo, learning_rate 0.0003, members 16"])
+@pytest.mark.parametrize("width", [30, 60, 80, 120, 160])
+def test_words_are_wrapped_and_no_figure_is_cut(tmp_path, width, title):
+    path = tmp_path / "evaluations.sqlite"
+    for name in "ab":
+        fill(path, [measured(seed, 87.0 + seed / 10) for seed in range(20)], sha(name), title, run=f"outputs/a/{name}")
+    with Evaluations(path) as database:
+        (result,) = summarize(database, [], None)
+    for metrics in ([], ["test_accuracy", "training_flops"]):
+        out = io.StringIO()
+        print_result(result, metrics, Console(file=out, width=width, force_terminal=True, color_system=None))
+        text = out.getvalue()
+        assert "…" not in text and "\\" not in text
+        for whole in (sha("a")[:8], sha("b")[:8], "88.0 [87.7, 88.2]", "0.0 [0.0, 0.0]"):
+            assert whole in text
+        longest = max(map(len, text.splitlines()))
+        assert longest <= max(width, 62)
 
 
 def test_failures_are_shown_with_their_reason(path, capsys):

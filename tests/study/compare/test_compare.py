@@ -164,6 +164,16 @@ def test_the_command_prints_and_writes_the_page(tmp_path, capsys):
     assert [file.name for file in page.parent.glob("compare_*")] == [page.name]
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_narrow_terminal_wraps_figures_and_cuts_none(tmp_path, capsys, monkeypatch, width):
+    for name, value in {"COLUMNS": str(width), "FORCE_COLOR": "1", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
+    assert main(["compare", *map(str, sweep(tmp_path, {"static": 0.0, "ppo": 5.0}, range(3)))]) == 0
+    output = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+    assert "…" not in output and "\\" not in output
+    assert {"70.5%", "[70.5,", "70.5]", "+5.0", "[+5.0,", "+5.0]"} <= set(output.split())
+
+
 def test_the_page_goes_where_it_is_wanted(tmp_path, capsys):
     folders = sweep(tmp_path, {"static": 0.0, "ppo": 5.0}, range(1))
     assert main(["compare", *map(str, folders), "--page", str(tmp_path / "page.html")]) == 0
