@@ -43,7 +43,9 @@ def run(options: argparse.Namespace) -> None:
     console.print(_differences(comparison))
     console.print()
     console.print(_statistics(comparison))
-    told = f"means with 95% intervals over {comparison.unit}; differences are to {comparison.groups[0].label}"
+    told = (
+        f"means over {comparison.unit}, {comparison.told('intervals')}; differences are to {comparison.groups[0].label}"
+    )
     console.print(Text(told, "dim"), soft_wrap=True)
     console.print()
     console.print(Text(f"page  {write_comparison(comparison, options.page)}"), soft_wrap=True)

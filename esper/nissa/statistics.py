@@ -57,7 +57,7 @@ def mean_interval(
     mean = float(measured.mean())
     if measured.size < FEWEST:
         return Interval(mean, None, None, int(measured.size))
-    half = float(_t_quantile(measured.size - 1, confidence) * measured.std(ddof=1) / np.sqrt(measured.size))
+    half = float(half_width(measured.std(ddof=1), measured.size, confidence))
     return Interval(mean, max(mean - half, within[0]), min(mean + half, within[1]), int(measured.size))
 
 
@@ -111,9 +111,14 @@ def mean_band(values: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray,
     filled = np.where(known, values, 0.0)
     mean = np.where(n > 0, filled.sum(axis=0) / np.maximum(n, 1), np.nan)
     squares = (np.where(known, values - mean, 0.0) ** 2).sum(axis=0)
-    spread = np.sqrt(squares / np.maximum(n - 1, 1) / np.maximum(n, 1))
-    half = np.where(n >= FEWEST, _t_quantile(np.maximum(n - 1, 1), confidence) * spread, np.nan)
+    half = half_width(np.sqrt(squares / np.maximum(n - 1, 1)), n, confidence)
     return mean, mean - half, mean + half
+
+
+def half_width(deviation: Any, n: Any, confidence: float = 0.95) -> Any:
+    """Of the t-interval of a mean of n values with this sample deviation; NaN where n is below three. [...] each"""
+    few = np.maximum(n, FEWEST)
+    return np.where(np.asarray(n) >= FEWEST, _t_quantile(few - 1, confidence) * deviation / np.sqrt(few), np.nan)
 
 
 def _measured(values: Iterable[float | None]) -> np.ndarray:

@@ -78,12 +78,23 @@ class Comparison:
 
     def values(self, group: RunGroup, name: str) -> dict[Unit, float]:
         """One measure of a group, unit by unit."""
-        found = self._together({host: np.array(value) for host, value in self._of_hosts(group, name).items()})
+        found = self.by_unit({host: np.array(value) for host, value in self._of_hosts(group, name).items()})
         return {unit: float(value) for unit, value in found.items() if np.isfinite(value)}
 
     def curves(self, group: RunGroup, key: str) -> Curves:
         """One metric over the group's epochs, unit by unit."""
-        return self._together(group.curves(key))
+        return self.by_unit(group.curves(key))
+
+    @property
+    def having(self) -> str:
+        """Which means have an interval: "all", "some" or "none"; none has one of fewer than three units."""
+        found = {self.mean(group, self.measures[0]).low is not None for group in self.groups}
+        return "some" if len(found) > 1 else "all" if True in found else "none"
+
+    def told(self, what: str) -> str:
+        """Which means have intervals, or bands, in words: "with 95% bands", "without bands, which take three seeds"."""
+        with_them, without = f"with 95% {what}", f"without {what}, which take three {self.unit}"
+        return {"all": with_them, "some": f"{with_them} from three {self.unit} on", "none": without}[self.having]
 
     def mean(self, group: RunGroup, measure: Measure) -> Interval:
         """Of a measure, over units."""
@@ -107,7 +118,7 @@ class Comparison:
         key = {"parameters": "parameter_count"}.get(name, name)
         return group.finals(name) or {host: _last(curve) for host, curve in group.curves(key).items()}
 
-    def _together(self, hosts: Mapping[Host, np.ndarray]) -> Curves:
+    def by_unit(self, hosts: Mapping[Host, np.ndarray]) -> Curves:
         """Hosts as they are, or the means of each seed's."""
         if not self.is_by_seed:
             return dict(hosts)

@@ -35,7 +35,7 @@ def drawn(comparison: Comparison) -> list[RunGroup]:
 
 
 def accuracy(comparison: Comparison) -> str:
-    """Validation accuracy of each group over epochs, means with 95% bands."""
+    """Validation accuracy of each group over epochs, means with their bands."""
 
     def accuracies(group: RunGroup) -> Curves:
         return comparison.curves(group, "val_accuracy")
@@ -90,7 +90,7 @@ def in_place(comparison: Comparison) -> str:
                 stages = [run.history.slot_series(host, slot, "stage") for slot in run.history.slots]  # [S, T]
                 found[run.seed, host] = np.full(len(group.epochs), np.nan)
                 found[run.seed, host][at] = np.isin(np.array(stages, dtype=object), _IN_PLACE).sum(axis=0)
-        return found
+        return comparison.by_unit(found)
 
     if not any(curve[np.isfinite(curve)].any() for group in comparison.groups for curve in count(group).values()):
         return ""
@@ -99,7 +99,7 @@ def in_place(comparison: Comparison) -> str:
 
 
 def spread(comparison: Comparison, measure: Measure, width: int) -> str:
-    """One row a group: every unit a dot, the mean in its 95% interval."""
+    """One row a group: every unit a dot, the mean in its interval."""
     groups = comparison.groups[::-1]
     values = [np.array(list(comparison.values(group, measure.name).values())) for group in groups]
     means = [comparison.mean(group, measure) for group in groups]

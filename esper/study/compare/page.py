@@ -57,7 +57,8 @@ def render(comparison: Comparison, folder: Path) -> str:
         main=main,
         unit=comparison.unit,
         is_by_seed=comparison.is_by_seed,
-        has_too_few=any(comparison.mean(group, main).low is None for group in comparison.groups),
+        having=comparison.having,
+        told=comparison.told,
         measures=comparison.measures,
         all_pair=all(comparison.difference(group, main).is_paired for group in comparison.groups[1:]),
         drawn=len(figures.drawn(comparison)),
@@ -116,7 +117,7 @@ def _facts(comparison: Comparison) -> dict[str, str]:
         "configurations": str(len(comparison.groups)),
         "runs": str(len(runs)),
         "hosts": str(sum(len(run.hosts) for run in runs)),
-        "intervals over": comparison.unit,
+        "means over": comparison.unit,
         "baseline": comparison.groups[0].label,
     }
 

@@ -9,6 +9,7 @@ import pytest
 
 from esper.cli import main
 from esper.errors import RunError
+from esper.study.compare import figures
 from esper.study.compare.comparison import Comparison
 from esper.study.compare.groups import read_groups, seeds
 from esper.study.compare.page import default_path, render
@@ -162,6 +163,32 @@ def test_the_command_prints_and_writes_the_page(tmp_path, capsys):
     assert not re.search(r"(src|href)=\"(http|//)", text)
     main(["compare", *map(str, folders)])
     assert [file.name for file in page.parent.glob("compare_*")] == [page.name]
+
+
+BAND = re.compile(r'fill-opacity="0\.15"')
+CASES = {  # seeds of each group -> what is said of intervals and of bands, and how many bands are drawn
+    (2, 2): ("without intervals, which take three seeds", "without bands, which take three seeds", 0),
+    (2, 3): ("with 95% intervals from three seeds on", "with 95% bands from three seeds on", 1),
+    (3, 3): ("with 95% intervals", "with 95% bands", 2),
+}
+
+
+@pytest.mark.parametrize("numbers", CASES, ids=str)
+def test_intervals_and_bands_are_told_of_where_they_are(tmp_path, capsys, numbers):
+    intervals, bands, drawn = CASES[numbers]
+    folders = [
+        run
+        for (policy, better), count in zip({"static": 0.0, "ppo": 5.0}.items(), numbers, strict=True)
+        for run in sweep(tmp_path, {policy: better}, range(count))
+    ]
+    assert main(["compare", *map(str, folders)]) == 0
+    assert f"means over seeds, {intervals}; differences" in capsys.readouterr().out
+    comparison = compared(*folders)
+    page = render(comparison, tmp_path)
+    assert f"Validation accuracy, means {bands}." in page and f"above them, the mean {intervals}." in page
+    for picture in (figures.accuracy, figures.parameters, figures.in_place):
+        assert len(BAND.findall(picture(comparison))) == drawn
+    assert ("95%" in page) == (drawn > 0)
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
