@@ -5,7 +5,7 @@ import sys
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from esper import __version__
 from esper.checks import did_you_mean
@@ -68,7 +68,14 @@ COMMANDS: dict[str, Command] = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in two lines what is wrong with the arguments."""
+    """Says in two lines what is wrong with the arguments, and refers to the help of the command that got them."""
+
+    def parse_known_args(self, *given: Any, **named: Any) -> Any:
+        """As argparse does it; what is left over is an error here, where it is known which command got it."""
+        options, left = super().parse_known_args(*given, **named)
+        if left:
+            self.error(f"unrecognized arguments: {' '.join(left)}")
+        return options, left
 
     def error(self, message: str) -> NoReturn:
         say(f"error: {message}", f"  see {self.prog} --help", is_error=True)

@@ -13,10 +13,11 @@ from esper.config.checks import flat
 from esper.config.store import VOLATILE
 from esper.errors import FormatError, RunError
 from esper.files import read_object
-from esper.files.records import RUN_FILE, SWEEP, SWEEP_FILE
+from esper.files.marks import holds_run
+from esper.files.records import SWEEP, SWEEP_FILE
 from esper.nissa.report.history import RunHistory, read_run
-from esper.study.runs.find import check_named, find_run
-from esper.study.runs.folders import ROOT, is_attempt, place, walk
+from esper.study.runs.find import find_folders, find_run
+from esper.study.runs.folders import ROOT, is_attempt
 from esper.study.runs.query import read_config_file
 from esper.study.runs.rows import chosen_groups
 
@@ -176,28 +177,23 @@ def _decides(key: str) -> bool:
 
 
 def _folders(argument: str, root: Path) -> list[Path]:
-    """The runs of a folder (of attempts, the last), of a sweep that has the argument in its name, or the one run."""
-    if not argument.strip():
-        check_named(argument, root)
-    folder = Path(argument)
-    if not folder.is_dir() and (root / argument).is_dir():
-        folder = root / argument
-    elif not folder.is_dir() and root.is_dir():
-        sweeps = [sweep for sweep in walk(root).sweeps if sweep.rpartition("/")[2] == argument]
-        folder = Path(place(root, sweeps[0])) if len(sweeps) == 1 else folder
-    if folder.is_dir() and not (folder / RUN_FILE).is_file():
-        found = walk(folder)
-        jobs = [place(sweep, job) for sweep in sorted(found.sweeps) for job in _jobs(Path(place(folder, sweep)))]
-        order = {job.removeprefix("./"): number for number, job in enumerate(jobs)}
-        runs = [run for run in found.runs if not is_attempt(run)]
-        if runs:
-            runs.sort(key=lambda run: (order.get(run, len(order)), run))
-            return [Path(place(folder, run)) for run in runs]
-    return [find_run(argument, root)]
+    """The runs that the argument means, of attempts the last; a sweep's in the order in which they were asked for."""
+    found = find_folders(argument, root)
+    runs = [folder for folder in found if holds_run(folder) and not is_attempt(str(folder))]
+    if len(found) == 1 or not runs:
+        return [find_run(str(found[0]) if len(found) == 1 else argument, root)]
+    jobs = {parent: _jobs(parent) for parent in {folder.parent for folder in runs}}
+
+    def place_in_sweep(folder: Path) -> tuple[bool, str, int, str]:
+        asked = jobs[folder.parent]
+        is_job = folder.name in asked
+        return not is_job, str(folder.parent), asked.index(folder.name) if is_job else 0, folder.name
+
+    return sorted(runs, key=place_in_sweep)
 
 
 def _jobs(sweep: Path) -> list[str]:
-    """The names of a sweep's jobs, in the order in which they were asked for."""
+    """The names of a sweep's jobs, in the order in which they were asked for; none of another folder."""
     try:
         return list(read_object(sweep / SWEEP_FILE, SWEEP, {"jobs"})["jobs"])
     except (OSError, FormatError):

@@ -32,7 +32,7 @@ from esper.simic.iql.model import IQL
 from esper.simic.on_policy.config import LEARNERS, LearnedPolicyConfig
 from esper.simic.on_policy.controller import LearnedController
 from esper.study.runs.find import find_folders, find_run
-from esper.study.runs.folders import is_attempt, place, walk
+from esper.study.runs.folders import is_attempt
 from esper.study.runs.index import settled_row
 
 _WHICH = re.compile(r"(?P<run>.+)@(?:latest|best:(?P<metric>\w+)|epoch-(?P<epoch>\d{1,9}))")
@@ -120,29 +120,17 @@ def read_stored(text: str, root: Path) -> list[Stored]:
 
 
 def _runs(text: str, root: Path) -> list[Path]:
-    meant = _sweep(text, root)
-    folders = [folder for folder in find_folders(meant, root) if not is_attempt(str(folder))]
+    folders = [folder for folder in find_folders(text, root) if not is_attempt(str(folder))]
     if len(folders) < 2:
-        return [find_run(meant, root)]
+        return [find_run(str(folders[0]) if folders else text, root)]
     rows = sorted(map(settled_row, folders), key=lambda row: (str(row["started_at"]), row["path"]))
     finished = [Path(row["path"]) for row in rows if row["status"] == "finished"]
     if not finished:
-        raise RunError(f"{meant}: none of its {len(rows)} runs has finished\n  esper runs says how far they are")
+        raise RunError(f"{text}: none of its {len(rows)} runs has finished\n  esper runs says how far they are")
     for row in rows:
         if row["status"] != "finished":
             say(f"left out: {row['path']}: {row['status']}", is_error=True)
     return finished
-
-
-def _sweep(text: str, root: Path) -> str:
-    """The folder of the one sweep that has this in its path, if no other run has; else the text as it is."""
-    if Path(text).is_dir() or not root.is_dir():
-        return text
-    found, part = walk(root), text.removeprefix(f"{root}/").rstrip("/")
-    sweeps = [sweep for sweep in found.sweeps if part in sweep]
-    if len(sweeps) == 1 and all(run.startswith(f"{sweeps[0]}/") for run in found.runs if part in run):
-        return place(root, sweeps[0])
-    return text
 
 
 def _read(run: Path, which: re.Match[str] | None) -> Stored:
