@@ -1,9 +1,13 @@
 """`esper analyze`."""
 
 import argparse
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from esper.cli.evaluate import DATABASE
+
+MOST_NAMED = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     """Print, draw and judge; 1 where something required is not met."""
     from esper.printing import say, say_text
     from esper.printing.tables import UNBOUNDED, Console
-    from esper.study.analyze.analysis import summarize
+    from esper.study.analyze.analysis import checkpoints, summarize
     from esper.study.analyze.requirement import Requirement
     from esper.study.analyze.tables import as_csv, as_json, footnote, markdown
     from esper.study.analyze.terminal import print_result
@@ -52,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
     metrics = [measure(name).name for name in options.metric]
     with Evaluations(options.db, is_new=False) as database:
         results = summarize(database, options.targets, options.suite)
+        runs = checkpoints(database, options.targets)
     if options.plot:
         from esper.study.analyze.picture import draw_results
 
@@ -67,7 +72,9 @@ def run(options: argparse.Namespace) -> int:
             console = Console(width_of_file=UNBOUNDED)
             for result in results:
                 print_result(result, metrics, console)
-            say(footnote(results) or "nothing was evaluated")
+            say(footnote(results) or ("every seed has failed" if results else _nothing(options, runs)))
+    if not results and options.format != "table":
+        say(_nothing(options, runs), is_error=True)
     verdicts = [verdict for requirement in requirements for verdict in requirement.judge(results)]
     if verdicts and options.format == "md":
         say("", "**Required**", "")
@@ -78,3 +85,13 @@ def run(options: argparse.Namespace) -> int:
     if options.plot:
         say(f"wrote {options.plot}", is_error=options.format != "table")
     return int(not all(verdict.is_met for verdict in verdicts))
+
+
+def _nothing(options: argparse.Namespace, runs: Sequence[str]) -> str:
+    """Of what there are no results, and the command that makes some."""
+    what = f"of {', '.join(options.targets)} " if options.targets else ""
+    by = f" under the suite {options.suite}" if options.suite else ""
+    named = shlex.join(runs) if 0 < len(runs) <= MOST_NAMED else "RUN"
+    suite = f" --suite {shlex.quote(options.suite)}" if options.suite else ""
+    database = f" --db {shlex.quote(str(options.db))}" if options.db != DATABASE else ""
+    return f"nothing {what}was evaluated{by}; to do so: esper evaluate {named}{suite}{database}"

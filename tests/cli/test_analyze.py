@@ -191,6 +191,15 @@ def test_the_exit_code_says_whether_it_is_met(path, arguments, code, wanted, cap
     assert wanted in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("format", ["table", "md", "csv", "json"])
+def test_where_nothing_was_evaluated_the_command_that_does_it_is_named(path, capsys, format):
+    assert analyze(path, sha("a")[:8], "--suite", "long", "--format", format) == 0
+    printed = capsys.readouterr()
+    said = f"nothing of {sha('a')[:8]} was evaluated under the suite long; to do so: "
+    said += f"esper evaluate outputs/a/one@epoch-25 --suite long --db {path}\n"
+    assert (printed.out if format == "table" else printed.err).endswith(said)
+
+
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [

@@ -84,8 +84,7 @@ def summarize(database: Evaluations, targets: Sequence[str], suite: str | None) 
     suite: the name of one. The order of the targets is that of the versions; without any, the best comes first. Raises
     EsperError naming the nearest where there is no such version or suite.
     """
-    versions = database.versions()
-    chosen = [version for target in targets for version in _named(target, versions)] if targets else versions
+    chosen = _chosen(database, targets)
     by_id = {version["id"]: version for version in chosen}
     titles = _titles(list(by_id.values()))
     suites = _suites(database.suites(), suite)
@@ -104,6 +103,16 @@ def summarize(database: Evaluations, targets: Sequence[str], suite: str | None) 
                 found.sort(key=_goodness(result.main_metric))
             results.append(result)
     return results
+
+
+def checkpoints(database: Evaluations, targets: Sequence[str]) -> list[str]:
+    """Where these versions (none: all) lie, one of the runs of each, as `esper evaluate` takes them."""
+    return [name for version in _chosen(database, targets) for name in _checkpoints(version)[:1]]
+
+
+def _chosen(database: Evaluations, targets: Sequence[str]) -> list[dict[str, Any]]:
+    versions = database.versions()
+    return [version for target in targets for version in _named(target, versions)] if targets else versions
 
 
 def _suites(rows: Sequence[dict[str, Any]], wanted: str | None) -> dict[int, dict[str, Any]]:
