@@ -64,6 +64,11 @@ class Stored:
         config = {key: value for key, value in to_plain(self.config).items() if key not in VOLATILE}
         return fingerprint({"tensors": self.tensors_sha256, "config": config})
 
+    @property
+    def is_rule(self) -> bool:
+        """Whether nothing was learned: the configuration alone decides."""
+        return not isinstance(self.config.policy, LearnedPolicyConfig | IQLPolicyConfig)
+
     def configuration(self, suite: GrowthSuite, seed: int) -> RunConfig:
         """Of the hosts that grow on a held-out seed, on the engine that the run found best. Raises ConfigError."""
         config = self._here(_with_overrides(self.config, suite))
