@@ -35,6 +35,10 @@ def run(options: argparse.Namespace) -> int:
     """Print what keeps the file from loading safely; 1 where a file that was named does not."""
     if not (options.file or options.example or options.iterative or options.write_docs):
         raise EsperError("audit which file?\n  esper audit FILE.pt, or see esper audit --help")
+    for file in filter(None, (options.file, options.iterative)):
+        from esper.checkpoint.sources import check_readable
+
+        check_readable(file)
     from esper.checkpoint import audit  # here and below, since they load torch
 
     if options.iterative:

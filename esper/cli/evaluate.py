@@ -36,15 +36,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate each target's missing seeds; 1 where one of the seeds asked for has failed."""
-    from esper.config.suite import read_suite
-    from esper.study.evaluate.database import Evaluations
+    from esper.study.evaluate.targets import find_targets
+
+    found = [target for text in options.targets for target in find_targets(text, options.root)]
+    from esper.config.suite import read_suite  # after the check, since it loads OmegaConf
+
+    suite = read_suite(options.suite)
+    from esper.study.evaluate.database import Evaluations  # from here on torch is loaded
     from esper.study.evaluate.evaluating import evaluate, measured_as, suite_sha256
     from esper.study.evaluate.held_out import check_held_out, seen_seeds
     from esper.study.evaluate.stored import read_stored
 
-    suite = read_suite(options.suite)
     seeds = range(suite.first_seed, suite.first_seed + (options.seeds or suite.seeds))
-    targets = [stored for target in options.targets for stored in read_stored(target, options.root)]
+    targets = [read_stored(target) for target in found]
     for stored in targets:
         seen = seen_seeds(stored.checkpoint)
         check_held_out(seeds, seen, suite.name)

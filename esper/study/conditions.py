@@ -40,7 +40,7 @@ class Condition:
         parts = _CONDITION.fullmatch(text)
         if parts is None:
             raise ConfigError(f"{option} {text}: expected {_EXPECTED}")
-        condition = cls(*parts.groups(), is_of_text=parts[1] in texts)
+        condition = cls(parts[1], parts[2], parts[3], parts[1] in texts)
         if condition.is_ordering and not condition.is_of_text and condition.number is None:
             raise ConfigError(f"{option} {text}: expected a number after {condition.comparison}")
         return condition

@@ -11,7 +11,7 @@ from esper.nissa.report.history import RunHistory
 from esper.nissa.report.plots import Plot, over_epochs, picture, span, text_width
 from esper.nissa.statistics import mean_band
 from esper.study.compare.comparison import Comparison, Curves
-from esper.study.compare.groups import RunGroup
+from esper.study.compare.groups import Host, RunGroup
 from esper.study.measure import Measure
 
 MOST_CURVES = SERIES_COLOURS
@@ -83,7 +83,7 @@ def in_place(comparison: Comparison) -> str:
     """How many seeds have a share in the output, a host; empty where no group ever had one."""
 
     def count(group: RunGroup) -> Curves:
-        found: Curves = {}
+        found: dict[Host, np.ndarray] = {}
         for run in group.runs:
             at = np.searchsorted(group.epochs, run.history.epochs)
             for host in run.history.grown:

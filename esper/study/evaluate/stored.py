@@ -1,6 +1,5 @@
-"""What runs have stored, ready to be evaluated: RUN@latest, RUN@best:METRIC or RUN@epoch-12; SWEEP in place of RUN."""
+"""Stored checkpoints of runs, ready to be evaluated."""
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,11 +30,7 @@ from esper.simic.iql.controller import IQLController
 from esper.simic.iql.model import IQL
 from esper.simic.on_policy.config import LEARNERS, LearnedPolicyConfig
 from esper.simic.on_policy.controller import LearnedController
-from esper.study.runs.find import find_folders, find_run
-from esper.study.runs.folders import is_attempt
-from esper.study.runs.index import settled_row
-
-_WHICH = re.compile(r"(?P<run>.+)@(?:latest|best:(?P<metric>\w+)|epoch-(?P<epoch>\d{1,9}))")
+from esper.study.evaluate.targets import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,39 +106,13 @@ class Stored:
         return replace(config, engine=replace(engine, device=device.type))
 
 
-def read_stored(text: str, root: Path) -> list[Stored]:
-    """What RUN, RUN@latest, RUN@best:METRIC or RUN@epoch-N means.
-
-    RUN: as `find_run` takes it. A folder of runs, or a part of one sweep's path below `root`, stands for every finished
-    run in it, in the order of their beginning. Raises RunError where there is no such run, CheckpointError where one
-    has no such sound checkpoint.
-    """
-    which = _WHICH.fullmatch(text)
-    if which is None and "@" in text and not Path(text).is_dir():
-        raise RunError(f"{text}: cannot be read\n  expected RUN@latest, RUN@best:METRIC or RUN@epoch-12")
-    return [_read(run, which) for run in _runs(which["run"] if which else text, root)]
-
-
-def _runs(text: str, root: Path) -> list[Path]:
-    folders = [folder for folder in find_folders(text, root) if not is_attempt(str(folder))]
-    if len(folders) < 2:
-        return [find_run(str(folders[0]) if folders else text, root)]
-    rows = sorted(map(settled_row, folders), key=lambda row: (str(row["started_at"]), row["path"]))
-    finished = [Path(row["path"]) for row in rows if row["status"] == "finished"]
-    if not finished:
-        raise RunError(f"{text}: none of its {len(rows)} runs has finished\n  esper runs says how far they are")
-    for row in rows:
-        if row["status"] != "finished":
-            say(f"left out: {row['path']}: {row['status']}", is_error=True)
-    return finished
-
-
-def _read(run: Path, which: re.Match[str] | None) -> Stored:
-    manager, record = CheckpointManager(run), _record(run)
-    if which and which["epoch"]:
-        checkpoint = _of_epoch(manager, int(which["epoch"]), record)
-    elif which and which["metric"]:
-        checkpoint = manager.load_agent(_best(manager, which["metric"], f"{run}@best:{which['metric']}"))
+def read_stored(target: Target) -> Stored:
+    """The checkpoint that a target names. Raises CheckpointError where there is no such sound one."""
+    run, manager, record = target.run, CheckpointManager(target.run), _record(target.run)
+    if target.epoch is not None:
+        checkpoint = _of_epoch(manager, target.epoch, record)
+    elif target.metric is not None:
+        checkpoint = manager.load_agent(_best(manager, target.metric, f"{run}@best:{target.metric}"))
     else:
         checkpoint = manager.load_latest_agent()
         for unsound in checkpoint.skipped:
