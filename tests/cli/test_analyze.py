@@ -164,11 +164,39 @@ def test_a_picture_is_drawn_in_the_format_that_its_name_asks_for(path, tmp_path,
         "heuristic",
         "less heuristic, points",
         "88.0",
-        "-8.0",
+        "\N{MINUS SIGN}8.0",
     ):
         assert f">{text}<" in drawing, text
     assert analyze(path, "--plot", tmp_path / "b.svg") == 0
     assert (tmp_path / "b.svg").read_text() == analyze_again(path, tmp_path)
+
+
+def test_no_text_of_a_picture_leaves_it(tmp_path, capsys):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    path, name = tmp_path / "evaluations.sqlite", "2026-11-30_13-00-59_fc1e8fee"
+    for version in "ab":
+        run = f"outputs/a/{name}_{version}"
+        fill(path, [measured(seed, 80.0) for seed in range(3)], sha(version), "heuristic", run=run)
+    drawn = []
+    savefig = Figure.savefig
+
+    def look(figure, *arguments, **options):
+        savefig(figure, *arguments, **options)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        renderer = canvas.get_renderer()
+        axes = [part for parts in figure.subfigs for part in parts.axes]
+        texts = [text for part in axes for text in (part._left_title, *part.get_yticklabels()) if text.get_text()]
+        drawn.append([text.get_window_extent(renderer) for text in texts] + [figure.bbox])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", look)
+        assert analyze(path, "--plot", tmp_path / "a.png") == 0
+    ((*texts, whole),) = drawn
+    assert len(texts) >= 4
+    assert all(whole.x0 <= text.x0 and text.x1 <= whole.x1 and text.y1 <= whole.y1 for text in texts)
 
 
 def analyze_again(path, folder):

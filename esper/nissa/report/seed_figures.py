@@ -7,9 +7,9 @@ import numpy as np
 from esper.leyline import SeedStage
 from esper.nissa.palette import SERIES_COLOURS, STAGE_LOOKS
 from esper.nissa.report.history import RunHistory
-from esper.nissa.report.plots import Plot, over_epochs, picture, span, tint
+from esper.nissa.report.plots import LEAST_POINTS, Plot, over_epochs, picture, span, tint
 from esper.nissa.report.timeline import Segment
-from esper.nissa.statistics import mean_band
+from esper.nissa.statistics import FEWEST, mean_band
 
 # Fossils at the bottom: they stay, so that what is lasting reads as a rising floor.
 _BOTTOM_UP = (
@@ -44,7 +44,9 @@ def occupancy(history: RunHistory, timelines: Timelines, width: int = 530) -> st
 def contribution(history: RunHistory, timelines: Timelines) -> str:
     """What each seed is worth: validation accuracy with it minus without it, by slot, coloured by blueprint."""
     every = np.array([history.slot_series(*place, "contribution") for place in timelines], dtype=float)  # [M * S, T]
-    return _by_slot(history, timelines, "contribution", ", points", span(np.append(every, 0.0)), 250)
+    return _by_slot(
+        history, timelines, "contribution", ", points", span(np.append(every, 0.0), least=LEAST_POINTS), 250
+    )
 
 
 def alpha(history: RunHistory, timelines: Timelines) -> str:
@@ -89,4 +91,6 @@ def _seed_lines(plot: Plot, history: RunHistory, timelines: Timelines, slot: str
         colour = tint(tints.get(blueprint, "muted"))
         plot.lines(history.epochs, np.array(of_seeds), colour, width, opacity)
         if is_crowd and key == "contribution":
-            plot.lines(history.epochs, mean_band(np.array(of_seeds))[0], colour, 2.2)
+            mean = mean_band(np.array(of_seeds))[0]
+            few = np.isfinite(of_seeds).sum(axis=0) < FEWEST  # one seed that came back is no mean of its blueprint
+            plot.lines(history.epochs, np.where(few, np.nan, mean), colour, 2.2)

@@ -1,13 +1,14 @@
 """An analysis as a picture: every seed a dot, the mean in its interval, and the differences beside it."""
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esper.errors import EsperError
 from esper.files import write_atomic
-from esper.nissa.formatting import compact, signed
+from esper.nissa.formatting import compact, signed, with_minus
 from esper.nissa.palette import SERIES_COLOURS, colour
 from esper.nissa.statistics import Interval
 from esper.study.analyze.analysis import SuiteResult, VersionResult
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
 
 FORMATS = (".svg", ".png", ".pdf")
-_WIDTH, _ROW_HEIGHT, _FRAME_HEIGHT = 10.5, 0.48, 1.15  # inches
+_WIDTH, _ROW_HEIGHT, _LINE_HEIGHT, _FRAME_HEIGHT = 10.5, 0.48, 0.19, 1.15  # inches
+_TITLE, _LABEL = 32, 26  # letters in a line: over the differences, beside a row
 _BELOW = 0.2  # of a row: the dots, so that the interval hides none
 _STYLE: dict[Any, Any] = {
     "font.size": 11,
@@ -65,7 +67,7 @@ def draw_results(results: Sequence[SuiteResult], metrics: Sequence[str], path: P
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    heights = [_FRAME_HEIGHT + _ROW_HEIGHT * len(result.versions) for result, _ in panels]
+    heights = [_FRAME_HEIGHT + _row_height(result) * len(result.versions) for result, _ in panels]
     with matplotlib.rc_context(_STYLE):
         layout = ConstrainedLayoutEngine(w_pad=0.1)
         figure = Figure(figsize=(_WIDTH, sum(heights)), dpi=160, layout=layout)
@@ -107,7 +109,7 @@ def _values(axes: "Axes", rows: Sequence[VersionResult], measure: Measure, tints
             mean = interval.mean * measure.scale
             text = compact(mean) if abs(mean) >= 1000 else f"{mean:.{measure.decimals}f}"
             _whisker(axes, interval, place, measure, tints[row.sha256], text)
-    axes.set_yticks(range(len(rows)), [row.title for row in rows], color=colour("ink"))
+    axes.set_yticks(range(len(rows)), [textwrap.fill(row.title, _LABEL) for row in rows], color=colour("ink"))
     axes.set_ylim(len(rows) - 0.5, -0.6)
     axes.set_title(measure.heading, loc="left", color=colour("muted"))
     _bare(axes)
@@ -124,9 +126,16 @@ def _differences(
             _whisker(axes, gap, place, measure, tints[row.sha256], text)
     unit = "points" if measure.is_accuracy else measure.unit
     title = ", ".join(filter(None, (f"less {rows[0].title}", unit)))
-    axes.set_title(title, loc="left", color=colour("muted"))
+    # Wrapped: nothing keeps a title from leaving the picture.
+    axes.set_title(textwrap.fill(title, _TITLE), loc="left", color=colour("muted"))
     axes.tick_params(labelleft=False)
     _bare(axes)
+
+
+def _row_height(result: SuiteResult) -> float:
+    """Inches that each version takes, so that the lines of its title stand clear of the next one's."""
+    lines = max(textwrap.fill(row.title, _LABEL).count("\n") + 1 for row in result.versions)
+    return max(_ROW_HEIGHT, _LINE_HEIGHT * (lines + 0.4))
 
 
 def _whisker(axes: "Axes", interval: Interval, place: int, measure: Measure, tint: str, text: str) -> None:
@@ -136,7 +145,13 @@ def _whisker(axes: "Axes", interval: Interval, place: int, measure: Measure, tin
         axes.hlines(place, interval.low * measure.scale, interval.high * measure.scale, color=tint, linewidth=2.4)
     axes.scatter([mean], [place], s=52, color=tint, edgecolor=colour("paper"), linewidth=1.2, zorder=3)
     axes.annotate(
-        text, (mean, place), xytext=(0, 7), textcoords="offset points", ha="center", color=tint, fontweight="bold"
+        with_minus(text),
+        (mean, place),
+        xytext=(0, 7),
+        textcoords="offset points",
+        ha="center",
+        color=tint,
+        fontweight="bold",
     )
 
 

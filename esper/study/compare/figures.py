@@ -64,7 +64,15 @@ def difference(comparison: Comparison) -> str:
         return ""
 
     what = f"minus {_short(first.label)}, points"
-    return _curves(comparison, minus_first, what, (530, 340), signed, lambda values: span(np.append(values, 0)), others)
+    return _curves(
+        comparison,
+        minus_first,
+        what,
+        (530, 340),
+        signed,
+        lambda values: span(np.append(values, 0), least=plots.LEAST_POINTS),
+        others,
+    )
 
 
 def parameters(comparison: Comparison) -> str:
