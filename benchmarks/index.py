@@ -23,8 +23,8 @@ from rich.table import Table
 
 from esper.study.runs.folders import RUN_FILE
 from esper.study.runs.index import INDEX_FILE, read_index
-from esper.study.runs.query import Condition
 from esper.study.runs.query import Table as Runs
+from esper.study.runs.query import parse_filter
 
 SWEEP_JOBS = 200
 BLOCK_BYTES = 4096  # as run.json is padded to
@@ -88,7 +88,7 @@ def forget(root: Path) -> None:
 def inside(root: Path) -> None:
     """Index, filter and sort within this process."""
     runs = Runs(read_index(root).rows)
-    runs.filter(Condition.parse(text) for text in FILTER)
+    runs.filter(parse_filter(text) for text in FILTER)
     runs.sort("test_accuracy")
 
 

@@ -14,6 +14,7 @@ from esper.config.store import conf_dir, register
 from esper.errors import ConfigError, EsperError, ExitCode, RunError, RunExistsError, of_machine
 from esper.files.marks import holds_run
 from esper.printing import complain, guarded, say_text
+from esper.runner.finished import tell_if_finished
 from esper.runner.fused_launcher import FusedLauncher, FusedLauncherConfig
 from esper.runner.task import HydraTask, RunEnded
 from esper.sweep import JobError, SweepEnded, SweepError, register_plugin
@@ -123,7 +124,9 @@ def _resume(name: str, others: list[str]) -> int:
     if not holds_run(folder):
         found = "it has no run.json" if os.path.isdir(folder) else "there is no such folder"
         raise RunError(f"resume={name}: {found}\n  expected the folder of a run, such as outputs/NAME/ID")
-    from esper.runner.launch import resume
+    if tell_if_finished(folder, others):
+        return ExitCode.DONE
+    from esper.runner.launch import resume  # after the check, since it loads torch
 
     return resume(folder, others)
 

@@ -25,7 +25,7 @@ from esper.simic.on_policy.collector import Collector
 from esper.simic.ppo.agent import PPOAgent
 from esper.study.analyze.requirement import Requirement
 from esper.study.evaluate.measures import measure
-from esper.study.runs.query import Condition
+from esper.study.runs.query import parse_filter
 from tests.simic.corridor import Corridor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -204,7 +204,7 @@ def test_commands_of_runs_are_understood(page, command, tmp_path, monkeypatch):
 def test_commands_of_esper_are_understood(page, command):
     options = build_parser().parse_args([word for word in shlex.split(command)[1:] if word != "..."])
     for condition in getattr(options, "filter", ()):
-        Condition.parse(condition)
+        parse_filter(condition)
     for requirement in getattr(options, "require", ()):
         Requirement.parse(requirement)
     for name in getattr(options, "metric", ()):

@@ -17,13 +17,12 @@ from esper.checkpoint.legacy.plain_form import PlainForm, kind
 from esper.checkpoint.legacy.value_audit import audit_value
 from esper.checkpoint.model import restore_module
 from esper.checkpoint.plain import check_plain
-from esper.checkpoint.sources import find_files
+from esper.checkpoint.sources import SUFFIXES, find_files
 from esper.checkpoint.tensors import storable
 from esper.errors import CheckpointError
 from esper.files import write_atomic
 from esper.printing import printable
 
-SUFFIXES = (".pt", ".pth", ".ckpt")
 _MODEL_KEYS = ("model_state_dict", "state_dict", "model")
 _REST = ".rest"
 _EXTRA_STATE = "_extra_state"
@@ -78,7 +77,7 @@ def convert_all(
         )
     taken: dict[Path, Path] = {}
     for source in sources:
-        for file, inner in find_files(source, SUFFIXES):
+        for file, inner in find_files(source):
             if isinstance(inner, CheckpointError):
                 yield file, inner
                 continue

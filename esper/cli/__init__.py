@@ -5,7 +5,7 @@ import sys
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from esper import __version__
 from esper.checks import did_you_mean
@@ -45,7 +45,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "analyze": Command(
         "esper.cli.analyze",
-        "compare what was evaluated: means, bootstrap intervals, differences seed by seed",
+        "compare what was evaluated: means, intervals, differences seed by seed",
         "Exit code: 0 done, and what --require asks for is met; 1 it is not; 2 bad input; 130 interrupted.",
     ),
     "clean": Command(
@@ -56,7 +56,8 @@ COMMANDS: dict[str, Command] = {
     "audit": Command(
         "esper.cli.audit",
         "say what keeps a torch file from loading with weights_only=True; run nothing in it",
-        "Exit code: 0 the file was audited, whatever was found in it; 2 it could not be; 130 interrupted.",
+        "Exit code: 0 FILE loads with weights_only=True, or what else was asked for is done; 1 FILE does not; "
+        "2 it could not be audited; 130 interrupted.",
     ),
     "convert": Command(
         "esper.cli.convert",
@@ -68,7 +69,14 @@ COMMANDS: dict[str, Command] = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in two lines what is wrong with the arguments."""
+    """Says in two lines what is wrong with the arguments, and refers to the help of the command that got them."""
+
+    def parse_known_args(self, *given: Any, **named: Any) -> Any:
+        """As argparse does it; what is left over is an error here, where it is known which command got it."""
+        options, left = super().parse_known_args(*given, **named)
+        if left:
+            self.error(f"unrecognized arguments: {' '.join(left)}")
+        return options, left
 
     def error(self, message: str) -> NoReturn:
         say(f"error: {message}", f"  see {self.prog} --help", is_error=True)

@@ -1,9 +1,13 @@
 """`esper analyze`."""
 
 import argparse
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from esper.cli.evaluate import DATABASE
+
+MOST_NAMED = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="CONDITION",
-        help="METRIC>NUMBER (or <, >=, <=) of every version shown, such as 'test_accuracy>0.7'; may be repeated",
+        help="METRIC>NUMBER (or <, >=, <=, =, !=) of every version shown, such as 'test_accuracy>0.7'; may be repeated",
     )
     parser.add_argument(
         "--db", type=Path, default=DATABASE, metavar="FILE", help="SQLite database of results (default: %(default)s)"
@@ -40,34 +44,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print, draw and judge; 1 where something required is not met."""
     from esper.printing import say, say_text
-    from esper.printing.tables import Console
-    from esper.study.analyze.analysis import compare
+    from esper.printing.tables import UNBOUNDED, Console
+    from esper.study.analyze.analysis import checkpoints, summarize
     from esper.study.analyze.requirement import Requirement
-    from esper.study.analyze.tables import as_csv, as_json, footnote, markdown, print_comparison
+    from esper.study.analyze.tables import as_csv, as_json, footnote, markdown
+    from esper.study.analyze.terminal import print_result
     from esper.study.evaluate.database import Evaluations
     from esper.study.evaluate.measures import measure
 
     requirements = [Requirement.parse(text) for text in options.require]
     metrics = [measure(name).name for name in options.metric]
     with Evaluations(options.db, is_new=False) as database:
-        comparisons = compare(database, options.targets, options.suite)
+        results = summarize(database, options.targets, options.suite)
+        runs = checkpoints(database, options.targets)
     if options.plot:
-        from esper.study.analyze.picture import draw_comparisons
+        from esper.study.analyze.picture import draw_results
 
-        draw_comparisons(comparisons, metrics, options.plot)
+        draw_results(results, metrics, options.plot)
     match options.format:
         case "md":
-            say_text(markdown(comparisons, metrics))
+            say_text(markdown(results, metrics))
         case "csv":
-            say_text(as_csv(comparisons, metrics))
+            say_text(as_csv(results, metrics))
         case "json":
-            say_text(as_json(comparisons))
+            say_text(as_json(results))
         case _:
-            console = Console()
-            for comparison in comparisons:
-                print_comparison(comparison, metrics, console)
-            say(footnote(comparisons) or "nothing was evaluated")
-    verdicts = [verdict for requirement in requirements for verdict in requirement.judge(comparisons)]
+            console = Console(width_of_file=UNBOUNDED)
+            for result in results:
+                print_result(result, metrics, console)
+            say(footnote(results) or ("every seed has failed" if results else _nothing(options, runs)))
+    if not results and options.format != "table":
+        say(_nothing(options, runs), is_error=True)
+    verdicts = [verdict for requirement in requirements for verdict in requirement.judge(results)]
     if verdicts and options.format == "md":
         say("", "**Required**", "")
     for verdict in verdicts:
@@ -77,3 +85,13 @@ def run(options: argparse.Namespace) -> int:
     if options.plot:
         say(f"wrote {options.plot}", is_error=options.format != "table")
     return int(not all(verdict.is_met for verdict in verdicts))
+
+
+def _nothing(options: argparse.Namespace, runs: Sequence[str]) -> str:
+    """Of what there are no results, and the command that makes some."""
+    what = f"of {', '.join(options.targets)} " if options.targets else ""
+    by = f" under the suite {options.suite}" if options.suite else ""
+    named = shlex.join(runs) if 0 < len(runs) <= MOST_NAMED else "RUN"
+    suite = f" --suite {shlex.quote(options.suite)}" if options.suite else ""
+    database = f" --db {shlex.quote(str(options.db))}" if options.db != DATABASE else ""
+    return f"nothing {what}was evaluated{by}; to do so: esper evaluate {named}{suite}{database}"

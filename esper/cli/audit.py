@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from esper.errors import EsperError, ExitCode
 from esper.printing import say, say_text
 
 _EXAMPLES = {
@@ -16,7 +17,7 @@ _EXAMPLES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What may be audited: a file, or an example that is made first."""
-    choice = parser.add_mutually_exclusive_group(required=True)
+    choice = parser.add_mutually_exclusive_group()
     choice.add_argument("file", nargs="?", type=Path, metavar="FILE", help="audit this torch file, or pickle")
     for name, what in _EXAMPLES.items():
         choice.add_argument(
@@ -30,8 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     choice.add_argument("--write-docs", type=Path, metavar="PAGE", help="write the page of audit results")
 
 
-def run(options: argparse.Namespace) -> None:
-    """Print what keeps the file from loading safely."""
+def run(options: argparse.Namespace) -> int:
+    """Print what keeps the file from loading safely; 1 where a file that was named does not."""
+    if not (options.file or options.example or options.iterative or options.write_docs):
+        raise EsperError("audit which file?\n  esper audit FILE.pt, or see esper audit --help")
+    for file in filter(None, (options.file, options.iterative)):
+        from esper.checkpoint.sources import check_readable
+
+        check_readable(file)
     from esper.checkpoint import audit  # here and below, since they load torch
 
     if options.iterative:
@@ -50,4 +57,7 @@ def run(options: argparse.Namespace) -> None:
         say(f"Generated {path}: {_EXAMPLES[options.example]}", "")
         say_text(audit.format_audit(audit.audit_checkpoint(path)))
     else:
-        say_text(audit.format_audit(audit.audit_checkpoint(options.file)))
+        found = audit.audit_checkpoint(options.file)
+        say_text(audit.format_audit(found))
+        return 0 if found["compatible"] else ExitCode.FAILED
+    return ExitCode.DONE

@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print what differs and the statistics, write the page, and say where."""
-    from esper.study.compare.sides import read_sides
+    from esper.study.compare.groups import read_groups
 
-    given = read_sides(options.runs, options.root)
+    given = read_groups(options.runs, options.root)
     from esper.printing.tables import UNBOUNDED, Console, Text
     from esper.study.compare.comparison import Comparison
     from esper.study.compare.page import write_comparison
@@ -43,7 +43,9 @@ def run(options: argparse.Namespace) -> None:
     console.print(_differences(comparison))
     console.print()
     console.print(_statistics(comparison))
-    told = f"means with 95% intervals over {comparison.unit}; differences are to {comparison.sides[0].label}"
+    told = (
+        f"means over {comparison.unit}, {comparison.told('intervals')}; differences are to {comparison.groups[0].label}"
+    )
     console.print(Text(told, "dim"), soft_wrap=True)
     console.print()
     console.print(Text(f"page  {write_comparison(comparison, options.page)}"), soft_wrap=True)
@@ -57,7 +59,7 @@ def _differences(comparison: "Comparison") -> "Table":
 
     found, own = shown_differences(comparison)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for title in ("what differs", *(side.label for side in comparison.sides)):
+    for title in ("what differs", *(group.label for group in comparison.groups)):
         table.add_column(Text(title), overflow="fold")
     for key, values in list(found.items())[:MOST_KEYS]:
         table.add_row(key, *(Text(value or "-") for value in values))
@@ -74,21 +76,21 @@ def _statistics(comparison: "Comparison") -> "Table":
     from esper.study.compare.page import measured, told_apart
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("")
-    table.add_column("runs", justify="right")
+    table.add_column("", overflow="fold")
+    table.add_column("runs", justify="right", no_wrap=True)
     for measure in comparison.measures:
-        table.add_column(measure.title)
-    for side in comparison.sides:
-        means = [Text(measured(comparison.mean(side, measure), measure)) for measure in comparison.measures]
-        table.add_row(Text(side.label), str(len(side.runs)), *means, style="bold")
-        if side is comparison.sides[0]:
+        table.add_column(measure.title, overflow="fold")
+    for group in comparison.groups:
+        means = [Text(measured(comparison.mean(group, measure), measure)) for measure in comparison.measures]
+        table.add_row(Text(group.label), str(len(group.runs)), *means, style="bold")
+        if group is comparison.groups[0]:
             continue
         cells = []
         for measure in comparison.measures:
-            difference = comparison.difference(side, measure)
+            difference = comparison.difference(group, measure)
             is_up = (difference.interval.mean or 0) > 0
             style = ("green" if is_up else "red") if difference.excludes_zero and measure.decimals else ""
             cells.append(Text(told_apart(difference, measure), style))
-        pairs = comparison.difference(side, comparison.measures[0]).is_paired
+        pairs = comparison.difference(group, comparison.measures[0]).is_paired
         table.add_row(Text(f"  difference, {'paired' if pairs else 'unpaired'}", "dim"), "", *cells)
     return table

@@ -6,7 +6,7 @@ from pathlib import Path
 from esper.printing import say_text
 
 SHELLS = ("bash", "zsh")
-_FOLDERS = ("RUN", "VERSION|RUN")
+_FOLDERS = ("RUN", "RUN|SWEEP", "VERSION|RUN")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

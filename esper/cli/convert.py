@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from esper.errors import ExitCode
 from esper.printing import complain, say
 
 
@@ -19,7 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Convert file by file; one that cannot be converted is named, and the others go on."""
-    from esper.checkpoint.convert import convert_all  # here, since it loads torch
+    from esper.checkpoint.sources import refusals
+
+    if refused := refusals(options.sources):
+        for error in refused:
+            complain(error)
+        return ExitCode.BAD_INPUT
+    from esper.checkpoint.convert import convert_all  # after the check, since it loads torch
 
     code = 0
     for source, result in convert_all(options.sources, options.folder, trust=options.trust):

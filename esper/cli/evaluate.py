@@ -9,6 +9,7 @@ from esper.study.runs.folders import ROOT
 
 if TYPE_CHECKING:
     from esper.study.evaluate.database import Measured
+    from esper.study.evaluate.stored import Stored
 
 DATABASE = Path(ROOT) / "evaluations.sqlite"
 
@@ -35,41 +36,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate each target's missing seeds; 1 where one of the seeds asked for has failed."""
-    from esper.config.suite import read_suite
-    from esper.study.evaluate.database import Evaluations
-    from esper.study.evaluate.evaluating import evaluate, suite_sha256
+    from esper.study.evaluate.targets import find_targets
+
+    found = [target for text in options.targets for target in find_targets(text, options.root)]
+    from esper.config.suite import read_suite  # after the check, since it loads OmegaConf
+
+    suite = read_suite(options.suite)
+    from esper.study.evaluate.database import Evaluations  # from here on torch is loaded
+    from esper.study.evaluate.evaluating import evaluate, measured_as, suite_sha256
     from esper.study.evaluate.held_out import check_held_out, seen_seeds
     from esper.study.evaluate.stored import read_stored
 
-    suite = read_suite(options.suite)
     seeds = range(suite.first_seed, suite.first_seed + (options.seeds or suite.seeds))
-    targets = [stored for target in options.targets for stored in read_stored(target, options.root)]
+    targets = [read_stored(target) for target in found]
     for stored in targets:
         seen = seen_seeds(stored.checkpoint)
         check_held_out(seeds, seen, suite.name)
         for lost in seen.unknown:
             say(f"{lost}: it was learned from, and its seeds cannot be read; they are not checked", is_error=True)
     failed = 0
+    versions: dict[str, Stored] = {}
     with Evaluations(options.db) as database:
         for stored in targets:
-            known = database.statuses(stored.sha256, suite_sha256(suite))
+            sha256 = measured_as(stored, suite, database)
+            known = database.statuses(sha256, suite_sha256(suite))
             done = ("finished",) if options.retry_failed else ("finished", "failed")
             left = [seed for seed in seeds if known.get(seed) not in done]
+            first = versions.setdefault(sha256, stored)
+            if first is not stored:
+                say(f"{sha256[:8]}  {stored.run}@epoch-{stored.epoch}: {_same(stored, first)}")
+                evaluate(stored, suite, (), database)
+                continue
             failed += sum(known.get(seed) == "failed" and seed not in left for seed in seeds)
-            say(f"{stored.sha256[:8]}  {stored.policy}, {stored.run}@epoch-{stored.epoch}")
+            say(f"{sha256[:8]}  {stored.policy}, {stored.run}@epoch-{stored.epoch}")
             say(f"suite {suite.name}, seeds {seeds[0]} to {seeds[-1]}: {len(left)} of {len(seeds)} to do")
             try:
-                for measured in evaluate(stored, suite, left, database) if left else ():
+                for measured in evaluate(stored, suite, left, database):
                     failed += measured.error is not None
                     say(_line(measured))
             except KeyboardInterrupt:
                 say("interrupted: the seeds under way are lost, and the same command does the rest", is_error=True)
                 raise
-    what = " ".join(dict.fromkeys(stored.sha256[:8] for stored in targets))
+    what = " ".join(sha256[:8] for sha256 in versions)
     say(f"to look at: esper analyze {what}" + (f" --db {options.db}" if options.db != DATABASE else ""))
     if failed:
         say(f"{failed} failed; to try them again: --retry-failed", is_error=True)
     return int(failed > 0)
+
+
+def _same(stored: "Stored", first: "Stored") -> str:
+    """Why one version stands for two of the targets."""
+    what = "the same checkpoint" if stored.sha256 == first.sha256 else "the same rule, whatever seed its run had"
+    return f"{what}: measured once, with {first.run}"
 
 
 def _line(measured: "Measured") -> str:

@@ -18,6 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from esper.study.runs.rows import COLUMNS
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        metavar="RUN|SWEEP",
+        help="these alone: a run's folder or a part of its path, or a folder of runs, such as a sweep's (default: all)",
+    )
     add_root(parser)
     parser.add_argument(
         "--filter",
@@ -50,25 +56,36 @@ def add_root(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print the table, or the JSON."""
     from esper.study.runs.index import read_index
-    from esper.study.runs.query import Condition, Table
+    from esper.study.runs.query import Table, parse_filter
 
-    conditions = [Condition.parse(text) for text in options.filter]
+    conditions = [parse_filter(text) for text in options.filter]
     if options.limit is not None and options.limit < 0:
         raise ConfigError(f"--limit {options.limit}: expected 0 (all) or more")
     index = read_index(options.root)
     for note in index.notes:
         say(note, is_error=True)
     for condition in conditions:
-        if condition.is_share:
-            say(f"{condition.key}: {condition.value} is read as {condition.number:g}%", is_error=True)
-    table = Table(index.rows)
+        if condition.note:
+            say(f"{condition.key}: {condition.note}", is_error=True)
+    known = _named(index.rows, options) if options.runs else index.rows
+    table = Table(known)
     table.filter(conditions)
     table.sort(options.sort, options.reverse)
     if options.json:
         rows = table.rows[: options.limit or None]
         _print_json([row | {key: table.value(row, key) for key in options.columns} for row in rows])
     else:
-        _print_table(table, len(index.rows), options)
+        _print_table(table, len(known), options)
+
+
+def _named(rows: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of the runs that were named; those outside of the root are read by themselves."""
+    from esper.study.runs.find import find_folders
+    from esper.study.runs.index import settled_row
+
+    known = {Path(row["path"]).resolve(): row for row in rows}
+    folders = dict.fromkeys(found.resolve() for text in options.runs for found in find_folders(text, options.root))
+    return [known.get(folder) or settled_row(folder) | {"run": str(folder)} for folder in folders]
 
 
 def _print_json(rows: list[dict[str, Any]]) -> None:

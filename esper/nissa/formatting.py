@@ -1,5 +1,10 @@
 """Numbers as people read them."""
 
+import re
+
+MINUS = "\N{MINUS SIGN}"
+_HYPHEN = re.compile(r"(?:^|(?<=[\s\[(,]))-(?=[\d.])")
+
 
 def compact(value: float) -> str:
     """1030 -> "1,030", 118000 -> "118k", 2.4e6 -> "2.4M"."""
@@ -14,6 +19,11 @@ def signed(value: float, decimals: int = 1) -> str:
     """+6.9, -0.4, 0.0: a difference, without a sign where it rounds to nothing."""
     rounded = round(value, decimals)
     return f"{rounded:+.{decimals}f}" if rounded else f"{0:.{decimals}f}"
+
+
+def with_minus(text: str) -> str:
+    """The text for a page or a picture: the hyphen before a negative number becomes a minus sign."""
+    return _HYPHEN.sub(MINUS, text)
 
 
 def clock(seconds: float) -> str:

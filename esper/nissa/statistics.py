@@ -57,7 +57,7 @@ def mean_interval(
     mean = float(measured.mean())
     if measured.size < FEWEST:
         return Interval(mean, None, None, int(measured.size))
-    half = float(_t_quantile(measured.size - 1, confidence) * measured.std(ddof=1) / np.sqrt(measured.size))
+    half = float(half_width(measured.std(ddof=1), measured.size, confidence))
     return Interval(mean, max(mean - half, within[0]), min(mean + half, within[1]), int(measured.size))
 
 
@@ -76,6 +76,27 @@ def paired_difference(
     return mean_interval((_measured(first) - _measured(second)).tolist(), confidence)
 
 
+def unpaired_difference(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Difference of two independent means with Welch's t-interval, which takes no variance for equal to another's.
+
+    `n` is that of the smaller one; `low` and `high` are None where one has fewer than three values. Source: Welch 1947,
+    "The generalization of Student's problem when several different population variances are involved".
+    """
+    one, two = np.array(first, dtype=float), np.array(second, dtype=float)
+    smaller = min(one.size, two.size)
+    if not smaller:
+        return Interval(None, None, None, 0)
+    mean = float(one.mean() - two.mean())
+    if smaller < FEWEST:
+        return Interval(mean, None, None, smaller)
+    a, b = one.var(ddof=1) / one.size, two.var(ddof=1) / two.size
+    if not a + b:
+        return Interval(mean, mean, mean, smaller)
+    freedom = (a + b) ** 2 / (a**2 / (one.size - 1) + b**2 / (two.size - 1))
+    half = float(_t_quantile(freedom, confidence) * np.sqrt(a + b))
+    return Interval(mean, mean - half, mean + half, smaller)
+
+
 def mean_band(values: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean, lower and upper bound over members, epoch by epoch.
 
@@ -90,9 +111,14 @@ def mean_band(values: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray,
     filled = np.where(known, values, 0.0)
     mean = np.where(n > 0, filled.sum(axis=0) / np.maximum(n, 1), np.nan)
     squares = (np.where(known, values - mean, 0.0) ** 2).sum(axis=0)
-    spread = np.sqrt(squares / np.maximum(n - 1, 1) / np.maximum(n, 1))
-    half = np.where(n >= FEWEST, _t_quantile(np.maximum(n - 1, 1), confidence) * spread, np.nan)
+    half = half_width(np.sqrt(squares / np.maximum(n - 1, 1)), n, confidence)
     return mean, mean - half, mean + half
+
+
+def half_width(deviation: Any, n: Any, confidence: float = 0.95) -> Any:
+    """Of the t-interval of a mean of n values with this sample deviation; NaN where n is below three. [...] each"""
+    few = np.maximum(n, FEWEST)
+    return np.where(np.asarray(n) >= FEWEST, _t_quantile(few - 1, confidence) * deviation / np.sqrt(few), np.nan)
 
 
 def _measured(values: Iterable[float | None]) -> np.ndarray:

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from esper.checkpoint import Checkpoint, restoring
-from esper.config.composing import read_config, to_plain
+from esper.config.composing import to_plain
 from esper.errors import DivergedError, EsperError, ExitCode
 from esper.files.marks import holds_run
-from esper.files.records import CONFIG_FILE
 from esper.nissa import print_summary
 from esper.printing import error_text, say, say_text, say_traceback
 from esper.runner.building import RunRequest, build_runs
 from esper.runner.directory import RunDirectory
 from esper.runner.distributed import ranks
+from esper.runner.finished import tell_if_finished
 from esper.runner.loop import fit
 from esper.runner.records import CHECKPOINT
 from esper.runner.resuming import configuration, differences, refuse
@@ -43,9 +43,7 @@ def start(spec: RunSpec) -> int:
 def resume(path: Path, overrides: Sequence[str]) -> int:
     """Continue the run in this folder. Returns the exit code; raises EsperError on bad input."""
     with RunDirectory.reopen(path) as folder:
-        if folder.is_finished:
-            read_config(path / CONFIG_FILE, overrides)
-            say(f"{path}: this run has finished, after epoch {folder.record['epoch']}")
+        if tell_if_finished(path, overrides):  # by now
             return ExitCode.DONE
         checkpoint = _last_checkpoint(folder)
         config = configuration(path, overrides, checkpoint)

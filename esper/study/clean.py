@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from esper.checkpoint import RunLock
 from esper.errors import RunError
 from esper.files import written_for
 from esper.files.marks import newest_checkpoint
@@ -122,8 +123,6 @@ def is_lost(folder: Path, row: Row) -> bool:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the run's lock; on a full disk a lock that cannot even be made is held by nobody."""
-    from esper.checkpoint import RunLock  # here, since it loads torch
-
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(RunLock(folder))

@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from esper.cli import main
 from esper.config.suite import suites
-from esper.study.analyze.analysis import compare
-from esper.study.analyze.tables import print_comparison
+from esper.printing.tables import Console
+from esper.study.analyze.analysis import summarize
+from esper.study.analyze.terminal import print_result
 from esper.study.evaluate.database import Evaluations, Measured
 from esper.study.evaluate.measures import MEASURES
 from tests.study.filling import failed, fill, finished, sha
@@ -47,15 +47,15 @@ def test_the_table_says_what_is_known(path, capsys):
     assert "88.0 [87.7, 88.2]" in out and "-8.0 [-8.2, -7.7]" in out and "yes" in out
     assert "11.40" in out and "2,549" in out
     assert f"{sha('a')[:8]}  outputs/a/one@epoch-25" in out
-    assert "95% bootstrap intervals" in out
+    assert "95% intervals (Student's t)" in out
 
 
 def test_the_table_fits_a_terminal(path):
     with Evaluations(path) as database:
-        (comparison,) = compare(database, [], None)
+        (result,) = summarize(database, [], None)
     for width in (80, 100, 140):
         out = io.StringIO()
-        print_comparison(comparison, [], Console(file=out, width=width, force_terminal=True, color_system=None))
+        print_result(result, [], Console(file=out, width=width, force_terminal=True, color_system=None))
         lines = out.getvalue().splitlines()
         assert max(map(len, lines)) <= width
         assert "…" not in out.getvalue()
@@ -65,13 +65,32 @@ def test_the_table_fits_a_terminal(path):
 
 def test_every_metric_that_is_asked_for_is_shown_whole(path):
     with Evaluations(path) as database:
-        (comparison,) = compare(database, [], None)
+        (result,) = summarize(database, [], None)
     out = io.StringIO()
     names = ["test_accuracy", "val_accuracy", "training_flops", "parameters"]
-    print_comparison(comparison, names, Console(file=out, width=70, force_terminal=True, color_system=None))
+    print_result(result, names, Console(file=out, width=70, force_terminal=True, color_system=None))
     assert max(map(len, out.getvalue().splitlines())) <= 70 and "…" not in out.getvalue()
     for cell in ("88.0 [87.7, 88.2]", "89.0 [88.7, 89.2]", "11.40 [11.40, 11.40]", "2549 [2549, 2549]"):
         assert cell in out.getvalue()
+
+
+@pytest.mark.parametrize("title", ["heuristic", "ppo, learning_rate 0.0003, members 16"])
+@pytest.mark.parametrize("width", [30, 60, 80, 120, 160])
+def test_words_are_wrapped_and_no_figure_is_cut(tmp_path, width, title):
+    path = tmp_path / "evaluations.sqlite"
+    for name in "ab":
+        fill(path, [measured(seed, 87.0 + seed / 10) for seed in range(20)], sha(name), title, run=f"outputs/a/{name}")
+    with Evaluations(path) as database:
+        (result,) = summarize(database, [], None)
+    for metrics in ([], ["test_accuracy", "training_flops"]):
+        out = io.StringIO()
+        print_result(result, metrics, Console(file=out, width=width, force_terminal=True, color_system=None))
+        text = out.getvalue()
+        assert "…" not in text and "\\" not in text
+        for whole in (sha("a")[:8], sha("b")[:8], "88.0 [87.7, 88.2]", "0.0 [0.0, 0.0]"):
+            assert whole in text
+        longest = max(map(len, text.splitlines()))
+        assert longest <= max(width, 62)
 
 
 def test_failures_are_shown_with_their_reason(path, capsys):
@@ -145,11 +164,39 @@ def test_a_picture_is_drawn_in_the_format_that_its_name_asks_for(path, tmp_path,
         "heuristic",
         "less heuristic, points",
         "88.0",
-        "-8.0",
+        "\N{MINUS SIGN}8.0",
     ):
         assert f">{text}<" in drawing, text
     assert analyze(path, "--plot", tmp_path / "b.svg") == 0
     assert (tmp_path / "b.svg").read_text() == analyze_again(path, tmp_path)
+
+
+def test_no_text_of_a_picture_leaves_it(tmp_path, capsys):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    path, name = tmp_path / "evaluations.sqlite", "2026-11-30_13-00-59_fc1e8fee"
+    for version in "ab":
+        run = f"outputs/a/{name}_{version}"
+        fill(path, [measured(seed, 80.0) for seed in range(3)], sha(version), "heuristic", run=run)
+    drawn = []
+    savefig = Figure.savefig
+
+    def look(figure, *arguments, **options):
+        savefig(figure, *arguments, **options)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        renderer = canvas.get_renderer()
+        axes = [part for parts in figure.subfigs for part in parts.axes]
+        texts = [text for part in axes for text in (part._left_title, *part.get_yticklabels()) if text.get_text()]
+        drawn.append([text.get_window_extent(renderer) for text in texts] + [figure.bbox])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", look)
+        assert analyze(path, "--plot", tmp_path / "a.png") == 0
+    ((*texts, whole),) = drawn
+    assert len(texts) >= 4
+    assert all(whole.x0 <= text.x0 and text.x1 <= whole.x1 and text.y1 <= whole.y1 for text in texts)
 
 
 def analyze_again(path, folder):
@@ -170,6 +217,15 @@ def analyze_again(path, folder):
 def test_the_exit_code_says_whether_it_is_met(path, arguments, code, wanted, capsys):
     assert analyze(path, *arguments) == code
     assert wanted in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("format", ["table", "md", "csv", "json"])
+def test_where_nothing_was_evaluated_the_command_that_does_it_is_named(path, capsys, format):
+    assert analyze(path, sha("a")[:8], "--suite", "long", "--format", format) == 0
+    printed = capsys.readouterr()
+    said = f"nothing of {sha('a')[:8]} was evaluated under the suite long; to do so: "
+    said += f"esper evaluate outputs/a/one@epoch-25 --suite long --db {path}\n"
+    assert (printed.out if format == "table" else printed.err).endswith(said)
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,18 @@ def test_it_answers_within_half_a_second(arguments: list[str], tmp_path: Path) -
     assert any(seconds() < 0.5 for _ in range(5))  # whatever else the machine is doing
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_a_command_does_not_know_is_answered_with_its_own_help(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"convert": ["a", "b"], "completion": ["bash"]}.get(command, ["a"])
+    with pytest.raises(SystemExit) as left:
+        main([command, *given, "--nonsense"])
+    said = capsys.readouterr().err
+    assert left.value.code == 2
+    assert said == f"error: unrecognized arguments: --nonsense\n  see esper {command} --help\n"
+
+
 def test_resume_and_report_know_a_run_by_part_of_its_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

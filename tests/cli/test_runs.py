@@ -62,6 +62,32 @@ def test_filter_sort_limit_and_further_columns(root, capsys):
     assert "1 of 2 runs: 2 finished; to see all: --limit 0" in output.err
 
 
+@pytest.mark.parametrize(
+    ("names", "seeds"),
+    [
+        (["sweep-0754"], {0, 1}),
+        (["0754"], {0, 1}),
+        (["{root}/digits/sweep-0754"], {0, 1}),
+        (["0aaaaaaaaaaa", "--filter", "seed=0"], {0}),
+        (["sweep-0754", "apart", "--filter", "seed>0"], {1, 7}),
+        (["apart", "{root}/digits/sweep-0754/0bbbbbbbbbbb", "apart"], {1, 7}),
+        (["{elsewhere}"], {9}),
+    ],
+)
+def test_runs_and_sweeps_may_be_named(tmp_path, capsys, names, seeds):
+    root, elsewhere = tmp_path / "outputs", tmp_path / "elsewhere"
+    for seed, job in enumerate(("0aaaaaaaaaaa", "0bbbbbbbbbbb")):
+        make_run(root / "digits/sweep-0754" / job, seed=seed)
+    (root / "digits/sweep-0754/sweep.json").write_text('{"jobs": {}}')
+    make_run(root / "digits/apart", seed=7)
+    make_run(elsewhere, seed=9)
+    given = [name.format(root=root, elsewhere=elsewhere) for name in names]
+    assert main(["runs", *given, "--root", str(root), "--json"]) == 0
+    assert {row["seed"] for row in json.loads(capsys.readouterr().out)} == seeds
+    assert main(["runs", "nowhere", "--root", str(root)]) == 2
+    assert "nowhere: no such run" in capsys.readouterr().err
+
+
 def test_json_has_everything(root, capsys):
     assert main(["runs", "--root", str(root), "--json", "--sort", "seed", "--columns", "engine.members"]) == 0
     rows = json.loads(capsys.readouterr().out)

@@ -6,7 +6,9 @@ import sys
 import time
 
 import pytest
+import yaml
 
+from esper.config.composing import compose, to_plain
 from tests.e2e.conftest import ROOT
 from tests.study.run_folders import make_run
 
@@ -32,6 +34,26 @@ CASES = [
 ]
 
 
+COMMANDS = [  # of esper; the exit code, and what is said
+    (["evaluate", "nope"], 2, "nope: no such run in outputs"),
+    (["evaluate", "here@nonsense"], 2, "here@nonsense: cannot be read"),
+    (["evaluate", "here", "--suite", "nope"], 2, "suite nope: there is no such suite"),
+    (["evaluate", "here", "--suite", "defualt"], 2, "did you mean default?"),
+    (["audit"], 2, "audit which file?"),
+    (["audit", "nothere.pt"], 2, "nothere.pt cannot be read: No such file or directory."),
+    (["audit", "--iterative", "nothere.pt"], 2, "nothere.pt cannot be read: No such file or directory."),
+    (["audit", "notes.md"], 2, "notes.md is not a sound torch checkpoint: it is text."),
+    (["audit", "outputs"], 2, "outputs is a folder"),
+    (["convert", "notes.md", "new"], 2, "notes.md is not a sound torch checkpoint: it is text."),
+    (["convert", "nothere.pt", "new"], 2, "nothere.pt: No such file or directory"),
+    (["convert", "outputs", "new"], 2, "expected a torch file, or a folder with .pt, .pth, .ckpt files in it."),
+    (["resume", "here"], 0, "outputs/here: this run has finished, after epoch 3"),
+    (["resume", "here", "seed=4"], 2, "a resumed run keeps its configuration"),
+    (["clean", "nope"], 2, "nope: no such run in outputs"),
+    (["clean", "here", "--finished", "--yes"], 0, "outputs/here"),
+]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Where one run lies, and beside it a torch that cannot be imported."""
@@ -42,10 +64,20 @@ def folder(tmp_path_factory):
     return folder
 
 
-def answer(folder, arguments):
+@pytest.fixture
+def place(folder, tmp_path):
+    """Where one run has finished, and no file is a torch file."""
+    (tmp_path / "notes.md").write_text("# Notes")
+    run = make_run(tmp_path / "outputs/here")
+    (run / "config.yaml").write_text(yaml.safe_dump(to_plain(compose([]))))
+    return tmp_path
+
+
+def answer(folder, arguments, module="esper.run", work=None):
     environment = os.environ | {"PYTHONPATH": f"{folder / 'stub'}{os.pathsep}{ROOT}"}
-    command = [sys.executable, "-m", "esper.run", *arguments]
-    return subprocess.run(command, cwd=folder / "work", env=environment, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-m", module, *arguments]
+    work = work or folder / "work"
+    return subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize(("arguments", "wanted"), CASES, ids=lambda value: " ".join(value) if value else "")
@@ -67,3 +99,22 @@ def test_it_is_answered_within_a_second(arguments, folder):
         return time.perf_counter() - started
 
     assert any(seconds() < 1.0 for _ in range(5))  # whatever else the machine is doing
+
+
+@pytest.mark.parametrize(("arguments", "code", "wanted"), COMMANDS, ids=lambda value: str(value)[:40])
+def test_commands_answer_without_it(arguments, code, wanted, folder, place):
+    done = answer(folder, arguments, "esper.cli", place)
+    assert done.returncode == code, done.stderr
+    assert wanted in (done.stderr if code else done.stdout)
+    assert len(done.stderr.splitlines()) <= 2
+
+
+@pytest.mark.parametrize("arguments", [COMMANDS[number][0] for number in (0, 1, 2, 5, 9, 12)], ids=" ".join)
+def test_commands_answer_within_half_a_second(arguments, folder, place):
+    def seconds():
+        before = os.times()
+        answer(folder, arguments, "esper.cli", place)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    assert any(seconds() < 0.5 for _ in range(5))  # of the processor's time, whatever else the machine is doing

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from esper.errors import EsperError
-from esper.nissa.statistics import mean_band, mean_interval, paired_difference
+from esper.nissa.statistics import half_width, mean_band, mean_interval, paired_difference, unpaired_difference
 
 
 def test_interval_of_three_values_by_hand() -> None:
@@ -32,6 +32,28 @@ def test_paired_difference_is_that_of_the_pairs() -> None:
     difference = paired_difference([3.0, 5.0, 9.0], [1.0, 2.0, 5.0])  # 2, 3, 4
     assert difference.mean == pytest.approx(3.0)
     assert difference.low == pytest.approx(3 - 2.484138, abs=1e-6)
+
+
+def test_unpaired_differences_are_welch_s() -> None:
+    from scipy.stats import ttest_ind
+
+    draw = np.random.default_rng(0)
+    first, second = draw.normal(3, 2, 8), draw.normal(1, 0.5, 5)
+    expected = ttest_ind(first, second, equal_var=False).confidence_interval()
+    found = unpaired_difference(first.tolist(), second.tolist())
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert unpaired_difference([1.0, 1.0, 1.0], [0.0, 0.0, 0.0]).low == 1.0
+    assert unpaired_difference([1.0, 2.0], [0.0, 0.0, 0.0]).low is None
+    assert unpaired_difference([], [0.0]).mean is None
+
+
+def test_one_half_width_for_figures_bands_and_what_is_told_by_its_deviation() -> None:
+    values = np.array([3.0, 5.0, 9.0, 4.0])
+    half = half_width(values.std(ddof=1), 4)
+    found = mean_interval(values)
+    assert (found.low, found.high) == pytest.approx((5.25 - half, 5.25 + half))
+    assert mean_band(values[:, None])[1][0] == pytest.approx(5.25 - half)
+    assert np.isnan(half_width(1.0, np.array([0, 1, 2]))).all()
 
 
 def test_pairing_removes_what_members_share() -> None:

@@ -10,8 +10,6 @@ from enum import Enum
 from pathlib import Path
 from typing import IO
 
-import torch
-
 from esper.checkpoint.legacy.pickle_machine import PickleMachine
 from esper.errors import CheckpointError
 from esper.printing import printable
@@ -114,6 +112,8 @@ def _layout(file: IO[bytes], head: bytes) -> Layout:
 
 
 def _zip_layout(file: IO[bytes]) -> Layout:
+    import torch  # here, so that what is no torch file at all is told without loading it
+
     try:
         records = torch._C.PyTorchFileReader(file).get_all_records()
     except Exception:  # of many kinds, whatever the file holds

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from esper.checkpoint.legacy.file_kind import Layout, file_layout, text_kind
 from esper.checkpoint.legacy.pickle_machine import Global, Key, PickleMachine, StandIn
 from esper.errors import CheckpointError
@@ -59,6 +57,8 @@ def _root(path: Path, layout: Layout, machine: PickleMachine) -> Any:
     """What the file's main pickle holds."""
     with path.open("rb") as file:
         if layout is Layout.ZIP:
+            import torch  # here and below, so that what is no torch file at all is told without loading it
+
             reader = torch._C.PyTorchFileReader(file)  # torch.load's own: another might see another file in the bytes
             return machine.run(io.BytesIO(bytes(reader.get_record("data.pkl"))))
         if layout is Layout.PICKLE:
@@ -83,6 +83,10 @@ def _reason(path: Path, layout: Layout, error: Exception) -> str:
 
 def _mark_unsafe(known: dict[str, Global]) -> list[str]:
     """The names that torch.load(weights_only=True) refuses; marks the others as safe."""
+    if not known:
+        return []
+    import torch
+
     # torch tells what it allows only of a file, so it is handed one that holds nothing but the names.
     plain = [each for name, each in known.items() if name.isascii() and name.isprintable() and " " not in name]
     data = b"\x80\x02" + "".join(f"c{each.module}\n{each.qualname}\n" for each in plain).encode() + b"."

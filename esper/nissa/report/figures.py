@@ -6,7 +6,7 @@ import numpy as np
 
 from esper.nissa.formatting import compact, signed
 from esper.nissa.report.history import RunHistory
-from esper.nissa.report.plots import FOR_NAMES, Plot, over_epochs, picture, span, tint
+from esper.nissa.report.plots import FOR_NAMES, LEAST_POINTS, Plot, over_epochs, picture, span, tint
 from esper.nissa.statistics import mean_band
 
 
@@ -24,7 +24,7 @@ def difference(history: RunHistory, width: int = 530) -> str:
     """Validation accuracy of each grown member minus its twin's, with the mean's 95% band."""
     pairs = [(member, history.twins[member]) for member in history.grown if member in history.twins]
     grown, twins = (history.series(members, "val_accuracy") for members in zip(*pairs, strict=True))
-    y = span(np.append(grown - twins, 0.0))
+    y = span(np.append(grown - twins, 0.0), least=LEAST_POINTS)
     plot = over_epochs(history, "grown minus twin, points", y, (width, 340), right=50)
     plot.level(0.0)
     mean = _members(plot, history, grown - twins, tint("grown"))[-1]

@@ -6,6 +6,7 @@ import numpy as np
 
 from esper.nissa.report.history import RunHistory
 from esper.nissa.report.plots import Plot, over_epochs, picture, span, text_width, tint
+from esper.nissa.statistics import half_width
 
 _DIAGNOSTICS = {
     "entropy": "entropy, nats",
@@ -23,7 +24,8 @@ def returns(history: RunHistory) -> str:
     """Mean return of each update's episodes with its 95% band, and that of validation episodes."""
     updates, validation = history.update_series("update"), history.update_series("validation_return")
     mean, spread = history.update_series("return_mean"), history.update_series("return_std")
-    half = 1.96 * spread / np.sqrt(np.maximum(history.update_series("episodes_finished"), 1))
+    episodes = np.nan_to_num(history.update_series("episodes_finished"))
+    half = half_width(spread * np.sqrt(episodes / np.maximum(episodes - 1, 1)), episodes)  # of the sample's deviation
     y = span(np.concatenate([mean - half, mean, mean + half, validation]))
     plot = _over_updates(history, "return of an episode", y, (1100, 340))
     plot.band(updates, mean - half, mean + half, tint("series0"))

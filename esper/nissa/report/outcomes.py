@@ -40,13 +40,13 @@ def seed_groups(stories: Iterable[SeedStory], slots: Sequence[str] = ()) -> list
 
 
 def commonest(reasons: Iterable[str], most: int = 1) -> list[str]:
-    """The reasons given most often, each in the words of its first giving: "alpha reached 1 (first of 4)".
+    """The reasons given most often, each in the words of its first giving: "alpha reached 1 (and 3 alike)".
 
     Reasons that differ in their figures only are alike.
     """
     given = [reason for reason in reasons if reason]
     examples = {without_numbers(reason): reason for reason in reversed(given)}
     return [
-        examples[kind] if times == 1 else f"{examples[kind]} (first of {times})"
+        examples[kind] if times == 1 else f"{examples[kind]} (and {times - 1} alike)"
         for kind, times in Counter(map(without_numbers, given)).most_common(most)
     ]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esper.files import write_atomic
-from esper.nissa.formatting import compact, signed
+from esper.nissa.formatting import compact, signed, with_minus
 from esper.nissa.palette import THEME
 
 if TYPE_CHECKING:
@@ -33,5 +33,9 @@ def _environment() -> "Environment":
 
     loader = PackageLoader("esper", "")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"compact": compact, "signed": signed}
+    environment.filters |= {"compact": compact, "signed": _signed, "minus": with_minus}
     return environment
+
+
+def _signed(value: float, decimals: int = 1) -> str:
+    return with_minus(signed(value, decimals))

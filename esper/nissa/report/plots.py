@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from esper.nissa.formatting import compact
+from esper.nissa.formatting import compact, with_minus
 from esper.nissa.report.history import RunHistory
 
+LEAST_POINTS = 2.0  # of accuracy, that a plot of differences spans
 FOR_NAMES = 90  # pixels right of a plot whose curves are named at their ends
 _TOP, _RIGHT, _BOTTOM, _LEFT = 26, 20, 38, 46  # round every plot alike, so that they line up on the page
 _NARROW, _WIDE = " .,:;'|!()[]fijlrtI", "%@&<>=+~#mwDGHMNOQW…"
@@ -27,11 +28,17 @@ def text_width(text: str) -> float:
     return sum(4.6 if letter in _NARROW else 10.8 if letter in _WIDE else 7.2 for letter in text)
 
 
-def span(values: np.ndarray, lowest: float = -math.inf, highest: float = math.inf) -> tuple[float, float]:
-    """From just below the least value to just above the greatest, as far as a value can be there."""
+def span(
+    values: np.ndarray, lowest: float = -math.inf, highest: float = math.inf, least: float = 0.0
+) -> tuple[float, float]:
+    """From just below the least value to just above the greatest, as far as a value can be there.
+
+    least: how much is shown at least, so that what does not differ looks so.
+    """
     known = values[np.isfinite(values)]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
     room = 0.05 * (abs(high) or 1.0) if math.isclose(low, high) else 0.08 * (high - low)
+    room = max(room, (least - (high - low)) / 2)
     return max(low - room, lowest), min(high + room, highest)
 
 
@@ -174,6 +181,7 @@ class Plot:
 
     def _text(self, text: str, x: float, y: float, colour: str, anchor: str = "start", weight: int = 400) -> None:
         """Text, cut short with "…" where it would leave the picture."""
+        text = with_minus(text)
         room = {"start": self.size[0] - x, "middle": 2 * min(x, self.size[0] - x), "end": x}[anchor]
         if text_width(text) > room:
             kept = sum(width < room - 12 for width in accumulate(map(text_width, text)))

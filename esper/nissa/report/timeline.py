@@ -1,4 +1,4 @@
-"""The lives of seeds, told from records and events: which stage when, and how and why each one ended."""
+"""Timelines of seeds, told from records and events: which stage when, and how and why each one ended."""
 
 from collections import defaultdict
 from collections.abc import Iterable

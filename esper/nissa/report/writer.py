@@ -32,7 +32,7 @@ def write_report(run_dir: Path | str) -> Path:
 
 def render(history: RunHistory) -> str:
     """The page as text. Everything that comes from the run is escaped by the template."""
-    lives = {(member, slot): segments(history, member, slot) for member in history.grown for slot in history.slots}
+    timelines = {(member, slot): segments(history, member, slot) for member in history.grown for slot in history.slots}
     stories = seed_stories(history.events)
     scores = final_scores(history)
     sizes = history.series(history.grown, "parameter_count")  # [M, T]
@@ -45,14 +45,14 @@ def render(history: RunHistory) -> str:
         why_nothing=why_nothing_was_planted(history),
         bits=bits_per_byte(history),
         scores=scores,
-        lives=lives,
+        timelines=timelines,
         sizes=[float(sizes[:, 0].mean()), float(sizes[:, -1].mean())] if sizes.size else [0.0, 0.0],
         last_accuracy={row["member"]: row.get("val_accuracy") for row in last_rows},
         epoch_ticks=ticks(0, max(history.max_epochs, 1), 8, whole=True),
         looks=STAGE_LOOKS,
         stage_look=stage_look,
-        blueprints=seed_figures.blueprint_colours(lives),
-        pictures=_pictures(history, lives, scores),
+        blueprints=seed_figures.blueprint_colours(timelines),
+        pictures=_pictures(history, timelines, scores),
         troubles=_troubles(history),
         stories=stories,
         groups=seed_groups(stories, history.slots),
@@ -111,7 +111,7 @@ def bits_per_byte(history: RunHistory) -> dict[str, Interval]:
     return {who: interval for who, interval in found.items() if interval.mean is not None}
 
 
-def _pictures(history: RunHistory, lives: seed_figures.Lives, scores: Scores | None) -> dict[str, str]:
+def _pictures(history: RunHistory, timelines: seed_figures.Timelines, scores: Scores | None) -> dict[str, str]:
     """SVG by name; a picture that would show nothing is not there."""
     found: dict[str, str] = {}
     if len(history.updates) > 1:
@@ -120,13 +120,13 @@ def _pictures(history: RunHistory, lives: seed_figures.Lives, scores: Scores | N
         return {name: picture for name, picture in found.items() if picture}
     found["accuracy"] = figures.accuracy(history)
     found["pairs"] = _pairs(scores) if scores else ""
-    has_seeds = any(lives.values())
+    has_seeds = any(timelines.values())
     if history.twins:
         found["difference"] = figures.difference(history, 530 if has_seeds else 1100)
     if has_seeds:
-        found["occupancy"] = seed_figures.occupancy(history, lives, 530 if history.twins else 1100)
-        found["contribution"] = seed_figures.contribution(history, lives)
-        found["alpha"] = seed_figures.alpha(history, lives)
+        found["occupancy"] = seed_figures.occupancy(history, timelines, 530 if history.twins else 1100)
+        found["contribution"] = seed_figures.contribution(history, timelines)
+        found["alpha"] = seed_figures.alpha(history, timelines)
     found["choices"] = learning_figures.choices(history)
     found["parameters"] = figures.size(history, "parameter_count", "parameters")
     found["flops"] = figures.size(history, "flops_per_sample", "FLOPs a sample, forward")

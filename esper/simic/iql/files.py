@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from esper.checkpoint import Checkpoint, read_bundle, write_bundle
-from esper.checkpoint.convert import SUFFIXES, read_torch, write_torch
+from esper.checkpoint.convert import read_torch, write_torch
+from esper.checkpoint.sources import SUFFIXES
 from esper.errors import LearnerError
 
 KIND = "iql"

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from esper.checkpoint import Checkpoint, read_bundle, write_bundle
-from esper.checkpoint.convert import SUFFIXES, read_torch, write_torch
+from esper.checkpoint.convert import read_torch, write_torch
+from esper.checkpoint.sources import SUFFIXES
 from esper.errors import LearnerError
 
 _KIND = "policy"

@@ -9,8 +9,7 @@ from typing import Any
 from esper.checks import did_you_mean
 from esper.config.checks import flat
 from esper.errors import EsperError
-from esper.nissa.statistics import Interval
-from esper.study.analyze.bootstrap import bootstrap_interval
+from esper.nissa.statistics import Interval, mean_interval
 from esper.study.evaluate.database import Evaluations
 from esper.study.evaluate.measures import MEASURES
 
@@ -21,7 +20,7 @@ _MOST_KEYS = 2  # of a configuration, that tell versions apart in a title
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class VersionResult:
     """One version under one suite. values: metric -> seed -> mean over that seed's hosts; failed: seed -> its error.
 
     title: its policy, and where others have the same one, what tells it from them.
@@ -47,64 +46,73 @@ class Row:
 
     def interval(self, metric: str) -> Interval:
         """Mean over seeds and its interval; of no values where the metric was not measured."""
-        return bootstrap_interval(self.values.get(metric, {}).values())
+        return mean_interval(self.values.get(metric, {}).values(), within=MEASURES[metric].within)
 
-    def difference(self, reference: "Row", metric: str) -> Interval | None:
+    def difference(self, reference: "VersionResult", metric: str) -> Interval | None:
         """This less the reference, paired by seed; None where the two were not measured on the same task."""
         if self.task != reference.task:
             return None
         mine, other = self.values.get(metric, {}), reference.values.get(metric, {})
-        return bootstrap_interval(mine[seed] - other[seed] for seed in sorted(mine.keys() & other.keys()))
+        return mean_interval(mine[seed] - other[seed] for seed in sorted(mine.keys() & other.keys()))
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """What one suite says of versions; the first row is the one that others are compared with."""
+class SuiteResult:
+    """What one suite says of versions; the first is the one that others are compared with."""
 
     suite: str
     suite_sha256: str
-    rows: list[Row]
+    versions: list[VersionResult]
 
     @property
     def metrics(self) -> list[str]:
         """Those that any of the versions has, in the order of the glossary."""
-        return [name for name in MEASURES if any(name in row.values for row in self.rows)]
+        return [name for name in MEASURES if any(name in row.values for row in self.versions)]
 
     @property
     def main_metric(self) -> str:
         """What versions are judged by: bits per byte where all have it, else accuracy."""
         bits = "test_bits_per_byte"
-        has_all = bits in self.metrics and all(bits in row.values for row in self.rows if row.values)
+        has_all = bits in self.metrics and all(bits in row.values for row in self.versions if row.values)
         return bits if has_all else "test_accuracy"
 
 
-def compare(database: Evaluations, targets: Sequence[str], suite: str | None) -> list[Comparison]:
+def summarize(database: Evaluations, targets: Sequence[str], suite: str | None) -> list[SuiteResult]:
     """What the database says of these versions (none: all), suite by suite.
 
     targets: the beginning of a version's sha256, or a run: its folder, or part of its path, with or without @epoch-N.
-    suite: the name of one. The order of the targets is that of the rows; without any, the best comes first. Raises
+    suite: the name of one. The order of the targets is that of the versions; without any, the best comes first. Raises
     EsperError naming the nearest where there is no such version or suite.
     """
-    versions = database.versions()
-    chosen = [version for target in targets for version in _named(target, versions)] if targets else versions
+    chosen = _chosen(database, targets)
     by_id = {version["id"]: version for version in chosen}
     titles = _titles(list(by_id.values()))
     suites = _suites(database.suites(), suite)
-    rows: dict[tuple[int, int], Row] = {}
+    rows: dict[tuple[int, int], VersionResult] = {}
     for evaluation in database.evaluations(by_id, suites):
         key = (evaluation["suite"], evaluation["version"])
         if key not in rows:
             rows[key] = _row(by_id[evaluation["version"]], titles[evaluation["version"]])
         _count(rows[key], evaluation)
-    comparisons = []
+    results = []
     for number, row in suites.items():
         found = [rows[number, version] for version in by_id if (number, version) in rows]
         if found:
-            comparison = Comparison(row["name"], row["sha256"], found)
+            result = SuiteResult(row["name"], row["sha256"], found)
             if not targets:
-                found.sort(key=_goodness(comparison.main_metric))
-            comparisons.append(comparison)
-    return comparisons
+                found.sort(key=_goodness(result.main_metric))
+            results.append(result)
+    return results
+
+
+def checkpoints(database: Evaluations, targets: Sequence[str]) -> list[str]:
+    """Where these versions (none: all) lie, one of the runs of each, as `esper evaluate` takes them."""
+    return [name for version in _chosen(database, targets) for name in _checkpoints(version)[:1]]
+
+
+def _chosen(database: Evaluations, targets: Sequence[str]) -> list[dict[str, Any]]:
+    versions = database.versions()
+    return [version for target in targets for version in _named(target, versions)] if targets else versions
 
 
 def _suites(rows: Sequence[dict[str, Any]], wanted: str | None) -> dict[int, dict[str, Any]]:
@@ -136,8 +144,8 @@ def _present(same: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return same[-1]
 
 
-def _row(version: dict[str, Any], title: str) -> Row:
-    return Row(version["sha256"], version["policy"], title, version["config"]["task"], _checkpoints(version))
+def _row(version: dict[str, Any], title: str) -> VersionResult:
+    return VersionResult(version["sha256"], version["policy"], title, version["config"]["task"], _checkpoints(version))
 
 
 def _checkpoints(version: dict[str, Any]) -> list[str]:
@@ -173,7 +181,7 @@ def _differences(versions: Sequence[dict[str, Any]]) -> list[str]:
     return [", ".join(f"{key.rpartition('.')[2]} {config.get(key)}" for key in keys) for config in configs]
 
 
-def _count(row: Row, evaluation: dict[str, Any]) -> None:
+def _count(row: VersionResult, evaluation: dict[str, Any]) -> None:
     if evaluation["status"] == "failed":
         row.failed[evaluation["seed"]] = evaluation["error"]
         return
@@ -181,10 +189,10 @@ def _count(row: Row, evaluation: dict[str, Any]) -> None:
         row.values.setdefault(metric, {})[evaluation["seed"]] = value
 
 
-def _goodness(metric: str) -> Callable[[Row], float]:
+def _goodness(metric: str) -> Callable[[VersionResult], float]:
     sign = 1.0 if metric == "test_bits_per_byte" else -1.0
 
-    def key(row: Row) -> float:
+    def key(row: VersionResult) -> float:
         mean = row.mean(metric)
         return math.inf if mean is None else sign * mean
 

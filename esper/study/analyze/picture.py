@@ -1,24 +1,27 @@
 """An analysis as a picture: every seed a dot, the mean in its interval, and the differences beside it."""
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esper.errors import EsperError
 from esper.files import write_atomic
-from esper.nissa.formatting import compact, signed
+from esper.nissa.formatting import compact, signed, with_minus
 from esper.nissa.palette import SERIES_COLOURS, colour
 from esper.nissa.statistics import Interval
-from esper.study.analyze.analysis import Comparison, Row
-from esper.study.evaluate.measures import MEASURES, Measure
+from esper.study.analyze.analysis import SuiteResult, VersionResult
+from esper.study.evaluate.measures import MEASURES
+from esper.study.measure import Measure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import SubFigure
 
 FORMATS = (".svg", ".png", ".pdf")
-_WIDTH, _ROW_HEIGHT, _FRAME_HEIGHT = 10.5, 0.48, 1.15  # inches
+_WIDTH, _ROW_HEIGHT, _LINE_HEIGHT, _FRAME_HEIGHT = 10.5, 0.48, 0.19, 1.15  # inches
+_TITLE, _LABEL = 32, 26  # letters in a line: over the differences, beside a row
 _BELOW = 0.2  # of a row: the dots, so that the interval hides none
 _STYLE: dict[Any, Any] = {
     "font.size": 11,
@@ -49,28 +52,28 @@ _STYLE: dict[Any, Any] = {
 Tints = Mapping[str, str]  # sha256 of a version -> its colour, the same in every panel
 
 
-def draw_comparisons(comparisons: Sequence[Comparison], metrics: Sequence[str], path: Path) -> None:
+def draw_results(results: Sequence[SuiteResult], metrics: Sequence[str], path: Path) -> None:
     """Write the picture: a row of panels for each suite and metric (none given: the main one).
 
     Raises EsperError where there is nothing to draw, or the file cannot be written.
     """
     if path.suffix not in FORMATS:
         raise EsperError(f"--plot {path}: expected a name that ends in {', '.join(FORMATS)}")
-    wanted = [(one, name) for one in comparisons for name in metrics or [one.main_metric]]
-    panels = [(comparison, MEASURES[name]) for comparison, name in wanted if name in comparison.metrics]
+    wanted = [(one, name) for one in results for name in metrics or [one.main_metric]]
+    panels = [(result, MEASURES[name]) for result, name in wanted if name in result.metrics]
     if not panels:
         raise EsperError(f"--plot {path}: nothing was evaluated that could be drawn")
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    heights = [_FRAME_HEIGHT + _ROW_HEIGHT * len(comparison.rows) for comparison, _ in panels]
+    heights = [_FRAME_HEIGHT + _row_height(result) * len(result.versions) for result, _ in panels]
     with matplotlib.rc_context(_STYLE):
         layout = ConstrainedLayoutEngine(w_pad=0.1)
         figure = Figure(figsize=(_WIDTH, sum(heights)), dpi=160, layout=layout)
         parts = figure.subfigures(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]
-        for part, (comparison, measure) in zip(parts, panels, strict=True):
-            _panel(part, comparison, measure, _tints(comparisons))
+        for part, (result, measure) in zip(parts, panels, strict=True):
+            _panel(part, result, measure, _tints(results))
         figure.savefig(
             picture := io.BytesIO(),
             format=path.suffix.removeprefix("."),
@@ -79,25 +82,25 @@ def draw_comparisons(comparisons: Sequence[Comparison], metrics: Sequence[str], 
     write_atomic(path, picture.getvalue())
 
 
-def _tints(comparisons: Sequence[Comparison]) -> Tints:
-    versions = dict.fromkeys(row.sha256 for comparison in comparisons for row in comparison.rows)
+def _tints(results: Sequence[SuiteResult]) -> Tints:
+    versions = dict.fromkeys(row.sha256 for result in results for row in result.versions)
     return {version: colour(f"series{place % SERIES_COLOURS}") for place, version in enumerate(versions)}
 
 
-def _panel(figure: "SubFigure", comparison: Comparison, measure: Measure, tints: Tints) -> None:
+def _panel(figure: "SubFigure", result: SuiteResult, measure: Measure, tints: Tints) -> None:
     """Values on the left, differences from the first version on the right, where there are any."""
-    reference = comparison.rows[0]
-    gaps = [row.difference(reference, measure.name) for row in comparison.rows[1:]]
+    reference = result.versions[0]
+    gaps = [row.difference(reference, measure.name) for row in result.versions[1:]]
     has_gaps = any(gap is not None and gap.n for gap in gaps)
     columns, widths = (2, [3, 2]) if has_gaps else (1, [1])
     panels = figure.subplots(1, columns, sharey=True, width_ratios=widths, squeeze=False)[0]
-    figure.suptitle(f"suite {comparison.suite}", x=0.012, ha="left", fontweight="bold", fontsize=12)
-    _values(panels[0], comparison.rows, measure, tints)
+    figure.suptitle(f"suite {result.suite}", x=0.012, ha="left", fontweight="bold", fontsize=12)
+    _values(panels[0], result.versions, measure, tints)
     if has_gaps:
-        _differences(panels[1], comparison.rows, gaps, measure, tints)
+        _differences(panels[1], result.versions, gaps, measure, tints)
 
 
-def _values(axes: "Axes", rows: Sequence[Row], measure: Measure, tints: Tints) -> None:
+def _values(axes: "Axes", rows: Sequence[VersionResult], measure: Measure, tints: Tints) -> None:
     for place, row in enumerate(rows):
         seeds = [value * measure.scale for value in row.values.get(measure.name, {}).values()]
         axes.scatter(seeds, [place + _BELOW] * len(seeds), s=24, color=tints[row.sha256], alpha=0.4, linewidth=0)
@@ -106,14 +109,14 @@ def _values(axes: "Axes", rows: Sequence[Row], measure: Measure, tints: Tints) -
             mean = interval.mean * measure.scale
             text = compact(mean) if abs(mean) >= 1000 else f"{mean:.{measure.decimals}f}"
             _whisker(axes, interval, place, measure, tints[row.sha256], text)
-    axes.set_yticks(range(len(rows)), [row.title for row in rows], color=colour("ink"))
+    axes.set_yticks(range(len(rows)), [textwrap.fill(row.title, _LABEL) for row in rows], color=colour("ink"))
     axes.set_ylim(len(rows) - 0.5, -0.6)
     axes.set_title(measure.heading, loc="left", color=colour("muted"))
     _bare(axes)
 
 
 def _differences(
-    axes: "Axes", rows: Sequence[Row], gaps: Sequence[Interval | None], measure: Measure, tints: Tints
+    axes: "Axes", rows: Sequence[VersionResult], gaps: Sequence[Interval | None], measure: Measure, tints: Tints
 ) -> None:
     axes.axvline(0, color=tints[rows[0].sha256], linewidth=1.4)
     for place, (row, gap) in enumerate(zip(rows[1:], gaps, strict=True), start=1):
@@ -123,9 +126,16 @@ def _differences(
             _whisker(axes, gap, place, measure, tints[row.sha256], text)
     unit = "points" if measure.is_accuracy else measure.unit
     title = ", ".join(filter(None, (f"less {rows[0].title}", unit)))
-    axes.set_title(title, loc="left", color=colour("muted"))
+    # Wrapped: nothing keeps a title from leaving the picture.
+    axes.set_title(textwrap.fill(title, _TITLE), loc="left", color=colour("muted"))
     axes.tick_params(labelleft=False)
     _bare(axes)
+
+
+def _row_height(result: SuiteResult) -> float:
+    """Inches that each version takes, so that the lines of its title stand clear of the next one's."""
+    lines = max(textwrap.fill(row.title, _LABEL).count("\n") + 1 for row in result.versions)
+    return max(_ROW_HEIGHT, _LINE_HEIGHT * (lines + 0.4))
 
 
 def _whisker(axes: "Axes", interval: Interval, place: int, measure: Measure, tint: str, text: str) -> None:
@@ -135,7 +145,13 @@ def _whisker(axes: "Axes", interval: Interval, place: int, measure: Measure, tin
         axes.hlines(place, interval.low * measure.scale, interval.high * measure.scale, color=tint, linewidth=2.4)
     axes.scatter([mean], [place], s=52, color=tint, edgecolor=colour("paper"), linewidth=1.2, zorder=3)
     axes.annotate(
-        text, (mean, place), xytext=(0, 7), textcoords="offset points", ha="center", color=tint, fontweight="bold"
+        with_minus(text),
+        (mean, place),
+        xytext=(0, 7),
+        textcoords="offset points",
+        ha="center",
+        color=tint,
+        fontweight="bold",
     )
 
 

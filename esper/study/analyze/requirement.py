@@ -1,21 +1,14 @@
-"""What must hold for `esper analyze --require`: METRIC > NUMBER, of the mean over seeds."""
+"""Requirements of `esper analyze --require`: conditions on the mean over seeds of every version."""
 
-import operator
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from esper.errors import ConfigError
-from esper.study.analyze.analysis import Comparison, Row
-from esper.study.evaluate.measures import Measure, measure
+from esper.study.analyze.analysis import SuiteResult, VersionResult
+from esper.study.conditions import Condition
+from esper.study.evaluate.measures import measure
 
-_FORM = re.compile(r"\s*(\w+)\s*(>=|<=|>|<)\s*([+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*(%?)\s*")
-_OPERATORS: dict[str, Callable[[float, float], bool]] = {
-    ">": operator.gt,
-    ">=": operator.ge,
-    "<": operator.lt,
-    "<=": operator.le,
-}
+_OPTION = "--require"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,46 +21,43 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """threshold: in the unit in which the metric is stored; note: how it was read, where that needs saying."""
+    """A condition whose key is a metric, and whose value is a number or several."""
 
-    measure: Measure
-    sign: str
-    threshold: float
-    note: str = ""
+    condition: Condition
 
     @classmethod
     def parse(cls, text: str) -> "Requirement":
-        """Of text such as "test_accuracy>0.7": for an accuracy, 1 and less is a share. Raises ConfigError."""
-        form = _FORM.fullmatch(text)
-        if form is None:
-            raise ConfigError(
-                f"--require {text}: cannot be read\n  expected METRIC>NUMBER, such as 'test_accuracy>0.7'"
-            )
-        metric, threshold = measure(form[1]), float(form[3])
-        if metric.is_accuracy and not form[4] and 0 <= threshold <= 1:
-            return cls(metric, form[2], 100 * threshold, f" ({form[3]} is read as {100 * threshold:g}%)")
-        return cls(metric, form[2], threshold)
+        """Of text such as "test_accuracy>0.7". Raises ConfigError."""
+        condition = Condition.parse(text, _OPTION)
+        measure(condition.key)
+        for wanted in condition.wanted:
+            if condition.as_number(wanted) is None:
+                raise ConfigError(f"{_OPTION} {text}: expected a number after {condition.comparison}")
+        return cls(condition)
 
-    def judge(self, comparisons: Iterable[Comparison]) -> list[Verdict]:
+    def judge(self, results: Iterable[SuiteResult]) -> list[Verdict]:
         """One verdict a version and suite; a single one that is not met where there are none."""
-        found = [self._verdict(one.suite, row) for one in comparisons for row in one.rows]
-        return found or [Verdict(False, f"not met: {self._spelled}: nothing was evaluated{self.note}")]
+        found = [self._verdict(result.suite, version) for result in results for version in result.versions]
+        return found or [Verdict(False, f"not met: {self._spelled}: nothing was evaluated{self._note}")]
 
     @property
     def _spelled(self) -> str:
-        return f"{self.measure.name} {self.sign} {self.threshold:g}"
+        numbers = ", ".join(f"{self.condition.as_number(text):g}" for text in self.condition.wanted)
+        return f"{self.condition.key} {self.condition.comparison} {numbers}"
 
-    def _verdict(self, suite: str, row: Row) -> Verdict:
-        mean = row.mean(self.measure.name)
+    @property
+    def _note(self) -> str:
+        return f" ({self.condition.note})" if self.condition.note else ""
+
+    def _verdict(self, suite: str, version: VersionResult) -> Verdict:
+        mean = version.mean(self.condition.key)
+        measured = len(version.values.get(self.condition.key, {}))
         if mean is None:
             is_met, why = False, "it was not measured"
-        elif row.failed:
-            is_met, why = False, f"{len(row.failed)} of {len(row.failed) + self._count(row)} seeds failed"
+        elif version.failed:
+            is_met, why = False, f"{len(version.failed)} of {len(version.failed) + measured} seeds failed"
         else:
-            is_met = _OPERATORS[self.sign](mean, self.threshold)
-            why = f"{mean:.6g} over {self._count(row)} seeds"
+            is_met, why = self.condition.holds(mean), f"{mean:.6g} over {measured} seeds"
         said = "met" if is_met else "not met"
-        return Verdict(is_met, f"{said}: {self._spelled}: {why} ({row.label}, {row.title}, suite {suite}){self.note}")
-
-    def _count(self, row: Row) -> int:
-        return len(row.values[self.measure.name])
+        where = f"({version.label}, {version.title}, suite {suite})"
+        return Verdict(is_met, f"{said}: {self._spelled}: {why} {where}{self._note}")

@@ -1,4 +1,4 @@
-"""An analysis as people and programs read it: terminal, markdown, CSV, JSON."""
+"""Tables of an analysis: their columns, and how markdown, CSV and JSON spell them."""
 
 import csv
 import io
@@ -7,73 +7,54 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from rich.measure import Measurement
-from rich.table import Table
-
 from esper.nissa.statistics import Interval
-from esper.printing.tables import Console, Text
-from esper.study.analyze.analysis import Comparison, Row
-from esper.study.evaluate.measures import MEASURES, Measure
+from esper.study.analyze.analysis import SuiteResult, VersionResult
+from esper.study.evaluate.measures import MEASURES
+from esper.study.measure import Measure
 
 _WITH_INTERVAL = ("test_accuracy", "test_bits_per_byte", "val_accuracy")
-# What a narrow terminal goes without, one after another.
-_DROPPED = ("val_accuracy", "wall_s", "culled", "planted", "fossilized", "training_flops")
-_ANY_WIDTH = 1000
-_WORDS = ("version", "policy", "less", "excludes")  # headings of columns that hold no numbers begin so
+TITLES = ("policy", "less")  # headings of columns that name versions begin so
 Columns = list[tuple[str, list[str]]]  # heading, a cell a row
 
 
-def print_comparison(comparison: Comparison, metrics: Sequence[str], console: Console) -> None:
-    """Tables that fit the terminal. metrics: those to show, none: the usual ones."""
-    console.print(Text(f"suite {comparison.suite}", style="bold"))
-    for table in _fitting(comparison, metrics, console):
-        console.print(table)
-        console.print()
-    for metric in _compared(comparison, metrics):
-        if differences := _differences(comparison, metric):
-            console.print(_table(differences))
-            console.print()
-    for row in comparison.rows:
-        console.print(Text(f"{row.label}  {', '.join(row.checkpoints)}", style="dim"), soft_wrap=True)
-        for error, seeds in _errors(row).items():
-            console.print(Text(f"{row.label}  failed: {error} ({_seeds(seeds)})", style="red"), soft_wrap=True)
-    console.print()
-
-
-def footnote(comparisons: Sequence[Comparison]) -> str:
+def footnote(results: Sequence[SuiteResult]) -> str:
     """How to read the tables."""
-    has_any = any(row.values for comparison in comparisons for row in comparison.rows)
-    return "Means over seeds (of each, the mean of its hosts), 95% bootstrap intervals." if has_any else ""
+    has_any = any(row.values for result in results for row in result.versions)
+    return (
+        "Means over seeds (of each, the mean of its hosts), 95% intervals (Student's t) from three seeds on."
+        if has_any
+        else ""
+    )
 
 
-def markdown(comparisons: Sequence[Comparison], metrics: Sequence[str]) -> str:
+def markdown(results: Sequence[SuiteResult], metrics: Sequence[str]) -> str:
     """One section a suite."""
     parts = []
-    for comparison in comparisons:
-        parts += [f"## Suite {comparison.suite}", *_markdown_table(_columns(comparison, metrics))]
+    for result in results:
+        parts += [f"## Suite {result.suite}", *_markdown_table(columns(result, metrics))]
         parts += [
             part
-            for metric in _compared(comparison, metrics)
-            if (differences := _differences(comparison, metric))
-            for part in _markdown_table(differences)
+            for metric in compared(result, metrics)
+            if (gaps := differences(result, metric))
+            for part in _markdown_table(gaps)
         ]
-        lines = [f"- `{row.label}`: {', '.join(f'`{name}`' for name in row.checkpoints)}" for row in comparison.rows]
+        lines = [f"- `{row.label}`: {', '.join(f'`{name}`' for name in row.checkpoints)}" for row in result.versions]
         lines += [
-            f"- `{row.label}` failed: {error} ({_seeds(seeds)})"
-            for row in comparison.rows
-            for error, seeds in _errors(row).items()
+            f"- `{row.label}` failed: {error} ({spelled_seeds(seeds)})"
+            for row in result.versions
+            for error, seeds in errors(row).items()
         ]
         parts.append("\n".join(lines))
-    return "\n\n".join([*parts, footnote(comparisons)]).rstrip() + "\n"
+    return "\n\n".join([*parts, footnote(results)]).rstrip() + "\n"
 
 
-def plain(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+def plain(results: Sequence[SuiteResult]) -> list[dict[str, Any]]:
     """Everything, as JSON values: metrics in the units in which they are stored."""
     return [
         {
-            "suite": comparison.suite,
-            "suite_sha256": comparison.suite_sha256,
-            "reference": comparison.rows[0].sha256,
+            "suite": result.suite,
+            "suite_sha256": result.suite_sha256,
+            "reference": result.versions[0].sha256,
             "versions": [
                 {
                     "sha256": row.sha256,
@@ -83,25 +64,25 @@ def plain(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
                     "failed": {str(seed): error for seed, error in sorted(row.failed.items())},
                     "metrics": {
                         name: row.interval(name).to_dict()
-                        | {"difference": None if (gap := _gap(row, comparison, name)) is None else gap.to_dict()}
+                        | {"difference": None if (gap := _gap(row, result, name)) is None else gap.to_dict()}
                         | {"seeds": {str(seed): value for seed, value in sorted(row.values[name].items())}}
-                        for name in comparison.metrics
+                        for name in result.metrics
                         if name in row.values
                     },
                 }
-                for row in comparison.rows
+                for row in result.versions
             ],
         }
-        for comparison in comparisons
+        for result in results
     ]
 
 
-def as_json(comparisons: Sequence[Comparison]) -> str:
+def as_json(results: Sequence[SuiteResult]) -> str:
     """`plain`, spelled."""
-    return json.dumps({"schema": 1, "suites": plain(comparisons)}, indent=1, allow_nan=False) + "\n"
+    return json.dumps({"schema": 1, "suites": plain(results)}, indent=1, allow_nan=False) + "\n"
 
 
-def as_csv(comparisons: Sequence[Comparison], metrics: Sequence[str]) -> str:
+def as_csv(results: Sequence[SuiteResult], metrics: Sequence[str]) -> str:
     """One line a version, suite and metric; the difference is to the suite's first version."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -110,15 +91,15 @@ def as_csv(comparisons: Sequence[Comparison], metrics: Sequence[str]) -> str:
         ["suite", "version", "policy", "task", "checkpoint", "metric", "n", "failed", *names, "reference", "pairs"]
         + [f"difference_{name}" for name in names]
     )
-    for comparison in comparisons:
-        for row in comparison.rows:
-            for metric in metrics or comparison.metrics:
+    for result in results:
+        for row in result.versions:
+            for metric in metrics or result.metrics:
                 found = row.interval(metric)
-                gap = _gap(row, comparison, metric) or Interval(None, None, None, 0)
+                gap = _gap(row, result, metric) or Interval(None, None, None, 0)
                 writer.writerow(
                     (
                         *(
-                            comparison.suite,
+                            result.suite,
                             row.sha256,
                             row.policy,
                             row.task["name"],
@@ -126,7 +107,7 @@ def as_csv(comparisons: Sequence[Comparison], metrics: Sequence[str]) -> str:
                             metric,
                         ),
                         *(found.n, len(row.failed), found.mean, found.low, found.high),
-                        *(comparison.rows[0].sha256, gap.n, gap.mean, gap.low, gap.high),
+                        *(result.versions[0].sha256, gap.n, gap.mean, gap.low, gap.high),
                     )
                 )
     return out.getvalue()
@@ -135,41 +116,23 @@ def as_csv(comparisons: Sequence[Comparison], metrics: Sequence[str]) -> str:
 # ---- columns and cells
 
 
-def _fitting(comparison: Comparison, metrics: Sequence[str], console: Console) -> list[Table]:
-    """One table with the usual metrics, as many as there is room for; or all that were asked for, in several."""
-
-    def made(shown: Sequence[str], dropped: Sequence[str] = ()) -> tuple[Table, bool]:
-        table = _table(_columns(comparison, shown, dropped))
-        wanted = Measurement.get(console, console.options.update(width=_ANY_WIDTH), table).maximum
-        return table, wanted <= console.width
-
-    if not metrics:
-        tables = (made((), _DROPPED[:count]) for count in range(len(_DROPPED) + 1))
-        return [next((table for table, fits in tables if fits), made((), _DROPPED)[0])]
-    parts: list[list[str]] = [[]]
-    for metric in metrics:
-        if parts[-1] and not made([*parts[-1], metric])[1]:
-            parts.append([])
-        parts[-1].append(metric)
-    return [made(part)[0] for part in parts]
-
-
-def _columns(comparison: Comparison, metrics: Sequence[str], dropped: Sequence[str] = ()) -> Columns:
-    rows, main = comparison.rows, comparison.main_metric
-    usual = [main, *(name for name in comparison.metrics if name != main and name not in dropped)]
+def columns(result: SuiteResult, metrics: Sequence[str], dropped: Sequence[str] = ()) -> Columns:
+    """One row a version. metrics: those to show, none: the usual ones but for the dropped."""
+    rows, main = result.versions, result.main_metric
+    usual = [main, *(name for name in result.metrics if name != main and name not in dropped)]
     shown = [MEASURES[name] for name in metrics or usual]
-    columns = [("version", [row.label for row in rows]), ("policy", [row.title for row in rows])]
-    columns.append(("n", [_count(row) for row in rows]))
+    found = [("version", [row.label for row in rows]), ("policy", [row.title for row in rows])]
+    found.append(("n", [_count(row) for row in rows]))
     for measure in shown:
         cell = _whole_cell if metrics or measure.name in _WITH_INTERVAL else _mean_cell
-        columns.append((measure.heading, [cell(row, measure) for row in rows]))
-    return columns
+        found.append((measure.heading, [cell(row, measure) for row in rows]))
+    return found
 
 
-def _differences(comparison: Comparison, metric: str) -> Columns:
+def differences(result: SuiteResult, metric: str) -> Columns:
     """Of a metric, less the first version's; empty where there is nothing to compare."""
-    reference, measure = comparison.rows[0], MEASURES[metric]
-    gaps = [(row, row.difference(reference, metric)) for row in comparison.rows[1:]]
+    reference, measure = result.versions[0], MEASURES[metric]
+    gaps = [(row, row.difference(reference, metric)) for row in result.versions[1:]]
     known = [(row, gap) for row, gap in gaps if gap is not None and gap.n]
     if not known:
         return []
@@ -185,24 +148,25 @@ def _differences(comparison: Comparison, metric: str) -> Columns:
     ]
 
 
-def _compared(comparison: Comparison, metrics: Sequence[str]) -> Sequence[str]:
-    return metrics or [comparison.main_metric]
+def compared(result: SuiteResult, metrics: Sequence[str]) -> Sequence[str]:
+    """The metrics whose differences are shown."""
+    return metrics or [result.main_metric]
 
 
-def _gap(row: Row, comparison: Comparison, metric: str) -> Interval | None:
-    return None if row is comparison.rows[0] else row.difference(comparison.rows[0], metric)
+def _gap(row: VersionResult, result: SuiteResult, metric: str) -> Interval | None:
+    return None if row is result.versions[0] else row.difference(result.versions[0], metric)
 
 
-def _count(row: Row) -> str:
+def _count(row: VersionResult) -> str:
     seeds = len(row.values.get("wall_s", {}))
     return f"{seeds} ({len(row.failed)} failed)" if row.failed else str(seeds)
 
 
-def _whole_cell(row: Row, measure: Measure) -> str:
+def _whole_cell(row: VersionResult, measure: Measure) -> str:
     return _scaled(row.interval(measure.name), measure).text(measure.decimals)
 
 
-def _mean_cell(row: Row, measure: Measure) -> str:
+def _mean_cell(row: VersionResult, measure: Measure) -> str:
     mean = row.mean(measure.name)
     return "-" if mean is None else f"{mean * measure.scale:,.{measure.decimals}f}"
 
@@ -220,33 +184,24 @@ def _excludes_zero(gap: Interval) -> str:
     return "yes" if gap.low > 0 or gap.high < 0 else "no"
 
 
-def _errors(row: Row) -> dict[str, list[int]]:
+def errors(row: VersionResult) -> dict[str, list[int]]:
     """error -> the seeds that failed with it."""
-    errors: dict[str, list[int]] = {}
+    found: dict[str, list[int]] = {}
     for seed, error in sorted(row.failed.items()):
-        errors.setdefault(" ".join(error.split()), []).append(seed)
-    return errors
+        found.setdefault(" ".join(error.split()), []).append(seed)
+    return found
 
 
-def _seeds(seeds: Sequence[int]) -> str:
+def spelled_seeds(seeds: Sequence[int]) -> str:
+    """The first one, and how many there are."""
     return f"seed {seeds[0]}" + (f" and {len(seeds) - 1} more" if len(seeds) > 1 else "")
 
 
-def _table(columns: Columns) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading, _ in columns:
-        is_number = not heading.startswith(_WORDS)
-        table.add_column(heading.replace(", ", ",\n"), no_wrap=True, justify="right" if is_number else "left")
-    for cells in zip(*(cells for _, cells in columns), strict=True):
-        table.add_row(*cells)
-    return table
-
-
-def _markdown_table(columns: Columns) -> list[str]:
+def _markdown_table(shown: Columns) -> list[str]:
     lines = [
-        "| " + " | ".join(heading.replace("\n", " ") for heading, _ in columns) + " |",
-        "|" + "---|" * len(columns),
+        "| " + " | ".join(heading.replace("\n", " ") for heading, _ in shown) + " |",
+        "|" + "---|" * len(shown),
     ]
-    for cells in zip(*(cells for _, cells in columns), strict=True):
+    for cells in zip(*(cells for _, cells in shown), strict=True):
         lines.append("| " + " | ".join(re.sub(r"\|", r"\\|", cell) for cell in cells) + " |")
     return ["\n".join(lines)]

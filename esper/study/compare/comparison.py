@@ -1,13 +1,21 @@
-"""RunGroups measured by each other: means and differences with their intervals, paired wherever that can be."""
+"""Groups of runs measured by each other: means and differences with their intervals, paired wherever that can be."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from esper.nissa.statistics import ACCURACY, FEWEST, Interval, mean_interval, paired_difference
-from esper.study.compare.sides import Host, RunGroup, RunGroups
+from esper.nissa.statistics import (
+    ACCURACY,
+    FEWEST,
+    Interval,
+    mean_interval,
+    paired_difference,
+    unpaired_difference,
+)
+from esper.study.compare.groups import Host, RunGroup, RunGroups
+from esper.study.measure import Measure
 
 Unit = tuple[int, ...]  # (seed,) or (seed, member)
 Curves = dict[Unit, np.ndarray]
@@ -16,19 +24,8 @@ _WORLD = ("task.", "host.", "batch_size", "engine.precision")
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
-    """Something that sides are compared by. `decimals` of a value and of a difference."""
-
-    name: str
-    title: str
-    unit: str = ""
-    decimals: int = 1
-    within: tuple[float, float] = (0.0, np.inf)
-
-
-@dataclass(frozen=True, slots=True)
 class Difference:
-    """A side minus the first one; `is_paired`: unit by unit, else of two independent means."""
+    """A group minus the first one; `is_paired`: unit by unit, else of two independent means."""
 
     interval: Interval
     is_paired: bool
@@ -42,18 +39,18 @@ class Difference:
 
 @dataclass
 class Comparison:
-    """RunGroups and what came of them. A seed is counted as one; a host only where no side has more than one seed."""
+    """Groups of runs and what came of them. A seed counts as one; a host only where no group has several seeds."""
 
     given: RunGroups
 
     @property
-    def sides(self) -> list[RunGroup]:
-        return self.given.sides
+    def groups(self) -> list[RunGroup]:
+        return self.given.groups
 
     @cached_property
     def is_by_seed(self) -> bool:
         """Hosts of one seed see the same data in the same order: only seeds are independent of each other."""
-        return any(len(side.runs) > 1 for side in self.sides)
+        return any(len(group.runs) > 1 for group in self.groups)
 
     @property
     def unit(self) -> str:
@@ -63,12 +60,12 @@ class Comparison:
     @cached_property
     def last_epoch(self) -> int:
         """The last epoch that every run has recorded; -1 where one has recorded none."""
-        recorded = [set(run.history.epochs.tolist()) for side in self.sides for run in side.runs]
+        recorded = [set(run.history.epochs.tolist()) for group in self.groups for run in group.runs]
         return max(set.intersection(*recorded), default=-1)
 
     @cached_property
     def measures(self) -> list[Measure]:
-        """Those that every side has a value for; the first is what sides are judged by."""
+        """Those that every group has a value for; the first is what groups are judged by."""
         possible = [
             Measure("test_accuracy", "test accuracy", "%", within=ACCURACY),
             Measure("val_accuracy", f"validation accuracy, epoch {self.last_epoch}", "%", within=ACCURACY),
@@ -77,40 +74,51 @@ class Comparison:
             Measure("parameters", "parameters", decimals=0),
             Measure("flops_per_sample", "FLOPs a sample", decimals=0),
         ]
-        return [measure for measure in possible if all(self.values(side, measure.name) for side in self.sides)]
+        return [measure for measure in possible if all(self.values(group, measure.name) for group in self.groups)]
 
-    def values(self, side: RunGroup, name: str) -> dict[Unit, float]:
-        """One measure of a side, unit by unit."""
-        found = self._together({host: np.array(value) for host, value in self._of_hosts(side, name).items()})
+    def values(self, group: RunGroup, name: str) -> dict[Unit, float]:
+        """One measure of a group, unit by unit."""
+        found = self.by_unit({host: np.array(value) for host, value in self._of_hosts(group, name).items()})
         return {unit: float(value) for unit, value in found.items() if np.isfinite(value)}
 
-    def curves(self, side: RunGroup, key: str) -> Curves:
-        """One metric over the side's epochs, unit by unit."""
-        return self._together(side.curves(key))
+    def curves(self, group: RunGroup, key: str) -> Curves:
+        """One metric over the group's epochs, unit by unit."""
+        return self.by_unit(group.curves(key))
 
-    def mean(self, side: RunGroup, measure: Measure) -> Interval:
+    @property
+    def having(self) -> str:
+        """Which means have an interval: "all", "some" or "none"; none has one of fewer than three units."""
+        found = {self.mean(group, self.measures[0]).low is not None for group in self.groups}
+        return "some" if len(found) > 1 else "all" if True in found else "none"
+
+    def told(self, what: str) -> str:
+        """Which means have intervals, or bands, in words: "with 95% bands", "without bands, which take three seeds"."""
+        with_them, without = f"with 95% {what}", f"without {what}, which take three {self.unit}"
+        return {"all": with_them, "some": f"{with_them} from three {self.unit} on", "none": without}[self.having]
+
+    def mean(self, group: RunGroup, measure: Measure) -> Interval:
         """Of a measure, over units."""
-        return mean_interval(self.values(side, measure.name).values(), within=measure.within)
+        return mean_interval(self.values(group, measure.name).values(), within=measure.within)
 
-    def difference(self, side: RunGroup, measure: Measure) -> Difference:
-        """A side minus the first."""
-        return differ(self.values(side, measure.name), self.values(self.sides[0], measure.name), self.pairs(side))
+    def difference(self, group: RunGroup, measure: Measure) -> Difference:
+        """A group minus the first."""
+        return differ(self.values(group, measure.name), self.values(self.groups[0], measure.name), self.pairs(group))
 
-    def pairs(self, side: RunGroup) -> bool:
-        """Whether this side's hosts began as the first side's did, and saw the same data."""
-        first = self.sides[0].config
-        keys = [key for key in {**first, **side.config} if key.startswith(_WORLD)]
-        return bool(keys) and all(first.get(key) == side.config.get(key) for key in keys)
+    def pairs(self, group: RunGroup) -> bool:
+        """Whether this group's hosts began as the first group's did, and saw the same data."""
+        first = self.groups[0].config
+        keys = [key for key in {**first, **group.config} if key.startswith(_WORLD)]
+        return bool(keys) and all(first.get(key) == group.config.get(key) for key in keys)
 
-    def _of_hosts(self, side: RunGroup, name: str) -> dict[Host, float]:
+    def _of_hosts(self, group: RunGroup, name: str) -> dict[Host, float]:
         if name == "val_accuracy":
-            at = np.searchsorted(side.epochs, self.last_epoch)
-            curves = side.curves(name) if self.last_epoch >= 0 else {}
+            at = np.searchsorted(group.epochs, self.last_epoch)
+            curves = group.curves(name) if self.last_epoch >= 0 else {}
             return {host: float(curve[at]) for host, curve in curves.items()}
         key = {"parameters": "parameter_count"}.get(name, name)
-        return side.finals(name) or {host: _last(curve) for host, curve in side.curves(key).items()}
+        return group.finals(name) or {host: _last(curve) for host, curve in group.curves(key).items()}
 
-    def _together(self, hosts: Mapping[Host, np.ndarray]) -> Curves:
+    def by_unit(self, hosts: Mapping[Host, np.ndarray]) -> Curves:
         """Hosts as they are, or the means of each seed's."""
         if not self.is_by_seed:
             return dict(hosts)
@@ -127,29 +135,6 @@ def differ(mine: Mapping[Unit, float], other: Mapping[Unit, float], can_pair: bo
         pairs = paired_difference([mine[unit] for unit in shared], [other[unit] for unit in shared])
         return Difference(pairs, is_paired=True)
     return Difference(unpaired_difference(list(mine.values()), list(other.values())), is_paired=False)
-
-
-def unpaired_difference(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Difference of two independent means with Welch's t-interval, which takes no variance for equal to another's.
-
-    `n` is that of the smaller one; `low` and `high` are None where one has fewer than three values. Source: Welch 1947,
-    "The generalization of Student's problem when several different population variances are involved".
-    """
-    from scipy.special import stdtrit
-
-    one, two = np.array(first, dtype=float), np.array(second, dtype=float)
-    smaller = min(one.size, two.size)
-    if not smaller:
-        return Interval(None, None, None, 0)
-    mean = float(one.mean() - two.mean())
-    if smaller < FEWEST:
-        return Interval(mean, None, None, smaller)
-    a, b = one.var(ddof=1) / one.size, two.var(ddof=1) / two.size
-    if not a + b:
-        return Interval(mean, mean, mean, smaller)
-    freedom = (a + b) ** 2 / (a**2 / (one.size - 1) + b**2 / (two.size - 1))
-    half = float(stdtrit(freedom, 0.5 + confidence / 2) * np.sqrt(a + b))
-    return Interval(mean, mean - half, mean + half, smaller)
 
 
 def _last(curve: np.ndarray) -> float:

@@ -10,8 +10,9 @@ from esper.nissa.report import plots
 from esper.nissa.report.history import RunHistory
 from esper.nissa.report.plots import Plot, over_epochs, picture, span, text_width
 from esper.nissa.statistics import mean_band
-from esper.study.compare.comparison import Comparison, Curves, Measure
-from esper.study.compare.sides import RunGroup
+from esper.study.compare.comparison import Comparison, Curves
+from esper.study.compare.groups import Host, RunGroup
+from esper.study.measure import Measure
 
 MOST_CURVES = SERIES_COLOURS
 _LONGEST_LABEL = 24
@@ -19,25 +20,25 @@ _IN_PLACE = ("BLENDING", "PROBATIONARY", "FOSSILIZED")
 _ROW_HEIGHT = 44
 
 
-def tint(comparison: Comparison, side: RunGroup) -> str:
-    """The colour of a side, by the name that the theme has for it."""
-    return f"series{comparison.sides.index(side) % SERIES_COLOURS}"
+def tint(comparison: Comparison, group: RunGroup) -> str:
+    """The colour of a group, by the name that the theme has for it."""
+    return f"series{comparison.groups.index(group) % SERIES_COLOURS}"
 
 
 def drawn(comparison: Comparison) -> list[RunGroup]:
-    """The sides whose curves are drawn: as many as can be told apart, the first and the best."""
-    first, *others = comparison.sides
+    """The groups whose curves are drawn: as many as can be told apart, the first and the best."""
+    first, *others = comparison.groups
     if len(others) < MOST_CURVES:
-        return comparison.sides
-    best = sorted(others, key=lambda side: -(comparison.mean(side, comparison.measures[0]).mean or 0.0))
-    return [first, *(side for side in others if side in best[: MOST_CURVES - 1])]
+        return comparison.groups
+    best = sorted(others, key=lambda group: -(comparison.mean(group, comparison.measures[0]).mean or 0.0))
+    return [first, *(group for group in others if group in best[: MOST_CURVES - 1])]
 
 
 def accuracy(comparison: Comparison) -> str:
-    """Validation accuracy of each side over epochs, means with 95% bands."""
+    """Validation accuracy of each group over epochs, means with their bands."""
 
-    def accuracies(side: RunGroup) -> Curves:
-        return comparison.curves(side, "val_accuracy")
+    def accuracies(group: RunGroup) -> Curves:
+        return comparison.curves(group, "val_accuracy")
 
     def fit(values: np.ndarray) -> tuple[float, float]:
         return span(values, 0.0, 100.0)
@@ -46,31 +47,39 @@ def accuracy(comparison: Comparison) -> str:
 
 
 def difference(comparison: Comparison) -> str:
-    """Validation accuracy of each other side minus the first one's, unit by unit; empty where none pairs."""
-    first = comparison.sides[0]
+    """Validation accuracy of each other group minus the first one's, unit by unit; empty where none pairs."""
+    first = comparison.groups[0]
 
-    def minus_first(side: RunGroup) -> Curves:
-        mine, other = comparison.curves(side, "val_accuracy"), comparison.curves(first, "val_accuracy")
-        shared, at, there = np.intersect1d(side.epochs, first.epochs, return_indices=True)
+    def minus_first(group: RunGroup) -> Curves:
+        mine, other = comparison.curves(group, "val_accuracy"), comparison.curves(first, "val_accuracy")
+        shared, at, there = np.intersect1d(group.epochs, first.epochs, return_indices=True)
         found = {unit: mine[unit][at] - other[unit][there] for unit in mine.keys() & other.keys()}
-        whole = {unit: np.full(len(side.epochs), np.nan) for unit in found}
+        whole = {unit: np.full(len(group.epochs), np.nan) for unit in found}
         for unit, values in found.items():
             whole[unit][at] = values
         return whole if len(shared) else {}
 
-    others = [side for side in drawn(comparison)[1:] if comparison.pairs(side) and minus_first(side)]
+    others = [group for group in drawn(comparison)[1:] if comparison.pairs(group) and minus_first(group)]
     if not others:
         return ""
 
     what = f"minus {_short(first.label)}, points"
-    return _curves(comparison, minus_first, what, (530, 340), signed, lambda values: span(np.append(values, 0)), others)
+    return _curves(
+        comparison,
+        minus_first,
+        what,
+        (530, 340),
+        signed,
+        lambda values: span(np.append(values, 0), least=plots.LEAST_POINTS),
+        others,
+    )
 
 
 def parameters(comparison: Comparison) -> str:
-    """Mean parameters of each side over epochs."""
+    """Mean parameters of each group over epochs."""
     return _curves(
         comparison,
-        lambda side: comparison.curves(side, "parameter_count"),
+        lambda group: comparison.curves(group, "parameter_count"),
         "parameters",
         (530, 290),
         compact,
@@ -79,78 +88,78 @@ def parameters(comparison: Comparison) -> str:
 
 
 def in_place(comparison: Comparison) -> str:
-    """How many seeds have a share in the output, a host; empty where no side ever had one."""
+    """How many seeds have a share in the output, a host; empty where no group ever had one."""
 
-    def count(side: RunGroup) -> Curves:
-        found: Curves = {}
-        for run in side.runs:
-            at = np.searchsorted(side.epochs, run.history.epochs)
+    def count(group: RunGroup) -> Curves:
+        found: dict[Host, np.ndarray] = {}
+        for run in group.runs:
+            at = np.searchsorted(group.epochs, run.history.epochs)
             for host in run.history.grown:
                 stages = [run.history.slot_series(host, slot, "stage") for slot in run.history.slots]  # [S, T]
-                found[run.seed, host] = np.full(len(side.epochs), np.nan)
+                found[run.seed, host] = np.full(len(group.epochs), np.nan)
                 found[run.seed, host][at] = np.isin(np.array(stages, dtype=object), _IN_PLACE).sum(axis=0)
-        return found
+        return comparison.by_unit(found)
 
-    if not any(curve[np.isfinite(curve)].any() for side in comparison.sides for curve in count(side).values()):
+    if not any(curve[np.isfinite(curve)].any() for group in comparison.groups for curve in count(group).values()):
         return ""
     what = "seeds that have a share in the output, a host"
     return _curves(comparison, count, what, (530, 290), "{:.1f}".format, _from_zero)
 
 
 def spread(comparison: Comparison, measure: Measure, width: int) -> str:
-    """One row a side: every unit a dot, the mean in its 95% interval."""
-    sides = comparison.sides[::-1]
-    values = [np.array(list(comparison.values(side, measure.name).values())) for side in sides]
-    means = [comparison.mean(side, measure) for side in sides]
+    """One row a group: every unit a dot, the mean in its interval."""
+    groups = comparison.groups[::-1]
+    values = [np.array(list(comparison.values(group, measure.name).values())) for group in groups]
+    means = [comparison.mean(group, measure) for group in groups]
     ends = np.array([end for mean in means for end in (mean.low, mean.high)], dtype=float)  # None becomes NaN
-    size = (width, max(360 if width < 500 else 0, 70 + _ROW_HEIGHT * len(sides)))
-    x, y = span(np.concatenate([*values, ends])), (-0.5, len(sides) - 0.25)
-    plot = Plot(_title(measure), x, y, size, across="", rows=[""] * len(sides))
-    for row, (side, mean) in enumerate(zip(sides, means, strict=True)):
-        shade = _colour(comparison, side)
+    size = (width, max(360 if width < 500 else 0, 70 + _ROW_HEIGHT * len(groups)))
+    x, y = span(np.concatenate([*values, ends])), (-0.5, len(groups) - 0.25)
+    plot = Plot(measure.heading, x, y, size, across="", rows=[""] * len(groups))
+    for row, (group, mean) in enumerate(zip(groups, means, strict=True)):
+        shade = _colour(comparison, group)
         plot.dots(values[row], np.full(len(values[row]), row - 0.12), shade, 2.6, opacity=0.3)
         if mean.low is not None and mean.high is not None:
             plot.lines(np.array([mean.low, mean.high]), np.full(2, row + 0.1), shade, 3)
         plot.dots(np.array([values[row].mean()]), np.array([row + 0.1]), shade, 3.7)
-        plot.names(-np.inf, [(row + 0.36, _short(side.label), shade)])
-    return picture(f"{measure.title} of each side, every one of its {comparison.unit} a dot", plot)
+        plot.names(-np.inf, [(row + 0.36, _short(group.label), shade)])
+    return picture(f"{measure.title} of each group, every one of its {comparison.unit} a dot", plot)
 
 
 def bought(comparison: Comparison, measure: Measure) -> str:
-    """What sides are judged by against parameters: units small, means large; empty where all are of one size."""
+    """What groups are judged by against parameters: units small, means large; empty where all are of one size."""
     size = next((measure for measure in comparison.measures if measure.name == "parameters"), None)
     if size is None or measure is size:
         return ""
-    points = {side.label: _shared(comparison, side, size, measure) for side in comparison.sides}
+    points = {group.label: _shared(comparison, group, size, measure) for group in comparison.groups}
     sizes = np.concatenate([xs for xs, _ in points.values()])
     if not sizes.size or np.ptp(sizes) == 0:
         return ""
 
     values = np.concatenate([ys for _, ys in points.values()])
-    plot = Plot(_title(measure), span(sizes), span(values), (530, 340), across="parameters")
-    for side in comparison.sides:
-        xs, ys = points[side.label]
-        plot.dots(xs, ys, _colour(comparison, side), 2.6, opacity=0.3)
-        plot.dots(np.array([xs.mean()]), np.array([ys.mean()]), _colour(comparison, side), 5.3)
+    plot = Plot(measure.heading, span(sizes), span(values), (530, 340), across="parameters")
+    for group in comparison.groups:
+        xs, ys = points[group.label]
+        plot.dots(xs, ys, _colour(comparison, group), 2.6, opacity=0.3)
+        plot.dots(np.array([xs.mean()]), np.array([ys.mean()]), _colour(comparison, group), 5.3)
     return picture(f"{measure.title} against parameters", plot)
 
 
 def returns(comparison: Comparison) -> str:
     """Mean return of the episodes learned from, over updates; empty where no policy learned."""
-    learned = [(side, run) for side in drawn(comparison) for run in side.runs if len(run.history.updates) > 1]
+    learned = [(group, run) for group in drawn(comparison) for run in group.runs if len(run.history.updates) > 1]
     if not learned:
         return ""
     curves = [(run.history.update_series("update"), run.history.update_series("return_mean")) for _, run in learned]
     last = max(updates[-1] for updates, _ in curves)
     ends = {
-        side.label: (values[np.isfinite(values)][-1], _short(side.label), _colour(comparison, side))
-        for (side, _), (_, values) in zip(learned, curves, strict=True)
+        group.label: (values[np.isfinite(values)][-1], _short(group.label), _colour(comparison, group))
+        for (group, _), (_, values) in zip(learned, curves, strict=True)
         if np.isfinite(values).any()
     }
     x, y = (min(updates[0] for updates, _ in curves), last), span(np.concatenate([values for _, values in curves]))
     plot = Plot("return of an episode", x, y, (1100, 300), across="update", right=_room(ends.values()))
-    for (side, _), (updates, values) in zip(learned, curves, strict=True):
-        plot.lines(updates, values, _colour(comparison, side), 1.8)
+    for (group, _), (updates, values) in zip(learned, curves, strict=True):
+        plot.lines(updates, values, _colour(comparison, group), 1.8)
     plot.names(last, ends.values())
     return picture("Mean return over the updates of each policy", plot)
 
@@ -162,28 +171,28 @@ def _curves(
     size: tuple[int, int],
     spelled: Callable[[float], str],
     fit: Callable[[np.ndarray], tuple[float, float]],
-    sides: Sequence[RunGroup] = (),
+    groups: Sequence[RunGroup] = (),
 ) -> str:
-    """Means of sides over epochs with their bands. fit: the range shown, of all values there are."""
-    found = [(side, curves_of(side)) for side in sides or drawn(comparison)]
-    bands = [(side, mean_band(np.array(list(curves.values())))) for side, curves in found if curves]
+    """Means of groups over epochs with their bands. fit: the range shown, of all values there are."""
+    found = [(group, curves_of(group)) for group in groups or drawn(comparison)]
+    bands = [(group, mean_band(np.array(list(curves.values())))) for group, curves in found if curves]
     ends = []
-    for side, (mean, _, _) in bands:
+    for group, (mean, _, _) in bands:
         last = mean[np.isfinite(mean)][-1]
-        ends.append((last, f"{_short(side.label)} {spelled(last)}", _colour(comparison, side)))
+        ends.append((last, f"{_short(group.label)} {spelled(last)}", _colour(comparison, group)))
     y = fit(np.concatenate([values for _, band in bands for values in band]))
     plot = over_epochs(_longest(comparison), what, y, size, right=_room(ends))
     if y[0] < 0:
-        plot.level(0.0, _colour(comparison, comparison.sides[0]))
-    for side, (mean, low, high) in bands:
-        plot.band(side.epochs, low, high, _colour(comparison, side), opacity=0.15)
-        plot.lines(side.epochs, mean, _colour(comparison, side), 2.4)
-    plot.names(max(side.epochs[-1] for side, _ in bands), ends)
+        plot.level(0.0, _colour(comparison, comparison.groups[0]))
+    for group, (mean, low, high) in bands:
+        plot.band(group.epochs, low, high, _colour(comparison, group), opacity=0.15)
+        plot.lines(group.epochs, mean, _colour(comparison, group), 2.4)
+    plot.names(max(group.epochs[-1] for group, _ in bands), ends)
     return picture(f"{what}, over epochs", plot)
 
 
-def _colour(comparison: Comparison, side: RunGroup) -> str:
-    return plots.tint(tint(comparison, side))
+def _colour(comparison: Comparison, group: RunGroup) -> str:
+    return plots.tint(tint(comparison, group))
 
 
 def _room(ends: Iterable[tuple[float, str, str]]) -> float:
@@ -191,19 +200,15 @@ def _room(ends: Iterable[tuple[float, str, str]]) -> float:
     return 12 + 1.1 * max((text_width(text) for _, text, _ in ends), default=0)
 
 
-def _title(measure: Measure) -> str:
-    return f"{measure.title}{measure.unit and ', ' + measure.unit}"
-
-
-def _shared(comparison: Comparison, side: RunGroup, *measures: Measure) -> list[np.ndarray]:
+def _shared(comparison: Comparison, group: RunGroup, *measures: Measure) -> list[np.ndarray]:
     """Two measures of the units that have both."""
-    one, two = (comparison.values(side, measure.name) for measure in measures)
+    one, two = (comparison.values(group, measure.name) for measure in measures)
     units = [unit for unit in one if unit in two]
     return [np.array([values[unit] for unit in units]) for values in (one, two)]
 
 
 def _longest(comparison: Comparison) -> RunHistory:
-    histories = [run.history for side in comparison.sides for run in side.runs]
+    histories = [run.history for group in comparison.groups for run in group.runs]
     return max(histories, key=lambda history: history.max_epochs)
 
 

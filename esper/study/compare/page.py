@@ -12,11 +12,12 @@ from esper.nissa.formatting import compact, duration
 from esper.nissa.report.page import render_page, write_page
 from esper.nissa.statistics import Interval
 from esper.study.compare import figures as figures
-from esper.study.compare.comparison import Comparison, Difference, Measure
-from esper.study.compare.sides import GroupedRun, RunGroup
+from esper.study.compare.comparison import Comparison, Difference
+from esper.study.compare.groups import GroupedRun, RunGroup
+from esper.study.measure import Measure
 
 MOST_CARDS = 6
-MOST_BESIDE = 7  # sides whose rows have room beside the curves
+MOST_BESIDE = 7  # groups whose rows have room beside the curves
 
 
 def write_comparison(comparison: Comparison, path: Path | None = None) -> Path:
@@ -37,7 +38,7 @@ def write_comparison(comparison: Comparison, path: Path | None = None) -> Path:
 
 def default_path(comparison: Comparison) -> Path:
     """In the folder that all runs have in common; the same runs always give the same name."""
-    folders = [run.folder for side in comparison.sides for run in side.runs]
+    folders = [run.folder for group in comparison.groups for run in group.runs]
     names = "\n".join(sorted(str(folder.resolve()) for folder in folders))
     digest = hashlib.sha256(os.fsencode(names)).hexdigest()[:8]
     return Path(os.path.commonpath([folder.parent for folder in folders])) / f"compare_{digest}.html"
@@ -51,36 +52,39 @@ def render(comparison: Comparison, folder: Path) -> str:
         "study/compare/comparison.html.j2",
         title=title(comparison),
         facts=_facts(comparison),
-        sides=[_side(comparison, side) for side in comparison.sides],
-        cards=len(comparison.sides) <= MOST_CARDS,
+        groups=[_group(comparison, group) for group in comparison.groups],
+        cards=len(comparison.groups) <= MOST_CARDS,
         main=main,
         unit=comparison.unit,
         is_by_seed=comparison.is_by_seed,
-        has_too_few=any(comparison.mean(side, main).low is None for side in comparison.sides),
+        having=comparison.having,
+        told=comparison.told,
         measures=comparison.measures,
-        all_pair=all(comparison.difference(side, main).is_paired for side in comparison.sides[1:]),
+        all_pair=all(comparison.difference(group, main).is_paired for group in comparison.groups[1:]),
         drawn=len(figures.drawn(comparison)),
-        is_spread_beside=len(comparison.sides) <= MOST_BESIDE,
+        is_spread_beside=len(comparison.groups) <= MOST_BESIDE,
         pictures=_pictures(comparison, main),
         differences=differences,
         own_settings=own,
         left_out=comparison.given.left_out,
         runs=[
-            _run(side, run, figures.tint(comparison, side), folder) for side in comparison.sides for run in side.runs
+            _run(group, run, figures.tint(comparison, group), folder)
+            for group in comparison.groups
+            for run in group.runs
         ],
     )
 
 
 def title(comparison: Comparison) -> str:
     """ "heuristic against static", with as many names as there is room for."""
-    labels = [side.label for side in comparison.sides]
+    labels = [group.label for group in comparison.groups]
     if len(labels) == 2:
         return f"{labels[1]} against {labels[0]}"
     return " · ".join(labels) if len(labels) <= 4 else f"{len(labels)} configurations"
 
 
 def shown_differences(comparison: Comparison) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """What differs between the configurations, as one would type it; "" where a side has no such key.
+    """What differs between the configurations, as one would type it; "" where a group has no such key.
 
     Apart from it: keys that some options of a group do not have at all, of which an option's name says enough.
     """
@@ -108,25 +112,25 @@ def told_apart(difference: Difference, measure: Measure) -> str:
 
 
 def _facts(comparison: Comparison) -> dict[str, str]:
-    runs = [run for side in comparison.sides for run in side.runs]
+    runs = [run for group in comparison.groups for run in group.runs]
     return {
-        "configurations": str(len(comparison.sides)),
+        "configurations": str(len(comparison.groups)),
         "runs": str(len(runs)),
         "hosts": str(sum(len(run.hosts) for run in runs)),
-        "intervals over": comparison.unit,
-        "baseline": comparison.sides[0].label,
+        "means over": comparison.unit,
+        "baseline": comparison.groups[0].label,
     }
 
 
-def _side(comparison: Comparison, side: RunGroup) -> dict[str, Any]:
-    is_first = side is comparison.sides[0]
-    hosts = sum(len(run.hosts) for run in side.runs)
-    means = [comparison.mean(side, measure) for measure in comparison.measures]
-    differences = [None if is_first else comparison.difference(side, measure) for measure in comparison.measures]
+def _group(comparison: Comparison, group: RunGroup) -> dict[str, Any]:
+    is_first = group is comparison.groups[0]
+    hosts = sum(len(run.hosts) for run in group.runs)
+    means = [comparison.mean(group, measure) for measure in comparison.measures]
+    differences = [None if is_first else comparison.difference(group, measure) for measure in comparison.measures]
     return {
-        "label": side.label,
-        "tint": figures.tint(comparison, side),
-        "runs": len(side.runs),
+        "label": group.label,
+        "tint": figures.tint(comparison, group),
+        "runs": len(group.runs),
         "hosts": hosts,
         "mean": means[0],
         "difference": differences[0],
@@ -138,17 +142,17 @@ def _side(comparison: Comparison, side: RunGroup) -> dict[str, Any]:
             }
             for mean, difference, measure in zip(means, differences, comparison.measures, strict=True)
         ],
-        "seeds": [side.a_host(name) for name in ("planted", "fossilized", "culled")],
-        "took": duration(side.wall_s) if side.wall_s else "",
+        "seeds": [group.a_host(name) for name in ("planted", "fossilized", "culled")],
+        "took": duration(group.wall_s) if group.wall_s else "",
     }
 
 
-def _run(side: RunGroup, run: GroupedRun, tint: str, folder: Path) -> dict[str, Any]:
+def _run(group: RunGroup, run: GroupedRun, tint: str, folder: Path) -> dict[str, Any]:
     report = run.folder / REPORT_FILE
     last = int(run.history.epochs[-1]) if run.history.records else 0
     scores = [score for score in run.final("test_accuracy") if score is not None]
     return {
-        "side": side.label,
+        "group": group.label,
         "tint": tint,
         "folder": str(run.folder),
         "report": Path(os.path.relpath(report, folder)).as_posix() if report.exists() else "",
@@ -162,7 +166,7 @@ def _run(side: RunGroup, run: GroupedRun, tint: str, folder: Path) -> dict[str, 
 
 def _pictures(comparison: Comparison, main: Measure) -> dict[str, str]:
     """SVG by name; a picture that would show nothing is not there."""
-    width = 360 if len(comparison.sides) <= MOST_BESIDE else 1100
+    width = 360 if len(comparison.groups) <= MOST_BESIDE else 1100
     found = {"spread": figures.spread(comparison, main, width), "bought": figures.bought(comparison, main)}
     if comparison.last_epoch > 0:
         found |= {

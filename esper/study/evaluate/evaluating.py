@@ -1,11 +1,13 @@
 """Evaluating what a run has stored, seed by seed; what the database has already is not measured again."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from esper.checkpoint.plain import fingerprint
 from esper.config.composing import to_plain
 from esper.config.root import RunConfig
+from esper.config.store import VOLATILE
 from esper.config.suite import GrowthSuite, HostSuite, SuiteConfig
 from esper.engine.growth import Growth
 from esper.errors import EngineError, EsperError
@@ -21,11 +23,33 @@ def evaluate(stored: Stored, suite: SuiteConfig, seeds: Sequence[int], database:
     Raises EsperError at once, and writes nothing, where the suite does not fit what is stored at all: changes that are
     none of the run's configuration, hosts that were never trained.
     """
-    results = _measure(stored, suite, seeds)
-    version = database.add_version(stored.sha256, stored.tensors_sha256, stored.policy, to_plain(stored.config))
+    sha256 = measured_as(stored, suite, database)
+    results = _measure(stored, suite, seeds) if seeds else iter(())
+    version = database.add_version(sha256, stored.tensors_sha256, stored.policy, to_plain(stored.config))
     database.add_source(version, stored.uid, stored.epoch, str(stored.run))
     number = database.add_suite(suite_sha256(suite), suite.name, suite.content())
     return _written(results, version, number, database)
+
+
+def measured_as(stored: Stored, suite: SuiteConfig, database: Evaluations) -> str:
+    """The sha256 of the version that this one's measurements are kept under: its own, or another's.
+
+    A rule that grows new hosts decides by its configuration alone, so that of several versions of one rule, as of runs
+    of several seeds, the first in the database stands for all.
+    """
+    if stored.is_rule and isinstance(suite, GrowthSuite):
+        mine = _rule(to_plain(stored.config))
+        for version in database.versions():
+            if _rule(version["config"]) == mine:
+                return str(version["sha256"])
+    return stored.sha256
+
+
+def _rule(config: Mapping[str, Any]) -> str:
+    """All of a configuration that decides how a rule grows hosts; seeds and members are the suite's."""
+    decisive = {key: value for key, value in config.items() if key not in (*VOLATILE, "seed")}
+    engine = {key: value for key, value in dict(config.get("engine") or {}).items() if key not in ("members", "twins")}
+    return fingerprint(decisive | {"engine": engine})
 
 
 def suite_sha256(suite: SuiteConfig) -> str:

@@ -1,39 +1,28 @@
-"""What an evaluation measures: every metric's name, unit and meaning."""
-
-from dataclasses import dataclass
+"""The measures of an evaluation: every metric's name, unit and meaning."""
 
 from esper.checks import did_you_mean
 from esper.errors import ConfigError
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """One metric. title, unit, decimals and scale: as tables show it; meaning: of what is stored, unscaled."""
-
-    name: str
-    title: str
-    unit: str
-    meaning: str
-    decimals: int = 1
-    scale: float = 1.0
-
-    @property
-    def is_accuracy(self) -> bool:
-        """Whether it is in percent."""
-        return self.name.endswith("accuracy")
-
-    @property
-    def heading(self) -> str:
-        """Title and unit."""
-        return f"{self.title}, {self.unit}" if self.unit else self.title
-
+from esper.nissa.statistics import ACCURACY
+from esper.study.measure import Measure
 
 _MEASURES = (
-    Measure("test_accuracy", "test accuracy", "%", "accuracy on the test split (of a suite of hosts: distorted)"),
+    Measure(
+        "test_accuracy",
+        "test accuracy",
+        "%",
+        "accuracy on the test split (of a suite of hosts: distorted)",
+        within=ACCURACY,
+    ),
     Measure(
         "test_bits_per_byte", "test bits/byte", "", "of text alone: mean cross-entropy on the test split, in bits", 3
     ),
-    Measure("val_accuracy", "validation accuracy", "%", "accuracy on the validation split after the last epoch"),
+    Measure(
+        "val_accuracy",
+        "validation accuracy",
+        "%",
+        "accuracy on the validation split after the last epoch",
+        within=ACCURACY,
+    ),
     Measure("parameters", "parameters", "", "of host and seeds at the end", 0),
     Measure("training_flops", "training", "GFLOPs", "three forward passes a sample, epoch by epoch; FLOPs", 2, 1e-9),
     Measure("planted", "planted", "", "seeds planted in a host"),

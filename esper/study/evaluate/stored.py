@@ -1,6 +1,5 @@
-"""What runs have stored, ready to be evaluated: RUN@latest, RUN@best:METRIC or RUN@epoch-12; SWEEP in place of RUN."""
+"""Stored checkpoints of runs, ready to be evaluated."""
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,11 +30,7 @@ from esper.simic.iql.controller import IQLController
 from esper.simic.iql.model import IQL
 from esper.simic.on_policy.config import LEARNERS, LearnedPolicyConfig
 from esper.simic.on_policy.controller import LearnedController
-from esper.study.runs.find import find_folders, find_run
-from esper.study.runs.folders import is_attempt, place, walk
-from esper.study.runs.index import settled_row
-
-_WHICH = re.compile(r"(?P<run>.+)@(?:latest|best:(?P<metric>\w+)|epoch-(?P<epoch>\d{1,9}))")
+from esper.study.evaluate.targets import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +58,11 @@ class Stored:
         """Of the tensors and of the configuration under which they are used: what makes it this version."""
         config = {key: value for key, value in to_plain(self.config).items() if key not in VOLATILE}
         return fingerprint({"tensors": self.tensors_sha256, "config": config})
+
+    @property
+    def is_rule(self) -> bool:
+        """Whether nothing was learned: the configuration alone decides."""
+        return not isinstance(self.config.policy, LearnedPolicyConfig | IQLPolicyConfig)
 
     def configuration(self, suite: GrowthSuite, seed: int) -> RunConfig:
         """Of the hosts that grow on a held-out seed, on the engine that the run found best. Raises ConfigError."""
@@ -106,51 +106,13 @@ class Stored:
         return replace(config, engine=replace(engine, device=device.type))
 
 
-def read_stored(text: str, root: Path) -> list[Stored]:
-    """What RUN, RUN@latest, RUN@best:METRIC or RUN@epoch-N means.
-
-    RUN: as `find_run` takes it. A folder of runs, or a part of one sweep's path below `root`, stands for every finished
-    run in it, in the order of their beginning. Raises RunError where there is no such run, CheckpointError where one
-    has no such sound checkpoint.
-    """
-    which = _WHICH.fullmatch(text)
-    if which is None and "@" in text and not Path(text).is_dir():
-        raise RunError(f"{text}: cannot be read\n  expected RUN@latest, RUN@best:METRIC or RUN@epoch-12")
-    return [_read(run, which) for run in _runs(which["run"] if which else text, root)]
-
-
-def _runs(text: str, root: Path) -> list[Path]:
-    meant = _sweep(text, root)
-    folders = [folder for folder in find_folders(meant, root) if not is_attempt(str(folder))]
-    if len(folders) < 2:
-        return [find_run(meant, root)]
-    rows = sorted(map(settled_row, folders), key=lambda row: (str(row["started_at"]), row["path"]))
-    finished = [Path(row["path"]) for row in rows if row["status"] == "finished"]
-    if not finished:
-        raise RunError(f"{meant}: none of its {len(rows)} runs has finished\n  esper runs says how far they are")
-    for row in rows:
-        if row["status"] != "finished":
-            say(f"left out: {row['path']}: {row['status']}", is_error=True)
-    return finished
-
-
-def _sweep(text: str, root: Path) -> str:
-    """The folder of the one sweep that has this in its path, if no other run has; else the text as it is."""
-    if Path(text).is_dir() or not root.is_dir():
-        return text
-    found, part = walk(root), text.removeprefix(f"{root}/").rstrip("/")
-    sweeps = [sweep for sweep in found.sweeps if part in sweep]
-    if len(sweeps) == 1 and all(run.startswith(f"{sweeps[0]}/") for run in found.runs if part in run):
-        return place(root, sweeps[0])
-    return text
-
-
-def _read(run: Path, which: re.Match[str] | None) -> Stored:
-    manager, record = CheckpointManager(run), _record(run)
-    if which and which["epoch"]:
-        checkpoint = _of_epoch(manager, int(which["epoch"]), record)
-    elif which and which["metric"]:
-        checkpoint = manager.load_agent(_best(manager, which["metric"], f"{run}@best:{which['metric']}"))
+def read_stored(target: Target) -> Stored:
+    """The checkpoint that a target names. Raises CheckpointError where there is no such sound one."""
+    run, manager, record = target.run, CheckpointManager(target.run), _record(target.run)
+    if target.epoch is not None:
+        checkpoint = _of_epoch(manager, target.epoch, record)
+    elif target.metric is not None:
+        checkpoint = manager.load_agent(_best(manager, target.metric, f"{run}@best:{target.metric}"))
     else:
         checkpoint = manager.load_latest_agent()
         for unsound in checkpoint.skipped:

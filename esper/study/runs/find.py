@@ -36,11 +36,16 @@ def find_run(text: str, root: Path | str = ROOT) -> Path:
 
 
 def find_folders(text: str, root: Path | str = ROOT) -> list[Path]:
-    """All runs that `text` means, a folder's all together, and jobs that did not become runs. Raises RunError."""
+    """All runs that `text` means, and jobs that did not become runs.
+
+    A run as for `find_run`; or all that lie in a folder, or in the one sweep that has the text in its path, if no run
+    elsewhere has. Raises RunError.
+    """
     check_named(text, root)
     if holds_run(Path(text)):
         return [Path(text)]
-    return _within(text, root) or [_by_part(text, Path(root))]
+    sweep = _sweep(text, Path(root))
+    return _within(sweep or text, root) or [_by_part(text, Path(root))]
 
 
 def check_named(text: str, root: Path | str) -> None:
@@ -56,6 +61,17 @@ def _within(text: str, root: Path | str) -> list[Path]:
     folder = _folder(text, root)
     found = walk(folder) if folder else None
     return [Path(place(folder, run)) for run in sorted([*found.runs, *found.jobs])] if folder and found else []
+
+
+def _sweep(text: str, root: Path) -> str | None:
+    """The folder of the one sweep that has this in its path, if no run elsewhere has."""
+    if _folder(text, root) or not root.is_dir():
+        return None
+    found, part = walk(root), text.removeprefix(f"{root}/").rstrip("/")
+    sweeps = [sweep for sweep in found.sweeps if part in sweep]
+    if len(sweeps) == 1 and all(run.startswith(f"{sweeps[0]}/") for run in found.runs if part in run):
+        return place(root, sweeps[0])
+    return None
 
 
 def _folder(text: str, root: Path | str) -> Path | None:

@@ -1,10 +1,7 @@
-"""Which runs, in which order: conditions such as status=finished, test_accuracy>85, optimizer.momentum<0.9, age<2d."""
+"""Which runs, in which order: conditions on columns and on what configurations hold (optimizer.momentum<0.9)."""
 
 import fnmatch
-import operator
-import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,65 +11,21 @@ from esper.config.checks import flat
 from esper.errors import ConfigError, FormatError, RunError
 from esper.files import read_yaml
 from esper.files.records import CONFIG_FILE
+from esper.study.conditions import Condition
 from esper.study.runs.rows import COLUMNS, STATUSES, Row
 
 DERIVED = {"age": "seconds since it first began; a condition may say 30m, 12h, 7d", "path": "its folder"}
-_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    ">": operator.gt,
-    "<": operator.lt,
-}
-_CONDITION = re.compile(r"\s*([\w.]+)\s*(>=|<=|!=|>|<|=)\s*(.*?)\s*")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _TEXTS = {name for name, (kind, _) in COLUMNS.items() if kind.startswith("TEXT")}
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """`key comparison value`; of `=` and `!=` the value may be a list ("a,b") of patterns ("digits*")."""
-
-    key: str
-    comparison: str
-    value: str
-
-    @classmethod
-    def parse(cls, text: str) -> "Condition":
-        """Raises ConfigError on what is no condition."""
-        parts = _CONDITION.fullmatch(text)
-        if parts is None:
-            raise ConfigError(f"--filter {text}: expected KEY=VALUE, !=, <, <=, > or >=, such as 'test_accuracy>85'")
-        condition = cls(*parts.groups())
-        if condition.comparison in _COMPARISONS and condition.key not in _TEXTS and condition.number is None:
-            raise ConfigError(f"--filter {text}: expected a number after {condition.comparison}")
-        for wanted in condition.value.split(",") if condition.key == "status" else ():
-            if condition.comparison not in _COMPARISONS and not fnmatch.filter(STATUSES, wanted):
-                hint = did_you_mean(wanted, STATUSES)
-                raise ConfigError(f"--filter {text}: no run is {wanted}{hint}\n  a status is {', '.join(STATUSES)}")
-        return condition
-
-    @property
-    def number(self) -> float | None:
-        """The value as a number; of an age, in seconds; of an accuracy, in percent."""
-        if self.key == "age" and (parts := re.fullmatch(r"([\d.]+)([smhdw])", self.value)):
-            return _number(parts[1], _SECONDS[parts[2]])
-        return _number(self.value, 100.0 if self.is_share else 1.0)
-
-    @property
-    def is_share(self) -> bool:
-        """Whether the value is an accuracy as a share of 1, where runs hold percent."""
-        value = _number(self.value)
-        return self.key.endswith("accuracy") and value is not None and 0 < value <= 1
-
-    def holds(self, found: Any) -> bool:
-        """Whether a run for which the key has this value is meant; what is not known is equal to nothing."""
-        if self.comparison in _COMPARISONS:
-            compare = _COMPARISONS[self.comparison]
-            if isinstance(found, int | float) and self.number is not None:
-                return compare(found, self.number)
-            return isinstance(found, str) and self.key in _TEXTS and compare(found, self.value)
-        is_equal = any(_is_like(found, wanted) for wanted in self.value.split(","))
-        return is_equal == (self.comparison == "=")
+def parse_filter(text: str) -> Condition:
+    """A condition on runs. Raises ConfigError on what is none, or asks for a status that no run can have."""
+    condition = Condition.parse(text, "--filter", _TEXTS)
+    for wanted in condition.wanted if condition.key == "status" and not condition.is_ordering else ():
+        if not fnmatch.filter(STATUSES, wanted):
+            hint = did_you_mean(wanted, STATUSES)
+            raise ConfigError(f"--filter {text}: no run is {wanted}{hint}\n  a status is {', '.join(STATUSES)}")
+    return condition
 
 
 class Table:
@@ -140,18 +93,3 @@ def _age(started_at: str | None) -> float | None:
     if not started_at:
         return None
     return (datetime.now(UTC) - datetime.fromisoformat(started_at)).total_seconds()
-
-
-def _number(text: str, unit: float = 1.0) -> float | None:
-    try:
-        return float(text) * unit
-    except ValueError:
-        return None
-
-
-def _is_like(found: Any, wanted: str) -> bool:
-    if found is None or isinstance(found, bool):
-        return wanted.lower() == str(found).lower().replace("none", "null")
-    if isinstance(found, int | float):
-        return _number(wanted) == found
-    return fnmatch.fnmatchcase(str(found), wanted)

@@ -2,13 +2,26 @@
 
 import os
 import re
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 from esper.errors import FormatError
 from esper.files import fitting, misfit, open_to_read, parse_json, read_all, read_bytes
 from esper.files.reading import MOST_LINE_BYTES, MOST_YAML_BYTES
-from esper.files.records import CONFIG_FILE, EPOCH, JOB, JOB_FILE, METRICS_FILE, RUN, RUN_FILE
+from esper.files.records import (
+    CONFIG_FILE,
+    EPOCH,
+    EPOCH_NEEDS,
+    JOB,
+    JOB_FILE,
+    LEARNING_FILE,
+    METRICS_FILE,
+    RUN,
+    RUN_FILE,
+    UPDATE,
+    UPDATE_NEEDS,
+)
 from esper.files.shapes import Among, Moment
 from esper.runner.figures import mean
 from esper.study.runs.folders import Stamp, place
@@ -83,7 +96,7 @@ def read_row(root: Path | str, run: str) -> tuple[Row, Stamp | None]:
     if record:
         groups = chosen_groups(folder, _part(record, "options"))
         row |= {group: groups.get(group) for group in _GROUPS}
-        row |= _figures(_part(record, "summary")) or _latest(folder)
+        row |= _figures(_part(record, "summary")) or _latest(folder, row)
     return _marked(row, problem), stamp
 
 
@@ -140,21 +153,33 @@ def _figures(summary: dict[str, Any]) -> Row:
     }
 
 
-def _latest(folder: str) -> Row:
-    """What the last line of metrics.jsonl says, as long as there is no summary."""
-    try:
-        record = parse_json(_last_line(f"{folder}/{METRICS_FILE}"))
-    except (OSError, FormatError):
-        return {}
-    if misfit(record, EPOCH, {"members", "is_twin"}):
-        return {}
+def _latest(folder: str, row: Row) -> Row:
+    """What the last lines of learning.jsonl and metrics.jsonl say, as long as there is no summary.
+
+    run.json is written once a second at most: progress is theirs where they are further.
+    """
+    learning = _last_record(f"{folder}/{LEARNING_FILE}", UPDATE, UPDATE_NEEDS) if row["max_updates"] else {}
+    found: Row = {"update": max(learning["update"], row["update"] or 0)} if learning else {}
+    record = _last_record(f"{folder}/{METRICS_FILE}", EPOCH, {*EPOCH_NEEDS, "is_twin"})
+    if not record:
+        return found
     grown = [member for member in record["members"] if not member["is_twin"]]
-    return {
+    return found | {
+        "epoch": max(record["epoch"], row["epoch"] or 0),
         "members": len(grown),
         "val_accuracy": mean(member.get("val_accuracy") for member in grown),
         "parameters": mean(member.get("parameter_count") for member in grown),
         "flops_per_sample": mean(member.get("flops_per_sample") for member in grown),
     }
+
+
+def _last_record(path: str, shape: dict[str, Any], needs: Container[str]) -> dict[str, Any]:
+    """The last line that was written whole; empty where that is none of this shape."""
+    try:
+        record = parse_json(_last_line(path))
+    except (OSError, FormatError):
+        return {}
+    return {} if misfit(record, shape, needs) else dict(record)
 
 
 def _last_line(path: str) -> bytes:

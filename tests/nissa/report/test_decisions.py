@@ -52,7 +52,7 @@ def test_figures_do_not_make_reasons_different() -> None:
 
 def test_commonest_reasons_speak_in_the_words_of_the_first() -> None:
     reasons = ["unhealthy", "worth 0.2 points", "", "worth -1.4 points"]
-    assert commonest(reasons, most=2) == ["worth 0.2 points (first of 2)", "unhealthy"]
+    assert commonest(reasons, most=2) == ["worth 0.2 points (and 1 alike)", "unhealthy"]
     assert commonest([]) == []
 
 

@@ -51,6 +51,19 @@ def test_the_span_leaves_room_but_not_beyond_what_can_be() -> None:
         assert low < high
 
 
+def test_what_does_not_differ_looks_so() -> None:
+    assert span(np.zeros(3), least=2.0) == (-1.0, 1.0)
+    assert span(np.array([0.0, 0.1]), least=2.0) == pytest.approx((-0.95, 1.05))
+    assert span(np.array([0.0, 100.0]), least=2.0) == (-8.0, 108.0)
+
+
+def test_negative_numbers_have_a_minus_sign_and_names_keep_their_hyphens(plot: Plot) -> None:
+    plot.names(5, [(50.0, "run-2 -3.5", "red")])
+    assert "run-2 \N{MINUS SIGN}3.5" in plot.svg()
+    axes = Plot("points", (0, 10), (-5, 5), (700, 300)).svg()
+    assert ">\N{MINUS SIGN}4<" in axes and ">-4<" not in axes
+
+
 def test_a_curve_is_broken_where_a_value_is_missing(plot: Plot) -> None:
     plot.lines(np.arange(6), np.array([0, 100, np.nan, 50, np.nan, 0]), "red", 1)
     assert paths(plot) == ["M46.0 262.0L109.4 26.0h0M236.2 144.0h0M363.0 262.0h0"], "a lone point is a dot"

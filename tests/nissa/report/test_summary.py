@@ -35,7 +35,7 @@ def test_summary_says_what_was_gained_and_what_became_of_the_seeds(make_run: Cal
         key=["early", "mid", "late"].index,
     )
     assert "planted: validation accuracy has not moved" in text
-    assert "culled: contribution" in text and "fossilised: contribution" in text and "(first of " in text
+    assert "culled: contribution" in text and "fossilised: contribution" in text and " alike)" in text
     assert f"report  {run_dir / 'report.html'}" in text, "the path is not wrapped"
     assert max(len(line) for line in lines if "[" in line) <= 80
 

@@ -112,7 +112,7 @@ def test_a_language_run_shows_bits_per_byte(make_run: Callable[..., Path]) -> No
     (run_dir / "run.json").write_text(json.dumps(run))
     text = Page(write_report(run_dir)).text
     assert "grown: test bits per byte" in text and "2.100" in text
-    assert "static twins 2.600" in text and "difference -0.500" in text
+    assert "static twins 2.600" in text and "difference \N{MINUS SIGN}0.500" in text
 
 
 def test_a_run_that_planted_nothing_says_so_and_why(make_run: Callable[..., Path]) -> None:

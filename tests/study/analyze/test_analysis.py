@@ -1,15 +1,17 @@
 """What evaluations add up to: hosts to seeds, seeds to means, versions to differences; and what is required of them."""
 
-import numpy as np
 import pytest
 from scipy import stats
 
 from esper.errors import ConfigError, EsperError
-from esper.study.analyze.analysis import compare
-from esper.study.analyze.bootstrap import FEWEST, bootstrap_interval
+from esper.nissa.statistics import mean_interval
+from esper.study.analyze.analysis import summarize
 from esper.study.analyze.requirement import Requirement
+from esper.study.compare.comparison import Comparison
+from esper.study.compare.groups import read_groups
 from esper.study.evaluate.database import Evaluations, Measured
 from tests.study.filling import failed, fill, finished, sha
+from tests.study.run_folders import make_run
 
 HEURISTIC, STATIC = sha("heuristic"), sha("static")
 
@@ -23,49 +25,45 @@ def path(tmp_path):
     return path
 
 
-def comparisons(path, *targets, suite=None):
+def results(path, *targets, suite=None):
     with Evaluations(path) as database:
-        return compare(database, targets, suite)
+        return summarize(database, targets, suite)
 
 
 def only(path, *targets, suite=None):
-    (comparison,) = comparisons(path, *targets, suite=suite)
-    return comparison
+    (result,) = results(path, *targets, suite=suite)
+    return result
 
 
 # ---- intervals
 
 
-def test_an_interval_is_around_its_mean_and_always_the_same():
-    values = [80.0, 81.5, 79.0, 84.0, 82.0, 80.5]
-    found = bootstrap_interval(values)
-    assert found == bootstrap_interval(values)
-    assert found.mean == pytest.approx(np.mean(values))
-    assert min(values) <= found.low < found.mean < found.high <= max(values)
-    moved = bootstrap_interval([value + 5 for value in values])
-    assert (moved.low, moved.high) == pytest.approx((found.low + 5, found.high + 5))
+def test_the_same_numbers_have_one_interval_whoever_asks(tmp_path):
+    """`esper compare` of three runs, `esper analyze` of three seeds."""
+    values = {0: 80.0, 1: 81.5, 2: 84.0}
+    runs = [make_run(tmp_path / f"a{seed}", seed=seed, accuracy=[value, value]) for seed, value in values.items()]
+    runs += [make_run(tmp_path / f"b{seed}", seed=seed, accuracy=[70.0, 70.0], policy="static") for seed in values]
+    comparison = Comparison(read_groups([str(run) for run in runs]))
+    fill(tmp_path / "db.sqlite", [finished(seed, value) for seed, value in values.items()], HEURISTIC)
+    fill(tmp_path / "db.sqlite", [finished(seed, 70.0) for seed in values], STATIC, "static")
+    first, second = only(tmp_path / "db.sqlite", HEURISTIC, STATIC).versions
+    (measure, *_), (mine, other) = comparison.measures, comparison.groups
+    assert first.interval("test_accuracy") == comparison.mean(mine, measure) == mean_interval(values.values())
+    assert second.difference(first, "test_accuracy") == comparison.difference(other, measure).interval
+    low, _ = stats.t.interval(0.95, 2, 245.5 / 3, stats.sem([*values.values()]))
+    assert first.interval("test_accuracy").low == pytest.approx(low)
 
 
-def test_an_interval_of_normal_values_is_as_wide_as_student_s():
-    values = np.random.default_rng(3).normal(size=20)
-    found = bootstrap_interval(values)
-    low, high = stats.t.interval(0.95, 19, values.mean(), stats.sem(values))
-    assert found.high - found.low == pytest.approx(high - low, rel=0.06)
+def test_an_accuracy_s_interval_ends_where_accuracies_do(path):
+    fill(path, [finished(seed, value) for seed, value in enumerate((100.0, 100.0, 97.0))], sha("best"), "best")
+    assert only(path).versions[0].interval("test_accuracy").high == 100.0
 
 
-def test_an_interval_needs_values_and_may_have_no_width():
-    assert bootstrap_interval([]).mean is None
-    few = bootstrap_interval([1.0] * (FEWEST - 1))
-    assert (few.mean, few.low, few.n) == (1.0, None, FEWEST - 1)
-    same = bootstrap_interval([7.0] * FEWEST)
-    assert (same.low, same.mean, same.high) == (7.0, 7.0, 7.0)
-
-
-# ---- comparisons
+# ---- results
 
 
 def test_hosts_make_a_seed_and_seeds_make_a_mean(path):
-    first, second = only(path).rows
+    first, second = only(path).versions
     assert [first.policy, second.policy] == ["heuristic", "static"]  # best first
     assert first.values["test_accuracy"] == {seed: 85.0 + seed for seed in range(6)}
     assert (first.interval("test_accuracy").mean, first.interval("test_accuracy").n) == (87.5, 6)
@@ -73,7 +71,7 @@ def test_hosts_make_a_seed_and_seeds_make_a_mean(path):
 
 
 def test_differences_are_paired_by_seed(path):
-    first, second = only(path).rows
+    first, second = only(path).versions
     gap = second.difference(first, "test_accuracy")
     assert (gap.n, gap.mean) == (5, pytest.approx(-8.0))  # seeds 1 to 5: 80 less 86, 87, 88, 89, 90
     assert gap.low < -8.0 < gap.high < 0
@@ -82,8 +80,8 @@ def test_differences_are_paired_by_seed(path):
 def test_versions_of_different_tasks_are_not_compared(path):
     other = {"task": {"name": "cifar10"}}
     fill(path, [finished(seed, 10.0) for seed in range(6)], sha("other"), config=other)
-    comparison = only(path)
-    assert comparison.rows[-1].difference(comparison.rows[0], "test_accuracy") is None
+    result = only(path)
+    assert result.versions[-1].difference(result.versions[0], "test_accuracy") is None
 
 
 def test_text_is_judged_by_bits_per_byte_and_fewer_are_better(tmp_path):
@@ -91,16 +89,16 @@ def test_text_is_judged_by_bits_per_byte_and_fewer_are_better(tmp_path):
     for version, bits in (("worse", 3.0), ("better", 2.5)):
         results = [Measured(seed, {"test_bits_per_byte": [bits], "test_accuracy": [30.0]}, 1.0) for seed in range(5)]
         fill(path, results, sha(version), version)
-    comparison = only(path)
-    assert comparison.main_metric == "test_bits_per_byte"
-    assert [row.policy for row in comparison.rows] == ["better", "worse"]
+    result = only(path)
+    assert result.main_metric == "test_bits_per_byte"
+    assert [row.policy for row in result.versions] == ["better", "worse"]
 
 
 def test_suites_are_kept_apart(path):
     fill(path, [finished(1, 50.0)], STATIC, "static", suite="long")
-    assert [(one.suite, len(one.rows)) for one in comparisons(path)] == [("default", 2), ("long", 1)]
-    assert only(path, suite="long").rows[0].values["test_accuracy"] == {1: 50.0}
-    assert comparisons(path, suite="distorted") == []  # shipped, and nothing was evaluated by it
+    assert [(one.suite, len(one.versions)) for one in results(path)] == [("default", 2), ("long", 1)]
+    assert only(path, suite="long").versions[0].values["test_accuracy"] == {1: 50.0}
+    assert results(path, suite="distorted") == []  # shipped, and nothing was evaluated by it
 
 
 def test_of_a_suite_that_was_changed_the_present_content_counts(path):
@@ -112,7 +110,7 @@ def test_of_a_suite_that_was_changed_the_present_content_counts(path):
         present = database.add_suite(fingerprint(content), "default", content)
         database.add(1, present, finished(3, 99.0))
         database.add_suite(sha("a later trial"), "default", {})
-    assert only(path).rows[0].values["test_accuracy"] == {3: 99.0}
+    assert only(path).versions[0].values["test_accuracy"] == {3: 99.0}
 
 
 @pytest.mark.parametrize(
@@ -127,11 +125,11 @@ def test_of_a_suite_that_was_changed_the_present_content_counts(path):
     ],
 )
 def test_a_version_or_a_run_is_found_by_any_part_that_is_its_own(path, target, policies):
-    assert [row.policy for row in only(path, target).rows] == policies
+    assert [row.policy for row in only(path, target).versions] == policies
 
 
 def test_the_order_of_the_targets_is_that_of_the_rows(path):
-    assert [row.policy for row in only(path, STATIC[:6], "one").rows] == ["static", "heuristic"]
+    assert [row.policy for row in only(path, STATIC[:6], "one").versions] == ["static", "heuristic"]
 
 
 @pytest.mark.parametrize(
@@ -145,17 +143,17 @@ def test_the_order_of_the_targets_is_that_of_the_rows(path):
 )
 def test_a_name_that_means_none_or_several_is_refused(path, target, wanted):
     with pytest.raises(EsperError) as caught:
-        comparisons(path, target)
+        results(path, target)
     assert wanted in str(caught.value)
 
 
 def test_an_unknown_suite_is_answered_with_the_nearest(path):
     with pytest.raises(EsperError, match=r"suite defualt: there is no such suite; did you mean default\?"):
-        comparisons(path, suite="defualt")
+        results(path, suite="defualt")
 
 
 def titles(path):
-    return {row.sha256: row.title for row in only(path).rows}
+    return {row.sha256: row.title for row in only(path).versions}
 
 
 def test_versions_of_one_policy_are_told_apart_by_what_differs(path):
@@ -190,21 +188,24 @@ def test_versions_of_one_configuration_are_told_apart_by_their_checkpoints_or_di
         ("test_accuracy<=87.4", False),
         ("wall_s<1", True),
         ("val_accuracy>0", False),  # it was not measured
+        ("test_accuracy=87.5", True),
+        ("test_accuracy=0.875,0.9", True),
+        ("test_accuracy!=87.5%", False),
     ],
 )
 def test_a_requirement_is_of_the_mean(path, text, is_met):
-    (verdict,) = Requirement.parse(text).judge(comparisons(path, "one"))
+    (verdict,) = Requirement.parse(text).judge(results(path, "one"))
     assert verdict.is_met is is_met
     assert verdict.text.startswith("met: " if is_met else "not met: ")
 
 
 def test_how_a_threshold_was_read_is_said(path):
-    assert "(0.7 is read as 70%)" in Requirement.parse("test_accuracy>0.7").judge(comparisons(path))[0].text
-    assert "read as" not in Requirement.parse("wall_s<0.7").judge(comparisons(path))[0].text
+    assert "(0.7 is read as 70%)" in Requirement.parse("test_accuracy>0.7").judge(results(path))[0].text
+    assert "read as" not in Requirement.parse("wall_s<0.7").judge(results(path))[0].text
 
 
 def test_every_version_must_meet_it_and_none_is_not_enough(path):
-    verdicts = Requirement.parse("test_accuracy>0.85").judge(comparisons(path))
+    verdicts = Requirement.parse("test_accuracy>0.85").judge(results(path))
     assert [verdict.is_met for verdict in verdicts] == [True, False]
     (nothing,) = Requirement.parse("test_accuracy>0").judge([])
     assert not nothing.is_met and "nothing was evaluated" in nothing.text
@@ -212,7 +213,7 @@ def test_every_version_must_meet_it_and_none_is_not_enough(path):
 
 def test_seeds_that_failed_are_not_passed_over(path):
     fill(path, [failed(50)], HEURISTIC)
-    (verdict,) = Requirement.parse("test_accuracy>0.7").judge(comparisons(path, "one"))
+    (verdict,) = Requirement.parse("test_accuracy>0.7").judge(results(path, "one"))
     assert not verdict.is_met and "1 of 7 seeds failed" in verdict.text
 
 
@@ -220,9 +221,9 @@ def test_seeds_that_failed_are_not_passed_over(path):
     ("text", "wanted"),
     [
         ("test_acuracy>0.7", "did you mean test_accuracy?"),
-        ("test_accuracy", "cannot be read"),
-        ("test_accuracy=0.7", "cannot be read"),
-        ("test_accuracy>high", "cannot be read"),
+        ("test_accuracy", "expected KEY=VALUE"),
+        ("test_accuracy=high", "expected a number after ="),
+        ("test_accuracy!=0.7,*", "expected a number after !="),
     ],
 )
 def test_a_requirement_that_cannot_be_read_is_refused(text, wanted):

@@ -133,6 +133,31 @@ def test_a_moved_or_copied_run_is_the_same_version(grown, database, tmp_path):
     assert len(rows(database)) == 1
 
 
+def test_a_rule_is_measured_once_whatever_seed_its_runs_had(grown, database, tmp_path, capsys):
+    other = start(tmp_path / "other", *GROWING, "seed=7")
+    shorter = start(tmp_path / "shorter", *GROWING, "epochs=2")
+    hosts = shutil.move(own_suite(tmp_path, kind="hosts", seeds=1), tmp_path / "hosts.yaml")
+    suite = own_suite(tmp_path, seeds=1)
+    capsys.readouterr()
+
+    def versions():
+        with Evaluations(database, is_new=False) as opened:
+            of_suite = opened.evaluations([version["id"] for version in opened.versions()], [1])
+            return [len(version["sources"]) for version in opened.versions()], [row["version"] for row in of_suite]
+
+    assert evaluate(database, grown, other, shorter, "--suite", suite) == 0
+    said = capsys.readouterr().out
+    assert f"{other}@epoch-3: the same rule, whatever seed its run had: measured once, with {grown}" in said
+    assert said.count("1 of 1 to do") == 2
+    assert versions() == ([2, 1], [1, 2])
+    assert evaluate(database, other, "--suite", suite) == 0
+    assert "0 of 1 to do" in capsys.readouterr().out and versions() == ([2, 1], [1, 2])
+    assert esper(["analyze", str(other), "--db", str(database), "--format", "csv"]) == 0
+    assert {line.split(",")[0] for line in capsys.readouterr().out.splitlines()[1:]} == {"mine"}
+    assert evaluate(database, grown, other, "--suite", hosts) == 0  # of stored hosts, each run has its own
+    assert versions()[0] == [2, 1, 1]
+
+
 def test_what_cannot_grow_is_a_row_with_its_error_and_can_be_tried_again(grown, database, tmp_path, capsys):
     suite = own_suite(tmp_path, overrides=["slots.names=[nowhere]"])
     assert evaluate(database, grown, "--suite", suite) == 1

@@ -97,6 +97,23 @@ def test_a_run_under_way_shows_its_last_epoch_and_is_killed_once_nobody_has_it(t
     assert settled_row(folder)["status"] == "killed"
 
 
+@pytest.mark.parametrize(
+    ("changes", "updates", "shown"),
+    [
+        ({"epoch": 0}, None, {"epoch": 2, "update": 0}),  # run.json is written once a second at most
+        ({"epoch": 3}, None, {"epoch": 3, "update": 0}),
+        ({"epoch": 0, "update": 1, "max_updates": 9}, 4, {"epoch": 2, "update": 4}),
+        ({"epoch": 0, "update": 5, "max_updates": 9}, 4, {"epoch": 2, "update": 5}),
+    ],
+)
+def test_progress_is_as_far_as_the_figures_beside_it(tmp_path, changes, updates, shown):
+    folder = make_run(tmp_path / "a", **{"status": "running", "accuracy": [70.0, 74.0], "epochs": 2} | changes)
+    lines = (json.dumps({"update": update}) + "\n" for update in range(1, (updates or 0) + 1))
+    (folder / "learning.jsonl").write_text("".join(lines))
+    row = listed(tmp_path)["a"]
+    assert {key: row[key] for key in shown} == shown and row["status"] == "killed"
+
+
 def test_asking_for_a_run_does_not_take_it(tmp_path):
     folder = make_run(tmp_path / "a", status="running")
     (folder / "run.lock").touch()

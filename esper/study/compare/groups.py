@@ -1,4 +1,4 @@
-"""What is compared: runs that differ in nothing but their seeds are one side."""
+"""Groups of runs, which are what is compared: runs that differ in nothing but their seeds are one group."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,10 +13,11 @@ from esper.config.checks import flat
 from esper.config.store import VOLATILE
 from esper.errors import FormatError, RunError
 from esper.files import read_object
-from esper.files.records import RUN_FILE, SWEEP, SWEEP_FILE
+from esper.files.marks import holds_run
+from esper.files.records import SWEEP, SWEEP_FILE
 from esper.nissa.report.history import RunHistory, read_run
-from esper.study.runs.find import check_named, find_run
-from esper.study.runs.folders import ROOT, is_attempt, place, walk
+from esper.study.runs.find import find_folders, find_run
+from esper.study.runs.folders import ROOT, is_attempt
 from esper.study.runs.query import read_config_file
 from esper.study.runs.rows import chosen_groups
 
@@ -31,7 +32,7 @@ _LONGEST_WORD = 24
 
 @dataclass(slots=True)
 class GroupedRun:
-    """A run of a side: what it wrote, what it was configured as, and its grown members by number."""
+    """A run of a group: what it wrote, what it was configured as, and its grown members by number."""
 
     history: RunHistory
     config: dict[str, Any]
@@ -110,26 +111,26 @@ class RunGroup:
 
 @dataclass(slots=True)
 class RunGroups:
-    """What is compared with what; the first side is what the others are measured by."""
+    """What is compared with what; the first group is what the others are measured by."""
 
-    sides: list[RunGroup]
+    groups: list[RunGroup]
     left_out: list[str]  # runs that are not in it, and why
 
     def differences(self) -> dict[str, list[Any]]:
-        """The keys in which configurations differ, and each side's value; `...` where it has no such key."""
-        keys = dict.fromkeys(key for side in self.sides for key in side.config if _decides(key) or key in _HOW_MANY)
-        found = {"seed": [seeds(run.seed for run in side.runs) for side in self.sides]}
-        found |= {key: [side.config.get(key, ...) for side in self.sides] for key in keys}
+        """The keys in which configurations differ, and each group's value; `...` where it has no such key."""
+        keys = dict.fromkeys(key for group in self.groups for key in group.config if _decides(key) or key in _HOW_MANY)
+        found = {"seed": [seeds(run.seed for run in group.runs) for group in self.groups]}
+        found |= {key: [group.config.get(key, ...) for group in self.groups] for key in keys}
         return {key: values for key, values in found.items() if _differ(values)}
 
     def is_own(self, key: str) -> bool:
-        """Whether a key is one that only some of a group's options have, as policy=ppo has `policy.updates`."""
+        """Whether only some options of a configuration group have this key, as policy=ppo has `policy.updates`."""
         name = f"{key.partition('.')[0]}.name"
-        is_choice = _differ(side.config.get(name) for side in self.sides)
-        return is_choice and any(key not in side.config for side in self.sides)
+        is_choice = _differ(group.config.get(name) for group in self.groups)
+        return is_choice and any(key not in group.config for group in self.groups)
 
 
-def read_sides(arguments: Sequence[str], root: Path | str = ROOT) -> RunGroups:
+def read_groups(arguments: Sequence[str], root: Path | str = ROOT) -> RunGroups:
     """The runs that the arguments mean, read and put together.
 
     arguments: runs (see `find_run`), or folders of them, such as a sweep's. Raises RunError where one means no run, or
@@ -143,18 +144,18 @@ def read_sides(arguments: Sequence[str], root: Path | str = ROOT) -> RunGroups:
             runs.append(run)
         else:
             left_out.append(f"{folder}: no epoch of it has been recorded")
-    groups: dict[str, list[GroupedRun]] = {}
+    by_configuration: dict[str, list[GroupedRun]] = {}
     for run in runs:
-        groups.setdefault(_experiment(run), []).append(run)
-    if len(groups) == 1:  # nothing but seeds tells them apart: each is a side
-        groups = {str(run.folder): [run] for run in runs}
-    if len(groups) < 2:
+        by_configuration.setdefault(_experiment(run), []).append(run)
+    if len(by_configuration) == 1:  # nothing but seeds tells them apart: each is a group
+        by_configuration = {str(run.folder): [run] for run in runs}
+    if len(by_configuration) < 2:
         what = f"only {runs[0].folder} has something to compare" if runs else "there is nothing to compare"
         raise RunError(f"{what}\n  give two runs or more, or a sweep's folder: esper compare RUN RUN ...")
-    sides = [RunGroup("", _one_a_seed(group, left_out)) for group in groups.values()]
-    for side, label in zip(sides, _labels(sides), strict=True):
-        side.label = label
-    return RunGroups(sides, left_out)
+    groups = [RunGroup("", _one_a_seed(same, left_out)) for same in by_configuration.values()]
+    for group, label in zip(groups, _labels(groups), strict=True):
+        group.label = label
+    return RunGroups(groups, left_out)
 
 
 def seeds(numbers: Iterable[int]) -> str:
@@ -176,28 +177,23 @@ def _decides(key: str) -> bool:
 
 
 def _folders(argument: str, root: Path) -> list[Path]:
-    """The runs of a folder (of attempts, the last), of a sweep that has the argument in its name, or the one run."""
-    if not argument.strip():
-        check_named(argument, root)
-    folder = Path(argument)
-    if not folder.is_dir() and (root / argument).is_dir():
-        folder = root / argument
-    elif not folder.is_dir() and root.is_dir():
-        sweeps = [sweep for sweep in walk(root).sweeps if sweep.rpartition("/")[2] == argument]
-        folder = Path(place(root, sweeps[0])) if len(sweeps) == 1 else folder
-    if folder.is_dir() and not (folder / RUN_FILE).is_file():
-        found = walk(folder)
-        jobs = [place(sweep, job) for sweep in sorted(found.sweeps) for job in _jobs(Path(place(folder, sweep)))]
-        order = {job.removeprefix("./"): number for number, job in enumerate(jobs)}
-        runs = [run for run in found.runs if not is_attempt(run)]
-        if runs:
-            runs.sort(key=lambda run: (order.get(run, len(order)), run))
-            return [Path(place(folder, run)) for run in runs]
-    return [find_run(argument, root)]
+    """The runs that the argument means, of attempts the last; a sweep's in the order in which they were asked for."""
+    found = find_folders(argument, root)
+    runs = [folder for folder in found if holds_run(folder) and not is_attempt(str(folder))]
+    if len(found) == 1 or not runs:
+        return [find_run(str(found[0]) if len(found) == 1 else argument, root)]
+    jobs = {parent: _jobs(parent) for parent in {folder.parent for folder in runs}}
+
+    def place_in_sweep(folder: Path) -> tuple[bool, str, int, str]:
+        asked = jobs[folder.parent]
+        is_job = folder.name in asked
+        return not is_job, str(folder.parent), asked.index(folder.name) if is_job else 0, folder.name
+
+    return sorted(runs, key=place_in_sweep)
 
 
 def _jobs(sweep: Path) -> list[str]:
-    """The names of a sweep's jobs, in the order in which they were asked for."""
+    """The names of a sweep's jobs, in the order in which they were asked for; none of another folder."""
     try:
         return list(read_object(sweep / SWEEP_FILE, SWEEP, {"jobs"})["jobs"])
     except (OSError, FormatError):
@@ -214,41 +210,41 @@ def _one_a_seed(runs: list[GroupedRun], left_out: list[str]) -> list[GroupedRun]
     return [newest[seed] for seed in sorted(newest)]
 
 
-def _labels(sides: Sequence[RunGroup]) -> list[str]:
-    """What tells each side from the others, in a few words: "ppo", "learning_rate 0.1", else the run's id."""
-    told = _told_by(sides)
+def _labels(groups: Sequence[RunGroup]) -> list[str]:
+    """What tells each group from the others, in a few words: "ppo", "learning_rate 0.1", else the run's id."""
+    told = _told_by(groups)
     chosen: list[int] = []
-    labels = [""] * len(sides)
-    while len(set(labels)) < len(sides) and len(chosen) < min(_MOST_WORDS, len(told)):
+    labels = [""] * len(groups)
+    while len(set(labels)) < len(groups) and len(chosen) < min(_MOST_WORDS, len(told)):
         left = (number for number in range(len(told)) if number not in chosen)
         chosen.append(max(left, key=lambda number: len({*zip(labels, told[number], strict=True)})))
-        labels = [_in_words(told[number][index] for number in sorted(chosen)) for index in range(len(sides))]
+        labels = [_in_words(told[number][index] for number in sorted(chosen)) for index in range(len(groups))]
     further = [number for number in range(len(told)) if number not in chosen][: _MOST_WORDS - len(chosen)]
     shown = sorted([*chosen, *further])
-    labels = [_in_words(told[number][index] for number in shown) for index in range(len(sides))]
+    labels = [_in_words(told[number][index] for number in shown) for index in range(len(groups))]
     return [
-        _in_words((label, side.runs[0].folder.name)) if not label or labels.count(label) > 1 else label
-        for side, label in zip(sides, labels, strict=True)
+        _in_words((label, group.runs[0].folder.name)) if not label or labels.count(label) > 1 else label
+        for group, label in zip(groups, labels, strict=True)
     ]
 
 
-def _told_by(sides: Sequence[RunGroup]) -> list[list[str]]:
-    """All in which sides differ, the policy first: for each thing the words for it, side by side."""
-    options = [chosen_groups(side.runs[0].folder, side.runs[0].history.run.get("options") or {}) for side in sides]
-    known = dict.fromkeys(group for chosen in options for group in chosen if _decides(group))
-    choices = {group: [str(chosen.get(group) or "") for chosen in options] for group in known}
-    choices = {group: names for group, names in choices.items() if _differ(names)}
+def _told_by(groups: Sequence[RunGroup]) -> list[list[str]]:
+    """All in which groups differ, the policy first: for each thing the words for it, group by group."""
+    options = [chosen_groups(group.runs[0].folder, group.runs[0].history.run.get("options") or {}) for group in groups]
+    known = dict.fromkeys(name for chosen in options for name in chosen if _decides(name))
+    choices = {name: [str(chosen.get(name) or "") for chosen in options] for name in known}
+    choices = {name: values for name, values in choices.items() if _differ(values)}
 
     def is_of_the_choice(key: str, values: list[Any]) -> bool:
         """Whether an option's name says as much as the value."""
         names = choices.get(key.partition(".")[0], [])
         return bool(names) and len({*zip(names, map(repr, values), strict=True)}) == len(set(names))
 
-    keys = list(dict.fromkeys(key for side in sides for key in side.config if _decides(key)))
-    keys += [*_HOW_MANY, *(["seed"] if all(len(side.runs) == 1 for side in sides) else [])]
-    told = [choices[group] for group in sorted(choices, key=lambda group: group != "policy")]
+    keys = list(dict.fromkeys(key for group in groups for key in group.config if _decides(key)))
+    keys += [*_HOW_MANY, *(["seed"] if all(len(group.runs) == 1 for group in groups) else [])]
+    told = [choices[name] for name in sorted(choices, key=lambda name: name != "policy")]
     for key in keys:
-        values = [side.config.get(key, ...) for side in sides]
+        values = [group.config.get(key, ...) for group in groups]
         if _differ(values) and not is_of_the_choice(key, values):
             told.append(["" if value is ... else f"{key.rpartition('.')[2]} {_short(value)}" for value in values])
     return told

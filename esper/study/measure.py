@@ -1,0 +1,27 @@
+"""Measures: what hosts and policies are compared by, and how their figures are shown."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One metric. title, unit, decimals and scale: as tables show it; within: what a stored value can be, unscaled."""
+
+    name: str
+    title: str
+    unit: str = ""
+    meaning: str = ""  # of what is stored
+    decimals: int = 1
+    scale: float = 1.0
+    within: tuple[float, float] = (0.0, math.inf)
+
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether it is in percent."""
+        return self.name.endswith("accuracy")
+
+    @property
+    def heading(self) -> str:
+        """Title and unit."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
