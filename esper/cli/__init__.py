@@ -56,8 +56,8 @@ COMMANDS: dict[str, Command] = {
     "audit": Command(
         "esper.cli.audit",
         "say what keeps a torch file from loading with weights_only=True; run nothing in it",
-        "Exit code: 0 FILE loads with weights_only=True, or what else was asked for is done; 1 FILE does not; "
-        "2 it could not be audited; 130 interrupted.",
+        "Exit code: 0 the file was audited, whatever was found in it; 1 under --strict, where FILE does not load with "
+        "weights_only=True; 2 it could not be audited; 130 interrupted.",
     ),
     "convert": Command(
         "esper.cli.convert",

@@ -12,7 +12,7 @@ from tests.checkpoint.evil import evil_files
 def test_malicious_files_are_audited_and_not_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files, proof = evil_files(tmp_path)
     evil = str(files["zip"])
-    assert main(["audit", evil]) == 1
+    assert main(["audit", evil]) == 0 and main(["audit", "--strict", evil]) == 1
     assert "system(...) → CRITICAL: runs code when loaded; do not load" in capsys.readouterr().out
     assert main(["audit", "--iterative", evil]) == 0
     assert "Unsafe globals" in capsys.readouterr().out
@@ -36,7 +36,7 @@ def test_an_audit_s_exit_code_says_whether_the_file_loads_safely(
 ) -> None:
     for value, code in (({"w": torch.ones(2)}, 0), ({"when": Path("a")}, 1)):
         torch.save(value, tmp_path / "a.pt")
-        assert main(["audit", str(tmp_path / "a.pt")]) == code
+        assert main(["audit", "--strict", str(tmp_path / "a.pt")]) == code
         assert ("SUCCESS" in capsys.readouterr().out) == (code == 0)
     assert main(["audit"]) == 2
     assert capsys.readouterr().err == "error: audit which file?\n  esper audit FILE.pt, or see esper audit --help\n"

@@ -11,6 +11,7 @@ from esper.sweep.ray_launcher import SERVE
 from tests.e2e.conftest import CommandLine, last_epoch, lines
 from tests.sweep.conftest import ROOT, TIMEOUT_S, Marked, jobs_of, until
 
+pytestmark = pytest.mark.alone  # it starts several processes, and kills some at a moment
 TOLD = str(ROOT / "tests" / "sweep" / "told.py")
 EPOCHS = 20
 GROWING = (
