@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from rich.cells import cell_len
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 
-from esper.printing.tables import Text
+from esper.printing.tables import Console, Text
 from esper.study.analyze.analysis import SuiteResult
 from esper.study.analyze.tables import TITLES, Columns, columns, compared, differences, errors, spelled_seeds
 

@@ -17,6 +17,8 @@ from esper.errors import RunError
 from esper.nissa import write_report
 from esper.nissa.palette import STAGE_LOOKS, THEME
 from esper.nissa.report.history import read_run
+from esper.nissa.report.seed_figures import contribution
+from esper.nissa.report.timeline import segments
 from esper.nissa.report.writer import final_scores
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -136,6 +138,25 @@ def test_every_stage_of_a_life_is_a_bar(full_page: Page, write_a_run: Callable[.
     lefts = [float(x) for x in re.findall(r'class="bar" style="left:([\d.]+)%', full_page.source)]
     assert min(lefts) >= 0 and max(lefts) < 100
     assert "rolled back at epoch 9: training loss is not finite" in full_page.source
+
+
+def test_one_seed_that_is_left_is_no_mean_of_its_blueprint(make_run: Callable[..., Path]) -> None:
+    run_dir = make_run(members=12, rollback=None)
+    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    for record in records[13:]:
+        for member in record["members"][1:]:
+            for slot in member["slots"].values():
+                slot["contribution"] = None
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    history = read_run(run_dir)
+    places = {(member, slot): segments(history, member, slot) for member in history.grown for slot in history.slots}
+    picture = contribution(history, places)
+
+    def last(width: str) -> float:
+        paths = re.findall(rf'<path d="([^"]+)"[^>]*stroke-width="{width}"', picture)
+        return max(float(x) for path in paths for x in re.findall(r"[ML]([\d.]+) ", path))
+
+    assert last("2.2") < last("0.7")
 
 
 def test_both_themes_colour_page_and_pictures(full_page: Page) -> None:
