@@ -16,7 +16,7 @@ import numpy as np
 from esper.config.composing import compose
 from esper.nissa.report.history import read_run
 from esper.nissa.sinks.jsonl import read_jsonl
-from esper.nissa.statistics import mean_band, mean_interval, paired_difference
+from esper.nissa.statistics import half_width, mean_band, mean_interval, paired_difference
 from esper.tasks import build_task
 
 PAGE = Path("docs/evidence.md")
@@ -209,7 +209,8 @@ def draw_learning(folder: Path, name: str) -> bool:
         return False
     figure, axes = pyplot.subplots(figsize=(9, 3.4), layout="constrained")
     updates, mean = history.update_series("update"), history.update_series("return_mean")
-    half = 1.96 * history.update_series("return_std") / np.sqrt(history.update_series("episodes_finished"))
+    episodes = history.update_series("episodes_finished")
+    half = half_width(history.update_series("return_std") * np.sqrt(episodes / np.maximum(episodes - 1, 1)), episodes)
     axes.fill_between(updates, mean - half, mean + half, color=COLOURS["ppo"], alpha=0.2, linewidth=0)
     axes.plot(updates, mean, color=COLOURS["ppo"], label="episodes learned from")
     validation = history.update_series("validation_return")
