@@ -117,6 +117,7 @@ def test_ctrl_c_finishes_the_epoch_and_says_how_to_resume(esper):
     assert "keeps its configuration" in refused.err
 
 
+@pytest.mark.alone
 def test_a_second_ctrl_c_stops_at_once(esper):
     run_dir = esper.folder / "run"
     slow = ("engine=fused", "engine.members=8", "task.val_copies=64")
@@ -125,7 +126,7 @@ def test_a_second_ctrl_c_stops_at_once(esper):
     process.send_signal(signal.SIGINT)
     assert "once more" in process.stderr.readline() + process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130
     assert record_of(run_dir)["status"] == "interrupted"
     assert not (run_dir / "checkpoints").exists()  # it did not wait for the end of the epoch
