@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests.e2e.conftest import lines, record_of
+from tests.e2e.conftest import TIMEOUT_S, lines, record_of
 
 TINY = ("debug=smoke", "policy=static")
 
