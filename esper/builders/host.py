@@ -10,8 +10,7 @@ from torch import nn
 
 from esper.config.host import HOSTS, CNNHostConfig, CustomHostConfig, TransformerHostConfig
 from esper.config.root import RunConfig
-from esper.engine.backends.plain import count_classes
-from esper.errors import ConfigError, EngineError, first_line
+from esper.errors import ConfigError, first_line
 from esper.kasmina import CNNHost, MorphogeneticModel, SlotConfig, TransformerHost
 from esper.kasmina.graft import GraftedHost
 from esper.kasmina.host import Host, resolve_slots
@@ -77,16 +76,7 @@ def build_custom(host: CustomHostConfig, task: Task, generator: torch.Generator)
     example = task.val_x[:1].cpu()
     network = network.to(example.dtype) if example.is_floating_point() else network
     positions = {path.replace(".", "_"): path for path in host.positions}
-    grown = GraftedHost(network, positions, example, "host.positions", host.features)
-    try:
-        outputs = count_classes(grown, example, task.val_y[:1].cpu())
-    except EngineError as error:
-        raise ConfigError(f"host.factory={host.factory}: {error}") from None
-    if outputs < task.num_classes:
-        raise ConfigError(
-            f"host.factory={host.factory}: the network gives {outputs} outputs, the task has {task.num_classes} classes"
-        )
-    return grown
+    return GraftedHost(network, positions, example, "host.positions", host.features)
 
 
 def _call_factory(name: str, **given: Any) -> nn.Module:

@@ -9,6 +9,7 @@ import torch
 from esper.builders.host import build_host, build_model
 from esper.config.blueprint import check_blueprints
 from esper.config.root import RunConfig
+from esper.engine.backends.plain import count_classes
 from esper.engine.backends.proof import check_resumable
 from esper.engine.choice import choose_engine
 from esper.engine.environment import GrowthVectorEnv, Reward
@@ -18,7 +19,7 @@ from esper.engine.kernels import native
 from esper.engine.population import Population
 from esper.engine.sharded import ShardedGrowth
 from esper.engine.state.view import Members, split
-from esper.errors import ConfigError
+from esper.errors import ConfigError, EngineError
 from esper.files import checked
 from esper.files.records import ENGINE, RUN_FILE
 from esper.kasmina import BlueprintRegistry, MorphogeneticModel, QualityGates
@@ -146,7 +147,22 @@ def prepare(
         for _ in range(copies)
         for member in share(config.engine.members, ranks)
     ]
+    if models[0].is_users_own:
+        _check_outputs(config, models[0], task)
     return Prepared(config, task, models, plantable(config, models[0].host.topology), ranks)
+
+
+def _check_outputs(config: RunConfig, model: MorphogeneticModel, task: Task) -> None:
+    """Raises ConfigError where the user's network does not tell the task's classes apart."""
+    factory = getattr(config.host, "factory", config.host.name)
+    try:
+        outputs = count_classes(model, task.val_x[:1], task.val_y[:1])
+    except EngineError as error:
+        raise ConfigError(f"host.factory={factory}: {error}") from None
+    if outputs < task.num_classes:
+        raise ConfigError(
+            f"host.factory={factory}: the network gives {outputs} outputs, the task has {task.num_classes} classes"
+        )
 
 
 def grow(prepared: Sequence[Prepared], engine: dict[str, Any] | None = None) -> list[Grown]:

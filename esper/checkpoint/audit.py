@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from esper.checkpoint.legacy.file_kind import Layout
+from esper.checkpoint.legacy.file_kind import FileLayout
 from esper.checkpoint.legacy.pickle_machine import Global, StandIn
 from esper.checkpoint.legacy.pickle_scan import Scan, entries, scan_file
 from esper.checkpoint.legacy.value_audit import audit_value, verdict_of_call
@@ -92,7 +92,7 @@ def format_audit(audit: dict[str, Any]) -> str:
         "Top-level structure": structure or ["empty"],
     }
     parts = [f"{title}\n" + "\n".join(f"  {line}" for line in lines) for title, lines in sections.items()]
-    is_plain_pickle = audit["layout"] == Layout.PICKLE.value
+    is_plain_pickle = audit["layout"] == FileLayout.PICKLE.value
     kind = plain_pickle(audit["protocol"]) if is_plain_pickle else f"{audit['layout']} layout"
     return "\n\n".join([f"Audit of {printable(audit['path'])} ({kind})", *parts])
 
@@ -108,11 +108,11 @@ def load_refusal(error: BaseException) -> str:
     return f"{name}: {printable(said.partition(' Please ')[0].strip())}"
 
 
-def load_torch(path: Path, layout: Layout, *, weights_only: bool = True) -> Any:
+def load_torch(path: Path, layout: FileLayout, *, weights_only: bool = True) -> Any:
     """What a torch file of this layout holds, on the CPU. Raises whatever torch does, or the file's own code."""
     # Mapped, a large file costs no memory. torch maps only zip files, opens none whose name is no text, and believes a
     # name that says safetensors.
-    is_mapped = layout is Layout.ZIP and is_unicode(str(path)) and path.suffix != ".safetensors"
+    is_mapped = layout is FileLayout.ZIP and is_unicode(str(path)) and path.suffix != ".safetensors"
     with warnings.catch_warnings(), path.open("rb") as file:
         warnings.simplefilter("ignore")
         source = path if is_mapped else file
@@ -131,7 +131,7 @@ def newer_pickle(protocol: int) -> str:
 
 def _load_error(path: Path, scan: Scan) -> str | None:
     """What torch.load(weights_only=True) says against the file, without its advice; None when it loads."""
-    if scan.layout is Layout.PICKLE:
+    if scan.layout is FileLayout.PICKLE:
         return f"{plain_pickle(scan.protocol)}, which torch.load cannot read"
     if scan.protocol > LAST_PROTOCOL:
         return f"UnpicklingError: {newer_pickle(scan.protocol)}"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from esper.checkpoint.audit import LAST_PROTOCOL, load_refusal, load_torch, newer_pickle, plain_pickle
 from esper.checkpoint.bundle import Checkpoint, bundle_paths, write_bundle
-from esper.checkpoint.legacy.file_kind import Layout, file_layout
+from esper.checkpoint.legacy.file_kind import FileLayout, file_layout
 from esper.checkpoint.legacy.pickle_scan import Scan, scan_file
 from esper.checkpoint.legacy.plain_form import PlainForm, kind
 from esper.checkpoint.legacy.value_audit import audit_value
@@ -128,7 +128,7 @@ def read_torch(path: str | os.PathLike[str], *, trust: bool = False) -> Any:
     path = Path(path)
     shown = printable(str(path))
     layout = file_layout(path)
-    if layout is Layout.PICKLE:  # trusted or not: torch would run it, and then find that it is none of its own
+    if layout is FileLayout.PICKLE:  # trusted or not: torch would run it, and then find that it is none of its own
         scan = scan_file(path)
         raise CheckpointError(
             f"{'; '.join([f'{shown} is {plain_pickle(scan.protocol)}', *_asked_for(scan)])}. "

@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from esper.checkpoint.legacy.file_kind import Layout, file_layout
+from esper.checkpoint.legacy.file_kind import FileLayout, file_layout
 from esper.checkpoint.legacy.pickle_scan import scan_file
 from esper.errors import CheckpointError
 from esper.printing import printable
@@ -49,7 +49,7 @@ def find_files(source: Path) -> Iterator[tuple[Path, Path | CheckpointError]]:
 
 def check_readable(file: Path) -> None:
     """Raise CheckpointError where a file is nothing that torch reads; told without torch where it looks like none."""
-    if file_layout(file) is Layout.PICKLE:
+    if file_layout(file) is FileLayout.PICKLE:
         scan_file(file)
 
 

@@ -31,7 +31,7 @@ _CONVERSIONS = {
 }
 
 
-class Kind(NamedTuple):
+class ExampleKind(NamedTuple):
     """One example: its title, its file's name in the temporary folder, and what writes it."""
 
     title: str
@@ -95,14 +95,16 @@ def _grow(model: MorphogeneticModel, stage: SeedStage) -> None:
         state.stage = stage
 
 
-def _seed(stage: SeedStage) -> Kind:
+def _seed(stage: SeedStage) -> ExampleKind:
     name = stage.name.lower() if stage is not SeedStage.GERMINATED else "morphogenetic"
-    return Kind(stage.name, f"esper_{name}_checkpoint.pt", lambda path: write_torch(seed_checkpoint(stage), path))
+    return ExampleKind(
+        stage.name, f"esper_{name}_checkpoint.pt", lambda path: write_torch(seed_checkpoint(stage), path)
+    )
 
 
 KINDS = {
-    "test": Kind("PPO agent", "esper_test_checkpoint.pt", lambda path: PPOAgent(state_dim=50).save(path)),
-    "legacy": Kind(
+    "test": ExampleKind("PPO agent", "esper_test_checkpoint.pt", lambda path: PPOAgent(state_dim=50).save(path)),
+    "legacy": ExampleKind(
         "Legacy agent",
         "esper_legacy_checkpoint.pt",
         lambda path: write_torch(legacy_checkpoint(), path, must_be_plain=False),

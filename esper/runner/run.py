@@ -128,13 +128,12 @@ class Run:
 
     def act(self) -> list[Action]:
         """What the controller asks of each member; nothing, once something has gone wrong."""
-        actions = [WAIT] * len(self.growth.member_ids)
-        self._decide(actions)
-        return actions
-
-    @_contained
-    def _decide(self, actions: list[Action]) -> None:
-        actions[:] = self.controller.act(self.reports)
+        if self.error is None:
+            try:
+                return self.controller.act(self.reports)
+            except Exception as error:
+                self.error = error
+        return [WAIT] * len(self.growth.member_ids)
 
     @_contained
     def on_epoch_end(self, reports: Sequence[EpochReport], events: Sequence[TelemetryEvent], wall_s: float) -> None:

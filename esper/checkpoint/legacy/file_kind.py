@@ -39,7 +39,7 @@ _SIGNATURES = (  # (offset, bytes, what such a file is)
 )
 
 
-class Layout(Enum):
+class FileLayout(Enum):
     """How torch has written files, and pickles that it has not written."""
 
     ZIP = "zip"
@@ -53,7 +53,7 @@ class NotTorch(ValueError):
     """The file is something else, which the message names."""
 
 
-def file_layout(path: Path) -> Layout:
+def file_layout(path: Path) -> FileLayout:
     """The layout of a torch file, or PICKLE for what may be a pickle of another program.
 
     Raises CheckpointError where it cannot be read, or is of another kind, which is named.
@@ -98,7 +98,7 @@ def text_kind(path: Path) -> str | None:
     return "JSON text" if text.startswith(("{", "[")) else "text"
 
 
-def _layout(file: IO[bytes], head: bytes) -> Layout:
+def _layout(file: IO[bytes], head: bytes) -> FileLayout:
     if not head:
         raise NotTorch("empty")
     for offset, signature, what in _SIGNATURES:
@@ -108,10 +108,10 @@ def _layout(file: IO[bytes], head: bytes) -> Layout:
         return _zip_layout(file)
     if _is_tar(head):
         return _tar_layout(file)
-    return Layout.LEGACY if _begins_with_magic(file) else Layout.PICKLE
+    return FileLayout.LEGACY if _begins_with_magic(file) else FileLayout.PICKLE
 
 
-def _zip_layout(file: IO[bytes]) -> Layout:
+def _zip_layout(file: IO[bytes]) -> FileLayout:
     import torch  # here, so that what is no torch file at all is told without loading it
 
     try:
@@ -119,9 +119,9 @@ def _zip_layout(file: IO[bytes]) -> Layout:
     except Exception:  # of many kinds, whatever the file holds
         records = []
     if "constants.pkl" in records:
-        return Layout.TORCHSCRIPT
+        return FileLayout.TORCHSCRIPT
     if "data.pkl" in records:
-        return Layout.ZIP
+        return FileLayout.ZIP
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
@@ -138,7 +138,7 @@ def _zip_layout(file: IO[bytes]) -> Layout:
     raise NotTorch("a zip archive that torch.save did not write: it has no data.pkl")
 
 
-def _tar_layout(file: IO[bytes]) -> Layout:
+def _tar_layout(file: IO[bytes]) -> FileLayout:
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             members = {archive.next() for _ in _TORCH_TAR} - {None}
@@ -146,7 +146,7 @@ def _tar_layout(file: IO[bytes]) -> Layout:
         raise NotTorch("a tar archive that is cut short or damaged") from error
     if not {"pickle", "storages"} <= {member.name for member in members if member}:
         raise NotTorch(f"a tar archive that torch did not write: {_UNPACK}")
-    return Layout.TAR
+    return FileLayout.TAR
 
 
 def _is_tar(head: bytes) -> bool:

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from esper.checkpoint.legacy.file_kind import Layout, file_layout, text_kind
+from esper.checkpoint.legacy.file_kind import FileLayout, file_layout, text_kind
 from esper.checkpoint.legacy.pickle_machine import Global, Key, PickleMachine, StandIn
 from esper.errors import CheckpointError
 from esper.printing import printable
 
 _ONLY_TRUSTED = {
-    Layout.TORCHSCRIPT: "a TorchScript archive: export the module's state_dict() with torch.save",
-    Layout.TAR: "a torch file of the tar layout, the first that torch had, which no weights-only load reads",
+    FileLayout.TORCHSCRIPT: "a TorchScript archive: export the module's state_dict() with torch.save",
+    FileLayout.TAR: "a torch file of the tar layout, the first that torch had, which no weights-only load reads",
 }
 
 
@@ -23,7 +23,7 @@ class Scan(NamedTuple):
     `called`: those of them that the file calls, whether it keeps what comes of it or not. `protocol`: the pickle's.
     """
 
-    layout: Layout
+    layout: FileLayout
     protocol: int
     root: Any
     unsafe: list[str]
@@ -53,24 +53,24 @@ def scan_file(path: Path) -> Scan:
     return Scan(layout, machine.protocol, root, unsafe, [known[name] for name in unsafe if known[name].is_called])
 
 
-def _root(path: Path, layout: Layout, machine: PickleMachine) -> Any:
+def _root(path: Path, layout: FileLayout, machine: PickleMachine) -> Any:
     """What the file's main pickle holds."""
     with path.open("rb") as file:
-        if layout is Layout.ZIP:
+        if layout is FileLayout.ZIP:
             import torch  # here and below, so that what is no torch file at all is told without loading it
 
             reader = torch._C.PyTorchFileReader(file)  # torch.load's own: another might see another file in the bytes
             return machine.run(io.BytesIO(bytes(reader.get_record("data.pkl"))))
-        if layout is Layout.PICKLE:
+        if layout is FileLayout.PICKLE:
             return machine.run(file)
         machine.run(file)  # the magic number; the version, the system, the content and the storages are to follow
         _version, _system, root, _storages = (PickleMachine(machine.known).run(file) for _ in range(4))
         return root
 
 
-def _reason(path: Path, layout: Layout, error: Exception) -> str:
+def _reason(path: Path, layout: FileLayout, error: Exception) -> str:
     """Why a file's pickle cannot be followed, in words."""
-    if layout is Layout.PICKLE and (what := text_kind(path)):
+    if layout is FileLayout.PICKLE and (what := text_kind(path)):
         return f"it is {what}"
     said = printable(" ".join(str(error).split()).split(". ")[0].rstrip("."))
     if said.startswith("its pickle "):

@@ -37,12 +37,13 @@ from esper.leyline import SeedStage
 
 EXAMPLES = 8
 STEPS = 2
+_FLOOR = 1e-3  # of the network's largest value: what is smaller than that part of it may be rounding
 _WEIGHT_SCALE = 0.2  # of what moves seeds' weights, which begin at zero
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Share of a tensor's largest value, or of `floor` times the network's where that is more.
+    """Share of a tensor's largest value, or of `floor` times the network's largest gradient where that is more.
 
     The gradient of a bias before a batch norm is nothing but the rounding of a long sum.
     """
@@ -211,11 +212,11 @@ def _differences(
             losses = plain.backward(x, y)
             if not all(loss.isfinite() for loss in losses):
                 return  # it has diverged, and no two ways to compute agree on that
-            yield from _unlike("loss", _numbered(losses), _numbered(found.losses), tolerance.values, tolerance.floor)
+            yield from _unlike("loss", _numbered(losses), _numbered(found.losses), tolerance.values)
             for member in members:
                 expected, got = _gradients(population, plain, found, member)
                 where = f" in member {member}"
-                yield from _unlike("gradient", expected, got, tolerance.gradients, tolerance.floor, where)
+                yield from _unlike("gradient", expected, got, tolerance.gradients, where, tolerance.floor)
             population.optimizer.step(population.stacks, _same_gradients(population, plain, found), found.absent)
             plain.step()
             engine.finish(1)
@@ -223,11 +224,11 @@ def _differences(
                 stack.adopt()
         for member in members:
             states = _state(plain.models[member]), _state(population.models[member])
-            yield from _unlike("value", *states, tolerance.values, tolerance.floor, f" in member {member}")
+            yield from _unlike("value", *states, tolerance.values, f" in member {member}")
     engine.prepare(1, population.version, training=False)
     evaluated, _ = engine.losses(engine.logits(engine.to_layout(x.unsqueeze(0)), {}), y.unsqueeze(0))
     expected = _numbered(plain.evaluate(x, y))
-    yield from _unlike("loss in evaluation", expected, _numbered(evaluated), tolerance.values, tolerance.floor)
+    yield from _unlike("loss in evaluation", expected, _numbered(evaluated), tolerance.values)
 
 
 def _numbered(losses: Iterable[Tensor]) -> dict[str, Tensor]:
@@ -292,8 +293,8 @@ def _unlike(
     expected: Mapping[str, Tensor],
     found: Mapping[str, Tensor],
     tolerance: float,
-    floor: float,
     where: str = "",
+    floor: float = _FLOOR,
 ) -> Iterator[str]:
     """A sentence for each of these tensors that is not as expected."""
     if expected.keys() != found.keys():

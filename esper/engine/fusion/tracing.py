@@ -110,7 +110,7 @@ class Program:
         start: int = 0,
         captured: Captured | None = None,
     ) -> Tensor:
-        """LayerFn the steps from `start` on `values` (for start 0: {program.input: x}).
+        """Run the steps from `start` on `values` (for start 0: {program.input: x}).
 
         tensors: parameters and buffers by their name in the module, [R, ...]. slot: what stands at a slot. captured:
         receives, per slot, the values alive before it, from which a later run can start.

@@ -10,7 +10,7 @@ from esper.nissa.report.timeline import check_text
 
 
 @dataclass(slots=True)
-class Decision:
+class GateDecision:
     """One gate's verdict on one seed; the same verdict in a row is one decision from `first` to `last` epoch."""
 
     member: int
@@ -38,10 +38,10 @@ class GateTotal:
     refusals: Counter[str] = field(default_factory=Counter)
 
 
-def decisions(events: Iterable[dict[str, Any]]) -> list[Decision]:
+def decisions(events: Iterable[dict[str, Any]]) -> list[GateDecision]:
     """All gate decisions, in order of their first epoch; checks are those of the last time."""
-    found: list[Decision] = []
-    latest: dict[tuple[Any, ...], Decision] = {}
+    found: list[GateDecision] = []
+    latest: dict[tuple[Any, ...], GateDecision] = {}
     for event, data in _verdicts(events):
         seed_key = (event.get("member"), event.get("slot"), event.get("seed"))
         before = latest.get(seed_key)
@@ -49,7 +49,7 @@ def decisions(events: Iterable[dict[str, Any]]) -> list[Decision]:
             decision = before
             decision.times += 1
         else:
-            decision = latest[seed_key] = Decision(
+            decision = latest[seed_key] = GateDecision(
                 member=event.get("member") or 0,
                 slot=event.get("slot", ""),
                 seed=event.get("seed", ""),

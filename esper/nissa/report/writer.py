@@ -63,7 +63,7 @@ def render(history: RunHistory) -> str:
 
 
 @dataclass(slots=True)
-class Scores:
+class FinalScores:
     """The accuracies that a run is judged by, member by member, and their intervals (percent and points)."""
 
     what: str  # "test accuracy", or the last validation accuracy of a run that has not been tested
@@ -75,7 +75,7 @@ class Scores:
     difference: Interval | None
 
 
-def final_scores(history: RunHistory) -> Scores | None:
+def final_scores(history: RunHistory) -> FinalScores | None:
     """Test accuracies of the run's summary; without one, validation accuracies of the last epoch recorded."""
     summary = history.run.get("summary") or {}
     if summary.get("grown", {}).get("test_accuracy"):
@@ -90,7 +90,7 @@ def final_scores(history: RunHistory) -> Scores | None:
     else:
         return None
     is_paired = twin is not None and len(twin) == len(grown)
-    return Scores(
+    return FinalScores(
         what=what,
         labels=[str(member) for member in history.grown] or [str(index) for index in range(len(grown))],
         grown=grown,
@@ -111,7 +111,7 @@ def bits_per_byte(history: RunHistory) -> dict[str, Interval]:
     return {who: interval for who, interval in found.items() if interval.mean is not None}
 
 
-def _pictures(history: RunHistory, timelines: seed_figures.Timelines, scores: Scores | None) -> dict[str, str]:
+def _pictures(history: RunHistory, timelines: seed_figures.Timelines, scores: FinalScores | None) -> dict[str, str]:
     """SVG by name; a picture that would show nothing is not there."""
     found: dict[str, str] = {}
     if len(history.updates) > 1:
@@ -135,7 +135,7 @@ def _pictures(history: RunHistory, timelines: seed_figures.Timelines, scores: Sc
     return {name: picture for name, picture in found.items() if picture}
 
 
-def _pairs(scores: Scores) -> str:
+def _pairs(scores: FinalScores) -> str:
     """The picture of members beside their twins, those left out for which something was not measured."""
     twins = scores.twin if scores.difference and scores.twin else scores.grown
     rows = [

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from esper.errors import LearnerError
-from esper.simic.iql.recorded import Episode, find_runs, read_episodes
+from esper.simic.iql.recorded import RecordedEpisode, find_runs, read_episodes
 from esper.simic.iql.slot_states import SEED_DIM, SlotWatcher, action_done, legal_actions_of
 from esper.simic.rewards.config import MinimalRewardConfig
 from esper.simic.rewards.functions import Reward, build_reward
@@ -80,7 +80,7 @@ def read_dataset(
     return Transitions(*map(torch.tensor, zip(*rows, strict=True)))
 
 
-def _transitions(episode: Episode, dims: int, reward: Reward, where: str) -> Iterator[tuple[Any, ...]]:
+def _transitions(episode: RecordedEpisode, dims: int, reward: Reward, where: str) -> Iterator[tuple[Any, ...]]:
     watcher = SlotWatcher(dims)
     states = [watcher.states(report) for report in episode]
     for index, (before, after) in enumerate(pairwise(episode)):

@@ -13,7 +13,7 @@ from esper.leyline import Action, EpochReport, Operation, SeedStage, SeedStateRe
 
 SCHEMA = 2  # of metrics.jsonl
 
-Episode = list[EpochReport]  # one member's reports from epoch 0 on
+RecordedEpisode = list[EpochReport]  # one member's reports from epoch 0 on
 
 _NEEDED = {"epoch", "members", "slots", *MEMBER, *ACTION, *SLOT} - {"twin_of", "stage"}
 _SEED_NAMES = {
@@ -35,7 +35,7 @@ def find_runs(folder: str | os.PathLike[str]) -> list[Path]:
     return runs
 
 
-def read_episodes(run_dir: str | os.PathLike[str]) -> list[Episode]:
+def read_episodes(run_dir: str | os.PathLike[str]) -> list[RecordedEpisode]:
     """The reports of every member of a run, member by member, in order; figures that are not known are NaN.
 
     A line that was never finished ends the file. Raises LearnerError naming file, line, what was found and what was
@@ -43,8 +43,8 @@ def read_episodes(run_dir: str | os.PathLike[str]) -> list[Episode]:
     """
     run_dir = Path(run_dir)
     max_epochs = _max_epochs(run_dir / RUN_FILE)
-    under_way: dict[int, Episode] = {}
-    episodes: list[Episode] = []
+    under_way: dict[int, RecordedEpisode] = {}
+    episodes: list[RecordedEpisode] = []
     for where, record in _lines(run_dir / METRICS_FILE):
         for plain in record["members"]:
             place = f"{where}: member {plain['member']}"

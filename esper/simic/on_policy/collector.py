@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Episode:
+class EpisodeResult:
     """One whole episode of one member."""
 
     member: int
@@ -45,7 +45,7 @@ class Rollout:
     truncated: Tensor
     starts: Tensor
     memory: Tensor | None = None
-    episodes: tuple[Episode, ...] = ()
+    episodes: tuple[EpisodeResult, ...] = ()
 
     def to(self, device: str | torch.device) -> "Rollout":
         """The same on another device."""
@@ -110,7 +110,7 @@ class Collector:
         first_memory = self._memory
         rows: list[tuple[Any, ...]] = []
         cuts: list[tuple[int, NDArray[np.intp], Tensor]] = []  # step, members whose time was up, what they expected
-        episodes: list[Episode] = []
+        episodes: list[EpisodeResult] = []
         waiting = np.ones(self._members, dtype=np.bool_)
         while waiting.any() if steps is None else len(rows) < steps:
             decision = self.learner.act(self._observations, self._masks, deterministic, self._memory, generator)
@@ -158,9 +158,9 @@ class Collector:
         if self._memory is not None:
             self._memory = plain["memory"].to(self._memory)
 
-    def _ended(self, ended: NDArray[np.bool_]) -> list[Episode]:
+    def _ended(self, ended: NDArray[np.bool_]) -> list[EpisodeResult]:
         episodes = [
-            Episode(member, float(self._returns[member]), int(self._lengths[member]))
+            EpisodeResult(member, float(self._returns[member]), int(self._lengths[member]))
             for member in np.flatnonzero(ended).tolist()
         ]
         self._returns[ended] = 0.0
@@ -172,7 +172,7 @@ class Collector:
         rows: list[tuple[Any, ...]],
         cuts: list[tuple[int, NDArray[np.intp], Tensor]],
         memory: Tensor | None,
-        episodes: tuple[Episode, ...],
+        episodes: tuple[EpisodeResult, ...],
     ) -> Rollout:
         *columns, decisions = zip(*rows, strict=True)
         observations, masks, starts, rewards, terminated, truncated = (
@@ -235,7 +235,7 @@ def evaluate(
     *,
     seed: int,
     deterministic: bool = True,
-) -> list[Episode]:
+) -> list[EpisodeResult]:
     """So many whole episodes, as many of each member as of any other (rounded up); the learner is left as it was.
 
     seed: of the environment's reset and of the policy's draws.
@@ -243,7 +243,7 @@ def evaluate(
     wanted = -(-episodes // env.num_envs)
     collector = Collector(env, learner, seed)
     generator = torch.Generator().manual_seed(seed)
-    kept: list[Episode] = []
+    kept: list[EpisodeResult] = []
     counts = [0] * env.num_envs
     while min(counts) < wanted:
         for episode in collector.collect(None, deterministic, generator).episodes:
