@@ -84,7 +84,8 @@ class MorphogeneticModel(nn.Module):
     @property
     def slots(self) -> dict[str, SeedSlot]:
         """The slots by name, first to last."""
-        return {name: cast(SeedSlot, self.host.slots[position]) for name, position in self.slot_positions.items()}
+        at = self.host.slots._modules
+        return {name: cast(SeedSlot, at[position]) for name, position in self.slot_positions.items()}
 
     def germinate_seed(
         self,

@@ -109,6 +109,7 @@ def test_commands_answer_without_it(arguments, code, wanted, folder, place):
     assert len(done.stderr.splitlines()) <= 2
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("arguments", [COMMANDS[number][0] for number in (0, 1, 2, 5, 9, 12)], ids=" ".join)
 def test_commands_answer_within_half_a_second(arguments, folder, place):
     def seconds():

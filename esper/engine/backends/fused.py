@@ -61,7 +61,8 @@ class FusedEngine:
                 "a host was changed since its population was made (a hook, an attribute), and the fused engine cannot "
                 "follow; make a new population, or use kind='sequential'"
             )
-        slots = {name: [model.slots[name] for model in self.models] for name in self.models[0].slots}
+        held = [model.slots for model in self.models]
+        slots = {name: [each[name] for each in held] for name in held[0]}
         work = (version, signature(slots))
         changed = work != self.signature or steps > self.steps
         self._chosen.clear()

@@ -5,6 +5,7 @@ of these things works as it does in plain PyTorch.
 """
 
 import itertools
+import operator
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -141,7 +142,7 @@ class HostWatch:
         self._parameters = [parameter for module in modules for parameter in module.parameters()]
         self._dicts = [each for p in layers for each in (vars(p), p._parameters, p._buffers, p._modules)]
         self._held = [{k: v for k, v in each.items() if k != "training"} for each in self._dicts]
-        self._identities = self._identify()
+        self._values = self._all_values()
 
     def has_changed(self) -> bool:
         """Whether anything is other than it was."""
@@ -153,18 +154,17 @@ class HostWatch:
             or self._holds_others()
         )
 
-    def _identify(self) -> list[int]:
-        """Of all that is held: no identity is given twice, as `_held` keeps its objects."""
-        return list(map(id, itertools.chain.from_iterable(each.values() for each in self._dicts)))
+    def _all_values(self) -> list[object]:
+        return list(itertools.chain.from_iterable(map(dict.values, self._dicts)))
 
     def _holds_others(self) -> bool:
-        identities = self._identify()  # every epoch asks, of every member: this is far quicker than name by name
-        if identities == self._identities:
+        values = self._all_values()  # every epoch asks, of every member: this is far quicker than name by name
+        if len(values) == len(self._values) and all(map(operator.is_, values, self._values)):
             return False
         for now, was in zip(self._dicts, self._held, strict=True):
             if len(now) - ("training" in now) != len(was) or any(now.get(k) is not v for k, v in was.items()):
                 return True
-        self._identities = identities  # the mode of a layer may change
+        self._values = values  # the mode of a layer may change
         return False
 
 
