@@ -1,0 +1,1 @@
+"""Language models made, merged, taught, quantised and compressed, in phases that hand on files alone."""
