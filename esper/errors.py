@@ -69,6 +69,10 @@ class LearnerError(EsperError, ValueError):
     """Something that learns, or what it learns from, was given values it cannot use."""
 
 
+class ForgeError(EsperError):
+    """A bundle, or a folder of them, is not what a phase of the forge works on."""
+
+
 class FormatError(EsperError, ValueError):
     """What a file holds is malformed, too large or too deep for what it is read as."""
 

@@ -2,13 +2,12 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from esper.config.command_line import as_command_line
 from esper.config.composing import compose
-from esper.config.explain import explain
 from esper.config.help import help_text
 from esper.config.store import conf_dir, register
 from esper.errors import ConfigError, EsperError, ExitCode, RunError, RunExistsError, of_machine
@@ -17,7 +16,7 @@ from esper.printing import complain, guarded, say_text
 from esper.runner.finished import tell_if_finished
 from esper.runner.fused_launcher import FusedLauncher, FusedLauncherConfig
 from esper.runner.task import HydraTask, RunEnded
-from esper.sweep import JobError, SweepEnded, SweepError, register_plugin
+from esper.sweep import SweepEnded, register_plugin
 
 NOT_RESUMED = ("resume=null", "resume=None", "resume=")
 DRY_RUN = "--dry-run"
@@ -50,7 +49,7 @@ def _answer(arguments: list[str]) -> int:
         arguments = _checked(arguments)
         register(PRELOAD)
         register_plugin("hydra/launcher", "fused", FusedLauncher, FusedLauncherConfig())
-        with _as_command_line(arguments):
+        with as_command_line(arguments):
             import hydra
 
             hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(HydraTask())()
@@ -133,32 +132,6 @@ def _resume(name: str, others: list[str]) -> int:
 
 def _refuse_flags(message: str) -> NoReturn:
     raise ConfigError(f"{message}; see python -m esper.run --help")
-
-
-@contextmanager
-def _as_command_line(arguments: list[str]) -> Iterator[None]:
-    """Inside, Hydra reads these, and what it says of bad input becomes an EsperError.
-
-    It hands exceptions on, instead of printing them, only under HYDRA_FULL_ERROR.
-    """
-    argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [argv[0], *arguments], "1"
-    try:
-        yield
-    except EsperError:
-        raise
-    except JobError as error:
-        raise ConfigError(explain(error.reason, error.overrides)) from error
-    except SweepError as error:
-        raise ConfigError(str(error)) from error
-    except Exception as error:  # what goes wrong in a job never gets here
-        raise ConfigError(explain(error, [a for a in arguments if "=" in a and not a.startswith("-")])) from error
-    finally:
-        sys.argv = argv
-        if full_error is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = full_error
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from esper.config.composing import to_plain
 from esper.config.root import RunConfig
@@ -37,16 +37,23 @@ def open_sinks(config: RunConfig, folder: "RunDirectory", owns_terminal: bool = 
     policy = folder.record["options"].get("policy", config.policy.name)
     host = getattr(config.host, "factory", config.host.name)
     title = RunTitle(config.name, policy, host, config.epochs, folder.record["max_updates"])
+    # Before the terminal's view, which what they say while they open would tear.
+    dashboards = open_dashboards(config.telemetry, folder, policy, to_plain(config))
+    console = SINKS.build(config.telemetry, "console", title=title, owns_terminal=owns_terminal)
+    sinks = [SINKS.build(config.telemetry, "jsonl", folder=folder), console, *dashboards]
+    return [sink for sink in sinks if sink is not None]
+
+
+def open_dashboards(
+    telemetry: TelemetryConfig, folder: "RunDirectory", policy: str, config: dict[str, Any]
+) -> list[Sink]:
+    """The dashboards that are asked for. policy: what the run is filed under; config: its plain values."""
 
     def build(name: str) -> Sink | None:
-        return SINKS.build(
-            config.telemetry, name, run=config, folder=folder, policy=policy, title=title, owns_terminal=owns_terminal
-        )
+        return SINKS.build(telemetry, name, folder=folder, policy=policy, config=config)
 
-    # Before the terminal's view, which what they say while they open would tear.
-    dashboards = [_dashboard(name, partial(build, name), folder.path) for name in SINKS if name not in LOCAL]
-    sinks = [*map(build, LOCAL), *dashboards]
-    return [sink for sink in sinks if sink is not None]
+    opened = [_dashboard(name, partial(build, name), folder.path) for name in SINKS if name not in LOCAL]
+    return [sink for sink in opened if sink is not None]
 
 
 @SINKS.register("jsonl", TelemetryConfig)
@@ -72,7 +79,9 @@ def build_tensorboard(telemetry: TelemetryConfig, folder: "RunDirectory") -> Sin
 
 
 @SINKS.register("wandb", TelemetryConfig)
-def build_wandb(telemetry: TelemetryConfig, run: RunConfig, folder: "RunDirectory", policy: str) -> Sink | None:
+def build_wandb(
+    telemetry: TelemetryConfig, folder: "RunDirectory", policy: str, config: dict[str, Any]
+) -> Sink | None:
     """A run at Weights & Biases."""
     if not telemetry.wandb.enabled:
         return None
@@ -81,7 +90,7 @@ def build_wandb(telemetry: TelemetryConfig, run: RunConfig, folder: "RunDirector
     return WandbSink(
         folder.path,
         record=folder.record,
-        config=to_plain(run),
+        config=config,
         policy=policy,
         project=telemetry.wandb.project,
         entity=telemetry.wandb.entity,

@@ -39,7 +39,7 @@ def compose(overrides: Sequence[str] = (), config_name: str = "config", config_d
 def finish(composed: DictConfig) -> RunConfig:
     """Resolve interpolations, make the dataclasses and run their checks. Raises ConfigError or OmegaConf's errors."""
     config = cast(RunConfig, OmegaConf.to_object(composed))
-    _refuse_strays(config, composed, "")
+    refuse_strays(config, composed, "")
     for group, variants in VARIANTS.items():
         chosen = getattr(config, group)
         if type(chosen) is not variants.get(chosen.name):
@@ -56,7 +56,7 @@ def from_plain(values: Any, where: str) -> RunConfig:
     """Check values that were read from `where` as strictly as a command line. Raises ConfigError."""
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: expected the keys of a run's configuration")
-    _refuse_interpolations(values, where)
+    refuse_interpolations(values, where)
     try:
         base = OmegaConf.structured(RunConfig)
         for field in fields(RunConfig):
@@ -109,16 +109,16 @@ def is_confirmed(override: str, values: dict[str, Any]) -> bool:
         return False
 
 
-def _refuse_interpolations(values: Any, where: str) -> None:
+def refuse_interpolations(values: Any, where: str) -> None:
     """What is written down is resolved; `${...}` could ask for the environment, or grow without bounds."""
     for value in values.values() if isinstance(values, dict) else values:
         if isinstance(value, dict | list):
-            _refuse_interpolations(value, where)
+            refuse_interpolations(value, where)
         elif isinstance(value, str) and "${" in value:
             raise ConfigError(f"{where}: {spelled(value)}: expected a value; interpolations are for the command line")
 
 
-def _refuse_strays(schema: object, composed: Any, prefix: str) -> None:
+def refuse_strays(schema: object, composed: Any, prefix: str) -> None:
     """`+key=value` can add keys that no schema knows; nothing would ever read them."""
     known = [field.name for field in fields(cast(Any, schema))]
     for key in cast(Iterable[Any], composed):
@@ -126,4 +126,4 @@ def _refuse_strays(schema: object, composed: Any, prefix: str) -> None:
             raise ConfigError(f"{prefix}{key}: there is no such key{did_you_mean(str(key), known, f'{prefix}{{}}')}")
         value = getattr(schema, key)
         if is_dataclass(value):
-            _refuse_strays(value, composed[key], f"{prefix}{key}.")
+            refuse_strays(value, composed[key], f"{prefix}{key}.")

@@ -18,7 +18,7 @@ from yaml import YAMLError
 
 from esper.checks import did_you_mean, spelled
 from esper.config.own_files import of_file, of_missing, of_yaml
-from esper.config.store import groups
+from esper.config.store import Groups, groups
 from esper.errors import ConfigError
 from esper.printing import in_short
 
@@ -26,12 +26,12 @@ EXPECTED = {"Integer": "a whole number", "Float": "a number", "bool": "true or f
 HOW_TO = "expected key=value, such as seed=3 or host=cnn"
 
 
-def explain(error: Exception, overrides: Sequence[str]) -> str:
-    """The message for an exception raised while composing `overrides`; at most two lines."""
-    return in_short(_message(error, overrides))
+def explain(error: Exception, overrides: Sequence[str], program: str = "run") -> str:
+    """The message for an exception raised while composing `overrides`; at most two lines. program: see `groups`."""
+    return in_short(_message(error, overrides, groups(program)))
 
 
-def _message(error: Exception, overrides: Sequence[str]) -> str:
+def _message(error: Exception, overrides: Sequence[str], known: Groups) -> str:
     chain = (error, error.__cause__, error.__context__)
     cause = next((link for link in chain if isinstance(link, OmegaConfBaseException)), error)
     if isinstance(error, ConfigError):
@@ -45,7 +45,7 @@ def _message(error: Exception, overrides: Sequence[str]) -> str:
             return f"{spelled(override)}: cannot be read; {HOW_TO}"
     if isinstance(error, YAMLError):
         return of_yaml(error)
-    if message := of_file(error, cause):
+    if message := of_file(error, cause, known):
         return message
     if isinstance(error, MissingConfigException):
         return _unknown_option(error)
@@ -54,8 +54,8 @@ def _message(error: Exception, overrides: Sequence[str]) -> str:
         return f"{spelled(folder) or error.filename}: this folder cannot be made ({error.strerror or error})"
     in_file = re.match(r"In '(.+?)': \w+ raised while composing", str(error))
     if in_file:
-        return f"{in_file[1]}.yaml: {_of_cause(cause, ()) or _other(cause, ())}"
-    return _of_cause(cause, overrides) or _other(error, overrides)
+        return f"{in_file[1]}.yaml: {_of_cause(cause, (), known) or _other(cause, (), known)}"
+    return _of_cause(cause, overrides, known) or _other(error, overrides, known)
 
 
 def _how_to(override: str) -> str:
@@ -66,14 +66,14 @@ def _how_to(override: str) -> str:
     return f"quote its value: '{key}=\"{value}\"'"
 
 
-def _of_cause(cause: BaseException, overrides: Sequence[str]) -> str:
+def _of_cause(cause: BaseException, overrides: Sequence[str], known: Groups) -> str:
     match cause:
         case ConfigAttributeError() | ConfigKeyError():
-            return _unknown_key(cause, overrides)
+            return _unknown_key(cause, overrides, known)
         case ValidationError():
             return _wrong_type(cause, overrides)
         case MissingMandatoryValue():
-            if message := of_missing(cause, overrides):
+            if message := of_missing(cause, overrides, known):
                 return message
             key = re.search(r"full_key: (\S+)", str(cause)) or re.search(r"value: (\S+)", str(cause))
             return f"{_typed(key[1] if key else '', overrides) or 'the configuration'}: a value is missing"
@@ -93,7 +93,7 @@ def _unknown_option(error: MissingConfigException) -> str:
     return f"{message}\n  {group} may be: {', '.join(options)}" if options else message
 
 
-def _unknown_key(cause: OmegaConfBaseException, overrides: Sequence[str]) -> str:
+def _unknown_key(cause: OmegaConfBaseException, overrides: Sequence[str], known: Groups) -> str:
     full_key = str(cause.full_key or cause.key)
     parent, _, key = full_key.rpartition(".")
     parent_node = cause.parent_node if isinstance(cause.parent_node, DictConfig) else DictConfig({})
@@ -106,8 +106,8 @@ def _unknown_key(cause: OmegaConfBaseException, overrides: Sequence[str]) -> str
     message = f"{_typed(full_key, overrides)}: there is no such key{hint}"
     if parent:
         return f"{message}\n  {parent} has: {', '.join(siblings) or 'no keys'}"
-    keys = [name for name in siblings if name not in groups()]
-    return f"{message}\n  groups: {', '.join(groups())}; keys: {', '.join(keys)}"
+    keys = [name for name in siblings if name not in known]
+    return f"{message}\n  groups: {', '.join(known)}; keys: {', '.join(keys)}"
 
 
 def _dotted_keys(node: DictConfig) -> list[str]:
@@ -141,9 +141,8 @@ def _wrong_type(cause: OmegaConfBaseException, overrides: Sequence[str]) -> str:
     return f"{_typed(key, overrides)}: {expected}" if key else expected
 
 
-def _other(error: BaseException, overrides: Sequence[str]) -> str:
+def _other(error: BaseException, overrides: Sequence[str], known: Groups) -> str:
     text = _first_line(error)
-    known = groups()
     for override in overrides:
         group = override.lstrip("+").partition("=")[0]
         if ("group override must be" in text or "more than once in the final" in text) and group in known:

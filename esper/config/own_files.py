@@ -8,7 +8,7 @@ from hydra.errors import MissingConfigException
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from esper.checks import did_you_mean
-from esper.config.store import VARIANTS, groups
+from esper.config.store import VARIANTS, Groups
 
 RECIPES = ("experiment", "debug")  # over several groups: their files speak of the whole configuration
 REQUIRED = {
@@ -26,18 +26,18 @@ def of_yaml(error: yaml.YAMLError) -> str:
     return f"{mark.name}, line {mark.line + 1}: {said}"
 
 
-def of_file(error: Exception, cause: BaseException) -> str:
+def of_file(error: Exception, cause: BaseException, known: Groups) -> str:
     """The message for what Hydra says "In 'GROUP/OPTION'" of; "" for what is no mistake of a file's form."""
     text = str(error)
     unreadable = re.match(r"Invalid defaults list in '(.+?)', (.+)", text)
     if unreadable:
         return f"{unreadable[1]}.yaml: {unreadable[2]}; expected such as defaults: [default, _self_]"
     inside = re.match(r"In '(\w+)/(.+?)': ", text)
-    if not inside or inside[1] not in groups():
+    if not inside or inside[1] not in known:
         return ""
     group, file = inside[1], f"{inside[1]}/{inside[2]}.yaml"
     if isinstance(error, MissingConfigException):
-        return f"{file}: {_of_defaults(group, error.missing_cfg_file or '')}"
+        return f"{file}: {_of_defaults(group, error.missing_cfg_file or '', known)}"
     is_stray = isinstance(cause, ConfigKeyError) and str(cause.full_key) == group
     if group in RECIPES and (is_stray or f"@{group}." in text):
         return f"{file}: its first line must be `# @package _global_`, so that its keys are those of the whole run"
@@ -45,35 +45,35 @@ def of_file(error: Exception, cause: BaseException) -> str:
         return f"{file}: expected lines of KEY: VALUE"
     if isinstance(cause, ConfigKeyError) and group in VARIANTS and cause.object_type not in VARIANTS[group].values():
         # Of a group whose options differ, no keys are known until one is chosen.
-        return f"{file}: {_start_from(group)}"
+        return f"{file}: {_start_from(group, known)}"
     return ""
 
 
-def of_missing(cause: OmegaConfBaseException, overrides: Sequence[str]) -> str:
+def of_missing(cause: OmegaConfBaseException, overrides: Sequence[str], known: Groups) -> str:
     """The message for a value that nobody gave: one that a user must give, or one that a file forgot to start from."""
     key = re.search(r"full_key: (\S+)", str(cause))
     group, _, name = key[1].partition(".") if key else ("", "", "")
     if f"{group}.{name}" in REQUIRED:
         return f"{group}.{name}: {REQUIRED[f'{group}.{name}']}"
     chosen = [value for kind, _, value in (o.lstrip("+").partition("=") for o in overrides) if kind == group]
-    if group not in groups() or not chosen or chosen[-1] in groups()[group]:
+    if group not in known or not chosen or chosen[-1] in known[group]:
         return ""
-    return f"{group}/{chosen[-1]}.yaml: it gives no {name}; {_start_from(group)}"
+    return f"{group}/{chosen[-1]}.yaml: it gives no {name}; {_start_from(group, known)}"
 
 
-def _of_defaults(group: str, missing: str) -> str:
+def _of_defaults(group: str, missing: str, known: Groups) -> str:
     """What a file's defaults name, and there is not."""
     owner, _, option = missing.rpartition("/")
     first = missing.removeprefix(f"{group}/").partition("/")[0]
-    if group in RECIPES and first in groups():
+    if group in RECIPES and first in known:
         return f"write `override /{first}: {option}` in its defaults"
-    known = groups().get(owner, [])
-    may_be = f"; {owner} may be: {', '.join(known)}" if known else ""
-    return f"its defaults name {option}, which is no option of {owner}{did_you_mean(option, known)}{may_be}"
+    options = known.get(owner, [])
+    may_be = f"; {owner} may be: {', '.join(options)}" if options else ""
+    return f"its defaults name {option}, which is no option of {owner}{did_you_mean(option, options)}{may_be}"
 
 
-def _start_from(group: str) -> str:
-    options = groups()[group]
+def _start_from(group: str, known: Groups) -> str:
+    options = known[group]
     return f"begin it with `defaults: [{'default' if 'default' in options else options[0]}, _self_]`"
 
 

@@ -21,7 +21,9 @@ VARIANTS: dict[str, Mapping[str, type]] = {
     "reward": REWARDS,
     "task": TASKS,
 }
-NO_GROUPS = ("suite",)  # folders of conf/ that no run is composed of: see esper.config.suite
+NO_GROUPS = ("forge", "suite")  # folders of conf/ that no run is composed of: see esper.forge, esper.config.suite
+COMMON_GROUPS = ("telemetry",)  # of every program
+Groups = dict[str, list[str]]
 
 VOLATILE = ("checkpoint", "name", "resume", "telemetry")  # what does not tell one job of a sweep from another
 
@@ -32,9 +34,14 @@ def conf_dir() -> Path:
     return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
 
-def groups() -> dict[str, list[str]]:
-    """Each config group and its options, in alphabetical order."""
-    folders = (folder for folder in conf_dir().iterdir() if folder.is_dir() and folder.name not in NO_GROUPS)
+def groups(program: str = "run") -> Groups:
+    """Each config group and its options, in alphabetical order.
+
+    program: of whose command line: python -m esper.run, or another that has groups of its own below conf/PROGRAM.
+    """
+    own = [] if program == "run" else list((conf_dir() / program).iterdir())
+    common = [conf_dir() / group for group in COMMON_GROUPS] if own else list(conf_dir().iterdir())
+    folders = (folder for folder in (*common, *own) if folder.is_dir() and folder.name not in NO_GROUPS)
     return {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in sorted(folders)}
 
 

@@ -47,10 +47,11 @@ class RunDirectory:
         overrides: list[str],
         options: Mapping[str, str] | None = None,
         sweep: str | None = None,
+        max_epochs: int | None = None,
     ) -> "RunDirectory":
         """Claim a folder that holds no run yet; the run is "queued" from here on. Raises RunError.
 
-        sweep: the name of the sweep that the run is a job of.
+        sweep: the name of the sweep that the run is a job of. max_epochs: as configured, unless it is given.
         """
         with contextlib.ExitStack() as on_error:
             lock = on_error.enter_context(RunLock(path))
@@ -68,7 +69,7 @@ class RunDirectory:
                 "status": "queued",
                 "seed": config["seed"],
                 "epoch": 0,
-                "max_epochs": config["epochs"],
+                "max_epochs": config["epochs"] if max_epochs is None else max_epochs,
                 "update": 0,
                 "max_updates": 0,
                 "started_at": utc_now(),

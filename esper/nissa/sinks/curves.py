@@ -29,8 +29,9 @@ def epoch_curves(record: dict[str, Any]) -> dict[str, float]:
 
 
 def update_curves(record: dict[str, Any]) -> dict[str, float]:
-    """An update's numbers by their curves' names."""
-    return _known({f"learning/{name}": record.get(name) for name in CURVES["learning"]})
+    """An update's numbers by their curves' names; a name with a group of its own ("bitnet/loss") is kept."""
+    own = {name: value for name, value in record.items() if "/" in name}
+    return _known({f"learning/{name}": record.get(name) for name in CURVES["learning"]} | own)
 
 
 def outcome(run_dir: Path) -> dict[str, float]:

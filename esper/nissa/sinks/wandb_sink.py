@@ -95,10 +95,9 @@ class WandbSink:
         self._folder = Path(self._run.settings.sync_dir)
         self._seen_epoch = self._run.summary.get("epoch", -1)
         self._seen_update = self._run.summary.get("update", 0)
+        self._groups: set[str] = set()
         for group in CURVES:
-            axis = axis_of(group)
-            self._run.define_metric(axis, hidden=True)
-            self._run.define_metric(f"{group}/*", step_metric=axis)
+            self._define(group, axis_of(group))
         if self._run.url:
             say(f"W&B: {self._run.url}", is_error=True)
 
@@ -110,7 +109,16 @@ class WandbSink:
     def update(self, record: dict[str, Any]) -> None:
         """Draw the update, unless W&B has it."""
         if record["update"] > self._seen_update:
-            self._run.log({"update": record["update"], **update_curves(record)})
+            curves = update_curves(record)
+            for group in {name.partition("/")[0] for name in curves} - self._groups:
+                self._define(group, "update")
+            self._run.log({"update": record["update"], **curves})
+
+    def _define(self, group: str, axis: str) -> None:
+        """Draw the curves of a group over epochs or updates, whatever W&B's own step is."""
+        self._groups.add(group)
+        self._run.define_metric(axis, hidden=True)
+        self._run.define_metric(f"{group}/*", step_metric=axis)
 
     def event(self, event: TelemetryEvent) -> None:
         """Nothing yet: the table of events is made at the end, out of events.jsonl."""

@@ -1,0 +1,45 @@
+"""What the phase cognate is told."""
+
+from dataclasses import dataclass
+
+from esper.checks import in_range
+
+
+@dataclass(kw_only=True)
+class BudgetConfig:
+    """See `esper.forge.training.TrainingBudget`."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+
+    def __post_init__(self) -> None:
+        in_range("steps", self.steps, 1, 10_000_000)
+        in_range("batch_size", self.batch_size, 1, 65_536)
+        in_range("learning_rate", self.learning_rate, 1e-9, 1.0)
+
+
+@dataclass(kw_only=True)
+class CognateConfig:
+    """Trunk and specialists.
+
+    trunk: a run of `esper.run host=decoder task=text` whose grown decoder is taken as it is; None: one is trained.
+    specialist_share: of a specialist's text that is its own domain's. baseline_order: the n-gram model that the trunk
+    must beat on every domain.
+    """
+
+    trunk: str | None
+    trunk_training: BudgetConfig
+    specialist_training: BudgetConfig
+    specialist_share: float
+    baseline_order: int
+    weight_decay: float
+    checkpoint_every_steps: int
+
+    def __post_init__(self) -> None:
+        in_range("cognate.specialist_share", self.specialist_share, 0.5, 1.0)
+        in_range("cognate.baseline_order", self.baseline_order, 1, 5)
+        in_range("cognate.weight_decay", self.weight_decay, 0.0, 10.0)
+        in_range("cognate.checkpoint_every_steps", self.checkpoint_every_steps, 1, 1_000_000)
+
+

@@ -1,0 +1,153 @@
+"""A trunk on all domains, and a specialist of each."""
+
+import copy
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from esper.errors import ForgeError
+from esper.forge.bundles import load_language_model, parent, save_language_model
+from esper.forge.cognate.config import BudgetConfig, CognateConfig
+from esper.forge.evaluation import WindowScores, evaluate_corpus
+from esper.forge.ngram import ngram_bits_per_byte
+from esper.forge.phase import PHASES, Gate, PhaseContext, PhaseResult, conclude
+from esper.forge.training import LanguageTraining, MixedBatches, TrainingBudget
+from esper.forge.trunk import trunk_from_run
+from esper.kasmina.decoder import Decoder
+from esper.tasks.task import named_generator
+
+TRUNK = "model"
+CHECKPOINTS = "checkpoints"
+Scores = Mapping[str, WindowScores]
+
+
+class Cognate:
+    """See `esper.forge.phase.Phase`. It starts from nothing but text, or from a decoder that a run has grown."""
+
+    name = "cognate"
+
+    def __init__(self, config: CognateConfig, context: PhaseContext) -> None:
+        self._config, self._context = config, context
+
+    @property
+    def gates(self) -> Sequence[Gate]:
+        """The trunk predicts better than counting, each specialist is best on its own domain, nothing looks ahead."""
+        domains = self._context.corpus.domains
+        return (
+            *(Gate(f"{domain}/bits_below_ngram", "at_least", 0.0) for domain in domains),
+            Gate("specialists_best_at_home", "at_least", len(domains)),
+            Gate("is_causal", "at_least", 1.0),
+        )
+
+    def check(self, input: Path | None) -> None:
+        """See `Phase.check`."""
+        if input is not None:
+            raise ForgeError(f"cognate: it starts from text, and takes no input; got {input}")
+        length = self._context.model.block_size
+        for domain, text in self._context.corpus.domains.items():
+            shortest = min(map(len, (text.train, text.val, text.test)))
+            if shortest <= length:
+                raise ForgeError(
+                    f"corpus: domain {domain} leaves a split of {shortest} tokens, and a window takes "
+                    f"model.block_size + 1 = {length + 1}; more text, or a smaller model.block_size"
+                )
+
+    def run(self, input: Path | None, output: Path) -> PhaseResult:
+        """See `Phase.run`."""
+        started = time.monotonic()
+        context = self._context
+        domains = list(context.corpus.domains)
+        even = dict.fromkeys(domains, 1.0)
+        trunk = self._save(output / TRUNK, self._trunk(even, output), even, trunk=None)
+        artifacts = {"trunk": trunk}
+        for domain in domains:
+            share = self._config.specialist_share
+            mix = {each: share if each == domain else (1 - share) / max(len(domains) - 1, 1) for each in domains}
+            network = copy.deepcopy(load_language_model(trunk).host)
+            trained = self._train(network, mix, self._config.specialist_training, f"specialist_{domain}", output)
+            artifacts[domain] = self._save(output / domain, trained, mix, trunk)
+        metrics = self._measure(artifacts)
+        return conclude(self.name, self.gates, metrics, artifacts, started)
+
+    def _trunk(self, mix: Mapping[str, float], output: Path) -> nn.Module:
+        if self._config.trunk is not None:
+            return trunk_from_run(Path(self._config.trunk), self._context.tokenizer)
+        generator = named_generator(self._context.seed, "cognate/trunk")
+        sizes = dataclasses.asdict(self._context.model)
+        network = Decoder(vocab_size=self._context.tokenizer.vocab_size, **sizes, generator=generator)
+        return self._train(network, mix, self._config.trunk_training, "trunk", output)
+
+    def _train(
+        self, network: nn.Module, mix: Mapping[str, float], budget: BudgetConfig, name: str, output: Path
+    ) -> nn.Module:
+        context = self._context
+        batches = MixedBatches(
+            context.corpus, mix, budget.batch_size, context.model.block_size, f"cognate/{name}", context.seed
+        )
+        spent = TrainingBudget(
+            steps=budget.steps,
+            batch_size=budget.batch_size,
+            learning_rate=budget.learning_rate,
+            weight_decay=self._config.weight_decay,
+        )
+        training = LanguageTraining(network, batches, spent, name, output / CHECKPOINTS)
+        return training.run(context, self._config.checkpoint_every_steps)
+
+    def _save(self, path: Path, network: nn.Module, mix: Mapping[str, float], trunk: Path | None) -> Path:
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        return save_language_model(
+            path,
+            network,
+            self._context.tokenizer,
+            phase=self.name,
+            seed=self._context.seed,
+            data_fingerprint=self._context.corpus.fingerprint,
+            parents=[] if trunk is None else [parent(trunk, "trunk")],
+            metrics={"parameters": parameters, **{f"share/{domain}": share for domain, share in mix.items()}},
+        )
+
+    def _measure(self, artifacts: Mapping[str, Path]) -> dict[str, float]:
+        """Of what was written: bits per byte on the test split, of every model on every domain."""
+        context, corpus = self._context, self._context.corpus
+        length = context.model.block_size
+        metrics: dict[str, float] = {}
+        scores: dict[str, Scores] = {}
+        for number, (name, path) in enumerate(artifacts.items()):
+            context.progress(number, len(artifacts), "measuring")
+            scores[name] = evaluate_corpus(load_language_model(path), corpus, "test", length)
+            for domain, found in scores[name].items():
+                metrics[f"{name}/{domain}/bits_per_byte"] = found.bits_per_byte
+        for domain, text in corpus.domains.items():
+            order, tokenizer = self._config.baseline_order, context.tokenizer
+            counted = ngram_bits_per_byte(text.train, text.test, order, tokenizer.vocab_size, tokenizer.token_bytes)
+            metrics[f"{domain}/ngram_bits_per_byte"] = counted
+            metrics[f"{domain}/bits_below_ngram"] = counted - scores["trunk"][domain].bits_per_byte
+        metrics["specialists_best_at_home"] = sum(
+            min(corpus.domains, key=lambda name: scores[name][domain].bits_per_byte) == domain
+            for domain in corpus.domains
+        )
+        metrics["is_causal"] = float(is_causal(load_language_model(artifacts["trunk"]), length))
+        return metrics
+
+
+@torch.inference_mode()
+def is_causal(model: nn.Module, length: int, vocab_size: int = 256) -> bool:
+    """Whether a changed token leaves every earlier logit bit for bit as it was; tried at every eighth position."""
+    tokens = torch.randint(vocab_size, (1, length), generator=named_generator(0, "causal"))
+    before = model(tokens)
+    for place in range(1, length, max(1, length // 8)):
+        changed = tokens.clone()
+        changed[0, place] = (changed[0, place] + 1) % vocab_size
+        if not torch.equal(model(changed)[:, :place], before[:, :place]):
+            return False
+    return True
+
+
+@PHASES.register("cognate", CognateConfig)
+def build_cognate(config: CognateConfig, context: PhaseContext) -> Cognate:
+    """The phase, as configured."""
+    return Cognate(config, context)

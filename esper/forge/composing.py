@@ -1,0 +1,74 @@
+"""From overrides, or from a run's config.yaml, to a checked configuration of a forge run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from esper.config.composing import refuse_interpolations, refuse_strays
+from esper.config.explain import explain
+from esper.config.store import conf_dir, register
+from esper.errors import ConfigError, FormatError
+from esper.files import parse_yaml, read_yaml
+from esper.forge.config import ForgeConfig
+
+PROGRAM = "forge"  # its groups lie in conf/forge
+
+
+def search_path(program: str = PROGRAM) -> str:
+    """The override by which Hydra finds the groups of this program beside those of all."""
+    return f"hydra.searchpath=['file://{conf_dir() / program}']"
+
+
+def register_forge(preload: Sequence[str] = ()) -> None:
+    """Make the schema known to Hydra; safe to call again."""
+    register(preload)
+    ConfigStore.instance().store(group="schema", name=PROGRAM, node=ForgeConfig)
+
+
+def compose(overrides: Sequence[str] = ()) -> ForgeConfig:
+    """The configuration that `python -m esper.forge` would use with these overrides. Raises ConfigError."""
+    register_forge()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return finish(hydra_compose(PROGRAM, overrides=[*overrides, search_path()]))
+    except Exception as error:  # whatever Hydra raises on bad input (ValueErrors included) is bad input
+        raise ConfigError(explain(error, overrides, PROGRAM)) from error
+
+
+def finish(composed: DictConfig) -> ForgeConfig:
+    """Resolve interpolations, make the dataclasses and run their checks. Raises ConfigError or OmegaConf's errors."""
+    config = cast(ForgeConfig, OmegaConf.to_object(composed))
+    refuse_strays(config, composed, "")
+    return config
+
+
+def to_plain(config: ForgeConfig) -> dict[str, Any]:
+    """Plain values, as in config.yaml."""
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(config)))
+
+
+def read_config(path: Path, overrides: Sequence[str] = ()) -> ForgeConfig:
+    """A run's config.yaml, with values changed as overrides say. Raises ConfigError."""
+    try:
+        values = read_yaml(path)
+    except (OSError, FormatError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML ({getattr(error, 'strerror', None) or error})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected the keys of a run's configuration")
+    refuse_interpolations(values, str(path))
+    try:
+        changed = OmegaConf.merge(OmegaConf.structured(ForgeConfig), values)
+        for override in overrides:
+            key, equals, value = override.partition("=")
+            if not equals:
+                raise ConfigError(f"{override}: expected key=value, such as bitnet.distill=0.5")
+            OmegaConf.update(changed, key, parse_yaml(value))
+        return finish(cast(DictConfig, changed))
+    except (ConfigError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(explain(error, overrides, PROGRAM)) from error

@@ -1,0 +1,160 @@
+"""Training a language model on a mix of domains: step by step, to be gone on with bit for bit."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from esper.checkpoint import Checkpoint, pack_generators, read_bundle, restoring, unpack_generators, write_bundle
+from esper.checks import in_range, positive
+from esper.forge.phase import Interrupted
+from esper.simic.on_policy.schedules import schedule
+from esper.tasks.task import named_generator
+from esper.tasks.text.corpus import draw_windows
+
+if TYPE_CHECKING:
+    from esper.forge.phase import PhaseContext
+    from esper.tasks.text.corpus import Corpus
+
+CHECKPOINT = "training"
+WARMUP_SHARE = 0.05
+FINAL_RATE_SHARE = 0.05
+BETAS = (0.9, 0.95)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingBudget:
+    """Steps of AdamW under a warm-up and half a cosine.
+
+    batch_size: windows a step, each as long as the model's context. learning_rate: at its peak.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+
+    def check(self, key: str) -> None:
+        """Raise ConfigError, naming the key below `key`."""
+        in_range(f"{key}.steps", self.steps, 1, 10_000_000)
+        in_range(f"{key}.batch_size", self.batch_size, 1, 65_536)
+        positive(f"{key}.learning_rate", self.learning_rate, 1.0)
+
+
+class MixedBatches:
+    """Minibatches whose windows come from domains in fixed shares.
+
+    shares: domain -> its share; they are brought to a sum of one. `generator` is all that it depends on.
+    """
+
+    def __init__(
+        self, corpus: "Corpus", shares: Mapping[str, float], batch_size: int, length: int, name: str, seed: int
+    ):
+        self._streams = [corpus.domains[domain].train for domain in shares]
+        self._shares = torch.tensor(list(shares.values()), dtype=torch.float64)
+        self._batch_size, self._length = batch_size, length
+        self.generator = named_generator(seed, f"batches/{name}")
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """Tokens [B, T] and the token after each [B, T], int64."""
+        picked = torch.multinomial(self._shares, self._batch_size, replacement=True, generator=self.generator)
+        counts = picked.bincount(minlength=len(self._streams)).tolist()
+        drawn = [
+            draw_windows(stream, count, self._length, self.generator)
+            for stream, count in zip(self._streams, counts, strict=True)
+            if count
+        ]
+        return torch.cat([x for x, _ in drawn]), torch.cat([y for _, y in drawn])
+
+
+def next_token_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Mean cross-entropy in nats a token; x, y [B, T]."""
+    logits = model(x)
+    return F.cross_entropy(logits.view(-1, logits.shape[-1]), y.reshape(-1))
+
+
+class LanguageTraining:
+    """One model on its way through its budget.
+
+    Args:
+        name: of what is trained ("trunk"): its batches follow from it and the seed, its checkpoint is named after it.
+        folder: where the checkpoint is kept, from which it goes on where there is one; None: nothing is kept.
+        loss: (model, x, y) -> mean loss; of the next token unless it is given.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: MixedBatches,
+        budget: TrainingBudget,
+        name: str,
+        folder: Path | None = None,
+        loss: Callable[[nn.Module, Tensor, Tensor], Tensor] = next_token_loss,
+    ) -> None:
+        self.model, self.batches, self.budget, self.name = model, batches, budget, name
+        self._loss, self.step = loss, 0
+        self._path = None if folder is None else folder / f"{name}_{CHECKPOINT}"
+        self._parameters = dict(model.named_parameters())  # tied ones once
+        self._optimizer = torch.optim.AdamW(
+            self._parameters.values(), budget.learning_rate, BETAS, weight_decay=budget.weight_decay, fused=True
+        )
+        warmup = int(WARMUP_SHARE * budget.steps)
+        self._rate = schedule(
+            "warmup_cosine", budget.learning_rate, FINAL_RATE_SHARE * budget.learning_rate, budget.steps, warmup
+        )
+        if self._path is not None and self._path.with_suffix(".json").exists():
+            self._restore()
+
+    def run(self, context: "PhaseContext", checkpoint_every: int = 200, log_every: int = 20) -> nn.Module:
+        """Train to the end of the budget. Raises Interrupted, once a checkpoint is written, where that is asked for."""
+        self.model.train()
+        while self.step < self.budget.steps:
+            loss, norm = self._one_step()
+            if self.step % log_every == 0 or self.step == self.budget.steps:
+                context.log(self.step, **{f"{self.name}_loss": loss.item(), f"{self.name}_gradient_norm": norm.item()})
+                context.progress(self.step, self.budget.steps, self.name)
+            is_last = self.step == self.budget.steps
+            if self._path is not None and (self.step % checkpoint_every == 0 or is_last or context.should_stop()):
+                self._save()
+            if not is_last and context.should_stop():
+                raise Interrupted(self.name)
+        return self.model.eval()
+
+    def _one_step(self) -> tuple[Tensor, Tensor]:
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate(self.step)
+        x, y = self.batches.draw()
+        self._optimizer.zero_grad()
+        loss = self._loss(self.model, x, y)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self._parameters.values(), self.budget.max_grad_norm)
+        self._optimizer.step()
+        self.step += 1
+        return loss.detach(), norm
+
+    def _save(self) -> None:
+        assert self._path is not None
+        tensors = {f"model.{name}": parameter.detach() for name, parameter in self._parameters.items()}
+        for name, parameter in self._parameters.items():
+            moments = self._optimizer.state[parameter]
+            tensors |= {f"optimizer.{kind}.{name}": moments[kind] for kind in ("step", "exp_avg", "exp_avg_sq")}
+        tensors |= pack_generators({"batches": self.batches.generator})
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_bundle(self._path, Checkpoint(tensors=tensors, kind="language_training", epoch=self.step))
+
+    def _restore(self) -> None:
+        assert self._path is not None
+        checkpoint = read_bundle(self._path)
+        with restoring(checkpoint), torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(checkpoint.tensors[f"model.{name}"])
+                kinds = ("step", "exp_avg", "exp_avg_sq")
+                held = {kind: checkpoint.tensors[f"optimizer.{kind}.{name}"] for kind in kinds}
+                self._optimizer.state[parameter] = held
+            unpack_generators({"batches": self.batches.generator}, checkpoint.tensors)
+            self.step = checkpoint.epoch or 0
