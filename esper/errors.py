@@ -57,8 +57,8 @@ class RunError(EsperError):
 class RunExistsError(RunError):
     """A folder holds a run already, and no other is written over it."""
 
-    def __init__(self, path: object) -> None:
-        super().__init__(f"{path} already holds a run\n  to continue it: python -m esper.run resume={path}")
+    def __init__(self, path: object, program: str = "run") -> None:
+        super().__init__(f"{path} already holds a run\n  to continue it: python -m esper.{program} resume={path}")
 
 
 class DivergedError(EsperError):

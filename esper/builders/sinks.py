@@ -79,9 +79,7 @@ def build_tensorboard(telemetry: TelemetryConfig, folder: "RunDirectory") -> Sin
 
 
 @SINKS.register("wandb", TelemetryConfig)
-def build_wandb(
-    telemetry: TelemetryConfig, folder: "RunDirectory", policy: str, config: dict[str, Any]
-) -> Sink | None:
+def build_wandb(telemetry: TelemetryConfig, folder: "RunDirectory", policy: str, config: dict[str, Any]) -> Sink | None:
     """A run at Weights & Biases."""
     if not telemetry.wandb.enabled:
         return None

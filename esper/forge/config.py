@@ -41,7 +41,9 @@ class ModelConfig:
         in_range("model.n_layer", self.n_layer, 1, 256)
         in_range("model.block_size", self.block_size, 2, 65_536)
         is_even = self.n_embd % self.n_head == 0 and self.n_embd // self.n_head % 2 == 0
-        require(is_even, "model.n_head", self.n_head, f"a divisor of model.n_embd={self.n_embd} that leaves an even width")
+        require(
+            is_even, "model.n_head", self.n_head, f"a divisor of model.n_embd={self.n_embd} that leaves an even width"
+        )
         if self.window is not None:
             in_range("model.window", self.window, 1, self.block_size)
 
@@ -83,14 +85,18 @@ class ForgeConfig:
         places = [PLACES[name] for name in self.phases]
         require(places == sorted(places), "phases", self.phases, f"them in their order: {', '.join(PLACES)}")
         if self.resume is not None:
-            raise ConfigError(f"resume={self.resume}: belongs on the command line: python -m esper.forge resume=RUN_DIR")
+            raise ConfigError(
+                f"resume={self.resume}: belongs on the command line: python -m esper.forge resume=RUN_DIR"
+            )
         if self.way[0] != "cognate" and self.input is None:
             raise ConfigError(
                 f"input=null: {self.way[0]} works on what an earlier phase has left\n"
                 f"  name it, as in: python -m esper.forge phase={self.way[0]} input=outputs/forge_small/ID"
             )
         if self.way[0] == "cognate" and self.input is not None:
-            raise ConfigError(f"input={self.input}: cognate starts from text alone; leave input out, or another phase first")
+            raise ConfigError(
+                f"input={self.input}: cognate starts from text alone; leave input out, or another phase first"
+            )
 
     @property
     def way(self) -> list[str]:

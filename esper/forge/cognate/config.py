@@ -41,5 +41,3 @@ class CognateConfig:
         in_range("cognate.baseline_order", self.baseline_order, 1, 5)
         in_range("cognate.weight_decay", self.weight_decay, 0.0, 10.0)
         in_range("cognate.checkpoint_every_steps", self.checkpoint_every_steps, 1, 1_000_000)
-
-

@@ -1,0 +1,72 @@
+"""report.html of a forge run: the continuity table, each phase's gates, its curves."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from esper.errors import ForgeError
+from esper.files import fitting, read_object
+from esper.files.records import LEARNING_FILE, REPORT_FILE, RUN, RUN_FILE, UPDATE, UPDATE_NEEDS
+from esper.forge.continuity import ASPECTS, marks
+from esper.forge.pictures import continuity_picture, curves_picture
+from esper.forge.pipeline import PhaseRecord, read_phases
+from esper.nissa import read_jsonl
+from esper.nissa.formatting import clock, compact
+from esper.nissa.report.page import render_page, write_page
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.html into a forge run's folder, finished or not, and return its path. Raises ForgeError."""
+    phases = read_phases(folder)
+    if not phases:
+        raise ForgeError(f"{folder}: no phase has begun in it yet")
+    path = folder / REPORT_FILE
+    write_page(path, render(folder, phases))
+    return path
+
+
+def render(folder: Path, phases: Sequence[PhaseRecord]) -> str:
+    """The page as text."""
+    run = fitting(read_object(folder / RUN_FILE), RUN)[0]
+    records, _ = read_jsonl(folder / LEARNING_FILE, UPDATE, UPDATE_NEEDS)
+    measured = [record for record in phases if record.continuity is not None]
+    worse = marks([record.continuity or {} for record in measured])
+    return render_page(
+        "forge/report.html.j2",
+        run=run,
+        phases=[_phase(record, records) for record in phases],
+        rows=[
+            {"phase": record.phase, "status": record.status, "cells": _cells(record, flags)}
+            for record, flags in zip(measured, worse, strict=True)
+        ],
+        aspects=ASPECTS,
+        picture=continuity_picture([(record.phase, record.continuity or {}) for record in measured]),
+        duration=clock(run.get("wall_s") or 0.0),
+    )
+
+
+def _cells(record: PhaseRecord, worse: dict[str, bool]) -> list[dict[str, Any]]:
+    values = record.continuity or {}
+    return [{"text": figure(aspect.name, values.get(aspect.name)), "worse": worse[aspect.name]} for aspect in ASPECTS]
+
+
+def figure(name: str, value: float | None) -> str:
+    """A figure of the continuity table as people read it."""
+    if value is None:
+        return "-"
+    return {"bits_per_byte": f"{value:.3f}", "top1": f"{value:.1f}%", "latency_ms": f"{value:.2f}"}.get(
+        name, f"{value:,.0f}"
+    )
+
+
+def _phase(record: PhaseRecord, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    result = record.result
+    return {
+        "name": record.phase,
+        "status": record.status,
+        "error": result.error if result else None,
+        "notes": record.notes,
+        "duration": clock(result.duration_s) if result else "",
+        "metrics": [(name, compact(value)) for name, value in (result.metrics.items() if result else ())],
+        "curves": curves_picture(record.phase, records),
+    }
