@@ -1,6 +1,7 @@
 """`esper report`."""
 
 import argparse
+from pathlib import Path
 
 from esper.cli.runs import add_root
 from esper.printing import say
@@ -17,7 +18,16 @@ def run(options: argparse.Namespace) -> None:
     from esper.study.runs.find import find_run
 
     folders = [find_run(text, options.root) for text in options.runs]
-    from esper.nissa import write_report  # after the check, since it loads numpy
-
     for folder in folders:
-        say(write_report(folder))
+        say(write(folder))
+
+
+def write(folder: Path) -> Path:
+    """The report of a run, whatever it made; its path."""
+    from esper.forge.records import read_phases
+
+    if read_phases(folder):
+        from esper.forge.report import write_report
+    else:
+        from esper.nissa import write_report
+    return write_report(folder)

@@ -17,6 +17,10 @@ def run(options: argparse.Namespace) -> int:
     from esper.study.runs.find import find_run
 
     folder = find_run(options.run_dir, options.root)
-    from esper.run import main  # after the check, since it loads Hydra
+    from esper.forge.records import read_phases
 
+    if read_phases(folder):
+        from esper.forge.__main__ import main
+    else:
+        from esper.run import main
     return main([f"resume={folder}", *options.overrides])

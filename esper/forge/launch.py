@@ -14,8 +14,9 @@ from esper.forge.composing import compose, read_config, to_plain
 from esper.forge.config import ForgeConfig
 from esper.forge.log import ForgeLog
 from esper.forge.phase import PHASES, Interrupted, PhaseContext, PhaseResult
-from esper.forge.pipeline import PhaseRecord, Pipeline, input_folder, read_phases
+from esper.forge.pipeline import Pipeline
 from esper.forge.progress import Progress
+from esper.forge.records import PhaseRecord, input_folder, read_phases
 from esper.forge.report import write_report
 from esper.printing import error_text, say, say_text, say_traceback
 from esper.runner.directory import RunDirectory, write_config

@@ -9,7 +9,7 @@ from esper.files import fitting, read_object
 from esper.files.records import LEARNING_FILE, REPORT_FILE, RUN, RUN_FILE, UPDATE, UPDATE_NEEDS
 from esper.forge.continuity import ASPECTS, marks
 from esper.forge.pictures import continuity_picture, curves_picture
-from esper.forge.pipeline import PhaseRecord, read_phases
+from esper.forge.records import PhaseRecord, read_phases
 from esper.nissa import read_jsonl
 from esper.nissa.formatting import clock, compact
 from esper.nissa.report.page import render_page, write_page

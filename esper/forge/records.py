@@ -1,0 +1,115 @@
+"""phase.json: what a phase's folder says of itself; free of torch."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from esper.errors import ForgeError, FormatError
+from esper.files import fitting, read_object, write_atomic
+from esper.files.shapes import ANY, Among
+from esper.forge.config import PLACES
+from esper.forge.continuity import Measured
+from esper.forge.phase import PhaseResult
+
+PHASE_FILE = "phase.json"
+SCHEMA_VERSION = 1
+RESULT = {
+    "success": bool,
+    "phase": str,
+    "error": (str, None),
+    "metrics": {ANY: (float, None)},
+    "artifacts": {ANY: str},
+    "duration_s": float,
+}
+MEASURED = {ANY: (float, None)}
+PHASE = {
+    "schema": int,
+    "phase": str,
+    "status": Among("running", "finished", "failed"),
+    "key": str,
+    "input": (str, None),
+    "result": (RESULT, None),
+    "continuity": (MEASURED, None),
+    "notes": [str],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseRecord:
+    """What phase.json of a phase's folder says. key: of all that its result follows from."""
+
+    folder: Path
+    phase: str
+    status: str
+    key: str
+    input: str | None
+    result: PhaseResult | None = None
+    continuity: Measured | None = None
+    notes: tuple[str, ...] = ()
+
+    def write(self) -> "PhaseRecord":
+        """Write it down; what a name leads out of the run's folder is kept as it is, all else relative to it."""
+        plain = {
+            "schema": SCHEMA_VERSION,
+            "phase": self.phase,
+            "status": self.status,
+            "key": self.key,
+            "input": self.input,
+            "result": None if self.result is None else _relative(asdict(self.result), self.folder),
+            "continuity": None if self.continuity is None else dict(self.continuity),
+            "notes": list(self.notes),
+        }
+        text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False)
+        write_atomic(self.folder / PHASE_FILE, text.encode() + b"\n")
+        return self
+
+
+def read_phase(folder: Path) -> PhaseRecord | None:
+    """None where no phase has begun in this folder, or its record cannot be read."""
+    try:
+        plain, problems = fitting(read_object(folder / PHASE_FILE), PHASE)
+    except (OSError, FormatError):
+        return None
+    if problems or plain.get("schema") != SCHEMA_VERSION:
+        return None
+    found = plain["result"]
+    if found is not None:
+        found = PhaseResult(**{**found, "artifacts": {k: str(folder / v) for k, v in found["artifacts"].items()}})
+    return PhaseRecord(
+        folder, plain["phase"], plain["status"], plain["key"], plain["input"], found, plain["continuity"],
+        tuple(plain["notes"]),
+    )  # fmt: skip
+
+
+def phase_folder(run: Path, name: str) -> Path:
+    """Where a run keeps a phase."""
+    return run / f"{PLACES[name]}-{name}"
+
+
+def read_phases(run: Path) -> list[PhaseRecord]:
+    """The phases that have begun in a run's folder, in order."""
+    found = (read_phase(phase_folder(run, name)) for name in PLACES)
+    return [record for record in found if record is not None]
+
+
+def input_folder(given: Path) -> Path:
+    """The folder of bundles that a run, a phase's folder or a bundle stands for. Raises ForgeError."""
+    passed = [record for record in read_phases(given) if record.status == "finished"]
+    if passed:
+        return passed[-1].folder
+    if (given / "model.json").exists():
+        return given
+    if given.with_suffix("").name == "model" and given.with_suffix(".json").exists():
+        return given.parent
+    raise ForgeError(
+        f"input={given}: there is no model.safetensors with its model.json, and no phase that was passed\n"
+        "  expected the folder of a forge run, or of one of its phases"
+    )
+
+
+def _relative(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    artifacts = {name: os.path.relpath(path, folder) for name, path in result["artifacts"].items()}
+    return {**result, "artifacts": artifacts}
