@@ -24,9 +24,9 @@ def run(options: argparse.Namespace) -> None:
 
 def write(folder: Path) -> Path:
     """The report of a run, whatever it made; its path."""
-    from esper.forge.records import read_phases
+    from esper.forge.records import is_forge_run
 
-    if read_phases(folder):
+    if is_forge_run(folder):
         from esper.forge.report import write_report
     else:
         from esper.nissa import write_report

@@ -17,9 +17,9 @@ def run(options: argparse.Namespace) -> int:
     from esper.study.runs.find import find_run
 
     folder = find_run(options.run_dir, options.root)
-    from esper.forge.records import read_phases
+    from esper.forge.records import is_forge_run
 
-    if read_phases(folder):
+    if is_forge_run(folder):
         from esper.forge.__main__ import main
     else:
         from esper.run import main

@@ -14,6 +14,7 @@ from esper.files.marks import holds_run
 from esper.files.records import RUN_FILE
 from esper.forge.composing import PROGRAM, compose, finish, register_forge, search_path
 from esper.forge.help import help_text
+from esper.forge.records import is_forge_run
 from esper.printing import complain, guarded, say_text, say_traceback
 from esper.runner.figures import figures
 from esper.runner.task import RunEnded
@@ -103,6 +104,8 @@ def _resume(name: str, overrides: list[str]) -> int:
     if not name or not holds_run(folder):
         found = "it has no run.json" if folder.is_dir() else "there is no such folder"
         raise ForgeError(f"resume={name}: {found}\n  expected the folder of a forge run, outputs/forge_SIZE/ID")
+    if not is_forge_run(folder):
+        raise ForgeError(f"resume={name}: this run is none of the forge\n  to continue it: esper resume {name}")
     from esper.forge.launch import resume  # after the check, since it loads torch
 
     return resume(folder, overrides)

@@ -16,13 +16,11 @@ from esper.forge.log import ForgeLog
 from esper.forge.phase import PHASES, Interrupted, PhaseContext, PhaseResult
 from esper.forge.pipeline import Pipeline
 from esper.forge.progress import Progress
-from esper.forge.records import PhaseRecord, input_folder, read_phases
+from esper.forge.records import POLICY, PhaseRecord, input_folder, read_phases
 from esper.forge.report import write_report
 from esper.printing import error_text, say, say_text, say_traceback
 from esper.runner.directory import RunDirectory, write_config
 from esper.runner.stop import StopRequest
-
-POLICY = "forge"  # what such a run is filed under
 
 
 def start(config: ForgeConfig, path: Path, overrides: Sequence[str] = (), sweep: str | None = None) -> int:

@@ -9,12 +9,14 @@ from typing import Any
 
 from esper.errors import ForgeError, FormatError
 from esper.files import fitting, read_object, write_atomic
+from esper.files.records import RUN_FILE
 from esper.files.shapes import ANY, Among
 from esper.forge.config import PLACES
 from esper.forge.continuity import Measured
 from esper.forge.phase import PhaseResult
 
 PHASE_FILE = "phase.json"
+POLICY = "forge"  # what such a run is filed under
 SCHEMA_VERSION = 1
 RESULT = {
     "success": bool,
@@ -93,6 +95,15 @@ def read_phases(run: Path) -> list[PhaseRecord]:
     """The phases that have begun in a run's folder, in order."""
     found = (read_phase(phase_folder(run, name)) for name in PLACES)
     return [record for record in found if record is not None]
+
+
+def is_forge_run(folder: Path) -> bool:
+    """Whether the run in this folder is the forge's."""
+    try:
+        options = read_object(folder / RUN_FILE).get("options")
+    except (OSError, FormatError):
+        options = None
+    return bool(isinstance(options, dict) and options.get("policy") == POLICY) or bool(read_phases(folder))
 
 
 def input_folder(given: Path) -> Path:
