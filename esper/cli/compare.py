@@ -43,10 +43,9 @@ def run(options: argparse.Namespace) -> None:
     console.print(_differences(comparison))
     console.print()
     console.print(_statistics(comparison))
-    told = (
-        f"means over {comparison.unit}, {comparison.told('intervals')}; differences are to {comparison.groups[0].label}"
-    )
-    console.print(Text(told, "dim"), soft_wrap=True)
+    caption = f"means over {comparison.unit}, {comparison.interval_note('intervals')}; "
+    caption += f"differences are to {comparison.groups[0].label}"
+    console.print(Text(caption, "dim"), soft_wrap=True)
     console.print()
     console.print(Text(f"page  {write_comparison(comparison, options.page)}"), soft_wrap=True)
 

@@ -97,5 +97,5 @@ def _check(path: Path, status: os.stat_result) -> None:
             errno.EINVAL, f"it is {_KINDS.get(kind, 'no file')}; move it away, a file belongs here", str(path)
         )
     if status.st_nlink > 1:
-        told = f"the file has {status.st_nlink} names (hard links); put a copy here: cp FILE NEW && mv NEW FILE"
-        raise OSError(errno.EMLINK, told, str(path))
+        advice = f"the file has {status.st_nlink} names (hard links); put a copy here: cp FILE NEW && mv NEW FILE"
+        raise OSError(errno.EMLINK, advice, str(path))

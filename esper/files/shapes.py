@@ -31,9 +31,9 @@ EVERY: Container[str] = AllBut()  # all names of a shape
 
 
 class Kind:
-    """A leaf that no type tells: `fits(value)`; `told`: what is expected, in words."""
+    """A leaf that no type tells: `fits(value)`; `expected`: what that is, in words."""
 
-    told: str
+    expected: str
 
     def fits(self, value: Any) -> bool:
         raise NotImplementedError
@@ -44,7 +44,7 @@ class Among(Kind):
 
     def __init__(self, *names: str) -> None:
         self.names = frozenset(names)
-        self.told = f"one of {', '.join(names)}"
+        self.expected = f"one of {', '.join(names)}"
 
     def fits(self, value: Any) -> bool:
         return isinstance(value, str) and value in self.names
@@ -55,7 +55,7 @@ class Count(Kind):
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.told = f"an integer from 0 to {most:,}"
+        self.expected = f"an integer from 0 to {most:,}"
 
     def fits(self, value: Any) -> bool:
         return type(value) is int and 0 <= value <= self.most
@@ -64,7 +64,7 @@ class Count(Kind):
 class Moment(Kind):
     """A time with its zone, as ISO 8601 text; None for one that has not come."""
 
-    told = "a time such as 2026-01-31T12:00:00+00:00"
+    expected = "a time such as 2026-01-31T12:00:00+00:00"
 
     def fits(self, value: Any) -> bool:
         try:
@@ -173,7 +173,7 @@ def _told(value: Any, kinds: Any, where: str) -> str:
 
 def _word(kind: Any) -> str:
     if isinstance(kind, Kind):
-        return kind.told
+        return kind.expected
     return _WORDS.get(type(kind) if isinstance(kind, dict | list) else kind, "null")
 
 

@@ -65,15 +65,15 @@ def refuse(changes: Changes, checkpoint: Checkpoint, where: Path, run_dir: Path 
     """Raises ConfigError where anything was changed. run_dir: of the run that is to be resumed."""
     if not changes:
         return
-    told = [f"{key} is {spelled(here)}, and was {spelled(there)}" for key, (here, there) in changes.items()]
-    more = [f"{len(told) - _MOST_NAMED} more"] if len(told) > _MOST_NAMED else []
-    mend = f"put {'it' if len(told) == 1 else 'them'} back"
+    named = [f"{key} is {spelled(here)}, and was {spelled(there)}" for key, (here, there) in changes.items()]
+    more = [f"{len(named) - _MOST_NAMED} more"] if len(named) > _MOST_NAMED else []
+    mend = f"put {'it' if len(named) == 1 else 'them'} back"
     if run_dir is not None and not any(map(_is_fixed, changes)):
         wanted = " ".join(f"{key}={spelled(here)}" for key, (here, _) in changes.items())
         mend += f"; or to go on so, on purpose: python -m esper.run resume={run_dir} {wanted}"
     elif run_dir is not None:
         mend += " (without the file, the checkpoint's are taken), or start another run with what is wanted"
-    changed = "; ".join([*told[:_MOST_NAMED], *more])
+    changed = "; ".join([*named[:_MOST_NAMED], *more])
     raise ConfigError(f"{where}: {changed} when the checkpoint of epoch {checkpoint.epoch} was saved\n  {mend}")
 
 

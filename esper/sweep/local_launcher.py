@@ -47,11 +47,11 @@ class LocalLauncherConfig:
 
 @dataclass
 class Worker:
-    """A job's process; told: how many requests to stop have been passed on to it."""
+    """A job's process; stops_passed_on: how many requests to stop have been passed on to it."""
 
     process: BaseProcess
     composed: DictConfig
-    told: int = 0
+    stops_passed_on: int = 0
 
 
 class LocalLauncher(Launcher):
@@ -150,10 +150,10 @@ class LocalLauncher(Launcher):
 
     def _pass_on(self) -> None:
         for worker in list(self._workers):
-            while worker.told < len(self._stops):
-                worker.told += 1
+            while worker.stops_passed_on < len(self._stops):
+                worker.stops_passed_on += 1
                 if worker.process.exitcode is None and worker.process.pid is not None:
-                    os.kill(worker.process.pid, self._stops[worker.told - 1])
+                    os.kill(worker.process.pid, self._stops[worker.stops_passed_on - 1])
 
 
 def _ended(worker: Worker) -> JobReturn:

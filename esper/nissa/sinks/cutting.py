@@ -188,8 +188,8 @@ def _told(path: Path, left_out: list[int], what: str, restored: list[int], lost:
         f"restored from checkpoints: {what} {_named(restored)}": restored,
         f"lost: {what} {_named(lost)}": lost,
     }
-    told = "; ".join(part for part, numbers in parts.items() if numbers)
-    return [f"{path}: {told}"] if told else []
+    note = "; ".join(part for part, numbers in parts.items() if numbers)
+    return [f"{path}: {note}"] if note else []
 
 
 def _named(numbers: Sequence[int]) -> str:

@@ -159,14 +159,14 @@ class PolicyLearner(ABC):
         """Learn from a rollout of the policy as it is; returns metrics."""
 
     def evaluate_actions(
-        self, seen: Tensor, masks: Tensor, starts: Tensor | None = None, memory: Tensor | None = None
+        self, observations: Tensor, masks: Tensor, starts: Tensor | None = None, memory: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities of all actions [.., A], entropies of each step [.., D] and values [..], with gradients.
 
-        Args: seen: *normalised* observations [.., F]; masks [.., A]. With an LSTM they are [T, B, ..], and starts
+        Args: observations: *normalised* ones [.., F]; masks [.., A]. With an LSTM they are [T, B, ..], and starts
         [T, B] and memory [B, 2H] are the rollout's.
         """
-        logits, values = self.network.sequence(seen, starts, memory)
+        logits, values = self.network.sequence(observations, starts, memory)
         log_probs, entropies = self.tree.evaluate(logits.flatten(0, -2), masks.flatten(0, -2))
         return log_probs.unflatten(0, values.shape), entropies.unflatten(0, values.shape), values
 
@@ -188,9 +188,9 @@ class PolicyLearner(ABC):
         self.network.value_scale.fill_(max(float(returns.std(correction=0)), _LEAST_SCALE))
         self.normalizer.update(rollout.observations)
         self.normalizer.count.zero_()  # it counts once, when the update is finished
-        seen = self.normalizer(rollout.observations)
+        observations = self.normalizer(rollout.observations)
         with torch.no_grad():
-            log_probs = self.evaluate_actions(seen, rollout.masks, rollout.starts, rollout.memory)[0]
+            log_probs = self.evaluate_actions(observations, rollout.masks, rollout.starts, rollout.memory)[0]
         is_over = rollout.terminated | (rollout.truncated & (not self.bootstrap_truncated))
         return replace(
             rollout,
@@ -319,8 +319,8 @@ class PolicyLearner(ABC):
         return learner
 
     def _seen(self, observations: NDArray[Any]) -> Tensor:
-        seen: Tensor = self.normalizer(torch.as_tensor(observations, device=self.device))
-        return seen
+        normalized: Tensor = self.normalizer(torch.as_tensor(observations, device=self.device))
+        return normalized
 
     def _policy_tensors(self) -> dict[str, Tensor]:
         modules = {"network": self.network, "normalizer": self.normalizer, "returns": self.return_moments}

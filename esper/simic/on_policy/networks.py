@@ -58,13 +58,13 @@ class ActorCritic(nn.Module):
 
     def forward(self, observations: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Logits [B, N], values [B] and the memory after this step. Args: observations [B, F]; memory [B, 2H]."""
-        seen = self.actor(observations)
+        features = self.actor(observations)
         if memory is None or not self.memory_size:
             judged = self.critic(observations)
         else:
-            seen, cells = self.memory(seen, memory.chunk(2, 1))
-            judged, memory = seen, torch.cat([seen, cells], 1)
-        return self.policy_head(seen), self._values(judged), memory
+            features, cells = self.memory(features, memory.chunk(2, 1))
+            judged, memory = features, torch.cat([features, cells], 1)
+        return self.policy_head(features), self._values(judged), memory
 
     def sequence(
         self, observations: Tensor, starts: Tensor | None = None, memory: Tensor | None = None
@@ -74,18 +74,18 @@ class ActorCritic(nn.Module):
         Args: observations [T, B, F]; starts [T, B]: an episode begins here, so the memory is cleared before it;
         memory [B, 2H] before the first step. Both are needed by "lstm" alone.
         """
-        seen = self.actor(observations)
+        features = self.actor(observations)
         if not self.memory_size:
-            return self.policy_head(seen), self._values(self.critic(observations))
+            return self.policy_head(features), self._values(self.critic(observations))
         assert starts is not None and memory is not None
         outputs, cells = memory.chunk(2, 1)
-        kept = (~starts).to(seen.dtype).unsqueeze(-1)
+        kept = (~starts).to(features.dtype).unsqueeze(-1)
         recalled = []
-        for step, keep in zip(seen, kept, strict=True):
+        for step, keep in zip(features, kept, strict=True):
             outputs, cells = self.memory(step, (outputs * keep, cells * keep))
             recalled.append(outputs)
-        seen = torch.stack(recalled)
-        return self.policy_head(seen), self._values(seen)
+        features = torch.stack(recalled)
+        return self.policy_head(features), self._values(features)
 
     def first_memory(self, batch: int) -> Tensor | None:
         """The memory [B, 2H] at an episode's beginning; None where there is none to hand on."""

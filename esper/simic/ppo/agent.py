@@ -57,14 +57,14 @@ class PPOAgent(PolicyLearner):
         batches = min(settings.minibatches, len(data["free"]))
         # Weights that add up to one on average: a minibatch with few free decisions does not count them for more.
         data["weights"] = data["free"] * (batches / free.sum().clamp(min=1))
-        seen: list[dict[str, Tensor]] = []
+        all_parts: list[dict[str, Tensor]] = []
         norms: list[float] = []
         is_far = False  # from the acting policy: from then on the values learn alone
         for index in self._minibatches(len(data["free"]), batches):
             loss, shares = self._loss(data, index, entropy_coefficient)
             parts = self.sum_over_ranks(shares)
             if not is_far:
-                seen.append(parts)
+                all_parts.append(parts)
                 is_far = settings.target_kl is not None and float(parts["approx_kl"]) > settings.target_kl
             if not is_far:
                 norms.append(self.optimizer_step(loss, **parts))
@@ -73,7 +73,7 @@ class PPOAgent(PolicyLearner):
             else:
                 self.optimizer_step(settings.value_coefficient * shares["value_loss"], **parts)
         self.finish_update(rollout)
-        return {name: float(torch.stack([one[name] for one in seen]).mean()) for name in parts} | {
+        return {name: float(torch.stack([one[name] for one in all_parts]).mean()) for name in parts} | {
             "explained_variance": explained_variance(rollout.values, returns),
             "gradient_norm": sum(norms) / max(len(norms), 1),
             "learning_rate": learning_rate,
@@ -85,7 +85,7 @@ class PPOAgent(PolicyLearner):
     def _prepare(self, rollout: Rollout, advantages: Tensor, returns: Tensor, free: Tensor) -> dict[str, Tensor]:
         """What minibatches are taken from, along the first dimension: decisions, or members with all of theirs."""
         data = {
-            "seen": self.normalizer(rollout.observations),
+            "observations": self.normalizer(rollout.observations),
             "masks": rollout.masks,
             "actions": rollout.actions.unsqueeze(-1),
             "log_probs": rollout.log_probs,
@@ -113,7 +113,9 @@ class PPOAgent(PolicyLearner):
         settings, memory = self.settings, batch.pop("memory", None)
         if memory is not None:
             batch = {name: value.transpose(0, 1) for name, value in batch.items()}  # [T, B, ..]
-        log_probs, entropies, values = self.evaluate_actions(batch["seen"], batch["masks"], batch["starts"], memory)
+        log_probs, entropies, values = self.evaluate_actions(
+            batch["observations"], batch["masks"], batch["starts"], memory
+        )
         weights, advantages = batch["weights"], batch["advantages"]
         change = log_probs.gather(-1, batch["actions"]).squeeze(-1) - batch["log_probs"]
         ratio = change.exp()

@@ -54,7 +54,7 @@ class ReinforceAgent(PolicyLearner):
         free = rollout.masks.sum(-1) > 1
         weights = free / free.sum().clamp(min=1)
         data = {
-            "seen": self.normalizer(rollout.observations),
+            "observations": self.normalizer(rollout.observations),
             "masks": rollout.masks,
             "starts": rollout.starts,
             "actions": rollout.actions.unsqueeze(-1),
@@ -67,7 +67,7 @@ class ReinforceAgent(PolicyLearner):
         }  # members of which this rank learns
         memory = None if rollout.memory is None else self.local_shard(rollout.memory)
 
-        log_probs, entropies, values = self.evaluate_actions(own["seen"], own["masks"], own["starts"], memory)
+        log_probs, entropies, values = self.evaluate_actions(own["observations"], own["masks"], own["starts"], memory)
         by_level = (own["weights"].unsqueeze(-1) * entropies).flatten(0, -2).sum(0)
         shares = {
             "policy_loss": -(own["gains"] * log_probs.gather(-1, own["actions"]).squeeze(-1)).sum(),
@@ -80,7 +80,7 @@ class ReinforceAgent(PolicyLearner):
         parts = self.sum_over_ranks(shares)
         gradient_norm = self.optimizer_step(loss - entropy_coefficient * shares["entropy"], **parts)
         for _ in range(settings.baseline_steps - 1):
-            _, values = self.network.sequence(own["seen"])
+            _, values = self.network.sequence(own["observations"])
             value_loss = self._errors(values, own["returns"]).sum() / returns.numel()
             self.optimizer_step(
                 settings.value_coefficient * value_loss, **self.sum_over_ranks({"value_loss": value_loss})

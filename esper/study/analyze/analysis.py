@@ -159,12 +159,12 @@ def _titles(versions: Sequence[dict[str, Any]]) -> dict[int, str]:
     for version in versions:
         by_policy.setdefault(version["policy"], []).append(version)
     for policy, same in by_policy.items():
-        told = _differences(same) if len(same) > 1 else [""]
-        if len(set(told)) < len(same):
-            told = [" ".join(name.rpartition("/")[2] for name in _checkpoints(version)[:1]) for version in same]
-        if len(set(told)) < len(same):
-            told = [version["sha256"][:_SHORT] for version in same]
-        for version, words in zip(same, told, strict=True):
+        texts = _differences(same) if len(same) > 1 else [""]
+        if len(set(texts)) < len(same):
+            texts = [" ".join(name.rpartition("/")[2] for name in _checkpoints(version)[:1]) for version in same]
+        if len(set(texts)) < len(same):
+            texts = [version["sha256"][:_SHORT] for version in same]
+        for version, words in zip(same, texts, strict=True):
             titles[version["id"]] = ", ".join(filter(None, (policy, words)))
     return titles
 

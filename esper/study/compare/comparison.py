@@ -91,7 +91,7 @@ class Comparison:
         found = {self.mean(group, self.measures[0]).low is not None for group in self.groups}
         return "some" if len(found) > 1 else "all" if True in found else "none"
 
-    def told(self, what: str) -> str:
+    def interval_note(self, what: str) -> str:
         """Which means have intervals, or bands, in words: "with 95% bands", "without bands, which take three seeds"."""
         with_them, without = f"with 95% {what}", f"without {what}, which take three {self.unit}"
         return {"all": with_them, "some": f"{with_them} from three {self.unit} on", "none": without}[self.having]

@@ -212,23 +212,23 @@ def _one_a_seed(runs: list[GroupedRun], left_out: list[str]) -> list[GroupedRun]
 
 def _labels(groups: Sequence[RunGroup]) -> list[str]:
     """What tells each group from the others, in a few words: "ppo", "learning_rate 0.1", else the run's id."""
-    told = _told_by(groups)
+    distinctions = _distinctions(groups)
     chosen: list[int] = []
     labels = [""] * len(groups)
-    while len(set(labels)) < len(groups) and len(chosen) < min(_MOST_WORDS, len(told)):
-        left = (number for number in range(len(told)) if number not in chosen)
-        chosen.append(max(left, key=lambda number: len({*zip(labels, told[number], strict=True)})))
-        labels = [_in_words(told[number][index] for number in sorted(chosen)) for index in range(len(groups))]
-    further = [number for number in range(len(told)) if number not in chosen][: _MOST_WORDS - len(chosen)]
+    while len(set(labels)) < len(groups) and len(chosen) < min(_MOST_WORDS, len(distinctions)):
+        left = (number for number in range(len(distinctions)) if number not in chosen)
+        chosen.append(max(left, key=lambda number: len({*zip(labels, distinctions[number], strict=True)})))
+        labels = [_in_words(distinctions[number][index] for number in sorted(chosen)) for index in range(len(groups))]
+    further = [number for number in range(len(distinctions)) if number not in chosen][: _MOST_WORDS - len(chosen)]
     shown = sorted([*chosen, *further])
-    labels = [_in_words(told[number][index] for number in shown) for index in range(len(groups))]
+    labels = [_in_words(distinctions[number][index] for number in shown) for index in range(len(groups))]
     return [
         _in_words((label, group.runs[0].folder.name)) if not label or labels.count(label) > 1 else label
         for group, label in zip(groups, labels, strict=True)
     ]
 
 
-def _told_by(groups: Sequence[RunGroup]) -> list[list[str]]:
+def _distinctions(groups: Sequence[RunGroup]) -> list[list[str]]:
     """All in which groups differ, the policy first: for each thing the words for it, group by group."""
     options = [chosen_groups(group.runs[0].folder, group.runs[0].history.run.get("options") or {}) for group in groups]
     known = dict.fromkeys(name for chosen in options for name in chosen if _decides(name))
@@ -242,12 +242,14 @@ def _told_by(groups: Sequence[RunGroup]) -> list[list[str]]:
 
     keys = list(dict.fromkeys(key for group in groups for key in group.config if _decides(key)))
     keys += [*_HOW_MANY, *(["seed"] if all(len(group.runs) == 1 for group in groups) else [])]
-    told = [choices[name] for name in sorted(choices, key=lambda name: name != "policy")]
+    distinctions = [choices[name] for name in sorted(choices, key=lambda name: name != "policy")]
     for key in keys:
         values = [group.config.get(key, ...) for group in groups]
         if _differ(values) and not is_of_the_choice(key, values):
-            told.append(["" if value is ... else f"{key.rpartition('.')[2]} {_short(value)}" for value in values])
-    return told
+            distinctions.append(
+                ["" if value is ... else f"{key.rpartition('.')[2]} {_short(value)}" for value in values]
+            )
+    return distinctions
 
 
 def _in_words(words: Iterable[str]) -> str:

@@ -58,7 +58,7 @@ def render(comparison: Comparison, folder: Path) -> str:
         unit=comparison.unit,
         is_by_seed=comparison.is_by_seed,
         having=comparison.having,
-        told=comparison.told,
+        interval_note=comparison.interval_note,
         measures=comparison.measures,
         all_pair=all(comparison.difference(group, main).is_paired for group in comparison.groups[1:]),
         drawn=len(figures.drawn(comparison)),
