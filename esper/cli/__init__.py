@@ -64,6 +64,7 @@ COMMANDS: dict[str, Command] = {
         "write torch files as .safetensors + .json; the files stay as they are",
         "Exit code: 0 every file was converted; 2 one was not, or the arguments are wrong; 130 interrupted.",
     ),
+    "tokenizer": Command("esper.cli.tokenizer", "make a tokenizer file from text of your own"),
     "completion": Command("esper.cli.completion", "print what a shell completes these commands by"),
 }
 

@@ -13,6 +13,7 @@ CHECKPOINTS = "checkpoints"
 CHECKPOINT_PREFIX = "agent_epoch_"  # of the files in it
 TENSORBOARD = "tensorboard"
 WANDB = "wandb"
+TOKENIZER = "tokenizer_sha256"  # in run.json: of what made a text's tokens, where that is more than byte values
 SWEEP_FILE = "sweep.json"
 SWEEP_LOCK = "sweep.lock"
 JOB_FILE = "job.json"
@@ -65,10 +66,11 @@ RUN: dict[str, Shape] = {
     "versions": {ANY: str},
     "ranks": _COUNT,
     "together": _COUNT,
+    TOKENIZER: str,
 }
 # What a run needs to go on; its engine is its checkpoint's.
-_OF_A_PROCESS = ("finished_at", "heartbeat_at", "error", "pid", "host", "versions", "ranks", "together")
-RESUMED = {name: shape for name, shape in RUN.items() if name not in _OF_A_PROCESS} | {"engine": (dict, None)}
+_LEFT_OUT = ("finished_at", "heartbeat_at", "error", "pid", "host", "versions", "ranks", "together", TOKENIZER)
+RESUMED = {name: shape for name, shape in RUN.items() if name not in _LEFT_OUT} | {"engine": (dict, None)}
 RESUMED_NEEDS = AllBut("sweep", "engine", "summary")
 
 # ---- metrics.jsonl

@@ -1,6 +1,5 @@
 """One run that is under way: its parts, and what it does as it starts, learns, grows and ends."""
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
@@ -17,8 +16,8 @@ from esper.config.composing import to_plain
 from esper.config.root import RunConfig
 from esper.config.telemetry import require_packages
 from esper.engine.population import Scores
-from esper.errors import DivergedError
-from esper.files.records import EVENTS_FILE
+from esper.errors import ConfigError, DivergedError
+from esper.files.records import EVENTS_FILE, TOKENIZER
 from esper.leyline import WAIT, Action, EpochReport, TelemetryEvent, TelemetryEventType
 from esper.nissa import EventHub, JsonlSink, cut_back, read_jsonl, write_report
 from esper.printing import say
@@ -69,6 +68,7 @@ class Run:
         self.lines: JsonlSink | None = None
         self.is_resumed = checkpoint is not None
         if checkpoint:
+            self._check_tokenizer(checkpoint)
             self.checkpoints.restore(self, checkpoint)
 
     @property
@@ -96,6 +96,7 @@ class Run:
             seed=self.config.seed,
             max_epochs=self.config.epochs,
             max_updates=self.learning.total if self.learning else 0,
+            **({TOKENIZER: sha256} if (sha256 := self.growth.task.tokenizer_sha256) else {}),
         )
         if owns_terminal and (note := self.config.policy.note):
             say(note, is_error=True)
@@ -147,7 +148,7 @@ class Run:
         """The last epoch is over; scores: on the test split. Summary, last checkpoint and report are written."""
         tested = {"test_accuracy": scores.accuracy.tolist()}
         if self.growth.task.is_text:
-            tested["test_bits_per_byte"] = (scores.loss / math.log(2)).tolist()
+            tested["test_bits_per_byte"] = self.growth.task.bits_per_byte(scores.loss)
         self.folder.update()
         summary = summarize(self.reports, tested, self.twin_of, self.seeds, self.folder.record["wall_s"])
         self.save()
@@ -217,6 +218,16 @@ class Run:
         say(*notes, is_error=True)
         if self.is_resumed:
             self.checkpoints.prune()
+
+    def _check_tokenizer(self, checkpoint: Checkpoint) -> None:
+        """Raises ConfigError where the file that made the text's tokens is another one by now."""
+        was = (checkpoint.metadata.get("run") or {}).get(TOKENIZER)
+        if was != self.growth.task.tokenizer_sha256:
+            name = getattr(self.config.task, "tokenizer", None)
+            raise ConfigError(
+                f"task.tokenizer={name}: this is not the tokenizer that the run began with\n"
+                f"  put the file back whose sha256 is {was}"
+            )
 
     def _was_told_saved(self) -> bool:
         """Whether events.jsonl has the checkpoint that the run goes on from: a kill may have come between the two."""

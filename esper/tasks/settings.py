@@ -1,9 +1,11 @@
 """What a task can be told: plain dataclasses, free of torch, that check their own values."""
 
+import itertools
+import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from esper.checks import did_you_mean
+from esper.checks import did_you_mean, spelled
 from esper.errors import ConfigError
 from esper.registry import Registry
 
@@ -186,22 +188,43 @@ class PysourceConfig(BytesConfig):
 
 @dataclass(kw_only=True)
 class TextConfig(BytesConfig):
-    """A file of one's own. One smaller than the splits together is divided in the same proportions.
+    """Text of one's own. Less than the splits together is divided in the same proportions.
 
-    path: the file, read as bytes. split_seed has nothing to decide: the splits follow each other in the file.
+    path: a file, of which the splits are spans, one after the other; or a folder, or a list of both: each file is then
+    in one split, and split_seed decides in which. tokenizer: None: a token is one of 256 byte values; "bytes" or a
+    tokenizer file: `esper.tasks.text.tokenizer.get_tokenizer`, and block_size counts tokens.
     """
 
     name: str = "text"
-    path: str | None = None
+    path: Any = None  # a text, or a list of them
+    tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.path is None:
+        if not self.paths or not all(isinstance(path, str) and path for path in self.paths):
             raise ConfigError("task.path: task=text needs a file, as in: experiment=language task=text task.path=FILE")
+        check_paths("task.path", self.paths)
+        if self.tokenizer == "":
+            raise ConfigError("task.tokenizer=: expected null, bytes, or a tokenizer file")
+
+    @property
+    def paths(self) -> list[str]:
+        """Files and folders."""
+        return self.path if isinstance(self.path, list) else [] if self.path is None else [self.path]
+
+
+def check_paths(key: str, paths: list[str]) -> None:
+    """Raise ConfigError where one is given twice, or lies inside another: no text is to be in two places."""
+    real = [os.path.realpath(os.path.expanduser(path.replace("\0", "/"))) for path in paths]
+    for first, second in itertools.permutations(range(len(paths)), 2):
+        if real[second] == real[first]:
+            raise ConfigError(f"{key}={spelled(paths)}: {paths[second]} is given twice")
+        if real[second].startswith(os.path.join(real[first], "")):
+            raise ConfigError(f"{key}={spelled(paths)}: {paths[second]} lies inside {paths[first]}; name one of them")
 
 
 TASKS: "Registry[BaseTaskConfig, Task]" = Registry("task")
 TASKS.declare("digits", DigitsConfig, "esper.tasks.digits:build_digits")
 TASKS.declare("cifar10", Cifar10Config, "esper.tasks.cifar10:build_cifar10")
-TASKS.declare("pysource", PysourceConfig, "esper.tasks.pysource:build_pysource")
-TASKS.declare("text", TextConfig, "esper.tasks.text:build_text")
+TASKS.declare("pysource", PysourceConfig, "esper.tasks.text.pysource:build_pysource")
+TASKS.declare("text", TextConfig, "esper.tasks.text.own_text:build_text")

@@ -1,6 +1,7 @@
 """A task: data on the device, split three ways, with its training examples drawn anew each epoch."""
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,7 +24,8 @@ class Task:
 
     input_shape: of one example, (C, H, W) or (T,). train_x, train_y: the whole training split, images at their own size
     and range. draw: makes an epoch's examples of it (None: it is taken as it is); epoch_size: how many of them
-    (default: as many as train_y).
+    (default: as many as train_y). tokenizer_sha256: of what made a text's tokens, None where a token is a byte value.
+    bytes_per_label: of text, on the test split, by which a loss becomes bits per byte.
     """
 
     name: str
@@ -38,14 +40,20 @@ class Task:
     test_y: Tensor
     draw: Draw | None = None
     epoch_size: int = 0
+    tokenizer_sha256: str | None = None
+    bytes_per_label: float = 1.0
 
     def __post_init__(self) -> None:
         self.epoch_size = self.epoch_size or len(self.train_y)
 
     @property
     def is_text(self) -> bool:
-        """Whether labels are bytes of text, so that a loss can be told in bits per byte."""
+        """Whether labels stand for bytes of text, so that a loss can be told in bits per byte."""
         return self.topology == "transformer"
+
+    def bits_per_byte(self, loss: Tensor) -> list[float]:
+        """Of text. Args: loss: [M] on the test split, in nats a label."""
+        return (loss / math.log(2) / self.bytes_per_label).tolist()
 
     def epoch_data(self, epoch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """This epoch's `epoch_size` training examples: inputs and their labels.

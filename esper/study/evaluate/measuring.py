@@ -92,7 +92,7 @@ class _Account:
 def _scored(growth: Growth, scores: Scores) -> dict[str, list[float]]:
     found = {"test_accuracy": scores.accuracy[: growth.grown].tolist()}
     if growth.task.is_text:
-        found["test_bits_per_byte"] = (scores.loss[: growth.grown] / math.log(2)).tolist()
+        found["test_bits_per_byte"] = growth.task.bits_per_byte(scores.loss[: growth.grown])
     return found
 
 

@@ -11,7 +11,7 @@ import torch
 from esper.errors import TaskError
 from esper.tasks.settings import TASKS, PysourceConfig
 from esper.tasks.task import Task
-from esper.tasks.windows import build_bytes_task
+from esper.tasks.text.windows import build_windows_task
 
 FILE_BYTES = 4096  # at most so many of one file, so that every split is a mixture
 _SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "encodings"}  # last: tables
@@ -70,4 +70,4 @@ def _take(heads: Iterator[bytes], size: int, key: str, root: Path) -> bytes:
 @TASKS.register("pysource", PysourceConfig)
 def build_pysource(settings: PysourceConfig, device: torch.device, dtype: torch.dtype, split_seed: int) -> Task:
     """The standard library as a task: predict the next byte of Python source."""
-    return build_bytes_task(settings, read_splits(settings, split_seed, Path(sysconfig.get_path("stdlib"))), device)
+    return build_windows_task(settings, read_splits(settings, split_seed, Path(sysconfig.get_path("stdlib"))), device)

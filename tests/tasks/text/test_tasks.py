@@ -9,8 +9,8 @@ import torch
 from esper.errors import ConfigError, TaskError
 from esper.tasks import PysourceConfig, TextConfig, build_task
 from esper.tasks.bigram import BITS_PER_NAT, Bigram
-from esper.tasks.pysource import FILE_BYTES, list_sources, read_splits
 from esper.tasks.task import named_generator
+from esper.tasks.text.pysource import FILE_BYTES, list_sources, read_splits
 
 SMALL = {"train_bytes": 20_000, "val_bytes": 5000, "test_bytes": 5000, "epoch_windows": 40}
 
@@ -138,7 +138,7 @@ def test_a_corpus_that_will_not_do_says_why(tmp_path, content, message):
         build_task(TextConfig(path=str(path)))
 
 
-@pytest.mark.parametrize("path", [".", "nul\0byte", "nowhere/corpus.txt", "", None])
+@pytest.mark.parametrize("path", ["/dev/null", "nul\0byte", "nowhere/corpus.txt", "", None])
 def test_what_is_no_file_is_bad_input(path):
     with pytest.raises(ConfigError, match=r"task\.path.*experiment=language task=text task\.path=FILE") as caught:
         build_task(TextConfig(path=path))
