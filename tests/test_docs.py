@@ -57,6 +57,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], Callable[[dict[str, Any]], 
     "checkpoints.md": (lambda: {"network": torch.nn.Linear(2, 2)}, lambda end: end["sidecar"]["metadata"]["note"] == 1),
     "configuration.md": (dict, lambda end: end["config"].engine.members == 4),
     "distributed.md": (ranks_given, lambda end: end["learner"] is not None),
+    "text.md": (dict, lambda end: 0.0 < end["corpus"].overlap < 0.2),
     "environment.md": (dict, lambda end: end["returns"].shape == (2,) and np.isfinite(end["returns"]).all()),
 }
 PROGRAMS = {"sweeps.md"}  # whole programs: each runs in a process of its own, below

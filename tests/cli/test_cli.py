@@ -104,7 +104,9 @@ def test_it_answers_within_half_a_second(arguments: list[str], tmp_path: Path) -
 def test_what_a_command_does_not_know_is_answered_with_its_own_help(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = {"convert": ["a", "b"], "completion": ["bash"]}.get(command, ["a"])
+    given = {"convert": ["a", "b"], "completion": ["bash"], "tokenizer": ["train", "a", "--out", "b"]}.get(
+        command, ["a"]
+    )
     with pytest.raises(SystemExit) as left:
         main([command, *given, "--nonsense"])
     said = capsys.readouterr().err

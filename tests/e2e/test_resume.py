@@ -7,6 +7,8 @@ import shutil
 import pytest
 from safetensors.torch import load_file
 
+from esper.tasks.text.tokenizer import get_tokenizer
+from esper.tasks.text.training import train_tokenizer
 from tests.e2e.conftest import CommandLine, last_epoch, lines, record_of
 
 EPOCHS = 9
@@ -150,3 +152,24 @@ def test_a_full_disk_fails_the_run_and_leaves_what_was_saved(esper):
     assert (run_dir / "checkpoints" / f"agent_epoch_{reached}.json").exists()
     assert esper.run_here("resume=run").code == 0
     assert [line["epoch"] for line in lines(run_dir / "metrics.jsonl")] == list(range(41))
+
+
+def test_a_run_on_tokens_knows_its_tokenizer_again(esper):
+    text, file = esper.folder / "text.txt", esper.folder / "tokenizer.json"
+    text.write_text("the cat sat on the mat; the other cat sat on the other mat\n" * 200)
+    definitions = [train_tokenizer([str(text)], size)[0] for size in (300, 270)]
+    file.write_bytes(definitions[0])
+    of_text = ["experiment=language", "task=text", f"task.path={text}", f"task.tokenizer={file}", "task.block_size=8"]
+    quick = ["debug=smoke", "epochs=3", "checkpoint.every_epochs=1", "checkpoint.keep_last=9", "telemetry.report=false"]
+    done = esper.run_here(*of_text, *quick, "engine.kind=sequential", "hydra.run.dir=run")
+    assert done.code == 0, done.err
+    sha256 = get_tokenizer(str(file)).sha256
+    assert record_of(esper.folder / "run")["tokenizer_sha256"] == sha256
+    copy = esper.folder / "copy"
+    unfinished(esper.folder / "run", copy, 1)
+    file.write_bytes(definitions[1])
+    other = esper.run_here(f"resume={copy}")
+    assert other.code == 2 and f"whose sha256 is {sha256}" in other.err and len(other.err.splitlines()) == 2
+    file.write_bytes(definitions[0])
+    assert esper.run_here(f"resume={copy}").code == 0
+    assert record_of(copy)["summary"]["grown"] == record_of(esper.folder / "run")["summary"]["grown"]

@@ -194,7 +194,8 @@ def own_files(key: str, paths: Sequence[str], domain: str, seed: int, most_bytes
         if have >= most_bytes * SURPLUS:
             break
     if not found:
-        raise ConfigError(f"{key}={spelled(paths)}: there is no text in it; as in: {_EXAMPLES[key]}")
+        said = paths[0] if len(paths) == 1 else spelled(paths)
+        raise ConfigError(f"{key}={said}: there is no text in it; as in: {_EXAMPLES[key]}")
     return found
 
 
@@ -235,4 +236,5 @@ def _refuse(error: OSError) -> None:
 
 def _unreadable(key: str, path: str, error: Exception) -> ConfigError:
     reason = getattr(error, "strerror", None) or error
+    path = getattr(error, "filename", None) or path
     return ConfigError(f"{key}={path}: cannot be read ({reason}); name a file of text, as in: {_EXAMPLES[key]}")

@@ -11,6 +11,8 @@ from esper.tasks import PysourceConfig, TextConfig, build_task
 from esper.tasks.bigram import BITS_PER_NAT, Bigram
 from esper.tasks.task import named_generator
 from esper.tasks.text.pysource import FILE_BYTES, list_sources, read_splits
+from esper.tasks.text.tokenizer import get_tokenizer
+from esper.tasks.text.training import train_tokenizer
 
 SMALL = {"train_bytes": 20_000, "val_bytes": 5000, "test_bytes": 5000, "epoch_windows": 40}
 
@@ -121,6 +123,68 @@ def test_a_file_smaller_than_the_splits_is_divided_in_their_proportions(corpus):
     lengths = [len(text_of(x, y)) for x, y in ((task.train_x, task.train_y), (task.val_x, task.val_y))]
     assert lengths == [5953, 1985]  # of 6,000 and 2,000 bytes
     assert task.epoch_data(1, named_generator(0, "epochs"))[0].shape == (1024, 64)
+
+
+def heads_of(task):
+    pairs = [(task.train_x, task.train_y), (task.val_x, task.val_y), (task.test_x, task.test_y)]
+    return [{line for line in text_of(x, y).split(b"\n") if line.endswith(b"note.txt")} for x, y in pairs]
+
+
+def test_of_a_folder_or_several_files_each_is_in_one_split(tmp_path):
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    for number in range(30):
+        body = torch.randint(97, 123, (300,), generator=named_generator(number, "body")).tolist()
+        (folder / f"{number}").write_bytes(f"\n# {number:02} note.txt\n".encode() + bytes(body))
+    sizes = {"train_bytes": 5000, "val_bytes": 1000, "test_bytes": 1000, "block_size": 10}
+    of_folder = build_task(TextConfig(path=str(folder), **sizes))
+    heads = heads_of(of_folder)
+    assert all(heads) and not any(a & b for a, b in itertools.combinations(heads, 2))
+    of_files = build_task(TextConfig(path=[str(folder / str(number)) for number in range(30)], **sizes))
+    assert torch.equal(of_files.test_x, of_folder.test_x)  # names decide, not how they are given
+    assert heads_of(build_task(TextConfig(path=str(folder), split_seed=1, **sizes)))[2] != heads[2]
+    assert torch.equal(build_task(TextConfig(path=str(folder), split_seed=None, **sizes)).test_x, of_folder.test_x)
+
+
+def test_the_bytes_tokenizer_reads_what_is_read_without_and_has_specials(corpus):
+    plain, with_specials = (build_task(TextConfig(path=str(corpus), tokenizer=name)) for name in (None, "bytes"))
+    assert (plain.num_classes, with_specials.num_classes) == (256, 264)
+    assert torch.equal(plain.test_x, with_specials.test_x) and torch.equal(plain.train_y, with_specials.train_y)
+    epochs = [task.epoch_data(1, named_generator(0, "epochs"))[0] for task in (plain, with_specials)]
+    assert torch.equal(*epochs)
+    assert (plain.tokenizer_sha256, with_specials.tokenizer_sha256) == (None, get_tokenizer("bytes").sha256)
+    loss = torch.tensor([1.0, 2.0])
+    assert plain.bits_per_byte(loss) == with_specials.bits_per_byte(loss) == (loss / math.log(2)).tolist()
+
+
+def test_bits_per_byte_count_bytes_whatever_the_tokens(tmp_path):
+    path, file = tmp_path / "text.txt", tmp_path / "tokenizer.json"
+    path.write_text("the cat sat on the mat; the other cat sat on the other mat\n" * 500)
+    file.write_bytes(train_tokenizer([str(path)], 300)[0])
+    task = build_task(TextConfig(path=str(path), tokenizer=str(file), block_size=16))
+    tokenizer = get_tokenizer(str(file))
+    assert (task.num_classes, task.tokenizer_sha256) == (tokenizer.vocab_size, tokenizer.sha256)
+    text = tokenizer.decode(task.test_y.flatten().tolist())
+    assert task.bytes_per_label == pytest.approx(len(text) / task.test_y.numel()) and task.bytes_per_label > 2
+    (bits,) = task.bits_per_byte(torch.tensor([math.log(2)]))  # a bit a token
+    assert bits == pytest.approx(task.test_y.numel() / len(text))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"path": ["a", "a"]}, r"task\.path=\[a,a\]: a is given twice"),
+        ({"path": ["a/b", "a"]}, r"a/b lies inside a"),
+        ({"path": ["a", ""]}, r"task=text needs a file"),
+        ({"path": []}, r"task=text needs a file"),
+        ({"path": 3}, r"task=text needs a file"),
+        ({"path": "a", "tokenizer": ""}, r"task\.tokenizer=: expected null, bytes"),
+    ],
+    ids=str,
+)
+def test_a_wrong_path_or_tokenizer_is_named(values, said):
+    with pytest.raises(ConfigError, match=said):
+        TextConfig(**values)
 
 
 @pytest.mark.parametrize(
