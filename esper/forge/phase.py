@@ -12,7 +12,8 @@ from esper.registry import Registry
 
 if TYPE_CHECKING:
     from esper.forge.config import ModelConfig
-    from esper.tasks.text.corpus import Corpus, CorpusConfig
+    from esper.tasks.text.corpus import Corpus
+    from esper.tasks.text.settings import CorpusConfig
     from esper.tasks.text.tokenizer import Tokenizer
 
 CONTROLS = ("gates", "all")
