@@ -3,7 +3,15 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from esper.tasks.settings import TASKS, BaseTaskConfig, Cifar10Config, DigitsConfig, PysourceConfig, TextConfig
+from esper.tasks.settings import (
+    TASKS,
+    BaseTaskConfig,
+    Cifar10Config,
+    CorpusConfig,
+    DigitsConfig,
+    PysourceConfig,
+    TextConfig,
+)
 
 if TYPE_CHECKING:
     from esper.tasks.task import Task, build_task
@@ -12,6 +20,7 @@ __all__ = [
     "TASKS",
     "BaseTaskConfig",
     "Cifar10Config",
+    "CorpusConfig",
     "DigitsConfig",
     "PysourceConfig",
     "Task",

@@ -2,10 +2,11 @@
 
 import itertools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from esper.checks import did_you_mean, spelled
+from esper.checks import did_you_mean, in_range, one_of, require, spelled
 from esper.errors import ConfigError
 from esper.registry import Registry
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from esper.tasks.task import Task
 
 DIGITS_PIXELS, CIFAR10_PIXELS = 8, 32  # height and width of the images as they come
+CORPORA = ("installed", "text")
+CORPUS_PATHS = "corpus.paths"
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 
@@ -221,6 +224,57 @@ def check_paths(key: str, paths: list[str]) -> None:
             raise ConfigError(f"{key}={spelled(paths)}: {paths[second]} is given twice")
         if real[second].startswith(os.path.join(real[first], "")):
             raise ConfigError(f"{key}={spelled(paths)}: {paths[second]} lies inside {paths[first]}; name one of them")
+
+
+@dataclass(kw_only=True)
+class CorpusConfig:
+    """Text of several domains, each split three ways.
+
+    name: "installed": what every installation carries, as the domains python, prose and cpp; "text": `paths`, each a
+    domain of its own, called as its file or folder is. train_bytes, val_bytes, test_bytes: at most so much of a domain
+    in each split; less text than that is divided in the same proportions. block_size: tokens of a window; no split of
+    any domain may be shorter.
+    """
+
+    name: str = "installed"
+    paths: list[str] = field(default_factory=list)
+    train_bytes: int = 2_097_152
+    val_bytes: int = 131_072
+    test_bytes: int = 131_072
+    block_size: int = 128
+
+    def __post_init__(self) -> None:
+        one_of("corpus.name", self.name, CORPORA)
+        in_range("corpus.block_size", self.block_size, 2, 65_536)
+        for key in ("train_bytes", "val_bytes", "test_bytes"):
+            in_range(f"corpus.{key}", getattr(self, key), self.block_size + 1, 2**31)
+        if self.name == "text":
+            require(bool(self.paths), CORPUS_PATHS, self.paths, "files or folders, as in corpus.paths=[FILE,FOLDER]")
+        elif self.paths:
+            raise ConfigError(
+                f"{CORPUS_PATHS}={spelled(self.paths)}: has no effect with corpus.name={self.name}; drop one of the two"
+            )
+        for path in self.paths:
+            require(bool(path), CORPUS_PATHS, self.paths, "no empty name among them")
+        check_paths(CORPUS_PATHS, self.paths)
+        self.domain_paths()
+
+    def domain_paths(self) -> dict[str, str]:
+        """The paths by domain. Raises ConfigError where two have one name."""
+        found: dict[str, str] = {}
+        for path in self.paths:
+            domain = Path(path).expanduser().resolve().stem if "\0" not in path else path
+            if domain in found:
+                raise ConfigError(
+                    f"{CORPUS_PATHS}={spelled(self.paths)}: {found[domain]} and {path} are both called {domain}\n"
+                    "  rename one, or put both into one folder"
+                )
+            found[domain] = path
+        return found
+
+    def sizes(self) -> tuple[int, int, int]:
+        """Bytes of a domain's training, validation and test split."""
+        return self.train_bytes, self.val_bytes, self.test_bytes
 
 
 TASKS: "Registry[BaseTaskConfig, Task]" = Registry("task")

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from esper.errors import TaskError
-from esper.tasks.text.settings import PATHS, CorpusConfig
+from esper.tasks.settings import CORPUS_PATHS, CorpusConfig
 from esper.tasks.text.sources import TextFile, installed_files, own_files
 from esper.tasks.text.splits import TEST, TRAIN, Texts, shared_share, split_files
 from esper.tasks.text.tokenizer import Tokenizer
 from esper.tasks.text.windows import draw_windows, every_window
 
-__all__ = ["Corpus", "CorpusConfig", "Domain", "build_corpus", "draw_windows", "every_window"]
+__all__ = ["Corpus", "Domain", "build_corpus", "draw_windows", "every_window"]
 
 _MOST_TEXT_BYTES, _LEAST_TEXT_BYTES = 16_384, 1024  # of one text that is installed
 _TEXTS_IN_TEST = 8  # at the least
@@ -68,7 +68,7 @@ def _files(config: CorpusConfig, seed: int) -> list[TextFile]:
     return [
         file
         for domain, path in config.domain_paths().items()
-        for file in own_files(PATHS, [path], domain, seed, sum(config.sizes()))
+        for file in own_files(CORPUS_PATHS, [path], domain, seed, sum(config.sizes()))
     ]
 
 
