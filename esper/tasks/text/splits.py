@@ -75,7 +75,7 @@ def split_files(files: Sequence[TextFile], sizes: Sequence[int]) -> dict[str, Te
     Args:
         sizes: bytes wanted of the training, validation and test split of each domain.
 
-    Raises: TaskError where a domain has two files, which do not make three splits.
+    Raises: TaskError where a domain has two files, which do not make three splits; or none that may be in one of them.
     """
     by_domain: dict[str, list[bytes]] = {}
     for file in files:
@@ -95,9 +95,17 @@ def split_files(files: Sequence[TextFile], sizes: Sequence[int]) -> dict[str, Te
         own = {domain: text for domain, text in file.texts.items() if domain in filling}
         needs = [sum(filling[domain].lacking(split) for domain in own) for split in range(3)]
         split = TRAIN if is_alike else needs.index(max(needs))
-        if needs[split] > 0:
-            for domain, text in own.items():
+        for domain, text in own.items():
+            filling[domain].alike += is_alike
+            if needs[split] > 0:
                 filling[domain].add(split, text)
+    for domain, part in filling.items():
+        if part.alike and not all(part.have):
+            count = len(by_domain[domain])
+            raise TaskError(
+                f"{domain}: of its {count} files, {part.alike} resemble others, and are for training alone\n"
+                "  what is left makes no validation and test split; more text that differs will do"
+            )
     return found | {domain: part.texts() for domain, part in filling.items()}
 
 
@@ -107,6 +115,7 @@ class _Filling:
     def __init__(self, wanted: Sequence[int]) -> None:
         self.wanted = wanted
         self.have = [0, 0, 0]
+        self.alike = 0  # files
         self.parts: tuple[list[bytes], list[bytes], list[bytes]] = ([], [], [])
 
     def lacking(self, split: int) -> float:

@@ -53,12 +53,9 @@ def test_a_file_resembles_others_above_a_fifth(share, is_alike):
 
 def test_one_text_that_resembles_others_takes_its_whole_file_along():
     common, own = noise(7, 5000), [noise(seed, 5000) for seed in range(8, 11)]
-    pair = TextFile("pair", {"a": own[0], "b": common})
-    assert resembles_others([pair, TextFile("one", {"a": own[1]}), TextFile("two", {"b": common})]) == [
-        True,
-        False,
-        True,
-    ]
+    others = [TextFile("one", {"a": own[1]}), TextFile("two", {"b": common})]
+    for texts in ({"a": own[0], "b": common}, {"b": common, "a": own[0]}):
+        assert resembles_others([TextFile("pair", texts), *others]) == [True, False, True]
 
 
 def test_no_file_is_in_two_splits_and_each_split_gets_its_share():
@@ -87,6 +84,12 @@ def test_a_file_is_in_one_split_for_all_domains():
     assert {split for a, b in where for split in a if a == b} == {TRAIN, VAL, TEST}
 
 
+def test_a_domain_gets_its_share_where_another_of_the_same_files_has_enough():
+    both = [TextFile(str(n), {"a": noise(n, 2000), "b": noise(1000 + n, 300)}) for n in range(100)]
+    parts = split_files(both, (20_000, 3000, 3000))
+    assert [[len(part) for part in parts[domain]] for domain in "ab"] == [[20_000, 3000, 3000]] * 2
+
+
 def test_what_resembles_other_files_is_trained_on():
     texts = [noise(seed, 1000) for seed in range(40)]
     copies = [texts[place][:600] + noise(100 + place, 400) for place in range(0, 40, 2)]
@@ -95,6 +98,12 @@ def test_what_resembles_other_files_is_trained_on():
     ]
     assert all(set(splits) <= {TRAIN} for splits in places([*texts[::2], *copies], parts))
     assert shared_share(parts[TEST], parts[TRAIN]) == 0.0 and len(parts[TEST]) > 5000
+
+
+def test_where_all_resemble_each_other_nothing_is_left_to_test_on():
+    texts = [noise(0, 1000) + noise(seed, 100) for seed in range(1, 10)]
+    with pytest.raises(TaskError, match=r"d: of its 9 files, 9 resemble others, and are for training alone\n"):
+        split_files(files(*texts), (8000, 1000, 1000))
 
 
 def test_of_a_file_alone_spans_are_taken():
