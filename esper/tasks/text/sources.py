@@ -19,6 +19,7 @@ from pathlib import Path
 from esper.checks import spelled
 from esper.errors import ConfigError, TaskError
 from esper.files import open_to_read
+from esper.tasks.settings import CORPUS_PATHS
 from esper.tasks.text.pysource import list_sources
 
 PYTHON, PROSE, CPP = INSTALLED_DOMAINS = ("python", "prose", "cpp")
@@ -31,7 +32,7 @@ _TOPICS = "pydoc_data/topics.py"  # prose in a dictionary, each entry a text of 
 _SNIFFED_BYTES = 8192
 _EXAMPLES = {
     "task.path": "experiment=language task=text task.path=FILE",
-    "corpus.paths": "corpus.name=text corpus.paths=[FILE,FOLDER]",
+    CORPUS_PATHS: "corpus=text corpus.paths=[FILE,FOLDER]",
     "TEXT": "esper tokenizer train FOLDER --out FILE.json",
 }
 
@@ -71,7 +72,7 @@ def installed_files(seed: int, most_bytes: int, text_bytes: int) -> list[TextFil
         most_bytes: of each domain, little more is read.
         text_bytes: at most so many of one text, so that every split is a mixture.
 
-    Raises: TaskError where a file cannot be read.
+    Raises: TaskError where a file cannot be read, or there is none of a domain.
     """
     library = Path(sysconfig.get_path("stdlib"))
     topics = _topics()
@@ -86,7 +87,17 @@ def installed_files(seed: int, most_bytes: int, text_bytes: int) -> list[TextFil
     headers = _headers()
     of_python = _taken(in_order([*sources, *topics], seed), split_source, (PYTHON, PROSE), most_bytes, text_bytes)
     of_cpp = _taken(in_order(headers, seed), lambda name: {CPP: _read(headers[name])}, (CPP,), most_bytes, text_bytes)
-    return list(chain(of_python, of_cpp))
+    return check_installed(list(chain(of_python, of_cpp)))
+
+
+def check_installed(files: list[TextFile]) -> list[TextFile]:
+    """The files. Raises TaskError where one of the domains has none, as without torch's headers or Python's sources."""
+    if missing := [domain for domain in INSTALLED_DOMAINS if not any(domain in file.texts for file in files)]:
+        raise TaskError(
+            f"corpus=installed: this installation carries no text for {', '.join(missing)}\n"
+            f"  text of your own will do: {_EXAMPLES[CORPUS_PATHS]}"
+        )
+    return files
 
 
 def without_docstrings(source: bytes) -> tuple[bytes, bytes]:
@@ -120,8 +131,10 @@ def _cleaned(docstring: bytes) -> bytes:
 
 
 def _topics() -> dict[str, bytes]:
-    from pydoc_data.topics import topics
-
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:  # some distributions leave it out
+        return {}
     return {f"{_TOPICS}#{name}": text.strip().encode() + b"\n\n" for name, text in topics.items()}
 
 
@@ -162,7 +175,9 @@ def _read(path: Path) -> bytes:
         return read_head(path, MOST_SOURCE_BYTES)
     except OSError as error:
         reason = error.strerror or error
-        raise TaskError(f"cannot read {path} ({reason})\n  text of your own will do: corpus.name=text") from error
+        raise TaskError(
+            f"cannot read {path} ({reason})\n  text of your own will do: {_EXAMPLES[CORPUS_PATHS]}"
+        ) from error
 
 
 # ---- text of the user's own

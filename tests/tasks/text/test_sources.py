@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from esper.errors import ConfigError
-from esper.tasks.text.sources import in_order, installed_files, own_files, without_docstrings
+from esper.errors import ConfigError, TaskError
+from esper.tasks.text.sources import TextFile, check_installed, in_order, installed_files, own_files, without_docstrings
 
 KEY = "corpus.paths"
 
@@ -110,6 +110,13 @@ def test_installed_text_is_python_prose_and_headers():
     assert b"#include" in b"".join(texts["cpp"]) and b"import " in b"".join(texts["python"])
     assert not [file.name for file in files if "ATen/ops/" in file.name or file.name.startswith("test/")]
     assert [file.name for file in installed_files(1, 100_000, 4096)] != [file.name for file in files]
+
+
+def test_an_installation_without_text_for_a_domain_says_so():
+    found = installed_files(0, 20_000, 4096)
+    assert check_installed(found) == found
+    with pytest.raises(TaskError, match=r"corpus=installed: .* no text for prose, cpp\n.*corpus=text"):
+        check_installed([TextFile("a.py", {"python": b"x = 1"})])
 
 
 def test_the_order_of_files_is_that_of_their_names_and_the_seed_alone(tmp_path):
