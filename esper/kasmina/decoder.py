@@ -12,6 +12,7 @@ from esper.errors import ConfigError
 from esper.kasmina import rotary
 from esper.kasmina.attention import BoundedEmbedding
 from esper.kasmina.base import Host
+from esper.kasmina.blueprints import BlueprintRegistry
 from esper.kasmina.rotary import KeyValueCache, RotaryAttention
 from esper.kasmina.seeding import default_generator, weights_from
 
@@ -108,6 +109,7 @@ class Decoder(Host):
         self.injection_points = {f"block{i}": n_embd for i in range(1, n_layer + 1)}
         self._slot_keys = tuple(self.injection_points)
         self.slots = nn.ModuleDict({key: nn.Identity() for key in self._slot_keys})
+        self.growth: tuple[dict[str, Any], ...] = ()
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of the token that follows each position, from it and those before it.
@@ -152,7 +154,20 @@ class Decoder(Host):
             "block_size": self.block_size,
             "window": self.window,
         }
-        return {"name": "decoder", "arguments": arguments}
+        grown = {"growth": [dict(entry) for entry in self.growth]} if self.growth else {}
+        return {"name": "decoder", "arguments": arguments, **grown}
+
+    def settle(self, slot: str, blueprint: str, max_ratio: float = 1.0) -> nn.Module:
+        """Put a blueprint's module into a slot for good, as a plain part of the network; its weights come later.
+
+        Returns: the module. Raises: ConfigError where the slot is not there or taken; BlueprintError on the blueprint.
+        """
+        if slot not in self.injection_points or type(self.slots[slot]) is not nn.Identity:
+            raise ConfigError(f"slot {slot!r}: not there or taken; this decoder has {', '.join(self._slot_keys)}")
+        module = BlueprintRegistry.create(self.topology, blueprint, self.injection_points[slot], max_ratio=max_ratio)
+        self.slots[slot] = module.to(self.embedding.weight).train(self.training)
+        self.growth += ({"slot": slot, "blueprint": blueprint, "max_ratio": max_ratio},)
+        return module
 
     def example_input(self, shape: Sequence[int]) -> Tensor:
         """One sequence of token 0. Args: shape (T,). Returns: [1, T] int64."""
