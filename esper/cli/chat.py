@@ -1,10 +1,12 @@
 """`esper chat`."""
 
 import argparse
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from esper.checks import in_range, whole
 from esper.cli.runs import add_root
 from esper.printing import say, say_part
 
@@ -29,17 +31,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Answer each line of standard input by what may follow it, until the input ends."""
+    in_range("--temperature", options.temperature, 0.0, 100.0)
+    whole("--seed", options.seed, 0)
+    whole("--max-new-tokens", options.max_new_tokens, 1)
     bundle = find_bundle(options.model, options.root)
     from esper.forge.bundles import load_language_model  # after the check, since it loads torch
 
     model = load_language_model(bundle)
-    is_shown = sys.stdin.isatty()
+    is_shown = sys.stdin is not None and sys.stdin.isatty()
     if is_shown:
-        say(f"{bundle}: {model.card.phase}; it writes on from what you type. Ctrl-D ends.")
-    for prompt in _lines(is_shown):
-        for piece in model.stream(prompt, options.max_new_tokens, options.temperature, options.seed):
-            say_part(piece)
+        say(f"{bundle}: {model.card.phase}; it writes on from each line, seeing no other. Ctrl-D ends.")
+    try:
+        for prompt in _lines(is_shown):
+            for piece in model.stream(prompt, options.max_new_tokens, options.temperature, options.seed):
+                say_part(piece)
+            say("")
+    except KeyboardInterrupt:
         say("")
+        raise
 
 
 def find_bundle(text: str, root: Path) -> Path:
@@ -54,10 +63,13 @@ def find_bundle(text: str, root: Path) -> Path:
 
 
 def _lines(is_shown: bool) -> Iterator[str]:
+    stream = sys.stdin
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="surrogateescape")  # bytes that are no text are the tokenizer's to read
     while True:
         if is_shown:
             say_part(_PROMPT)
-        line = sys.stdin.readline()
+        line = "" if stream is None else stream.readline()
         if not line:
             if is_shown:
                 say("")
