@@ -3,6 +3,7 @@
 from tests.networks import CHOSEN
 
 PARTNERS = {
+    "decoder": ["task=pysource"],
     "transformer": ["task=pysource"],
     "pysource": ["host=transformer"],
     "text": ["host=transformer", f"task.path={__file__}"],

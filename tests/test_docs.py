@@ -19,6 +19,7 @@ import yaml
 
 from esper.cli import build_parser
 from esper.config.composing import compose
+from esper.forge.bundles import save_language_model
 from esper.run import main
 from esper.runner.distributed import TorchRanks
 from esper.simic.on_policy.collector import Collector
@@ -26,6 +27,8 @@ from esper.simic.ppo.agent import PPOAgent
 from esper.study.analyze.requirement import Requirement
 from esper.study.evaluate.measures import measure
 from esper.study.runs.query import parse_filter
+from esper.tasks.text.tokenizer import get_tokenizer
+from tests.forge.models import network
 from tests.simic.corridor import Corridor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,6 +50,12 @@ def ranks_given() -> dict[str, Any]:
     return {"TorchRanks": TorchRanks, "PPOAgent": PPOAgent, "features": 6, "actions": 3, "rollout": rollout}
 
 
+def models_given() -> dict[str, Any]:
+    settings = {"phase": "cognate", "seed": 0, "data_fingerprint": ""}
+    save_language_model("RUN/1-cognate/model", network(), get_tokenizer(), **settings)
+    return {"tokens": torch.zeros(2, 8, dtype=torch.int64)}
+
+
 # What a page's code is given, and what it must have come to; the code of a page that is not here is not shown yet.
 CASES: dict[str, tuple[Callable[[], dict[str, Any]], Callable[[dict[str, Any]], Any]]] = {
     "README.md": (readme_given, lambda end: end["logits"].shape == (2, 10) and end["env"].spec is not None),
@@ -58,6 +67,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], Callable[[dict[str, Any]], 
     "configuration.md": (dict, lambda end: end["config"].engine.members == 4),
     "distributed.md": (ranks_given, lambda end: end["learner"] is not None),
     "text.md": (dict, lambda end: 0.0 < end["corpus"].overlap < 0.2),
+    "language-models.md": (models_given, lambda end: len(end["card"].phase) and end["logits"].shape == (2, 8, 264)),
     "environment.md": (dict, lambda end: end["returns"].shape == (2,) and np.isfinite(end["returns"]).all()),
 }
 PROGRAMS = {"sweeps.md"}  # whole programs: each runs in a process of its own, below

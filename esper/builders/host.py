@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from esper.config.host import HOSTS, CNNHostConfig, CustomHostConfig, TransformerHostConfig
+from esper.config.host import HOSTS, CNNHostConfig, CustomHostConfig, DecoderHostConfig, TransformerHostConfig
 from esper.config.root import RunConfig
 from esper.errors import ConfigError, first_line
-from esper.kasmina import CNNHost, MorphogeneticModel, SlotConfig, TransformerHost
+from esper.kasmina import CNNHost, Decoder, MorphogeneticModel, SlotConfig, TransformerHost
 from esper.kasmina.graft import GraftedHost
 from esper.kasmina.host import Host, resolve_slots
 from esper.kasmina.seeding import weights_from
@@ -66,6 +66,14 @@ def build_transformer(host: TransformerHostConfig, task: Task, generator: torch.
     """A decoder for windows as long as the task's."""
     (block_size,) = task.input_shape
     return TransformerHost(task.num_classes, host.n_embd, host.n_head, host.n_layer, block_size, generator)
+
+
+@HOSTS.register("decoder", DecoderHostConfig)
+def build_decoder(host: DecoderHostConfig, task: Task, generator: torch.Generator) -> Host:
+    """The forge's decoder, for windows as long as the task's."""
+    (block_size,) = task.input_shape
+    sizes = (task.num_classes, host.n_embd, host.n_head, host.n_layer, block_size, host.window)
+    return Decoder(*sizes, generator=generator)
 
 
 @HOSTS.register("custom", CustomHostConfig)

@@ -37,6 +37,7 @@ COMMANDS: dict[str, Command] = {
         "continue a run that was stopped; the same as python -m esper.run resume=RUN, and a part of its path will do",
         "Exit code: as of a run: 0 done; 1 failed; 2 bad input; 130 interrupted.",
     ),
+    "chat": Command("esper.cli.chat", "let a language model of a forge run write on from what you type, line by line"),
     "evaluate": Command(
         "esper.cli.evaluate",
         "measure what runs have stored, on held-out seeds; what is measured already is kept",

@@ -89,6 +89,32 @@ class TransformerHostConfig(HostConfig):
 
 
 @dataclass(kw_only=True)
+class DecoderHostConfig(HostConfig):
+    """The decoder of the forge: rotary positions, RMSNorm, SwiGLU, a tied head; the task says the rest."""
+
+    topology: ClassVar[str] = "transformer"
+
+    n_embd: int
+    n_head: int
+    n_layer: int
+    window: int | None
+
+    def __post_init__(self) -> None:
+        require(self.name == "decoder", "host.name", self.name, "decoder (the option host=... chooses the host)")
+        in_range("host.n_embd", self.n_embd, 2, 16_384)
+        in_range("host.n_head", self.n_head, 1, 1024)
+        in_range("host.n_layer", self.n_layer, 1, 256)
+        fits = self.n_embd % (2 * self.n_head) == 0
+        require(fits, "host.n_head", self.n_head, f"what divides host.n_embd, {self.n_embd}, into even parts")
+        if self.window is not None:
+            in_range("host.window", self.window, 1, 65_536)
+
+    def positions_by_depth(self) -> list[str]:
+        """One behind every layer."""
+        return blocks(self.n_layer)
+
+
+@dataclass(kw_only=True)
 class CustomHostConfig(HostConfig):
     """A network of the user's own; what kind of seeds it takes shows when it is tried."""
 
@@ -121,4 +147,5 @@ def blocks(count: int) -> list[str]:
 HOSTS: "Registry[HostConfig, Host]" = Registry("host")
 HOSTS.declare("cnn", CNNHostConfig)
 HOSTS.declare("custom", CustomHostConfig)
+HOSTS.declare("decoder", DecoderHostConfig)
 HOSTS.declare("transformer", TransformerHostConfig)

@@ -2,13 +2,14 @@
 
 from esper.kasmina.blueprints import BlueprintRegistry
 from esper.kasmina.gates import GateConfig, QualityGates
-from esper.kasmina.host import CNNHost, MorphogeneticModel, TransformerHost
+from esper.kasmina.host import CNNHost, Decoder, MorphogeneticModel, TransformerHost
 from esper.kasmina.slot import SeedSlot, SlotConfig
 from esper.kasmina.state import SeedState
 
 __all__ = [
     "BlueprintRegistry",
     "CNNHost",
+    "Decoder",
     "GateConfig",
     "MorphogeneticModel",
     "QualityGates",

@@ -77,3 +77,16 @@ class TokenEmbedding(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Args: tokens [B, T] int64. Returns: [B, T, C]. Raises: ValueError when T exceeds block_size."""
         return self.token(tokens) + self.position(positions(tokens, self.block_size))
+
+
+class BoundedEmbedding(nn.Embedding):
+    """A learned vector for each token, of sequences up to a length."""
+
+    def __init__(self, vocab_size: int, n_embd: int, block_size: int) -> None:
+        super().__init__(vocab_size, n_embd)
+        self.block_size = block_size
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Args: tokens [B, T] int64. Returns: [B, T, C]. Raises: ValueError when T exceeds block_size."""
+        positions(tokens, self.block_size)
+        return super().forward(tokens)

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from esper.kasmina.attention import CausalSelfAttention
+from esper.kasmina.decoder import Decoder
 from esper.kasmina.probe import evaluating
+from esper.kasmina.rotary import RotaryAttention
 
 
 def _conv(layer: nn.Conv2d, inputs: Tensor, output: Tensor) -> int:
@@ -29,12 +31,28 @@ def _attention(layer: CausalSelfAttention, inputs: Tensor, output: Tensor) -> in
     return inputs.shape[0] * length * (length + 1) // 2 * (2 + 2) * inputs.shape[2]
 
 
+def _rotary_attention(layer: RotaryAttention, inputs: Tensor, output: Tensor) -> int:
+    """As of `_attention`, of pairs within the window; and turning queries and keys."""
+    batch, length, width = inputs.shape
+    span = min(layer.window or length, length)
+    pairs = span * (span + 1) // 2 + (length - span) * span
+    return batch * (pairs * (2 + 2) * width + length * 2 * 3 * width)
+
+
+def _tied_head(layer: Decoder, inputs: Tensor, output: Tensor) -> int:
+    """The product with its embedding, which no layer of its own does."""
+    return output.numel() * 2 * layer.embedding.embedding_dim
+
+
 _COUNTERS: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], int]] = {
     nn.Conv2d: _conv,
     nn.Linear: _linear,
     CausalSelfAttention: _attention,
+    RotaryAttention: _rotary_attention,
+    Decoder: _tied_head,
     nn.BatchNorm2d: lambda layer, inputs, output: 2 * output.numel(),  # at inference: one scale and shift
     nn.LayerNorm: lambda layer, inputs, output: 7 * output.numel(),  # two sums, centre, square, scale; scale and shift
+    nn.RMSNorm: lambda layer, inputs, output: 4 * output.numel(),  # square and sum, scale; scale by weight
     nn.ReLU: lambda layer, inputs, output: output.numel(),
     nn.GELU: lambda layer, inputs, output: output.numel(),
     nn.Sigmoid: lambda layer, inputs, output: output.numel(),

@@ -10,6 +10,7 @@ from esper.errors import ConfigError
 from esper.kasmina.base import Host, like
 from esper.kasmina.cnn import CNNHost
 from esper.kasmina.copying import copy_network
+from esper.kasmina.decoder import Decoder
 from esper.kasmina.flops import count_flops
 from esper.kasmina.lifecycle import SlotConfig
 from esper.kasmina.python_state import has_own_code
@@ -20,7 +21,7 @@ from esper.kasmina.transformer import TransformerHost
 from esper.leyline import SeedStage, TaskConfig, is_active_stage
 from esper.leyline.positions import resolve_slots
 
-__all__ = ["CNNHost", "Host", "MorphogeneticModel", "TransformerHost", "resolve_slots"]
+__all__ = ["CNNHost", "Decoder", "Host", "MorphogeneticModel", "TransformerHost", "resolve_slots"]
 
 
 class MorphogeneticModel(nn.Module):

@@ -1,6 +1,16 @@
 """All that esper prints goes through here: nothing it quotes can steer a terminal, and no output that fails ends it."""
 
-from esper.printing.lines import complain, error_text, in_short, logger, printable, say, say_text, say_traceback
+from esper.printing.lines import (
+    complain,
+    error_text,
+    in_short,
+    logger,
+    printable,
+    say,
+    say_part,
+    say_text,
+    say_traceback,
+)
 from esper.printing.streams import Output, guarded, output
 
 __all__ = [
@@ -13,6 +23,7 @@ __all__ = [
     "output",
     "printable",
     "say",
+    "say_part",
     "say_text",
     "say_traceback",
 ]

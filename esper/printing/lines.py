@@ -26,6 +26,13 @@ def say(*lines: Any, is_error: bool = False, file: TextIO | None = None) -> None
     stream.flush()
 
 
+def say_part(text: str) -> None:
+    """Print a piece of a text that goes on: its line breaks stand, and none follows."""
+    stream = output()
+    stream.write("\n".join(map(printable, text.split("\n"))))
+    stream.flush()
+
+
 def say_text(text: str, is_error: bool = False, file: TextIO | None = None) -> None:
     """Print text of several lines; see `say`."""
     say(*text.removesuffix("\n").split("\n"), is_error=is_error, file=file)

@@ -32,7 +32,7 @@ def test_two_epochs(group, option, tmp_path):
     overrides = [*SHORT, *chosen(group, option)]
     if option == "text":
         overrides.append(f"task.path={__file__}")
-    if "host=transformer" in overrides or option == "language":
+    if {"host=transformer", "host=decoder"} & set(overrides) or option == "language":
         overrides += ["task.epoch_windows=32", "task.train_bytes=8000", "task.val_bytes=2000", "task.test_bytes=2000"]
     if option == "cifar10":
         overrides += small_cifar10(tmp_path)

@@ -7,7 +7,7 @@ import torch
 from esper.engine.epoch import EpochRunner
 from esper.engine.optimizer import OptimizerConfig
 from esper.engine.population import Population
-from esper.kasmina.host import CNNHost, MorphogeneticModel, TransformerHost
+from esper.kasmina.host import CNNHost, Decoder, MorphogeneticModel, TransformerHost
 from esper.kasmina.slot import SlotConfig
 from esper.leyline import SeedStage
 
@@ -36,6 +36,11 @@ def language_model(seed: int, dtype: torch.dtype = torch.float64) -> Morphogenet
     host = TransformerHost(
         vocab_size=11, n_embd=8, n_head=2, n_layer=3, block_size=6, generator=torch.Generator().manual_seed(seed)
     )
+    return MorphogeneticModel(host, slot_config=SlotConfig(blending_steps=5, cull_steps=4)).to(dtype)
+
+
+def rotary_model(seed: int, window: int | None = 3, dtype: torch.dtype = torch.float64) -> MorphogeneticModel:
+    host = Decoder(11, 8, 2, 3, 6, window, torch.Generator().manual_seed(seed))
     return MorphogeneticModel(host, slot_config=SlotConfig(blending_steps=5, cull_steps=4)).to(dtype)
 
 

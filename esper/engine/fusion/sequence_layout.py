@@ -10,8 +10,8 @@ from esper.engine.fusion.losses import token_losses
 from esper.engine.fusion.seed_ops import bound_tokens
 from esper.engine.fusion.tracing import LayerFn, Modules, Tensors, bound_arguments
 from esper.errors import EngineError
-from esper.kasmina import blending
-from esper.kasmina.attention import CausalSelfAttention, TokenEmbedding
+from esper.kasmina import blending, rotary
+from esper.kasmina.attention import BoundedEmbedding, CausalSelfAttention, TokenEmbedding
 
 _ATTENTION: tuple[type[nn.Module], ...] = (CausalSelfAttention,)
 try:
@@ -25,7 +25,7 @@ except ImportError:  # a torch without flex attention
 class SequenceLayout:
     """The layout of transformer hosts; see `esper.engine.fusion.tracing.Layout`."""
 
-    leaves: tuple[type[nn.Module], ...] = (*_ATTENTION, TokenEmbedding)
+    leaves: tuple[type[nn.Module], ...] = (*_ATTENTION, rotary.RotaryAttention, BoundedEmbedding, TokenEmbedding)
 
     def to_layout(self, x: Tensor) -> Tensor:
         """x [J, B, T], as it is."""
@@ -42,15 +42,25 @@ class SequenceLayout:
         if node.op == "call_function" and node.target is blending.bound_residual:
             max_ratio = bound_arguments(node)
             return lambda inputs, tensors, training: bound_tokens(inputs[0], inputs[1], max_ratio)
+        if node.op == "get_attr" and all(user.target is rotary.tied_logits for user in node.users):
+            return lambda inputs, tensors, training: tensors[name]
+        if node.op == "call_function" and node.target is rotary.tied_logits and len(node.all_input_nodes) == 2:
+            return lambda inputs, tensors, training: _product(inputs[0], inputs[1])
         layer: Any = modules.get(name) if node.op == "call_module" else None
         if type(layer) is nn.Linear:
             return lambda inputs, tensors, training: _linear(inputs[0], tensors, name)
         if type(layer) is nn.LayerNorm and len(layer.normalized_shape) == 1:
             return lambda inputs, tensors, training: _layer_norm(inputs[0], tensors, name, layer.eps)
+        if type(layer) is nn.RMSNorm and len(layer.normalized_shape) == 1:
+            return lambda inputs, tensors, training: _rms_norm(inputs[0], tensors, name, layer.eps)
         if type(layer) in self.leaves and not all(_is_plain(part) for part in layer.children()):
             raise EngineError(f"layer {name}: has parts that are not those it was made with")
         if type(layer) in _ATTENTION:
             return lambda inputs, tensors, training: _attention(inputs[0], tensors, name, layer.n_head)
+        if type(layer) is rotary.RotaryAttention:
+            return lambda inputs, tensors, training: _rotary_attention(inputs[0], tensors, name, layer)
+        if type(layer) is BoundedEmbedding and _is_plain_embedding(layer):
+            return lambda inputs, tensors, training: _look_up(inputs[0], tensors[f"{name}.weight"], layer.block_size)
         if type(layer) is TokenEmbedding:
             size = layer.position.num_embeddings
             return lambda inputs, tensors, training: _embedding(inputs[0], tensors, name, size)
@@ -68,13 +78,19 @@ class SequenceLayout:
 
 
 def _is_plain(part: nn.Module) -> bool:
-    if type(part) is nn.Embedding:
-        return part.padding_idx is None and part.max_norm is None and not part.scale_grad_by_freq
-    return type(part) is nn.Linear
+    return type(part) is nn.Linear or (type(part) is nn.Embedding and _is_plain_embedding(part))
+
+
+def _is_plain_embedding(part: nn.Embedding) -> bool:
+    return part.padding_idx is None and part.max_norm is None and not part.scale_grad_by_freq
 
 
 def _linear(x: Tensor, tensors: Tensors, name: str) -> Tensor:
-    weight, bias = tensors[f"{name}.weight"], tensors.get(f"{name}.bias")  # [R, O, I], [R, O]
+    return _product(x, tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [R or 1, ..., I], weight [R, O, I], bias [R, O] -> [R, ..., O]."""
     rows, outs, width = weight.shape
     flat = x.expand(rows, *x.shape[1:]).reshape(rows, -1, width)
     weight = weight.transpose(1, 2)
@@ -92,6 +108,12 @@ def _layer_norm(x: Tensor, tensors: Tensors, name: str, eps: float) -> Tensor:
     return out if bias is None else out + bias.view(shape)
 
 
+def _rms_norm(x: Tensor, tensors: Tensors, name: str, eps: float | None) -> Tensor:
+    out = F.rms_norm(x, x.shape[-1:], eps=eps)
+    weight = tensors.get(f"{name}.weight")
+    return out if weight is None else out * weight.view(weight.shape[0], *(1,) * (x.dim() - 2), -1)
+
+
 def _attention(x: Tensor, tensors: Tensors, name: str, heads: int) -> Tensor:
     qkv = _linear(x, tensors, f"{name}.qkv")
     rows, samples, length, width = qkv.shape
@@ -100,15 +122,26 @@ def _attention(x: Tensor, tensors: Tensors, name: str, heads: int) -> Tensor:
     return _linear(out.transpose(1, 2).reshape(rows, samples, length, width // 3), tensors, f"{name}.proj")
 
 
+def _rotary_attention(x: Tensor, tensors: Tensors, name: str, layer: rotary.RotaryAttention) -> Tensor:
+    query, key, value = (_linear(x, tensors, f"{name}.{part}") for part in ("query", "key", "value"))  # [R, B, T, C]
+    flat = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
+    out = rotary.attend(*flat, layer.n_head, layer.window)
+    return _linear(out.view(query.shape), tensors, f"{name}.proj")
+
+
 def _embedding(x: Tensor, tensors: Tensors, name: str, block_size: int) -> Tensor:
+    embedded = _look_up(x, tensors[f"{name}.token.weight"], block_size)
+    return embedded + tensors[f"{name}.position.weight"][:, None, : x.shape[-1]]
+
+
+def _look_up(x: Tensor, weight: Tensor, block_size: int) -> Tensor:
+    """x [R or 1, B, T], weight [R, V, C] -> [R, B, T, C]."""
     length = x.shape[-1]
     if length > block_size:
-        raise EngineError(f"{name}: a sequence of {length} tokens exceeds block_size={block_size}")
-    token, position = tensors[f"{name}.token.weight"], tensors[f"{name}.position.weight"]  # [R, V, C], [R, S, C]
-    rows, _, width = token.shape
+        raise EngineError(f"a sequence of {length} tokens exceeds block_size={block_size}")
+    rows, _, width = weight.shape
     if x.shape[0] == 1:
-        embedded = token.index_select(1, x.reshape(-1))
+        embedded = weight.index_select(1, x.reshape(-1))
     else:
-        embedded = token.gather(1, x.reshape(rows, -1, 1).expand(-1, -1, width))
-    embedded = embedded.view(rows, *x.shape[1:], width)
-    return embedded + position[:, None, :length]
+        embedded = weight.gather(1, x.reshape(rows, -1, 1).expand(-1, -1, width))
+    return embedded.view(rows, *x.shape[1:], width)

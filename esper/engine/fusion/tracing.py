@@ -36,6 +36,7 @@ _UNARY: dict[Any, Callable[..., Tensor]] = {
     F.relu: torch.relu,
     torch.relu: torch.relu,
     F.gelu: F.gelu,
+    F.silu: F.silu,
     torch.sigmoid: torch.sigmoid,
     torch.tanh: torch.tanh,
 }

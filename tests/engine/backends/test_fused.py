@@ -12,23 +12,23 @@ from esper.engine.population import build
 from esper.errors import EngineError
 from esper.kasmina.blueprints.registry import BlueprintRegistry
 from esper.leyline import SeedStage
-from tests.engine.growing import STAGES, data, language_model, model, plant, population, state, tokens
+from tests.engine.growing import STAGES, data, language_model, model, plant, population, rotary_model, state, tokens
 
 BLENDS = ("linear", "sigmoid", "gated")
 SLOTS = ("early", "mid", "late")
-TOPOLOGIES = {"cnn": (model, data), "transformer": (language_model, tokens)}
+HOSTS = {"cnn": (model, data), "transformer": (language_model, tokens), "decoder": (rotary_model, tokens)}
 CASES = [
-    (topology, spec.name)
-    for topology in TOPOLOGIES
-    for spec in BlueprintRegistry.list_specs(topology)
+    (host, spec.name)
+    for host, (make, _) in HOSTS.items()
+    for spec in BlueprintRegistry.list_specs(make(0).host.topology)
     if spec.name != "flex_attention"  # it cannot be trained on a CPU
 ]
 
 
-def grown(topology: str, blueprint: str) -> list:
+def grown(host: str, blueprint: str) -> list:
     """Each stage and blend once, at changing slots, some beside a seed of another kind, some beside none."""
-    make = TOPOLOGIES[topology][0]
-    others = [name for kind, name in CASES if kind == topology]
+    make = HOSTS[host][0]
+    others = [name for kind, name in CASES if kind == host]
     bodies = []
     for index, (stage, blend) in enumerate(itertools.product(STAGES, BLENDS)):
         body = make(index)
@@ -40,13 +40,13 @@ def grown(topology: str, blueprint: str) -> list:
 
 
 @pytest.mark.sampled(6)
-@pytest.mark.parametrize(("topology", "blueprint"), CASES)
-def test_an_epoch_fused_equals_an_epoch_one_by_one(topology, blueprint, kernels):
+@pytest.mark.parametrize(("host", "blueprint"), CASES)
+def test_an_epoch_fused_equals_an_epoch_one_by_one(host, blueprint, kernels):
     settings = {"name": "sgd", "learning_rate": 0.05, "weight_decay": 0.01, "clip_norm": 1.0}
-    x, y, order = TOPOLOGIES[topology][1]()
+    x, y, order = HOSTS[host][1]()
     results = {}
     for kind in ("fused", "sequential"):
-        bodies = grown(topology, blueprint)
+        bodies = grown(host, blueprint)
         trained = population(bodies, kind, **settings)
         scores = trained.train_epoch(x, y, order, batch_size=16)
         live = [(e, name) for e, body in enumerate(bodies) for name, slot in body.slots.items() if slot.alpha > 0]

@@ -1,0 +1,133 @@
+"""Language models on disk: `model.safetensors` and `model.json`, written by one phase and read by the next.
+
+A bundle is a checkpoint of `esper.checkpoint` whose sidecar is a model card. Loading verifies checksums, tokenizer and
+canary, and runs no code but what is registered here by name.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from esper.checkpoint import module_state, read_bundle, restoring, write_bundle
+from esper.checkpoint.bundle import bundle_paths, read_sidecar
+from esper.checkpoint.tensors import compare_tensors
+from esper.errors import CheckpointError, EsperError, ForgeError, first_line
+from esper.forge.architectures import build_network
+from esper.forge.canary import check_canary, take_canary
+from esper.forge.card import ModelCard
+from esper.forge.language_model import LanguageModel
+from esper.registry import Registry
+from esper.tasks.text.tokenizer import Tokenizer, get_tokenizer
+
+MODEL = "model"
+
+# How the tensors of a bundle become a network: name -> function(card, tensors).
+FORMATS: "Registry[ModelCard, nn.Module]" = Registry("format", error=CheckpointError)
+
+
+@FORMATS.register("plain", ModelCard)
+def build_plain(card: ModelCard, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The tensors are the network's own, as they are."""
+    network = build_network(card.architecture)
+    compare_tensors(network.state_dict(), tensors, "the bundle")
+    network.load_state_dict(dict(tensors))
+    return network
+
+
+def save_language_model(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    *,
+    phase: str,
+    seed: int,
+    data_fingerprint: str,
+    parents: Sequence[dict[str, str]] = (),
+    metrics: Mapping[str, float] | None = None,
+    gates: Mapping[str, bool] | None = None,
+    quantizer: dict[str, Any] | None = None,
+    format: str = "plain",
+    tensors: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write a language model, whole or not at all; what it is replaces what was there.
+
+    Args:
+        path: of the bundle without its suffix, or a folder that is there, for `model` in it.
+        model: has `architecture()`, as a `Decoder`; or a `LanguageModel` around it.
+        parents: see `parent`.
+        quantizer: see `ModelCard`.
+        format, tensors: what is written where that is not the model's own state: see `FORMATS`.
+
+    Returns:
+        the path of the tensors.
+
+    Raises: CheckpointError where a value or tensor cannot be stored, or no network comes of what would be written.
+    """
+    network: Any = model.host if isinstance(model, LanguageModel) else model
+    card = ModelCard(
+        phase=phase,
+        format=format,
+        architecture=network.architecture(),
+        tokenizer={"name": tokenizer.name, "sha256": tokenizer.sha256},
+        data_fingerprint=data_fingerprint,
+        seed=seed,
+        parents=list(parents),
+        metrics=dict(metrics or {}),
+        gates=dict(gates or {}),
+        quantizer=quantizer,
+    )
+    kept = module_state(network)[0] if tensors is None else tensors
+    copied = {name: tensor.detach().to("cpu", copy=True) for name, tensor in kept.items()}
+    rebuilt = FORMATS.build(card, format, tensors=copied).eval()  # the answer is that of what will be read
+    card = replace(card, canary=take_canary(rebuilt, tokenizer.vocab_size))
+    stem = _stem(path)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    return write_bundle(stem, card.checkpoint(kept))
+
+
+def load_language_model(path: str | os.PathLike[str]) -> LanguageModel:
+    """Read a language model, on the CPU and ready to predict.
+
+    Args: path: of a bundle (either file, or without suffix), or of the folder whose `model` is meant.
+
+    Raises: CheckpointError, in a line, where a file is missing, altered or cut short, its tokenizer is another by now,
+    it says what there is not, or its canary does not reproduce.
+    """
+    stem = _stem(path)
+    checkpoint = read_bundle(stem)
+    try:
+        card = ModelCard.of(checkpoint)
+        tokenizer = _tokenizer(card)
+        with restoring(checkpoint):
+            network = FORMATS.build(card, card.format, tensors=checkpoint.tensors).eval()
+            check_canary(network, card.canary)
+    except EsperError as error:
+        reason = first_line(error)
+        raise CheckpointError(reason if str(stem) in reason else f"{stem}: {reason}") from error
+    return LanguageModel(network, tokenizer, card).eval()
+
+
+def parent(path: str | os.PathLike[str], relation: str) -> dict[str, str]:
+    """How a card names a bundle that its model comes from. Raises: CheckpointError where there is none."""
+    sidecar = read_sidecar(bundle_paths(_stem(path))[1])
+    return {"path": str(path), "sha256": sidecar["tensors_sha256"], "relation": relation}
+
+
+def _tokenizer(card: ModelCard) -> Tokenizer:
+    name = card.tokenizer["name"]
+    tokenizer = get_tokenizer(name)
+    if tokenizer.sha256 != card.tokenizer["sha256"]:
+        raise CheckpointError(f"its tokenizer was another: {name} has changed since; put the file back that it had")
+    return tokenizer
+
+
+def _stem(path: str | os.PathLike[str]) -> Path:
+    try:
+        given = Path(path)
+    except TypeError:
+        raise ForgeError(f"expected the path of a bundle or of its folder, and got {path!r}") from None
+    return given / MODEL if given.is_dir() else given

@@ -1,0 +1,67 @@
+"""The model card: what a bundle says of its model beside the tensors."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from esper.checkpoint import Checkpoint
+from esper.errors import CheckpointError
+
+KIND = "language_model"
+_FIELDS: dict[str, Any] = {
+    "phase": str,
+    "format": str,
+    "tokenizer": dict,
+    "data_fingerprint": str,
+    "seed": int,
+    "parents": list,
+    "gates": dict,
+    "canary": dict,
+    "quantizer": (dict, type(None)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """Where a model comes from, what it is made of, and what shows that it is the one that was saved.
+
+    phase: that made it. architecture: see `esper.forge.architectures`. tokenizer: {name, sha256}. data_fingerprint: of
+    the corpus. parents: [{path, sha256, relation}], see `parent`. metrics: as measured by the phase. gates: name -> was
+    passed. canary: see `esper.forge.canary`. format: how the tensors become a network, see `esper.forge.bundles`.
+    quantizer: how its weights are to be quantised by whoever trains them on, or None.
+    """
+
+    phase: str
+    architecture: dict[str, Any]
+    tokenizer: dict[str, str]
+    data_fingerprint: str
+    seed: int
+    parents: list[dict[str, str]] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    gates: dict[str, bool] = field(default_factory=dict)
+    canary: dict[str, Any] = field(default_factory=dict)
+    format: str = "plain"
+    quantizer: dict[str, Any] | None = None
+
+    def checkpoint(self, tensors: Mapping[str, Any]) -> Checkpoint:
+        """What is written: the architecture is the checkpoint's configuration, the rest its metadata."""
+        metadata = {name: getattr(self, name) for name in _FIELDS}
+        return Checkpoint(
+            tensors=tensors, kind=KIND, config=self.architecture, metrics=dict(self.metrics), metadata=metadata
+        )
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> "ModelCard":
+        """The card that was read. Raises: CheckpointError where the checkpoint is of another kind, or lacks a field."""
+        if checkpoint.kind != KIND:
+            raise CheckpointError(f"it is a checkpoint of kind {checkpoint.kind!r}, and no language model")
+        given = checkpoint.metadata
+        for name, kind in _FIELDS.items():
+            if not isinstance(given.get(name, ...), kind):
+                raise CheckpointError(f"its model card lacks {name!r}, or has another type there")
+        tokenizer = given["tokenizer"]
+        if not all(isinstance(tokenizer.get(key), str) for key in ("name", "sha256")):
+            raise CheckpointError("its model card names no tokenizer with a sha256")
+        own = {name: given[name] for name in _FIELDS}
+        metrics = {name: value for name, value in checkpoint.metrics.items() if value is not None}
+        return cls(architecture=checkpoint.config, metrics=metrics, **own)
