@@ -44,7 +44,9 @@ class BatchedDecoder:
                 "mlp.gate": torch.cat((state[f"{layer}.mlp.gate.weight"], state[f"{layer}.mlp.up.weight"]), 1),
                 "mlp.down": state[f"{layer}.mlp.down.weight"],
             }
-            weights |= {f"{layer}.{part}.weight": tensor.transpose(1, 2).contiguous() for part, tensor in joined.items()}
+            weights |= {
+                f"{layer}.{part}.weight": tensor.transpose(1, 2).contiguous() for part, tensor in joined.items()
+            }
             for norm in ("attention_norm", "mlp_norm"):
                 weights[f"{layer}.{norm}.weight"] = state[f"{layer}.{norm}.weight"]
         return weights

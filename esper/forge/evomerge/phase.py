@@ -192,7 +192,9 @@ class Evomerge:
 
     def _verdict(self, metrics: dict[str, float], champion: str) -> str:
         merged = metrics["champion/bits_per_byte"]
-        figures = f"the champion ({champion}) {merged:.4f} bits per byte, the trunk {metrics['trunk/bits_per_byte']:.4f}"
+        figures = (
+            f"the champion ({champion}) {merged:.4f} bits per byte, the trunk {metrics['trunk/bits_per_byte']:.4f}"
+        )
         control = metrics.get(f"{CONTINUED}/bits_per_byte")
         if control is None:
             return f"{figures}."

@@ -33,7 +33,9 @@ def train(network: Decoder, shares: dict[str, float], streams, steps: int, rate:
     optimizer = torch.optim.AdamW(network.parameters(), rate)
     generator = named_generator(0, name)
     for _ in range(steps):
-        drawn = [draw_windows(streams[domain], round(16 * share), LENGTH, generator) for domain, share in shares.items()]
+        drawn = [
+            draw_windows(streams[domain], round(16 * share), LENGTH, generator) for domain, share in shares.items()
+        ]
         x, y = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         loss = F.cross_entropy(network(x).flatten(0, 1), y.flatten())
         optimizer.zero_grad()

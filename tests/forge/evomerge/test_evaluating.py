@@ -83,14 +83,14 @@ def test_bits_per_byte_are_of_each_domain():
 def test_windows_are_spread_over_each_stream_and_special_tokens_are_no_bytes(family):
     streams = {"short": torch.arange(100), "long": torch.full((1000,), 257)}
     windows = Windows.spread(streams, 10, 4, family.token_bytes)
-    assert windows.x[:4, 0].tolist() == [0, 20, 50, 80] or windows.x[3, 0] == 80
+    assert windows.x[:4, 0].tolist() == [0, 20, 50, 80]
     assert torch.equal(windows.y[:4], windows.x[:4] + 1)
     assert windows.byte_counts.tolist() == [10] * 4 + [0] * 4
     assert len(Windows.spread(streams, 10, 500, family.token_bytes).x) == 2 * 9  # as many of each
 
 
 def test_a_search_of_merges_beats_the_soup_on_text_that_it_has_not_seen(family):
-    evaluator, unseen = evaluator_of(family, count=12), evaluator_of(family, split="test", count=60)
+    evaluator, unseen = evaluator_of(family, count=60), evaluator_of(family, split="test", count=60)
     start = soup(evaluator)
     strategy = make_strategy("cma_es", start, sigma=0.15, population=K, seed=0)
     found = run_search(strategy, start, evaluator.fitness, generations=15)
