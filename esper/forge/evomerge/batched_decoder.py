@@ -1,4 +1,4 @@
-"""Many decoders of one architecture as one program: their weights are stacked [K, ...], every layer is one batched matmul.
+"""Many decoders of one architecture as one program: weights stacked [K, ...], each product one batched matmul.
 
 What a plain forward pass repeats for each model is done once or not at all: queries, keys and values are one product,
 gains of norms are folded into the weights behind them, the first layer's products are taken for each token of the

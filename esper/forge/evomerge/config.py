@@ -13,7 +13,7 @@ STRATEGIES = ("cma_es", "genetic")
 class EvomergeConfig:
     """Merges, the search over their weights, and what the champion must reach.
 
-    method: what is made of the specialists' task vectors before they are weighted in the search. strategy: what searches.
+    method: what is made of the specialists' task vectors before a search weighs them. strategy: what searches.
     sigma: standard deviation of the first generation, in weights. population: candidates a generation. search_seeds:
     searches, and as many random ones beside them. search_windows: of each domain's validation text, that a candidate is
     scored on; selection_windows: that the ends of searches and the fixed merges are; test_windows: of the test text.

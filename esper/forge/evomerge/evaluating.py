@@ -50,7 +50,7 @@ class Windows:
 class MergeEvaluator:
     """Merges trunk + sum over experts of weight * task vector, a generation of them at once.
 
-    Plain decoders are merged and run as one program (`BatchedDecoder`); one that has grown in its slots, model by model.
+    Plain decoders are merged and run as one program (`BatchedDecoder`); those that have grown, model by model.
 
     Args:
         network: of the architecture; it is copied. vectors: of `task_vectors` or what a method makes of them. groups:
