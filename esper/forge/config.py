@@ -13,7 +13,7 @@ from esper.forge.cognate.config import CognateConfig
 from esper.forge.compression.config import CompressionConfig
 from esper.forge.evomerge.config import EvomergeConfig
 from esper.forge.phase import CONTROLS, PHASES
-from esper.tasks.text.settings import CorpusConfig
+from esper.tasks.settings import CorpusConfig
 
 PHASES.declare("cognate", CognateConfig, "esper.forge.cognate.phase:build_cognate")
 PHASES.declare("evomerge", EvomergeConfig, "esper.forge.evomerge.phase:build_evomerge")
