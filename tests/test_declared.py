@@ -29,7 +29,14 @@ def test_blueprints_are_those_that_are_registered():
 
 
 @pytest.mark.parametrize(
-    "overrides", [["host=cnn"], ["host=cnn", "host.channels=[2,2]"], ["host=cnn_wide"], [*TEXT, "host.n_layer=3"]]
+    "overrides",
+    [
+        ["host=cnn"],
+        ["host=cnn", "host.channels=[2,2]"],
+        ["host=cnn_wide"],
+        [*TEXT, "host.n_layer=3"],
+        [*TEXT, "host=decoder", "host.n_layer=4"],
+    ],
 )
 def test_positions_and_images_are_those_of_the_host_that_is_built(overrides):
     config = compose(overrides)

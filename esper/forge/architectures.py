@@ -1,5 +1,6 @@
 """Networks by name: what a bundle says of its network is a name, plain arguments, and what has grown in it."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -9,8 +10,10 @@ from torch import nn
 from esper.checks import in_range, is_number, is_whole, require
 from esper.errors import CheckpointError, EsperError, first_line
 from esper.kasmina import Decoder
+from esper.kasmina.decoder import hidden_width
 from esper.registry import Registry
 
+_MEMORY_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # of this machine
 _GROWN: dict[str, type | tuple[type, ...]] = {"slot": str, "blueprint": str, "max_ratio": (int, float)}
 
 
@@ -32,6 +35,10 @@ class DecoderArchitecture:
             value = getattr(self, name)
             require(is_whole(value), name, value, "a whole number")
             in_range(name, value, 1, most)
+        layer = self.n_embd * (4 * self.n_embd + 3 * hidden_width(self.n_embd))
+        weights_bytes = 4 * (self.vocab_size * self.n_embd + self.n_layer * layer)
+        fits = weights_bytes <= _MEMORY_BYTES
+        require(fits, "n_embd", self.n_embd, f"weights that fit into memory, and these are {weights_bytes:,} bytes")
         if self.window is not None:
             require(is_whole(self.window), "window", self.window, "a whole number, or null")
         for entry in self.growth:

@@ -27,6 +27,8 @@ MODEL = "model"
 
 # How the tensors of a bundle become a network: name -> function(card, tensors).
 FORMATS: "Registry[ModelCard, nn.Module]" = Registry("format", error=CheckpointError)
+FORMATS.declare("ternary", ModelCard, "esper.forge.bitnet.bundle:build_ternary")
+FORMATS.declare("compressed", ModelCard, "esper.forge.compression.bundle:build_compressed")
 
 
 @FORMATS.register("plain", ModelCard)

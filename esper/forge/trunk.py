@@ -14,13 +14,14 @@ from esper.runner.checkpointing import load_member
 if TYPE_CHECKING:
     from esper.tasks.text.tokenizer import Tokenizer
 
+_WHOLE = (SeedStage.PROBATIONARY, SeedStage.FOSSILIZED)  # their share of the output is all of it
 _EXPECTED = "expected a run of: python -m esper.run experiment=language host=decoder task=text task.tokenizer=bytes"
 
 
 def trunk_from_run(run_folder: str | Path, tokenizer: "Tokenizer", member: int | None = None) -> Decoder:
-    """A decoder that a run has grown, from its newest checkpoint, with its fossils as plain modules in their places.
+    """A decoder that a run has grown, from its newest checkpoint, with what has grown in it as plain modules.
 
-    Seeds that were no fossils yet are left out: they had not shown that they help.
+    Seeds that were not blended in as a whole yet, or are on their way out, are left out.
 
     Args:
         tokenizer: that the decoder must have read its text by.
@@ -38,14 +39,14 @@ def trunk_from_run(run_folder: str | Path, tokenizer: "Tokenizer", member: int |
 
 
 def plain_decoder(model: MorphogeneticModel) -> Decoder:
-    """A grown decoder without its slots: fossils are plain parts of it, other seeds are left out; in float32."""
+    """A grown decoder without its slots: fossils and seeds on probation are plain parts, others left out; float32."""
     host = cast(Decoder, model.host)
     plain = Decoder(**host.architecture()["arguments"])
     own = {name: tensor for name, tensor in host.state_dict().items() if not name.startswith("slots.")}
     plain.load_state_dict(own)
     for name, slot in model.slots.items():
         state = slot.state
-        if state is None or slot.seed is None or state.stage is not SeedStage.FOSSILIZED:
+        if state is None or slot.seed is None or state.stage not in _WHOLE:
             continue
         module = plain.settle(model.slot_positions[name], state.blueprint_id, slot.config.max_ratio)
         module.load_state_dict(slot.seed.state_dict())

@@ -64,6 +64,30 @@ def test_a_phases_folder_means_its_model_and_either_file_its_bundle(tmp_path, mo
     assert len(set(said.values())) == 2 and said[f"{bundle}.json"] == said[f"{bundle}.safetensors"]
 
 
+def test_of_a_forge_run_the_last_phase_that_passed_speaks(tmp_path, monkeypatch, capsys):
+    from esper.forge.phase import PhaseResult
+    from esper.forge.records import PhaseRecord, phase_folder
+
+    run = tmp_path / "outputs" / "forge_nano" / "a1"
+    for seed, (name, status) in enumerate(
+        {"cognate": "finished", "bitnet": "finished", "compression": "failed"}.items()
+    ):
+        folder = phase_folder(run, name)
+        saved(folder / "model", seed)
+        result = PhaseResult(
+            success=status == "finished", phase=name, error=None, metrics={}, artifacts={}, duration_s=1
+        )
+        PhaseRecord(folder, name, status, "key", None, result).write()
+    said = {}
+    for given in (run, run / "4-bitnet", run / "4-bitnet" / "model", run / "1-cognate"):
+        assert chat(monkeypatch, "x\n", str(given), "--max-new-tokens", "20") == 0
+        said[given.name] = capsys.readouterr().out
+    assert said["a1"] == said["4-bitnet"] == said["model"] != said["1-cognate"]
+    assert chat(monkeypatch, "x\n", str(run / "8-compression"), "--max-new-tokens", "20") == 0
+    assert chat(monkeypatch, "x\n", str(tmp_path / "outputs"), "--root", str(tmp_path / "outputs")) == 2
+    assert chat(monkeypatch, "x\n", str(tmp_path / "nothing"), "--root", str(tmp_path / "outputs")) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

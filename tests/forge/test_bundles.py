@@ -193,6 +193,14 @@ def test_a_canary_that_is_none_is_refused(bundle, canary, said):
         ({"name": "decoder", "arguments": {**network().architecture()["arguments"], "n_embd": "8"}}, "n_embd=8"),
         ({"name": "decoder", "arguments": {**network().architecture()["arguments"], "n_layer": 10**6}}, "n_layer"),
         ({"name": "decoder", "arguments": {**network().architecture()["arguments"], "n_layer": 3}}, "is missing"),
+        (
+            {
+                "name": "decoder",
+                "arguments": dict.fromkeys(("vocab_size", "n_embd", "block_size"), 16_384)
+                | {"n_head": 2, "n_layer": 256},
+            },
+            "fit into memory",
+        ),
         ({**network().architecture(), "growth": [{"slot": "block1", "blueprint": "virus", "max_ratio": 1}]}, "virus"),
         ({**network().architecture(), "growth": [{"slot": "block1"}]}, "growth="),
         ({**network().architecture(), "growth": ["block1"]}, "growth="),

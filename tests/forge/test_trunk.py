@@ -37,13 +37,14 @@ def finished(tmp_path_factory) -> Path:
     return run(tmp_path_factory.mktemp("runs") / "grown", *OURS)
 
 
-def test_a_fossil_is_a_plain_part_and_other_seeds_are_left_out(tmp_path):
+@pytest.mark.parametrize("left_out", [SeedStage.BLENDING, SeedStage.CULLED])
+def test_what_is_blended_in_is_a_plain_part_and_other_seeds_are_left_out(tmp_path, left_out):
     model = MorphogeneticModel(network(n_layer=3)).eval()
     plant(model, "early", "mlp", "gated", SeedStage.FOSSILIZED, 0)
-    plant(model, "late", "attention", "linear", SeedStage.FOSSILIZED, 1)
+    plant(model, "late", "attention", "linear", SeedStage.PROBATIONARY, 1)
     x = torch.randint(264, (3, 32), generator=torch.Generator().manual_seed(0))
     expected = model(x)
-    plant(model, "mid", "mlp", "linear", SeedStage.PROBATIONARY, 2)
+    plant(model, "mid", "mlp", "linear", left_out, 2)
     assert not torch.allclose(model(x), expected, atol=1e-3)
     plain = plain_decoder(model)
     assert type(plain) is Decoder and not any(isinstance(m, type(model.slots["early"])) for m in plain.modules())
