@@ -16,8 +16,8 @@ from esper.forge.evomerge.evaluating import Windows, window_nats
 from esper.forge.evomerge.phase import build_evomerge
 from esper.forge.phase import Interrupted, PhaseContext
 from esper.kasmina.decoder import Decoder
+from esper.tasks.settings import CorpusConfig
 from esper.tasks.text.corpus import Corpus, Domain
-from esper.tasks.text.settings import CorpusConfig
 from esper.tasks.text.tokenizer import get_tokenizer
 from tests.forge.evomerge.conftest import DOMAINS, LENGTH
 
