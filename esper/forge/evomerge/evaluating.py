@@ -15,7 +15,7 @@ from esper.forge.evomerge.methods import State, add_task_vectors
 from esper.kasmina.decoder import Decoder
 from esper.tasks.text.corpus import every_window
 
-_BATCH = 16  # windows through one module at once: the fastest of 4 to 64, for their features stay in the cache
+_BATCH = 16  # windows through one module at once: their features stay in the cache
 
 
 @dataclass(frozen=True)

@@ -90,10 +90,10 @@ def test_windows_are_spread_over_each_stream_and_special_tokens_are_no_bytes(fam
 
 
 def test_a_search_of_merges_beats_the_soup_on_text_that_it_has_not_seen(family):
-    evaluator, unseen = evaluator_of(family, count=60), evaluator_of(family, split="test", count=60)
+    evaluator, unseen = evaluator_of(family, count=40), evaluator_of(family, split="test", count=60)
     start = soup(evaluator)
-    strategy = make_strategy("cma_es", start, sigma=0.15, population=K, seed=0)
-    found = run_search(strategy, start, evaluator.fitness, generations=15)
+    strategy = make_strategy("cma_es", start, sigma=0.1, population=K, seed=0)
+    found = run_search(strategy, start, evaluator.fitness, generations=8)
     corners = torch.stack([torch.zeros_like(start), start, found.best])
     trunk, soup_fitness, best = unseen.fitness(corners).tolist()
     assert best < soup_fitness < trunk
