@@ -12,18 +12,35 @@ from torch import Tensor
 
 from esper.errors import EsperError
 from esper.forge.compression.codec import Encoded, Statistics, decode, encode
-from esper.forge.compression.config import CodecConfig, GridConfig, GroupConfig, HyperConfig, PlainConfig
-from esper.forge.compression.config import SeedConfig, TernaryConfig, VectorConfig
+from esper.forge.compression.config import (
+    CodecConfig,
+    GridConfig,
+    GroupConfig,
+    HyperConfig,
+    SeedConfig,
+    VectorConfig,
+)
 
 _BISECTIONS = 60
 
-GENTLEST = ("group", GroupConfig(bits=8))
-FAMILIES: dict[str, tuple[tuple[str, CodecConfig], ...]] = {
+_GRID_BITS = (*(bits / 4 for bits in range(4, 22)), 6.0)
+_VECTORS = ((4, 256), (2, 32), (2, 64), (2, 256), (1, 64))
+_SEEDS = ((12, 3), (8, 3), (6, 3))
+_TRAJECTORIES = ((3, 128), (2, 64), (2, 256), (1, 64))
+
+Setting = tuple[str, CodecConfig]
+
+GENTLEST: tuple[Setting, ...] = (("group", GroupConfig(bits=8)),)
+FAMILIES: dict[str, tuple[Setting, ...]] = {
     "group": tuple(("group", GroupConfig(bits=bits, group_size=size)) for bits in (3, 4, 8) for size in (32, 128)),
-    "grid": tuple(("grid", GridConfig(bits=bits / 4)) for bits in (*range(4, 22), 24)),
-    "vector": tuple(("vector", VectorConfig(dim=d, entries=e)) for d, e in ((4, 256), (2, 32), (2, 64), (2, 256), (1, 64))),
-    "seedlm": tuple(("seedlm", SeedConfig(block=b, rank=r)) for b, r in ((12, 3), (8, 3), (6, 3))),
-    "hyper": tuple(("hyper", HyperConfig(dim=d, points=p)) for d, p in ((3, 128), (2, 64), (2, 256), (1, 64))),
+    "nearest": tuple(  # round to nearest, the control
+        ("group", GroupConfig(bits=bits, group_size=size, clip=False)) for bits in (3, 4, 8) for size in (32, 128)
+    ),
+    "grid": tuple(("grid", GridConfig(bits=bits)) for bits in _GRID_BITS),
+    "vector": tuple(("vector", VectorConfig(dim=dim, entries=entries)) for dim, entries in _VECTORS),
+    "seedlm": tuple(("seedlm", SeedConfig(block=block, rank=rank)) for block, rank in _SEEDS),
+    "hyper": tuple(("hyper", HyperConfig(dim=dim, points=points)) for dim, points in _TRAJECTORIES),
+    "ternary": (("ternary", TernaryConfig()),),
 }
 
 
@@ -36,13 +53,8 @@ class Candidate:
     distortion: float
 
 
-def candidates_for(
-    weight: Tensor, statistics: Statistics, settings: Sequence[tuple[str, CodecConfig]]
-) -> list[Candidate]:
-    """A tensor by each of these codecs. Only matrices are compressed; norms and the like stay float16."""
-    if weight.ndim != 2:
-        encoded = encode(weight, "plain", PlainConfig())
-        return [Candidate(encoded, encoded.num_bytes, 0.0)]
+def candidates_for(weight: Tensor, statistics: Statistics, settings: Sequence[Setting]) -> list[Candidate]:
+    """A matrix by each of these codecs."""
     found = []
     for codec, config in settings:
         encoded = encode(weight, codec, config, statistics)

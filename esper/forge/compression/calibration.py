@@ -1,6 +1,6 @@
 """Sensitivity of every weight matrix to errors, measured once on a few windows of validation text."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -50,11 +50,6 @@ def calibrate(network: nn.Module, inputs: Tensor, targets: Tensor) -> dict[str, 
         name: Statistics(moments / (tokens if name in linears else moments.trace().clamp(min=1e-30)), rows / tokens)
         for name, (moments, rows) in sums.items()
     }
-
-
-def flat_statistics(state: Mapping[str, Tensor]) -> dict[str, Statistics]:
-    """As `calibrate`, where nothing is measured."""
-    return {name: Statistics.flat(tensor) for name, tensor in state.items() if tensor.ndim == 2}
 
 
 def _watcher(moments: Tensor, rows: Tensor) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:

@@ -10,6 +10,10 @@ from torch import Tensor
 
 from esper.errors import CheckpointError, ConfigError, first_line
 from esper.forge.compression.config import CODECS, CodecConfig
+from esper.forge.compression.feedback import Factors, factorize
+from esper.forge.compression.symbols import Symbols
+
+Payload = Mapping[str, Tensor | Symbols]
 
 MOST_ELEMENTS = 1 << 31  # of a tensor that a file may ask for
 
@@ -18,7 +22,7 @@ MOST_ELEMENTS = 1 << 31  # of a tensor that a file may ask for
 class Statistics:
     """How much the loss minds an error in one weight matrix [O, I]: a Kronecker-factored Fisher matrix.
 
-    An error E costs about ½ Σ_o rows[o] · E[o] inputs E[o]ᵀ nats a token (Martens & Grosse 2015, diagonal over outputs).
+    An error E costs about ½ Σ_o rows[o] · E[o] inputs E[o]ᵀ nats a token (K-FAC: Martens & Grosse 2015).
 
     Args:
         inputs: second moments of what the matrix is multiplied with, [I, I] float32.
@@ -27,6 +31,14 @@ class Statistics:
 
     inputs: Tensor
     rows: Tensor
+    _factors: dict[int, Factors] = field(default_factory=dict, repr=False, compare=False)
+
+    def factors(self, dim: int = 1) -> Factors:
+        """Of `inputs` by blocks of `dim`, padded with zeros to whole ones; computed once."""
+        if dim not in self._factors:
+            padding = -len(self.inputs) % dim
+            self._factors[dim] = factorize(torch.nn.functional.pad(self.inputs, (0, padding, 0, padding)), dim)
+        return self._factors[dim]
 
     @classmethod
     def flat(cls, weight: Tensor) -> "Statistics":
@@ -40,27 +52,27 @@ class Statistics:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A tensor as a codec wrote it: plain values, and one-dimensional tensors of uint8, float16 or float32."""
+    """A tensor as a codec wrote it: plain values; symbols, and one-dimensional tensors of float16 or float32."""
 
     codec: str
     config: dict[str, Any]
     shape: tuple[int, ...]
-    payload: dict[str, Tensor] = field(repr=False)
+    payload: dict[str, Tensor | Symbols] = field(repr=False)
 
     @property
     def num_bytes(self) -> int:
-        """Of the payload alone."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.payload.values())
+        """Of the payload alone, once it is packed; within a few."""
+        return sum(part.num_bytes if isinstance(part, Symbols) else part.nbytes for part in self.payload.values())
 
 
 class Codec(Protocol):
     """Built of its configuration by `CODECS.build(config, name=...)`."""
 
-    def encode(self, weight: Tensor, statistics: Statistics) -> dict[str, Tensor]:
+    def encode(self, weight: Tensor, statistics: Statistics) -> dict[str, Tensor | Symbols]:
         """The payload of a weight matrix [O, I] float32."""
         ...
 
-    def decode(self, payload: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
+    def decode(self, payload: Payload, shape: tuple[int, ...]) -> Tensor:
         """The float32 tensor, bit for bit the same in every process; arithmetic is element by element, in fixed order.
 
         Raises: CheckpointError where the payload is not one that `encode` makes.
@@ -72,10 +84,11 @@ def encode(weight: Tensor, codec: str, config: CodecConfig, statistics: Statisti
     """A tensor by one codec.
 
     Args:
-        weight: [O, I] for all codecs but "plain", which takes any shape.
+        weight: [O, I] for all codecs but "plain", which takes any shape, and uint8 too.
         statistics: what errors cost; None: all alike.
     """
-    weight = weight.detach().float().contiguous().cpu()
+    weight = weight.detach().contiguous().cpu()
+    weight = weight if weight.dtype == torch.uint8 else weight.float()
     if statistics is None and weight.ndim == 2:
         statistics = Statistics.flat(weight)
     payload = CODECS.build(config, name=codec).encode(weight, statistics)  # type: ignore[arg-type]
@@ -95,15 +108,20 @@ def decode(encoded: Encoded) -> Tensor:
         raise CheckpointError(f"codec {encoded.codec!r}: {first_line(error)}") from None
 
 
-def part(payload: Mapping[str, Tensor], key: str, dtype: torch.dtype, count: int | None = None) -> Tensor:
-    """One tensor of a payload, with the dtype and number of elements that it must have."""
+def float_values(payload: Payload, key: str, dtype: torch.dtype, count: int) -> Tensor:
+    """One part of a payload, as float32: so many finite numbers of this dtype."""
     found = payload.get(key)
-    if found is None or found.dtype != dtype or found.ndim != 1 or (count is not None and found.numel() != count):
-        size = "" if count is None else f"{count} "
-        raise CheckpointError(f"its part {key!r} is missing or malformed; expected {size}values of {dtype}")
-    if dtype.is_floating_point and not bool(found.isfinite().all()):
-        raise CheckpointError(f"its part {key!r} holds values that are not finite")
-    return found
+    if not isinstance(found, Tensor) or found.dtype != dtype or found.shape != (count,) or not found.isfinite().all():
+        raise CheckpointError(f"its part {key!r} is missing or malformed; expected {count} finite numbers of {dtype}")
+    return found.float()
+
+
+def symbol_values(payload: Payload, key: str, count: int, levels: int) -> Tensor:
+    """One part of a payload: so many symbols below `levels`, [count] uint8."""
+    found = payload.get(key)
+    if not isinstance(found, Symbols) or found.levels > levels or found.values.shape != (count,):
+        raise CheckpointError(f"its part {key!r} is missing or malformed; expected {count} symbols below {levels}")
+    return found.values
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:

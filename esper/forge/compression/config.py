@@ -1,15 +1,15 @@
 """Settings of the compression phase and of its codecs; free of torch, as the configuration is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from esper.checks import in_range, one_of, positive, whole
+from esper.checks import in_range, one_of, positive, require, whole
 from esper.registry import Registry
 
 if TYPE_CHECKING:
     from esper.forge.compression.codec import Codec
 
-FLOAT_DTYPES = ("float16", "float32")
+PLAIN_DTYPES = ("float16", "float32", "uint8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class PlainConfig(CodecConfig):
     dtype: str = "float16"
 
     def __post_init__(self) -> None:
-        one_of("plain.dtype", self.dtype, FLOAT_DTYPES)
+        one_of("plain.dtype", self.dtype, PLAIN_DTYPES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,20 +114,25 @@ CODECS.declare("hyper", HyperConfig, "esper.forge.compression.codecs.hyper:Hyper
 CODECS.declare("ternary", TernaryConfig, "esper.forge.compression.codecs.ternary:TernaryCodec")
 
 
-@dataclass(frozen=True, kw_only=True)
+COMPRESSING = ("grid", "group", "vector", "seedlm", "hyper", "ternary")  # whole matrices, at several rates
+
+
+@dataclass(kw_only=True)
 class CompressionConfig:
-    """gentle_*, tight_*: of a plain model; ternary_*: of one whose weights are ternary. *_ratio: fp32 bytes over bytes on
-    disk; *_score: exp(-ΔNLL) in nats a token that it must keep. calibration_windows: of the validation text, which
-    sensitivities are measured on. score_timeout_s: for a fresh process that scores a file.
+    """Two files are made of a plain model, a gentle and a tight one, and one of a ternary model.
+
+    *_ratio: fp32 bytes over bytes on disk. *_score: what it must keep, exp(-ΔNLL) with the loss in nats a token. codecs:
+    that a tensor's is chosen from. calibration_windows: of the validation text, which sensitivities are measured on.
+    score_timeout_s: for a fresh process that scores a file.
     """
 
-    name: str = "compression"
     gentle_ratio: float = 7.0
     gentle_score: float = 0.95
     tight_ratio: float = 10.0
     tight_score: float = 0.84
     ternary_ratio: float = 12.0
     ternary_score: float = 0.95
+    codecs: list[str] = field(default_factory=lambda: ["grid", "group", "vector"])
     calibration_windows: int = 96
     score_timeout_s: float = 600.0
 
@@ -135,5 +140,8 @@ class CompressionConfig:
         for key in ("gentle", "tight", "ternary"):
             in_range(f"compression.{key}_ratio", getattr(self, f"{key}_ratio"), 1, 1000)
             in_range(f"compression.{key}_score", getattr(self, f"{key}_score"), 0, 1)
+        require(bool(self.codecs), "compression.codecs", self.codecs, f"some of {', '.join(COMPRESSING)}")
+        for codec in self.codecs:
+            one_of("compression.codecs", codec, COMPRESSING)
         whole("compression.calibration_windows", self.calibration_windows, 1)
         positive("compression.score_timeout_s", self.score_timeout_s)

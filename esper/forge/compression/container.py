@@ -6,36 +6,43 @@ order. Nothing in it is run: codecs are looked up by name, and their settings ar
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from esper.errors import CheckpointError, EsperError, FormatError, first_line
 from esper.files import parse_json
-from esper.forge.compression.codec import Encoded, decode
-from esper.forge.compression.symbols import expand, squeeze
+from esper.forge.compression.codec import MOST_ELEMENTS, Encoded, decode
+from esper.forge.compression.symbols import Symbols, expand, pack_symbols, squeeze, unpack_symbols
 
 KEY = "compressed"  # the one tensor of the file
 _MOST_DIRECTORY_BYTES = 1 << 24
-_DTYPES = {"u1": torch.uint8, "f2": torch.float16, "f4": torch.float32}
+_DTYPES = {"f2": torch.float16, "f4": torch.float32}
+_STREAM = "s"  # of symbols
 _SPELLED = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 def pack(encoded: Mapping[str, Encoded]) -> Tensor:
     """All tensors by name as one, [bytes] uint8."""
+    packed = {
+        (name, key): pack_symbols(value) if isinstance(value, Symbols) else value.contiguous()
+        for name, item in encoded.items()
+        for key, value in item.payload.items()
+    }
     entries = [
         [
             name,
             item.codec,
             item.config,
             list(item.shape),
-            [[key, _SPELLED[value.dtype], value.numel()] for key, value in item.payload.items()],
+            [[key, *_describe(value, packed[name, key])] for key, value in item.payload.items()],
         ]
         for name, item in encoded.items()
     ]
     directory = json.dumps(entries, separators=(",", ":")).encode()
     head = squeeze(directory)
-    payloads = [value.contiguous().view(torch.uint8) for item in encoded.values() for value in item.payload.values()]
+    payloads = [value.view(torch.uint8) for value in packed.values()]
     sizes = len(head).to_bytes(4, "little") + len(directory).to_bytes(4, "little")
     return torch.cat([torch.frombuffer(bytearray(sizes + head), dtype=torch.uint8), *payloads])
 
@@ -52,27 +59,39 @@ def unpack(packed: Tensor) -> dict[str, Encoded]:
         entries = parse_json(expand(data[8 : 8 + head_bytes].tobytes(), directory_bytes))
     except FormatError as error:
         raise CheckpointError(f"its directory is altered: {first_line(error)}") from None
-    found, position = {}, 8 + head_bytes
-    for entry in entries if isinstance(entries, list) else [None]:
-        try:
-            name, codec, config, shape, parts = entry
-            payload = {}
-            for key, dtype, count in parts:
-                size = _DTYPES[dtype].itemsize * count
-                if type(count) is not int or count < 0 or position + size > len(data):
+    found: dict[str, Encoded] = {}
+    position = 8 + head_bytes
+    try:
+        for name, codec, config, shape, parts in entries:
+            payload: dict[str, Tensor | Symbols] = {}
+            for key, kind, *sizes in parts:
+                size = sizes[0] if kind == _STREAM else _DTYPES[kind].itemsize * sizes[0]
+                if not _are_counts(sizes) or position + size > len(data):
                     raise ValueError("a payload goes past the end")
-                payload[key] = packed[position : position + size].clone().view(_DTYPES[dtype])
+                here = packed[position : position + size]
+                payload[key] = unpack_symbols(here, *sizes[1:]) if kind == _STREAM else here.clone().view(_DTYPES[kind])
                 position += size
             if not (isinstance(codec, str) and isinstance(config, dict) and isinstance(name, str)):
                 raise TypeError("not of the types expected")
-            if name in found or not all(type(size) is int and size >= 0 for size in shape):
+            if name in found or not _are_counts(shape):
                 raise ValueError("a name twice, or a shape that is none")
             found[name] = Encoded(codec, config, tuple(shape), payload)
-        except (TypeError, ValueError, KeyError) as error:
-            raise CheckpointError(f"its directory is altered: {first_line(error)}") from None
+    except (TypeError, ValueError, KeyError, IndexError) as error:
+        raise CheckpointError(f"its directory is altered: {first_line(error)}") from None
     if position != len(data):
         raise CheckpointError(f"its directory accounts for {position} bytes of {len(data)}")
     return found
+
+
+def _describe(value: Tensor | Symbols, packed: Tensor) -> list[Any]:
+    """Its kind and sizes: bytes, count and levels of symbols; count of floats."""
+    if isinstance(value, Symbols):
+        return [_STREAM, len(packed), len(value.values), value.levels]
+    return [_SPELLED[value.dtype], value.numel()]
+
+
+def _are_counts(sizes: Any) -> bool:
+    return isinstance(sizes, list) and all(type(size) is int and 0 <= size <= MOST_ELEMENTS for size in sizes)
 
 
 def decompress(packed: Tensor) -> dict[str, Tensor]:

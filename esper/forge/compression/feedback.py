@@ -8,9 +8,14 @@ tr((W - Ŵ) H (W - Ŵ)ᵀ) = Σ_k (v_k - ŵ_k) D_k (v_k - ŵ_k)ᵀ: each block i
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+Nearest = Callable[[int, NDArray[np.float32]], NDArray[np.float32]]
+
+_BLOCKS_A_PASS = 32
 DAMPING = 0.01  # share of the mean diagonal that is added to it: directions that calibration never saw count a little
 
 
@@ -34,17 +39,23 @@ def factorize(inputs: Tensor, dim: int = 1) -> Factors:
     return Factors(scaled.masked_fill(below, 0).float(), (corners @ corners.mT).float())
 
 
-def round_with_feedback(weight: Tensor, factors: Factors, nearest: Callable[[int, Tensor], Tensor]) -> None:
+def round_with_feedback(weight: Tensor, factors: Factors, nearest: Nearest) -> None:
     """Choose block after block.
 
     Args:
         weight: [O, I].
-        nearest: of a block's number and what it is to stand for [O, dim], the values chosen [O, dim]; it keeps what it
+        nearest: of a block's number and what it is to stand for [dim, O], the values chosen [dim, O]; it keeps what it
             wants to remember of them.
     """
+    upper = factors.upper.numpy()
     dim = factors.blocks.shape[-1]
-    error = torch.zeros_like(weight)
-    for block, start in enumerate(range(0, weight.shape[1], dim)):
-        columns = slice(start, start + dim)
-        target = weight[:, columns] + error[:, :start] @ factors.upper[:start, columns]
-        error[:, columns] = weight[:, columns] - nearest(block, target)
+    wanted = weight.T.numpy()
+    target, error = wanted.copy(), np.zeros_like(wanted)
+    size, far = len(wanted), _BLOCKS_A_PASS * dim
+    for begin in range(0, size, far):  # errors reach what is far away in one product
+        end = min(begin + far, size)
+        for start in range(begin, end, dim):
+            rows = slice(start, start + dim)
+            asked = target[rows] + upper[begin:start, rows].T @ error[begin:start]
+            error[rows] = wanted[rows] - nearest(start // dim, asked)
+        target[end:] += upper[begin:end, end:].T @ error[begin:end]

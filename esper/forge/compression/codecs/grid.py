@@ -5,23 +5,24 @@ the limit of rate-distortion theory. Steps follow water-filling over the factors
 an error costs more, so that all weights add equally to the loss (WaterSIC: arXiv 2603.04956).
 """
 
-from collections.abc import Mapping
-
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from esper.errors import CheckpointError
-from esper.forge.compression.codec import Statistics, matrix_shape, part
+from esper.forge.compression.codec import Payload, Statistics, float_values, matrix_shape, symbol_values
 from esper.forge.compression.config import CODECS, GridConfig
-from esper.forge.compression.feedback import factorize, round_with_feedback
-from esper.forge.compression.symbols import pack_symbols, unpack_symbols
+from esper.forge.compression.feedback import round_with_feedback
+from esper.forge.compression.symbols import Symbols
 
 _TOP = 127
 _PER_OCTAVE = 4
 _MIDDLE = 16  # of the exponents: eight octaves in all
 _EXPONENTS = 2 * _MIDDLE
 _POWERS = torch.tensor([2.0 ** ((k - _MIDDLE) / _PER_OCTAVE) for k in range(_EXPONENTS)])
-_ROUNDS = 24  # of bisection
+_ROUNDS = 20  # of bisection
+_MOST_WEIGHTS = 1 << 13  # that a step is found on
 
 
 @CODECS.register("grid", GridConfig)
@@ -31,38 +32,39 @@ class GridCodec:
     def __init__(self, config: GridConfig) -> None:
         self.bits = config.bits
 
-    def encode(self, weight: Tensor, statistics: Statistics) -> dict[str, Tensor]:
-        factors = factorize(statistics.inputs)
-        cares = statistics.rows / statistics.rows.mean().clamp(min=1e-30) + 0.01  # rows that nothing read count a little
+    def encode(self, weight: Tensor, statistics: Statistics) -> dict[str, Tensor | Symbols]:
+        factors = statistics.factors()
+        cares = (
+            statistics.rows / statistics.rows.mean().clamp(min=1e-30) + 0.01
+        )  # rows that nothing read count a little
         row_symbols, column_symbols = _exponents(cares), _exponents(factors.blocks[:, 0, 0])
         rows, columns = _POWERS[row_symbols.int()], _POWERS[column_symbols.int()]
         step = self._step(weight / rows[:, None] / columns)
-        steps = step * rows[:, None]
-        codes = torch.empty_like(weight)
+        steps, widths = (step * rows).numpy(), columns.numpy()
+        codes = np.empty(weight.T.shape, np.float32)
 
-        def nearest(column: int, target: Tensor) -> Tensor:
-            width = steps * columns[column]
-            chosen = (target / width).round().clamp(-_TOP, _TOP)
-            codes[:, column] = chosen[:, 0]
-            return chosen * width
+        def nearest(column: int, asked: NDArray[np.float32]) -> NDArray[np.float32]:
+            width = steps * widths[column]
+            codes[column] = np.clip(np.rint(asked[0] / width), -_TOP, _TOP)
+            return codes[column : column + 1] * width
 
         round_with_feedback(weight, factors, nearest)
-        symbols = _zigzag(codes.T[_order(column_symbols)].flatten())
+        symbols = _zigzag(torch.from_numpy(codes)[_order(column_symbols)].flatten())
         return {
-            "codes": pack_symbols(symbols, 2 * _TOP + 1),
-            "rows": pack_symbols(row_symbols, _EXPONENTS),
-            "columns": pack_symbols(column_symbols, _EXPONENTS),
+            "codes": Symbols(symbols, 2 * _TOP + 1),
+            "rows": Symbols(row_symbols, _EXPONENTS),
+            "columns": Symbols(column_symbols, _EXPONENTS),
             "step": step[None],
         }
 
-    def decode(self, payload: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
+    def decode(self, payload: Payload, shape: tuple[int, ...]) -> Tensor:
         height, width = matrix_shape(shape)
-        step = part(payload, "step", torch.float32, 1)
-        rows = unpack_symbols(part(payload, "rows", torch.uint8), height, _EXPONENTS)
-        columns = unpack_symbols(part(payload, "columns", torch.uint8), width, _EXPONENTS)
-        symbols = unpack_symbols(part(payload, "codes", torch.uint8), height * width, 2 * _TOP + 1)
+        step = float_values(payload, "step", torch.float32, 1)
+        rows = symbol_values(payload, "rows", height, _EXPONENTS)
+        columns = symbol_values(payload, "columns", width, _EXPONENTS)
+        found = symbol_values(payload, "codes", height * width, 2 * _TOP + 1)
         codes = torch.empty(width, height)
-        codes[_order(columns)] = _unzigzag(symbols).view(width, height)
+        codes[_order(columns)] = _unzigzag(found).view(width, height)
         decoded = codes.T * ((step * _POWERS[rows.int()])[:, None] * _POWERS[columns.int()])
         if not bool(decoded.isfinite().all()):
             raise CheckpointError("a tensor's step is out of bounds")
@@ -70,7 +72,9 @@ class GridCodec:
 
     def _step(self, scaled: Tensor) -> Tensor:
         """The step at which what is rounded has the entropy asked for; feedback hardly changes it."""
+        scaled = scaled.flatten()
         low, high = (scaled.abs().max() * factor for factor in (1 / _TOP, 4.0))
+        scaled = scaled[:: max(1, len(scaled) // _MOST_WEIGHTS)]
         for _ in range(_ROUNDS):
             step = (low * high).sqrt()
             low, high = (step, high) if _entropy((scaled / step).round()) > self.bits else (low, step)
@@ -98,5 +102,6 @@ def _unzigzag(symbols: Tensor) -> Tensor:
 
 
 def _entropy(values: Tensor) -> float:
-    shares = values.unique(return_counts=True)[1].double() / values.numel()
+    counts = (values.clamp(-_TOP, _TOP) + _TOP).int().bincount().double()
+    shares = counts[counts > 0] / values.numel()
     return float(-(shares * shares.log2()).sum())

@@ -1,13 +1,11 @@
 """Group quantisation: int8, int4, int3; neighbours share a scale. Every weight is rounded by itself."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
-from esper.forge.compression.codec import Statistics, matrix_shape, part
+from esper.forge.compression.codec import Payload, Statistics, float_values, matrix_shape, symbol_values
 from esper.forge.compression.config import CODECS, GroupConfig
-from esper.forge.compression.symbols import pack_symbols, unpack_symbols
+from esper.forge.compression.symbols import Symbols
 
 _SHRINKS = torch.linspace(1.0, 0.4, 25)  # of the range that the largest weight needs; 1 is min-max
 
@@ -21,7 +19,7 @@ class GroupCodec:
         self.top = 2 ** (config.bits - 1) - 1
         self.shrinks = _SHRINKS if config.clip else _SHRINKS[:1]
 
-    def encode(self, weight: Tensor, statistics: Statistics) -> dict[str, Tensor]:
+    def encode(self, weight: Tensor, statistics: Statistics) -> dict[str, Tensor | Symbols]:
         """Per group the scale whose rounding loses least, weighed by the diagonal of the statistics."""
         groups = self._grouped(weight)
         cares = self._grouped(statistics.rows[:, None] * statistics.inputs.diagonal() + 1e-12)
@@ -30,14 +28,14 @@ class GroupCodec:
         losses = torch.stack([(cares * (groups - self._round(groups, s) * s[:, None]) ** 2).sum(1) for s in scales.T])
         best = scales.gather(1, losses.argmin(0)[:, None])[:, 0]
         symbols = (self._round(groups, best) + self.top).to(torch.uint8).flatten()[: weight.numel()]
-        return {"codes": pack_symbols(symbols, 2 * self.top + 1), "scales": best.half()}
+        return {"codes": Symbols(symbols, 2 * self.top + 1), "scales": best.half()}
 
-    def decode(self, payload: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
+    def decode(self, payload: Payload, shape: tuple[int, ...]) -> Tensor:
         rows, columns = matrix_shape(shape)
         count = rows * columns
-        scales = part(payload, "scales", torch.float16, -(-count // self.size)).float()
-        symbols = unpack_symbols(part(payload, "codes", torch.uint8), count, 2 * self.top + 1)
-        return ((symbols.float() - self.top) * scales.repeat_interleave(self.size)[:count]).view(shape)
+        scales = float_values(payload, "scales", torch.float16, -(-count // self.size))
+        found = symbol_values(payload, "codes", count, 2 * self.top + 1)
+        return ((found.float() - self.top) * scales.repeat_interleave(self.size)[:count]).view(shape)
 
     def _grouped(self, values: Tensor) -> Tensor:
         flat = values.flatten()

@@ -5,15 +5,13 @@ which of the first `points` steps comes nearest. As in the paper, tuples are cla
 class has a cube of its own about the middle, half as wide as the one before.
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from esper.errors import CheckpointError
-from esper.forge.compression.codec import Statistics, matrix_shape, part
+from esper.forge.compression.codec import Payload, Statistics, float_values, matrix_shape, symbol_values
 from esper.forge.compression.config import CODECS, HyperConfig
-from esper.forge.compression.symbols import pack_symbols, unpack_symbols
+from esper.forge.compression.symbols import Symbols
 
 _CLASSES = 4
 _ONE = 1 << 24  # the cube's edge in whole steps: float32 holds each of them exactly
@@ -37,7 +35,7 @@ class HyperCodec:
         self.dim, self.points = config.dim, config.points
         self.path = trajectory(config.dim, config.points)
 
-    def encode(self, weight: Tensor, statistics: Statistics) -> dict[str, Tensor]:
+    def encode(self, weight: Tensor, statistics: Statistics) -> dict[str, Tensor | Symbols]:
         weight = torch.nn.functional.pad(weight, (0, -weight.shape[1] % self.dim))
         scales = weight.abs().amax(1).half().float().clamp(min=2**-14)[:, None]
         tuples = (weight / scales).view(-1, self.dim)
@@ -46,17 +44,17 @@ class HyperCodec:
         wide = tuples * classes.exp2()[:, None]
         times = (self.path.square().sum(1) - 2 * wide @ self.path.T).argmin(1)
         return {
-            "times": pack_symbols(times.to(torch.uint8), self.points),
-            "classes": pack_symbols(classes.to(torch.uint8), _CLASSES),
+            "times": Symbols(times.to(torch.uint8), self.points),
+            "classes": Symbols(classes.to(torch.uint8), _CLASSES),
             "scales": scales[:, 0].half(),
         }
 
-    def decode(self, payload: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
+    def decode(self, payload: Payload, shape: tuple[int, ...]) -> Tensor:
         height, width = matrix_shape(shape)
         count = height * -(-width // self.dim)
-        scales = part(payload, "scales", torch.float16, height).float()
-        times = unpack_symbols(part(payload, "times", torch.uint8), count, self.points)
-        classes = unpack_symbols(part(payload, "classes", torch.uint8), count, _CLASSES)
+        scales = float_values(payload, "scales", torch.float16, height)
+        times = symbol_values(payload, "times", count, self.points)
+        classes = symbol_values(payload, "classes", count, _CLASSES)
         edges = torch.tensor([2.0**-k for k in range(_CLASSES)])
         tuples = self.path[times.int()] * edges[classes.int()][:, None]
         decoded = tuples.view(height, -1)[:, :width] * scales[:, None]

@@ -5,7 +5,6 @@ times coefficients of four bits with a shared exponent. The projections on all b
 one is taken that is nearest *after* its coefficients were quantised.
 """
 
-from collections.abc import Mapping
 from functools import cache
 
 import numpy as np
@@ -13,9 +12,9 @@ import torch
 from torch import Tensor
 
 from esper.errors import CheckpointError
-from esper.forge.compression.codec import Statistics, matrix_shape, part
+from esper.forge.compression.codec import Payload, Statistics, float_values, matrix_shape, symbol_values
 from esper.forge.compression.config import CODECS, SeedConfig
-from esper.forge.compression.symbols import pack_symbols, unpack_symbols
+from esper.forge.compression.symbols import Symbols
 
 _TAPS = {8: 0xB8, 9: 0x110, 10: 0x240, 11: 0x500, 12: 0xE08, 13: 0x1C80, 14: 0x3802, 15: 0x6000, 16: 0xD008}
 _CANDIDATES = 32
@@ -47,7 +46,7 @@ class SeedCodec:
         self.block, self.rank, self.seed_bits = config.block, config.rank, config.seed_bits
         self.bases = register_bases(config.block, config.rank, config.seed_bits)
 
-    def encode(self, weight: Tensor, statistics: Statistics) -> dict[str, Tensor]:
+    def encode(self, weight: Tensor, statistics: Statistics) -> dict[str, Tensor | Symbols]:
         flat = weight.flatten()
         blocks = torch.nn.functional.pad(flat, (0, -len(flat) % self.block)).view(-1, self.block)
         directions = torch.linalg.qr(self.bases)[0].transpose(1, 2).reshape(-1, self.block).T  # [block, seeds · rank]
@@ -57,21 +56,21 @@ class SeedCodec:
         found = [self._search(part, directions, inverses, top) for part in blocks.split(chunk)]
         seeds, exponents, codes = (torch.cat(parts) for parts in zip(*found, strict=True))
         return {
-            "seeds": pack_symbols((seeds & 255).to(torch.uint8), 256),
-            "high": pack_symbols((seeds >> 8).to(torch.uint8), 2 ** max(1, self.seed_bits - 8)),
-            "exponents": pack_symbols(exponents.to(torch.uint8), _EXPONENTS),
-            "codes": pack_symbols((codes + _TOP).to(torch.uint8).flatten(), 2 * _TOP + 1),
+            "seeds": Symbols((seeds & 255).to(torch.uint8), 256),
+            "high": Symbols((seeds >> 8).to(torch.uint8), 2 ** max(1, self.seed_bits - 8)),
+            "exponents": Symbols(exponents.to(torch.uint8), _EXPONENTS),
+            "codes": Symbols((codes + _TOP).to(torch.uint8).flatten(), 2 * _TOP + 1),
             "top": top[None],
         }
 
-    def decode(self, payload: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
+    def decode(self, payload: Payload, shape: tuple[int, ...]) -> Tensor:
         height, width = matrix_shape(shape)
         count = -(-height * width // self.block)
-        top = part(payload, "top", torch.float32, 1)
-        low = unpack_symbols(part(payload, "seeds", torch.uint8), count, 256).int()
-        high = unpack_symbols(part(payload, "high", torch.uint8), count, 2 ** max(1, self.seed_bits - 8)).int()
-        exponents = unpack_symbols(part(payload, "exponents", torch.uint8), count, _EXPONENTS)
-        codes = unpack_symbols(part(payload, "codes", torch.uint8), count * self.rank, 2 * _TOP + 1)
+        top = float_values(payload, "top", torch.float32, 1)
+        low = symbol_values(payload, "seeds", count, 256).int()
+        high = symbol_values(payload, "high", count, 2 ** max(1, self.seed_bits - 8)).int()
+        exponents = symbol_values(payload, "exponents", count, _EXPONENTS)
+        codes = symbol_values(payload, "codes", count * self.rank, 2 * _TOP + 1)
         seeds = (high << 8) + low
         if int(seeds.max()) >= len(self.bases):
             raise CheckpointError("a seed is beyond the last state of its register")

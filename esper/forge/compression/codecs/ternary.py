@@ -1,13 +1,11 @@
 """Ternary: one scale a tensor and three values, five to a byte or fewer bits still; exact where weights are ternary."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
-from esper.forge.compression.codec import Statistics, matrix_shape, part
+from esper.forge.compression.codec import Payload, Statistics, float_values, matrix_shape, symbol_values
 from esper.forge.compression.config import CODECS, TernaryConfig
-from esper.forge.compression.symbols import pack_symbols, unpack_symbols
+from esper.forge.compression.symbols import Symbols
 
 _THRESHOLDS = torch.linspace(0.1, 1.5, 29)  # of the mean magnitude
 
@@ -26,7 +24,7 @@ class TernaryCodec:
     def __init__(self, config: TernaryConfig) -> None:
         pass
 
-    def encode(self, weight: Tensor, statistics: Statistics) -> dict[str, Tensor]:
+    def encode(self, weight: Tensor, statistics: Statistics) -> dict[str, Tensor | Symbols]:
         magnitudes = weight.abs()
         if is_ternary(weight):
             is_kept, scale = magnitudes > 0, magnitudes.max()
@@ -36,10 +34,10 @@ class TernaryCodec:
             best = (kept.sum((1, 2)) * scales.square()).argmax()  # what it explains of the sum of squares
             is_kept, scale = kept[best], scales[best]
         symbols = (is_kept * weight.sign() + 1).to(torch.uint8).flatten()
-        return {"trits": pack_symbols(symbols, 3), "scale": scale[None]}
+        return {"trits": Symbols(symbols, 3), "scale": scale[None]}
 
-    def decode(self, payload: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
+    def decode(self, payload: Payload, shape: tuple[int, ...]) -> Tensor:
         rows, columns = matrix_shape(shape)
-        scale = part(payload, "scale", torch.float32, 1)
-        symbols = unpack_symbols(part(payload, "trits", torch.uint8), rows * columns, 3)
-        return ((symbols.float() - 1) * scale).view(shape)
+        scale = float_values(payload, "scale", torch.float32, 1)
+        found = symbol_values(payload, "trits", rows * columns, 3)
+        return ((found.float() - 1) * scale).view(shape)

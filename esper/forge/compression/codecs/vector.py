@@ -1,18 +1,19 @@
-"""Vector quantisation: neighbouring weights as one entry of a codebook, with error feedback (GPTVQ: arXiv 2402.15319)."""
+"""Vector quantisation: neighbours as one entry of a codebook, with error feedback (GPTVQ: arXiv 2402.15319)."""
 
-from collections.abc import Mapping
-
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from esper.errors import CheckpointError
-from esper.forge.compression.codec import Statistics, matrix_shape, part
+from esper.forge.compression.codec import Payload, Statistics, float_values, matrix_shape, symbol_values
 from esper.forge.compression.config import CODECS, VectorConfig
-from esper.forge.compression.feedback import factorize, round_with_feedback
-from esper.forge.compression.symbols import pack_symbols, unpack_symbols
+from esper.forge.compression.feedback import round_with_feedback
+from esper.forge.compression.symbols import Symbols
 from esper.tasks.task import named_generator
 
-_LLOYD_STEPS = 12
+_LLOYD_STEPS = 10
+_MOST_POINTS = 8192  # that a codebook is learned from
 
 
 @CODECS.register("vector", VectorConfig)
@@ -22,38 +23,37 @@ class VectorCodec:
     def __init__(self, config: VectorConfig) -> None:
         self.dim, self.entries = config.dim, config.entries
 
-    def encode(self, weight: Tensor, statistics: Statistics) -> dict[str, Tensor]:
+    def encode(self, weight: Tensor, statistics: Statistics) -> dict[str, Tensor | Symbols]:
         """k-means over the scaled vectors, then block after block the entry that costs least."""
         padding = -weight.shape[1] % self.dim
         weight = torch.nn.functional.pad(weight, (0, padding))
-        inputs = torch.nn.functional.pad(statistics.inputs, (0, padding, 0, padding))
         scales = weight.square().mean(1).sqrt().half().float().clamp(min=2**-14)[:, None]
         scaled = weight / scales
         cares = (statistics.rows[:, None] * scales.square()).repeat(1, weight.shape[1] // self.dim).flatten()
         codebook = _k_means(scaled.view(-1, self.dim), cares, self.entries).half().float()
-        factors = factorize(inputs, self.dim)
-        indices = torch.empty(len(weight), weight.shape[1] // self.dim, dtype=torch.uint8)
+        factors = statistics.factors(self.dim)
+        entries, widths, metrics = codebook.numpy(), scales[:, 0].numpy(), factors.blocks.numpy()
+        indices = np.empty((weight.shape[1] // self.dim, len(weight)), np.uint8)
 
-        def nearest(block: int, target: Tensor) -> Tensor:
-            metric = factors.blocks[block]
-            away = codebook @ metric
-            distances = (away * codebook).sum(1) - 2 * (target / scales) @ away.T  # less what is the same for all
-            indices[:, block] = distances.argmin(1)
-            return codebook[indices[:, block].int()] * scales
+        def nearest(block: int, asked: NDArray[np.float32]) -> NDArray[np.float32]:
+            away = entries @ metrics[block]
+            costs = (away * entries).sum(1)[:, None] - 2 * (away @ (asked / widths))  # less what is the same for all
+            indices[block] = costs.argmin(0)
+            return entries[indices[block]].T * widths
 
         round_with_feedback(weight, factors, nearest)
         return {
-            "indices": pack_symbols(indices.flatten(), self.entries),
+            "indices": Symbols(torch.from_numpy(indices.T.ravel().copy()), self.entries),
             "scales": scales[:, 0].half(),
             "codebook": codebook.flatten().half(),
         }
 
-    def decode(self, payload: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
+    def decode(self, payload: Payload, shape: tuple[int, ...]) -> Tensor:
         height, width = matrix_shape(shape)
         blocks = -(-width // self.dim)
-        scales = part(payload, "scales", torch.float16, height).float()
-        codebook = part(payload, "codebook", torch.float16, self.entries * self.dim).float().view(-1, self.dim)
-        indices = unpack_symbols(part(payload, "indices", torch.uint8), height * blocks, self.entries)
+        scales = float_values(payload, "scales", torch.float16, height)
+        codebook = float_values(payload, "codebook", torch.float16, self.entries * self.dim).view(-1, self.dim)
+        indices = symbol_values(payload, "indices", height * blocks, self.entries)
         decoded = codebook[indices.int()].view(height, blocks * self.dim)[:, :width] * scales[:, None]
         if not bool(decoded.isfinite().all()):
             raise CheckpointError("a tensor's scales are out of bounds")
@@ -63,6 +63,9 @@ class VectorCodec:
 def _k_means(points: Tensor, cares: Tensor, entries: int) -> Tensor:
     """Centres [entries, dim] of points [N, dim], each of which counts as much as it is cared for."""
     generator = named_generator(0, "codebook")
+    if len(points) > _MOST_POINTS:
+        some = torch.randperm(len(points), generator=generator)[:_MOST_POINTS]
+        points, cares = points[some], cares[some]
     centres = points[torch.randint(len(points), (entries,), generator=generator)].clone()
     for _ in range(_LLOYD_STEPS):
         owner = (centres.square().sum(1) - 2 * points @ centres.T).argmin(1)
