@@ -121,8 +121,8 @@ COMPRESSING = ("grid", "group", "vector", "seedlm", "hyper", "ternary")  # whole
 class CompressionConfig:
     """Two files are made of a plain model, a gentle and a tight one, and one of a ternary model.
 
-    *_ratio: fp32 bytes over bytes on disk. *_score: what it must keep, exp(-ΔNLL) with the loss in nats a token. codecs:
-    that a tensor's is chosen from. calibration_windows: of the validation text, which sensitivities are measured on.
+    *_ratio: fp32 bytes over bytes on disk. *_score: what it must keep, exp(-ΔNLL) in nats a token. codecs: that a
+    tensor's is chosen from. calibration_windows: of the validation text, which sensitivities are measured on.
     score_timeout_s: for a fresh process that scores a file.
     """
 

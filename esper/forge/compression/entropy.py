@@ -1,7 +1,7 @@
 """Entropy coder: small whole numbers at the entropy of what came lately, in whole-number arithmetic alone.
 
 Asymmetric numeral systems (Duda 2013), many states side by side: symbol i belongs to state i modulo their
-number, so that NumPy decodes all states at once. Frequencies are learned on the way, from what decoder and encoder both know.
+number, so that NumPy decodes all states at once. Frequencies are learned on the way, from what both sides know by then.
 """
 
 from collections.abc import Iterator
