@@ -18,6 +18,7 @@ from esper.forge.compression.config import (
     GroupConfig,
     HyperConfig,
     SeedConfig,
+    TernaryConfig,
     VectorConfig,
 )
 
