@@ -77,13 +77,13 @@ class Compressor:
         return self._found[family]
 
 
-def compress_packed(tensors: Mapping[str, Tensor], matrices: Sequence[str]) -> Tensor:
-    """Packed tensors of a ternary model anew, [bytes] uint8: these float matrices at eight bits, all else exactly."""
+def compress_packed(tensors: Mapping[str, Tensor], format: str) -> Tensor:
+    """The tensors of a bundle that is packed already, [bytes] uint8: float matrices at eight bits, all else exactly."""
     encoded = {}
     for name, tensor in tensors.items():
-        if name in matrices:
+        if tensor.is_floating_point() and tensor.ndim == 2:
             encoded[name] = encode(tensor, *GENTLEST[0])
         else:
             dtype = "uint8" if tensor.dtype == torch.uint8 else "float32"
             encoded[name] = encode(tensor, "plain", PlainConfig(dtype=dtype))
-    return pack(encoded)
+    return pack(encoded, format)

@@ -23,8 +23,8 @@ _STREAM = "s"  # of symbols
 _SPELLED = {dtype: name for name, dtype in _DTYPES.items()}
 
 
-def pack(encoded: Mapping[str, Encoded]) -> Tensor:
-    """All tensors by name as one, [bytes] uint8."""
+def pack(encoded: Mapping[str, Encoded], format: str = "plain") -> Tensor:
+    """All tensors by name as one, [bytes] uint8. format: of the bundle whose tensors they are."""
     packed = {
         (name, key): pack_symbols(value) if isinstance(value, Symbols) else value.contiguous()
         for name, item in encoded.items()
@@ -40,15 +40,15 @@ def pack(encoded: Mapping[str, Encoded]) -> Tensor:
         ]
         for name, item in encoded.items()
     ]
-    directory = json.dumps(entries, separators=(",", ":")).encode()
+    directory = json.dumps([format, entries], separators=(",", ":")).encode()
     head = squeeze(directory)
     payloads = [value.view(torch.uint8) for value in packed.values()]
     sizes = len(head).to_bytes(4, "little") + len(directory).to_bytes(4, "little")
     return torch.cat([torch.frombuffer(bytearray(sizes + head), dtype=torch.uint8), *payloads])
 
 
-def unpack(packed: Tensor) -> dict[str, Encoded]:
-    """The encoded tensors by name. Raises CheckpointError in a line where the bytes are not what `pack` makes."""
+def unpack(packed: Tensor) -> tuple[str, dict[str, Encoded]]:
+    """Format, and encoded tensors by name. Raises CheckpointError in a line where the bytes are not what `pack` makes."""
     if packed.dtype != torch.uint8 or packed.ndim != 1 or len(packed) < 8:
         raise CheckpointError("it is no compressed model: expected one tensor of bytes")
     data = packed.numpy()
@@ -56,12 +56,13 @@ def unpack(packed: Tensor) -> dict[str, Encoded]:
     if directory_bytes > _MOST_DIRECTORY_BYTES or 8 + head_bytes > len(data):
         raise CheckpointError("its directory is cut short or altered")
     try:
-        entries = parse_json(expand(data[8 : 8 + head_bytes].tobytes(), directory_bytes))
+        directory = parse_json(expand(data[8 : 8 + head_bytes].tobytes(), directory_bytes))
     except FormatError as error:
         raise CheckpointError(f"its directory is altered: {first_line(error)}") from None
     found: dict[str, Encoded] = {}
     position = 8 + head_bytes
     try:
+        format, entries = directory
         for name, codec, config, shape, parts in entries:
             payload: dict[str, Tensor | Symbols] = {}
             for key, kind, *sizes in parts:
@@ -71,7 +72,7 @@ def unpack(packed: Tensor) -> dict[str, Encoded]:
                 here = packed[position : position + size]
                 payload[key] = unpack_symbols(here, *sizes[1:]) if kind == _STREAM else here.clone().view(_DTYPES[kind])
                 position += size
-            if not (isinstance(codec, str) and isinstance(config, dict) and isinstance(name, str)):
+            if not (isinstance(codec, str) and isinstance(config, dict) and isinstance(name, str) and isinstance(format, str)):
                 raise TypeError("not of the types expected")
             if name in found or not _are_counts(shape):
                 raise ValueError("a name twice, or a shape that is none")
@@ -80,7 +81,7 @@ def unpack(packed: Tensor) -> dict[str, Encoded]:
         raise CheckpointError(f"its directory is altered: {first_line(error)}") from None
     if position != len(data):
         raise CheckpointError(f"its directory accounts for {position} bytes of {len(data)}")
-    return found
+    return format, found
 
 
 def _describe(value: Tensor | Symbols, packed: Tensor) -> list[Any]:
@@ -94,12 +95,13 @@ def _are_counts(sizes: Any) -> bool:
     return isinstance(sizes, list) and all(type(size) is int and 0 <= size <= MOST_ELEMENTS for size in sizes)
 
 
-def decompress(packed: Tensor) -> dict[str, Tensor]:
-    """The float32 tensors by name. Raises CheckpointError naming a tensor that cannot be decoded."""
+def decompress(packed: Tensor) -> tuple[str, dict[str, Tensor]]:
+    """Format, and tensors by name. Raises CheckpointError naming a tensor that cannot be decoded."""
     tensors = {}
-    for name, encoded in unpack(packed).items():
+    format, found = unpack(packed)
+    for name, encoded in found.items():
         try:
             tensors[name] = decode(encoded)
         except EsperError as error:
             raise CheckpointError(f"the tensor {name!r} cannot be decoded: {first_line(error)}") from None
-    return tensors
+    return format, tensors
