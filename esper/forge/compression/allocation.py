@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from esper.errors import EsperError
+from esper.errors import CompressionError
 from esper.forge.compression.codec import Encoded, Statistics, decode, encode
 from esper.forge.compression.config import (
     CodecConfig,
@@ -31,7 +31,7 @@ _TRAJECTORIES = ((3, 128), (2, 64), (2, 256), (1, 64))
 
 Setting = tuple[str, CodecConfig]
 
-GENTLEST: tuple[Setting, ...] = (("group", GroupConfig(bits=8)),)
+GENTLEST: Setting = ("group", GroupConfig(bits=8))
 FAMILIES: dict[str, tuple[Setting, ...]] = {
     "group": tuple(("group", GroupConfig(bits=bits, group_size=size)) for bits in (3, 4, 8) for size in (32, 128)),
     "nearest": tuple(  # round to nearest, the control
@@ -66,11 +66,13 @@ def candidates_for(weight: Tensor, statistics: Statistics, settings: Sequence[Se
 def allocate(candidates: Mapping[str, Sequence[Candidate]], budget_bytes: int) -> dict[str, Candidate]:
     """One candidate a tensor: least distortion in all, within the budget.
 
-    Raises: EsperError where even the smallest candidates exceed it.
+    Raises: CompressionError where even the smallest candidates exceed it.
     """
     smallest = {name: min(found, key=lambda c: c.num_bytes) for name, found in candidates.items()}
     if _total(smallest) > budget_bytes:
-        raise EsperError(f"{budget_bytes:,} bytes are too few: these codecs need {_total(smallest):,}; lower the ratio")
+        raise CompressionError(
+            f"{budget_bytes:,} bytes are too few: these codecs need {_total(smallest):,}; lower the ratio"
+        )
     low, high = 0.0, 1.0
     while _total(_cheapest(candidates, high)) > budget_bytes:
         high *= 4

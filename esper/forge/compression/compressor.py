@@ -6,17 +6,12 @@ import torch
 from torch import Tensor
 
 from esper.forge.compression.allocation import FAMILIES, GENTLEST, Candidate, allocate, candidates_for
-from esper.forge.compression.codec import Encoded, Statistics, encode
+from esper.forge.compression.codec import Statistics, encode
 from esper.forge.compression.config import PlainConfig
 from esper.forge.compression.container import pack
 
 FILE_OVERHEAD_BYTES = 128  # of a safetensors file with one tensor
-_ATTEMPTS = 6
-
-
-def plain_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """Of all tensors in float32; of a state dict that names tied ones once."""
-    return 4 * sum(tensor.numel() for tensor in tensors.values())
+_ATTEMPTS = 5
 
 
 class Compressor:
@@ -39,32 +34,31 @@ class Compressor:
         self._statistics, self._progress = statistics, progress
         self._found: dict[str, dict[str, list[Candidate]]] = {}
 
-    def at(self, num_bytes: int, families: Sequence[str]) -> tuple[dict[str, Encoded], Tensor]:
-        """The encoded tensors, and the packed ones [bytes] uint8, of a file no larger than so many bytes.
+    def at(self, num_bytes: int, families: Sequence[str]) -> Tensor:
+        """All tensors as `container.pack` packs them, [bytes] uint8, for a file no larger than so many bytes.
 
-        Raises: EsperError where these codecs need more.
+        Raises: CompressionError where these codecs need more.
         """
         candidates = {name: [c for f in families for c in self._candidates(f)[name]] for name in self._matrices}
         limit = num_bytes - FILE_OVERHEAD_BYTES
         budget = limit - len(pack(self._rest)) - 24 * len(self._matrices)  # of the directory, about
-        best: tuple[dict[str, Encoded], Tensor] | None = None
+        best: Tensor | None = None
         for _ in range(_ATTEMPTS):  # sizes of candidates are estimates; the file's is what counts
             chosen = {name: candidate.encoded for name, candidate in allocate(candidates, budget).items()}
             packed = pack(chosen | self._rest)
             room = limit - len(packed)
-            if room >= 0 and (best is None or len(packed) > len(best[1])):
-                best = chosen | self._rest, packed
-            if 0 <= room < limit // 2000:
+            if room >= 0 and (best is None or len(packed) > len(best)):
+                best = packed
+            if 0 <= room <= limit // 500:
                 break
-            budget += room if room < 0 else room // 2
+            budget += room
         if best is None:
             raise AssertionError(f"sizes of candidates are off by more than {limit - len(packed)} bytes")
         return best
 
-    def gentlest(self) -> tuple[dict[str, Encoded], Tensor]:
+    def gentlest(self) -> Tensor:
         """As `at`, with all matrices at eight bits: what is left where nothing smaller does."""
-        encoded = {n: encode(t, *GENTLEST[0], self._statistics.get(n)) for n, t in self._matrices.items()} | self._rest
-        return encoded, pack(encoded)
+        return pack({n: encode(t, *GENTLEST, self._statistics.get(n)) for n, t in self._matrices.items()} | self._rest)
 
     def _candidates(self, family: str) -> dict[str, list[Candidate]]:
         if family not in self._found:
@@ -82,7 +76,7 @@ def compress_packed(tensors: Mapping[str, Tensor], format: str) -> Tensor:
     encoded = {}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.ndim == 2:
-            encoded[name] = encode(tensor, *GENTLEST[0])
+            encoded[name] = encode(tensor, *GENTLEST)
         else:
             dtype = "uint8" if tensor.dtype == torch.uint8 else "float32"
             encoded[name] = encode(tensor, "plain", PlainConfig(dtype=dtype))

@@ -40,7 +40,7 @@ class GroupConfig(CodecConfig):
         whole("group.bits", self.bits, 2)
         in_range("group.bits", self.bits, 2, 8)
         whole("group.group_size", self.group_size, 1)
-        one_of("group.clip", self.clip, (True, False))
+        require(isinstance(self.clip, bool), "group.clip", self.clip, "true or false")
 
 
 @dataclass(frozen=True, kw_only=True)

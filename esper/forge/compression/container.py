@@ -14,7 +14,7 @@ from torch import Tensor
 from esper.errors import CheckpointError, EsperError, FormatError, first_line
 from esper.files import parse_json
 from esper.forge.compression.codec import MOST_ELEMENTS, Encoded, decode
-from esper.forge.compression.symbols import Symbols, expand, pack_symbols, squeeze, unpack_symbols
+from esper.forge.compression.symbols import Symbols, expand, squeeze, unpack_symbols
 
 KEY = "compressed"  # the one tensor of the file
 _MOST_DIRECTORY_BYTES = 1 << 24
@@ -26,7 +26,7 @@ _SPELLED = {dtype: name for name, dtype in _DTYPES.items()}
 def pack(encoded: Mapping[str, Encoded], format: str = "plain") -> Tensor:
     """All tensors by name as one, [bytes] uint8. format: of the bundle whose tensors they are."""
     packed = {
-        (name, key): pack_symbols(value) if isinstance(value, Symbols) else value.contiguous()
+        (name, key): value.stream if isinstance(value, Symbols) else value.contiguous()
         for name, item in encoded.items()
         for key, value in item.payload.items()
     }
@@ -48,7 +48,7 @@ def pack(encoded: Mapping[str, Encoded], format: str = "plain") -> Tensor:
 
 
 def unpack(packed: Tensor) -> tuple[str, dict[str, Encoded]]:
-    """Format, and encoded tensors by name. Raises CheckpointError in a line where the bytes are not what `pack` makes."""
+    """Format, and encoded tensors by name. Raises CheckpointError in a line where the bytes are none that `pack` makes."""
     if packed.dtype != torch.uint8 or packed.ndim != 1 or len(packed) < 8:
         raise CheckpointError("it is no compressed model: expected one tensor of bytes")
     data = packed.numpy()
@@ -72,7 +72,12 @@ def unpack(packed: Tensor) -> tuple[str, dict[str, Encoded]]:
                 here = packed[position : position + size]
                 payload[key] = unpack_symbols(here, *sizes[1:]) if kind == _STREAM else here.clone().view(_DTYPES[kind])
                 position += size
-            if not (isinstance(codec, str) and isinstance(config, dict) and isinstance(name, str) and isinstance(format, str)):
+            if not (
+                isinstance(codec, str)
+                and isinstance(config, dict)
+                and isinstance(name, str)
+                and isinstance(format, str)
+            ):
                 raise TypeError("not of the types expected")
             if name in found or not _are_counts(shape):
                 raise ValueError("a name twice, or a shape that is none")

@@ -1,6 +1,6 @@
 """Scores of bundles in a fresh process: whatever the one that compressed them still holds cannot be what is scored.
 
-    python -m esper.forge.compression.scoring TEXT.safetensors LENGTH THREADS SCORES.json BUNDLE [BUNDLE ...]
+python -m esper.forge.compression.scoring TEXT.safetensors LENGTH THREADS SCORES.json BUNDLE [BUNDLE ...]
 """
 
 import math
@@ -24,7 +24,7 @@ _FIELDS = {"nats": float, "targets": float, "bytes": float, "hits": float, "load
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Sums over all domains' text: nats, tokens predicted, bytes that they stand for, hits. load_s: to read the bundle."""
+    """Sums over all domains' text: nats, tokens predicted, bytes that they stand for, hits. load_s: to read the file."""
 
     nats: float
     targets: float

@@ -5,6 +5,7 @@ LZMA finds what repeats; its settings are fixed here and never read from a file.
 
 import lzma
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,18 +21,28 @@ _TRITS_A_BYTE = 5
 _POWERS = (3 ** np.arange(_TRITS_A_BYTE)).astype(np.uint8)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Symbols:
-    """values: [N] uint8, all below `levels` (2 to 256)."""
+    """values: [N] uint8, at least one, all below `levels` (2 to 256)."""
 
     values: Tensor
     levels: int
 
-    @property
+    @cached_property
     def num_bytes(self) -> int:
-        """About as many as `pack_symbols` makes of them, without making them."""
+        """About as many as `stream` has, without making it."""
         count = len(self.values)
         return 1 + min(-(-count * _width(self.levels) // 8), coded_bytes(self.values.numpy()))
+
+    @cached_property
+    def stream(self) -> Tensor:
+        """[bytes] uint8."""
+        values, levels = self.values.numpy(), self.levels
+        forms = {_BITS: _to_bits(values, levels), _LZMA: squeeze(values.tobytes()), _ENTROPY: encode_symbols(values)}
+        if levels == 3:
+            forms[_TRITS] = _to_trits(values)
+        form = min(forms, key=lambda form: len(forms[form]))
+        return torch.frombuffer(bytearray([form]) + forms[form], dtype=torch.uint8)
 
 
 def squeeze(data: bytes) -> bytes:
@@ -48,16 +59,6 @@ def expand(data: bytes, count: int) -> bytes:
     if len(found) != count:
         raise CheckpointError(f"a compressed stream is altered: it does not hold {count} bytes")
     return found
-
-
-def pack_symbols(symbols: Symbols) -> Tensor:
-    """A stream [bytes] uint8 of at least one symbol."""
-    values, levels = symbols.values.numpy(), symbols.levels
-    forms = {_BITS: _to_bits(values, levels), _LZMA: squeeze(values.tobytes()), _ENTROPY: encode_symbols(values)}
-    if levels == 3:
-        forms[_TRITS] = _to_trits(values)
-    form = min(forms, key=lambda form: len(forms[form]))
-    return torch.frombuffer(bytearray([form]) + forms[form], dtype=torch.uint8)
 
 
 def unpack_symbols(stream: Tensor, count: int, levels: int) -> Symbols:
@@ -92,7 +93,7 @@ def _from_bits(body: bytes, count: int, levels: int) -> NDArray[np.uint8]:
     if len(body) != (count * width + 7) // 8:
         raise CheckpointError(f"a stream of symbols is cut short or too long: {len(body)} bytes for {count}")
     bits = np.unpackbits(np.frombuffer(body, np.uint8), count=count * width).reshape(count, width)
-    return np.packbits(bits, axis=1).ravel() >> (8 - width)
+    return np.packbits(bits, axis=1).ravel() >> np.uint8(8 - width)
 
 
 def _to_trits(values: NDArray[np.uint8]) -> bytes:
