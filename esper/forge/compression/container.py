@@ -48,7 +48,7 @@ def pack(encoded: Mapping[str, Encoded], format: str = "plain") -> Tensor:
 
 
 def unpack(packed: Tensor) -> tuple[str, dict[str, Encoded]]:
-    """Format, and encoded tensors by name. Raises CheckpointError in a line where the bytes are none that `pack` makes."""
+    """Format, and encoded tensors by name. Raises CheckpointError, in a line, on any that `pack` does not make."""
     if packed.dtype != torch.uint8 or packed.ndim != 1 or len(packed) < 8:
         raise CheckpointError("it is no compressed model: expected one tensor of bytes")
     data = packed.numpy()

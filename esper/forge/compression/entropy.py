@@ -16,8 +16,9 @@ _SCALE_BITS = 14
 _SCALE = 1 << _SCALE_BITS
 _WORD_BITS = 16
 _LOW = np.uint64(1 << _WORD_BITS)  # states stay in [2^16, 2^32)
-_LONGEST_PERIOD = 32  # steps between two looks at the frequencies
-_COUNT = 64  # what one symbol adds to its count; an eighth of every count is forgotten a period
+_PERIOD = 256  # symbols between two looks at the frequencies, about
+_COUNT = 64  # what one symbol adds to its count
+_SHIFT = 3  # an eighth of every count is forgotten a period
 
 Bytes = NDArray[np.uint8]
 
@@ -27,7 +28,7 @@ def encode_symbols(symbols: Bytes) -> bytes:
     levels = int(symbols.max()) + 1
     table = _in_steps(symbols)
     models = []
-    for start, stop, model in _learning(len(table), levels):
+    for start, stop, model in _learning(*table.shape, levels):
         models.append((start, stop, model.frequencies, model.starts))
         model.learn(table[start:stop])
     states = np.full(table.shape[1], _LOW)
@@ -48,7 +49,7 @@ def coded_bytes(symbols: Bytes) -> int:
     """How many bytes `encode_symbols` makes of them, within a few."""
     table = _in_steps(symbols)
     bits = 0.0
-    for start, stop, model in _learning(len(table), int(symbols.max()) + 1):
+    for start, stop, model in _learning(*table.shape, int(symbols.max()) + 1):
         counts = np.bincount(table[start:stop].ravel(), minlength=len(model.frequencies))
         bits += float(counts @ (_SCALE_BITS - np.log2(model.frequencies.astype(np.float64))))
         model.learn(table[start:stop])
@@ -66,7 +67,7 @@ def decode_symbols(data: bytes, count: int) -> Bytes:
     table = np.empty((steps, lanes), np.uint8)
     position = 0
     mask, shift, word_bits = np.uint64(_SCALE - 1), np.uint64(_SCALE_BITS), np.uint64(_WORD_BITS)
-    for start, stop, model in _learning(steps, levels):
+    for start, stop, model in _learning(steps, lanes, levels):
         owners = np.repeat(np.arange(levels, dtype=np.uint8), model.frequencies.astype(np.int64))
         frequencies, starts = model.frequencies, model.starts
         for step in range(start, stop):
@@ -93,7 +94,7 @@ class _Model:
         self._settle()
 
     def learn(self, symbols: Bytes) -> None:
-        self._counts -= self._counts >> 3
+        self._counts -= self._counts >> _SHIFT
         self._counts += _COUNT * np.bincount(symbols.ravel(), minlength=len(self._counts))
         self._settle()
 
@@ -105,14 +106,14 @@ class _Model:
         self.starts = (np.cumsum(frequencies) - frequencies).astype(np.uint64)
 
 
-def _learning(steps: int, levels: int) -> Iterator[tuple[int, int, _Model]]:
+def _learning(steps: int, lanes: int, levels: int) -> Iterator[tuple[int, int, _Model]]:
     """Periods of steps, ever longer, each with the model that holds in it; it is taught after each."""
     model = _Model(levels)
     start, period = 0, 1
     while start < steps:
         stop = min(start + period, steps)
         yield start, stop, model
-        start, period = stop, min(2 * period, _LONGEST_PERIOD)
+        start, period = stop, min(2 * period, max(1, _PERIOD // lanes))
 
 
 def _sizes(count: int) -> tuple[int, int]:

@@ -24,7 +24,7 @@ _FIELDS = {"nats": float, "targets": float, "bytes": float, "hits": float, "load
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Sums over all domains' text: nats, tokens predicted, bytes that they stand for, hits. load_s: to read the file."""
+    """Sums over all domains' text: nats, tokens predicted, bytes that they stand for, hits. load_s: of reading it."""
 
     nats: float
     targets: float

@@ -53,10 +53,11 @@ def squeeze(data: bytes) -> bytes:
 def expand(data: bytes, count: int) -> bytes:
     """`count` bytes that `squeeze` wrote. Raises CheckpointError where these are others, or more, or fewer."""
     try:
-        found = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_FILTERS).decompress(data, max_length=count + 1)
+        decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_FILTERS)
+        found = decompressor.decompress(data, max_length=count + 1)
     except (lzma.LZMAError, EOFError) as error:
         raise CheckpointError(f"a compressed stream is altered: {error}") from None
-    if len(found) != count:
+    if len(found) != count or not decompressor.eof or decompressor.unused_data:
         raise CheckpointError(f"a compressed stream is altered: it does not hold {count} bytes")
     return found
 

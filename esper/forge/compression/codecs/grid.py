@@ -27,7 +27,7 @@ _MOST_WEIGHTS = 1 << 13  # that a step is found on
 
 @CODECS.register("grid", GridConfig)
 class GridCodec:
-    """Columns lie one after another, the widest steps first: neighbours in the stream then have like frequencies."""
+    """Columns, or rows, lie one after another, the widest steps first: neighbours then have like frequencies."""
 
     def __init__(self, config: GridConfig) -> None:
         self.bits = config.bits
@@ -49,9 +49,13 @@ class GridCodec:
             return codes[column : column + 1] * width
 
         round_with_feedback(weight, factors, nearest)
-        symbols = _zigzag(torch.from_numpy(codes)[_order(column_symbols)].flatten())
+        across = torch.from_numpy(codes)[_order(column_symbols)]
+        along = torch.from_numpy(codes).T[_order(row_symbols)]
+        streams = [Symbols(_zigzag(values.flatten()), 2 * _TOP + 1) for values in (across, along)]
+        layout = min((0, 1), key=lambda number: streams[number].num_bytes)
         return {
-            "codes": Symbols(symbols, 2 * _TOP + 1),
+            "codes": streams[layout],
+            "layout": Symbols(torch.tensor([layout], dtype=torch.uint8), 2),
             "rows": Symbols(row_symbols, _EXPONENTS),
             "columns": Symbols(column_symbols, _EXPONENTS),
             "step": step[None],
@@ -62,18 +66,21 @@ class GridCodec:
         step = float_values(payload, "step", torch.float32, 1)
         rows = symbol_values(payload, "rows", height, _EXPONENTS)
         columns = symbol_values(payload, "columns", width, _EXPONENTS)
-        found = symbol_values(payload, "codes", height * width, 2 * _TOP + 1)
-        codes = torch.empty(width, height)
-        codes[_order(columns)] = _unzigzag(found).view(width, height)
-        decoded = codes.T * ((step * _POWERS[rows.int()])[:, None] * _POWERS[columns.int()])
+        found = _unzigzag(symbol_values(payload, "codes", height * width, 2 * _TOP + 1))
+        codes = torch.empty(height, width)
+        if symbol_values(payload, "layout", 1, 2)[0]:
+            codes[_order(rows)] = found.view(height, width)
+        else:
+            codes.T[_order(columns)] = found.view(width, height)
+        decoded = codes * ((step * _POWERS[rows.int()])[:, None] * _POWERS[columns.int()])
         if not bool(decoded.isfinite().all()):
             raise CheckpointError("a tensor's step is out of bounds")
-        return decoded.contiguous()
+        return decoded
 
     def _step(self, scaled: Tensor) -> Tensor:
         """The step at which what is rounded has the entropy asked for; feedback hardly changes it."""
         scaled = scaled.flatten()
-        low, high = (scaled.abs().max() * factor for factor in (1 / _TOP, 4.0))
+        low, high = (scaled.abs().max().clamp(min=1e-30) * factor for factor in (1 / _TOP, 4.0))
         scaled = scaled[:: max(1, len(scaled) // _MOST_WEIGHTS)]
         for _ in range(_ROUNDS):
             step = (low * high).sqrt()
@@ -87,8 +94,8 @@ def _exponents(cares: Tensor) -> Tensor:
     return ((octaves - octaves.median()) * _PER_OCTAVE + _MIDDLE).round().clamp(0, _EXPONENTS - 1).to(torch.uint8)
 
 
-def _order(column_symbols: Tensor) -> Tensor:
-    return column_symbols.argsort(descending=True, stable=True)
+def _order(exponents: Tensor) -> Tensor:
+    return exponents.argsort(descending=True, stable=True)
 
 
 def _zigzag(codes: Tensor) -> Tensor:
