@@ -15,7 +15,7 @@ LENGTH = 32
 
 
 class Mixer(nn.Module):
-    """Features of the last four tokens, two gated layers, a head that is the embedding: enough to be worth compressing."""
+    """Features of the last four tokens, two layers, a head that is the embedding: enough to be worth compressing."""
 
     def __init__(self, width: int = 48, hidden: int = 96) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def network(text: dict[str, Tensor]) -> Mixer:
     model = Mixer()
     optimizer = torch.optim.AdamW(model.parameters(), 4e-3)
     generator = named_generator(0, "windows")
-    for _ in range(150):
+    for _ in range(120):
         x, y = draw_windows(text["train"], 32, LENGTH, generator)
         optimizer.zero_grad()
         F.cross_entropy(model(x).flatten(0, 1), y.flatten()).backward()

@@ -29,7 +29,7 @@ def test_every_matrix_has_statistics(network, measured):
 def test_predicts_the_loss_of_a_small_error(network, text, measured, name):
     before = nats(network, text["val"])
     weight = network.get_parameter(name)
-    error = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.15 * weight.std()
+    error = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.15 * weight.detach().std()
     changed = copy.deepcopy(network)
     with torch.no_grad():
         changed.get_parameter(name).add_(error)
@@ -38,7 +38,7 @@ def test_predicts_the_loss_of_a_small_error(network, text, measured, name):
 
 
 def test_linear_layers_know_what_they_multiply(measured, network, text):
-    x, y = every_window(text["val"], LENGTH)
+    x, _ = every_window(text["val"], LENGTH)
     seen = []
     hook = network.mix.register_forward_hook(lambda module, given, out: seen.append(given[0].flatten(0, 1)))
     with torch.no_grad():

@@ -34,8 +34,8 @@ def test_takes_few_bits_more_than_the_entropy():
 def test_follows_frequencies_that_change():
     symbols = np.concatenate([gaussian(20_000, 0.5), gaussian(20_000, 8.0)])
     halves = (entropy(symbols[:20_000]) + entropy(symbols[20_000:])) / 2
-    assert entropy(symbols) > halves + 0.15
-    assert 8 * len(encode_symbols(symbols)) / len(symbols) < halves + 0.07
+    assert entropy(symbols) > halves + 0.25
+    assert 8 * len(encode_symbols(symbols)) / len(symbols) < halves + 0.15
 
 
 @pytest.mark.parametrize("count", [1, 700, 5000, 40_000])
