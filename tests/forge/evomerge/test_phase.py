@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from esper.tasks.text.settings import CorpusConfig
 
 from esper.errors import ConfigError, ForgeError
 from esper.forge.bundles import load_language_model, parent, save_language_model
@@ -17,7 +18,6 @@ from esper.forge.evomerge.phase import build_evomerge
 from esper.forge.phase import Interrupted, PhaseContext
 from esper.kasmina.decoder import Decoder
 from esper.tasks.text.corpus import Corpus, Domain
-from esper.tasks.text.settings import CorpusConfig
 from esper.tasks.text.tokenizer import get_tokenizer
 from tests.forge.evomerge.conftest import DOMAINS, LENGTH
 
