@@ -84,11 +84,11 @@ def encode(weight: Tensor, codec: str, config: CodecConfig, statistics: Statisti
     """A tensor by one codec.
 
     Args:
-        weight: [O, I] for all codecs but "plain", which takes any shape, and uint8 too.
+        weight: [O, I] for all codecs but "plain", which takes any shape, and bytes too.
         statistics: what errors cost; None: all alike.
     """
     weight = weight.detach().contiguous().cpu()
-    weight = weight if weight.dtype == torch.uint8 else weight.float()
+    weight = weight if weight.dtype in (torch.int8, torch.uint8) else weight.float()
     if statistics is None and weight.ndim == 2:
         statistics = Statistics.flat(weight)
     payload = CODECS.build(config, name=codec).encode(weight, statistics)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from esper.registry import Registry
 if TYPE_CHECKING:
     from esper.forge.compression.codec import Codec
 
-PLAIN_DTYPES = ("float16", "float32", "uint8")
+PLAIN_DTYPES = ("float16", "float32", "int8", "uint8")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from esper.forge.compression.calibration import calibrate
 from esper.forge.compression.compressor import Compressor, compress_packed
 from esper.forge.compression.config import CompressionConfig
 from esper.forge.compression.container import KEY
-from esper.forge.compression.lineage import find_plain, is_packed, plain_bytes
+from esper.forge.compression.lineage import bundle_stem, find_plain, is_packed, plain_bytes
 from esper.forge.compression.scoring import Score, score_bundles
 from esper.forge.phase import PHASES, Gate, PhaseContext, PhaseResult, conclude
 from esper.tasks.task import named_generator
@@ -56,7 +56,7 @@ class Compression:
         """See `Phase.check`."""
         if input is None:
             raise ForgeError("compression: it works on a model; name one, as in input=outputs/forge_small/ID")
-        model = load_language_model(input / MODEL)
+        model = load_language_model(input)
         if model.card.format == FORMAT:
             raise ForgeError(f"compression: {input} is compressed already; name the phase before it")
         if model.card.format == "plain" and model.card.quantizer is not None:
@@ -66,7 +66,7 @@ class Compression:
         """See `Phase.run`."""
         assert input is not None
         started = time.monotonic()
-        given = input / MODEL
+        given = bundle_stem(input)
         plain = find_plain(given)
         compressor = None if plain is None else self._compressor(plain)
         attempts: list[Attempt] = []

@@ -92,8 +92,10 @@ def test_plain_values_are_exact_in_what_they_are_kept_as():
     assert torch.equal(halved, values.clamp(max=65504).half().float())
     scalar = decode(encode(torch.tensor(0.3), "plain", PlainConfig(dtype="float32")))
     assert scalar.shape == () and scalar == torch.tensor(0.3)
-    trits = torch.arange(243, dtype=torch.uint8)
-    assert torch.equal(decode(encode(trits, "plain", PlainConfig(dtype="uint8"))), trits)
+    for dtype in ("uint8", "int8"):
+        whole = torch.arange(243).to(getattr(torch, dtype))
+        found = decode(encode(whole, "plain", PlainConfig(dtype=dtype)))
+        assert torch.equal(found, whole) and found.dtype == whole.dtype
 
 
 def test_ternary_weights_are_exact_at_a_trit_each():

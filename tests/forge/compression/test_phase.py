@@ -1,14 +1,15 @@
 """The phase on files: what it writes, what it measures there, and what it falls back to."""
 
+import copy
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
 
 from esper.checkpoint import read_bundle
 from esper.errors import CheckpointError, ForgeError
-from esper.forge.bundles import FORMATS, load_language_model, parent, save_language_model
-from esper.forge.card import ModelCard
+from esper.forge.bundles import load_language_model, parent, save_language_model
 from esper.forge.compression.config import CompressionConfig
 from esper.forge.compression.container import KEY, unpack
 from esper.forge.compression.lineage import find_plain
@@ -125,22 +126,30 @@ def test_controls_compare_codecs_at_equal_bytes(context, given, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_packed_model_is_packed_anew_and_its_plain_parent_compressed(context, given, tmp_path, decoder):
-    @FORMATS.register("halved", ModelCard)
-    def build_halved(card, tensors):
-        return FORMATS.build(card, "plain", tensors={name: tensor.float() for name, tensor in tensors.items()})
-
+@pytest.mark.parametrize("embedding", ["int8", "fp16"])
+def test_a_packed_model_is_packed_anew_and_its_plain_parent_compressed(context, given, tmp_path, decoder, embedding):
+    bundle = pytest.importorskip("esper.forge.bitnet.bundle")
+    packing, quantizer = (import_module(f"esper.forge.bitnet.{name}") for name in ("packing", "quantizer"))
+    ternary = quantizer.quantize_layers(copy.deepcopy(decoder))
     packed = tmp_path / "packed"
     packed.mkdir()
-    halved = {name: tensor.half() for name, tensor in decoder.state_dict().items()}
     save_language_model(
-        packed, decoder, get_tokenizer("bytes"), phase="bitnet", seed=0, data_fingerprint="fingerprint",
-        parents=[parent(given / "model", "teacher")], format="halved", tensors=halved,
-    )  # fmt: skip
-    assert find_plain(packed / "model") == given / "model"
-    result = run(context, packed, tmp_path / "out", ternary_ratio=3.0)
-    assert result.success
-    assert result.metrics["ternary/score"] > 0.99 and result.metrics["ternary/ratio"] > 3
+        packed,
+        ternary,
+        get_tokenizer("bytes"),
+        phase="bitnet",
+        seed=0,
+        data_fingerprint="fingerprint",
+        parents=[parent(given, "teacher")],
+        quantizer=bundle.quantizer_card(embedding),
+        format=bundle.TERNARY,
+        tensors=packing.pack_network(ternary, embedding),
+    )
+    assert find_plain(packed) == given / "model"
+    result = run(context, packed, tmp_path / "out", ternary_ratio=6.0)
+    assert result.success, result.error
+    assert result.metrics["ternary/score"] > 0.99
+    assert size(tmp_path / "out" / "ternary") < size(packed / "model")
     assert size(tmp_path / "out" / "model") == size(tmp_path / "out" / "ternary")
 
 

@@ -80,7 +80,7 @@ class GridCodec:
     def _step(self, scaled: Tensor) -> Tensor:
         """The step at which what is rounded has the entropy asked for; feedback hardly changes it."""
         scaled = scaled.flatten()
-        low, high = (scaled.abs().max().clamp(min=1e-30) * factor for factor in (1 / _TOP, 4.0))
+        low, high = (scaled.abs().max().clamp(min=1e-15) * factor for factor in (1 / _TOP, 4.0))
         scaled = scaled[:: max(1, len(scaled) // _MOST_WEIGHTS)]
         for _ in range(_ROUNDS):
             step = (low * high).sqrt()

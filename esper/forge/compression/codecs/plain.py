@@ -21,7 +21,7 @@ class PlainCodec:
 
     def encode(self, weight: Tensor, statistics: Statistics) -> dict[str, Tensor | Symbols]:
         """float16 where it reaches; what is beyond its largest number becomes that."""
-        info = np.iinfo if self.dtype.kind == "u" else np.finfo
+        info = np.finfo if self.dtype.kind == "f" else np.iinfo
         values = weight.numpy().ravel().clip(info(self.dtype).min, info(self.dtype).max).astype(self.dtype)
         planes = values.view(np.uint8).reshape(-1, self.dtype.itemsize).T
         return {"bytes": Symbols(torch.from_numpy(planes.ravel().copy()), 256)}
@@ -32,4 +32,4 @@ class PlainCodec:
         values = planes.reshape(self.dtype.itemsize, count).T.copy().view(self.dtype)
         if not np.isfinite(values).all():
             raise CheckpointError("a tensor holds values that are not finite")
-        return torch.from_numpy(values.astype(np.uint8 if self.dtype.kind == "u" else np.float32)).view(shape)
+        return torch.from_numpy(values.astype(np.float32 if self.dtype.kind == "f" else self.dtype)).view(shape)
