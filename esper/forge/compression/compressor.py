@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from esper.forge.compression.allocation import FAMILIES, GENTLEST, Candidate, allocate, candidates_for
@@ -41,14 +42,14 @@ class Compressor:
         candidates = {name: [c for f in families for c in self._candidates(f)[name]] for name in self._matrices}
         limit = num_bytes - FILE_OVERHEAD_BYTES
         budget = limit - len(pack(self._rest)) - 24 * len(self._matrices)  # of the directory, about
-        best: Tensor | None = None
+        best = torch.empty(0, dtype=torch.uint8)
         attempts = 0
-        while best is None or attempts < _ATTEMPTS:  # sizes of candidates are estimates; the file's is what counts
+        while not len(best) or attempts < _ATTEMPTS:  # sizes of candidates are estimates; the file's is what counts
             attempts += 1
             chosen = {name: candidate.encoded for name, candidate in allocate(candidates, budget).items()}
             packed = pack(chosen | self._rest)
             room = limit - len(packed)
-            if room >= 0 and (best is None or len(packed) > len(best)):
+            if room >= 0 and len(packed) > len(best):
                 best = packed
             if 0 <= room <= limit // 500:
                 break

@@ -28,7 +28,7 @@ def encode_symbols(symbols: Bytes) -> bytes:
     levels = int(symbols.max()) + 1
     table = _in_steps(symbols)
     models = []
-    for start, stop, model in _learning(*table.shape, levels):
+    for start, stop, model in _learning(len(table), table.shape[1], levels):
         models.append((start, stop, model.frequencies, model.starts))
         model.learn(table[start:stop])
     states = np.full(table.shape[1], _LOW)
@@ -49,7 +49,7 @@ def coded_bytes(symbols: Bytes) -> int:
     """How many bytes `encode_symbols` makes of them, within a few."""
     table = _in_steps(symbols)
     bits = 0.0
-    for start, stop, model in _learning(*table.shape, int(symbols.max()) + 1):
+    for start, stop, model in _learning(len(table), table.shape[1], int(symbols.max()) + 1):
         counts = np.bincount(table[start:stop].ravel(), minlength=len(model.frequencies))
         bits += float(counts @ (_SCALE_BITS - np.log2(model.frequencies.astype(np.float64))))
         model.learn(table[start:stop])
