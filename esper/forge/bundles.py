@@ -27,11 +27,15 @@ MODEL = "model"
 
 # How the tensors of a bundle become a network: name -> function(card, tensors).
 FORMATS: "Registry[ModelCard, nn.Module]" = Registry("format", error=CheckpointError)
+<<<<<<< HEAD
 FORMATS.declare("ternary", ModelCard, "esper.forge.bitnet.bundle:build_ternary")
 FORMATS.declare("compressed", ModelCard, "esper.forge.compression.bundle:build_compressed")
 
 
 FORMATS.declare("ternary", ModelCard, "esper.forge.bitnet.bundle:build_ternary")
+=======
+FORMATS.declare("compressed", ModelCard, "esper.forge.compression.bundle:build_compressed")
+>>>>>>> wt-compress
 
 
 @FORMATS.register("plain", ModelCard)
