@@ -27,15 +27,8 @@ MODEL = "model"
 
 # How the tensors of a bundle become a network: name -> function(card, tensors).
 FORMATS: "Registry[ModelCard, nn.Module]" = Registry("format", error=CheckpointError)
-<<<<<<< HEAD
 FORMATS.declare("ternary", ModelCard, "esper.forge.bitnet.bundle:build_ternary")
 FORMATS.declare("compressed", ModelCard, "esper.forge.compression.bundle:build_compressed")
-
-
-FORMATS.declare("ternary", ModelCard, "esper.forge.bitnet.bundle:build_ternary")
-=======
-FORMATS.declare("compressed", ModelCard, "esper.forge.compression.bundle:build_compressed")
->>>>>>> wt-compress
 
 
 @FORMATS.register("plain", ModelCard)
@@ -77,6 +70,7 @@ def save_language_model(
     Raises: CheckpointError where a value or tensor cannot be stored, or no network comes of what would be written.
     """
     network: Any = model.host if isinstance(model, LanguageModel) else model
+    stem = _stem(path)
     card = ModelCard(
         phase=phase,
         format=format,
@@ -84,7 +78,7 @@ def save_language_model(
         tokenizer={"name": tokenizer.name, "sha256": tokenizer.sha256},
         data_fingerprint=data_fingerprint,
         seed=seed,
-        parents=list(parents),
+        parents=_beside(stem, parents),
         metrics=dict(metrics or {}),
         gates=dict(gates or {}),
         quantizer=quantizer,
@@ -93,7 +87,6 @@ def save_language_model(
     copied = {name: tensor.detach().to("cpu", copy=True) for name, tensor in kept.items()}
     rebuilt = FORMATS.build(card, format, tensors=copied).eval()  # the answer is that of what will be read
     card = replace(card, canary=take_canary(rebuilt, tokenizer.vocab_size))
-    stem = _stem(path)
     stem.parent.mkdir(parents=True, exist_ok=True)
     return write_bundle(stem, card.checkpoint(kept))
 
@@ -121,9 +114,24 @@ def load_language_model(path: str | os.PathLike[str]) -> LanguageModel:
 
 
 def parent(path: str | os.PathLike[str], relation: str) -> dict[str, str]:
-    """How a card names a bundle that its model comes from. Raises: CheckpointError where there is none."""
-    sidecar = read_sidecar(bundle_paths(_stem(path))[1])
-    return {"path": str(path), "sha256": sidecar["tensors_sha256"], "relation": relation}
+    """A bundle that a model comes from, for its card. Raises: CheckpointError where there is none."""
+    tensors_path, sidecar_path = bundle_paths(_stem(path))
+    return {"path": str(tensors_path), "sha256": read_sidecar(sidecar_path)["tensors_sha256"], "relation": relation}
+
+
+def parent_path(bundle: Path, known: Mapping[str, str]) -> Path | None:
+    """Where a parent that the bundle's card names lies; None where it has gone, or is another by now."""
+    path = bundle.parent / known["path"]
+    try:
+        return path if read_sidecar(bundle_paths(path)[1])["tensors_sha256"] == known["sha256"] else None
+    except CheckpointError:
+        return None
+
+
+def _beside(bundle: Path, parents: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Parents by their paths from the bundle's folder, so that a run can be moved."""
+    folder = bundle.parent.resolve()
+    return [{**known, "path": os.path.relpath(Path(known["path"]).resolve(), folder)} for known in parents]
 
 
 def _tokenizer(card: ModelCard) -> Tokenizer:

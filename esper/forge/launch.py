@@ -107,16 +107,17 @@ def _go(folder: RunDirectory, config: ForgeConfig, is_new: bool) -> int:
 def _run(folder: RunDirectory, config: ForgeConfig, progress: Progress, stop: StopRequest) -> PhaseRecord | None:
     log: ForgeLog | None = None
 
-    def context(name: str) -> PhaseContext:
+    def begin(name: str) -> None:
         nonlocal log
         if log is None:
             log = ForgeLog(folder.path, open_dashboards(config.telemetry, folder, POLICY, to_plain(config)))
             folder.start(max_epochs=len(config.way))
         progress.begin(name)
-        written = log
 
+    def context(name: str) -> PhaseContext:
         def write(step: int, **metrics: float) -> None:
-            written.write(name, step, **metrics)
+            assert log is not None  # a phase that logs has begun
+            log.write(name, step, **metrics)
             folder.beat(len(done))
 
         return make_context(config, log=write, progress=progress, should_stop=lambda: bool(stop))
@@ -124,7 +125,7 @@ def _run(folder: RunDirectory, config: ForgeConfig, progress: Progress, stop: St
     done: list[PhaseRecord] = []
     status = "failed"
     try:
-        failed = Pipeline(config, folder.path, context, progress.note).run(done.append)
+        failed = Pipeline(config, folder.path, context, begin, progress.note).run(done.append)
         summary = _summary(done, folder.record["wall_s"])
         if failed is None:
             folder.update(epoch=len(done))

@@ -19,6 +19,7 @@ class Pipeline:
 
     Args:
         make_context: phase's name -> what it is handed.
+        begin: is told the phase that is to run, once its input has been found to be in order.
         tell: gets sentences for people.
     """
 
@@ -27,9 +28,11 @@ class Pipeline:
         config: ForgeConfig,
         folder: Path,
         make_context: Callable[[str], PhaseContext],
+        begin: Callable[[str], None],
         tell: Callable[[str], None],
     ) -> None:
-        self._config, self._folder, self._make_context, self._tell = config, folder, make_context, tell
+        self._config, self._folder, self._make_context = config, folder, make_context
+        self._begin, self._tell = begin, tell
 
     def run(self, on_phase: Callable[[PhaseRecord], None]) -> PhaseRecord | None:
         """Run what is not done; None, or the phase whose failed gate ended the way.
@@ -79,6 +82,7 @@ class Pipeline:
         context = self._make_context(name)
         phase: Phase = PHASES.build(getattr(self._config, name), name, context=context)
         phase.check(sound)
+        self._begin(name)
         folder.mkdir(parents=True, exist_ok=True)
         record = PhaseRecord(folder, name, "running", key, None if sound is None else str(sound)).write()
         result = phase.run(sound, folder)

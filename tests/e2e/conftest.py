@@ -107,3 +107,14 @@ def esper(tmp_path):
     for process in command_line.processes:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="session")
+def nano_run(tmp_path_factory):
+    """One forge run of size nano, as its configuration stands, that all tests of phases look at and none changes."""
+    from tests.e2e.forge_runs import forge
+
+    folder = tmp_path_factory.mktemp("forge")
+    done = forge(folder, "size=nano", "hydra.run.dir=nano")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "nano"

@@ -47,13 +47,14 @@ class Cognate:
         """See `Phase.check`."""
         if input is not None:
             raise ForgeError(f"cognate: it starts from text, and takes no input; got {input}")
-        length = self._context.model.block_size
-        for domain, text in self._context.corpus.domains.items():
-            shortest = min(map(len, (text.train, text.val, text.test)))
-            if shortest <= length:
+        if TRUNK in self._context.corpus.domains:  # which refuses what leaves no window
+            raise ForgeError(f"corpus.paths: a domain is called {TRUNK}, as the trunk's file is; rename its path")
+        if self._config.trunk is not None:
+            longest = trunk_from_run(Path(self._config.trunk), self._context.tokenizer).block_size
+            if longest < self._context.model.block_size:
                 raise ForgeError(
-                    f"corpus: domain {domain} leaves a split of {shortest} tokens, and a window takes "
-                    f"model.block_size + 1 = {length + 1}; more text, or a smaller model.block_size"
+                    f"cognate.trunk={self._config.trunk}: reads at most {longest} tokens, and phases train on "
+                    f"{self._context.model.block_size}\n  to train on as many: model.block_size={longest}"
                 )
 
     def run(self, input: Path | None, output: Path) -> PhaseResult:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from esper.checkpoint.bundle import bundle_paths, read_sidecar
-from esper.errors import CheckpointError
 from esper.forge.architectures import build_network
+from esper.forge.bundles import parent_path
 from esper.forge.bundles import MODEL
 
 _MOST_GENERATIONS = 16

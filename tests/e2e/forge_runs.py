@@ -1,0 +1,90 @@
+"""Forge runs of end-to-end tests, and what they are judged by: nothing of the phases themselves."""
+
+import json
+import math
+import subprocess
+import sys
+
+import torch
+import torch.nn.functional as F
+
+from esper.forge.phase import PhaseContext
+from tests.e2e.conftest import ROOT, environment
+
+NANO_TIMEOUT_S = 420
+# Seconds instead of minutes; such models pass no gate, so the gates ask for nothing.
+TINY = (
+    "size=nano",
+    "cognate.trunk_training.steps=24",
+    "cognate.specialist_training.steps=12",
+    "cognate.checkpoint_every_steps=6",
+    "cognate.specialist_share=1.0",
+    "corpus.train_bytes=65536",
+    "corpus.val_bytes=8192",
+    "corpus.test_bytes=8192",
+    "evomerge.generations=2",
+    "evomerge.search_windows=4",
+    "evomerge.selection_windows=8",
+    "evomerge.test_windows=8",
+    "evomerge.min_bits_below_trunk=-1",
+    "evomerge.min_bits_below_soup=-1",
+    "bitnet.epochs=3",
+    "bitnet.steps_per_epoch=4",
+    "bitnet.min_top1_ratio=0",
+    "bitnet.min_likelihood_ratio=0",
+    "compression.gentle_score=0",
+    "compression.tight_score=0",
+    "compression.ternary_score=0",
+    "compression.calibration_windows=8",
+)
+
+
+def forge(folder, *arguments, timeout_s=NANO_TIMEOUT_S):
+    """`python -m esper.forge` to its end, in a process of its own."""
+    command = [sys.executable, "-m", "esper.forge", *arguments]
+    done = subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+    return done
+
+
+def start(folder, *arguments):
+    """The same, not waited for."""
+    command = [sys.executable, "-m", "esper.forge", *arguments]
+    return subprocess.Popen(command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def result(run, phase):
+    """What phase.json says came of a phase."""
+    (path,) = run.glob(f"*{phase}/phase.json")
+    return json.loads(path.read_text())
+
+
+def logged(run, name):
+    """Steps and values under which a metric was logged."""
+    records = [json.loads(line) for line in (run / "learning.jsonl").read_text().splitlines()]
+    return [(record["step"], record[name]) for record in records if name in record]
+
+
+def corpus_of(run):
+    """The text of a run, read anew by its configuration."""
+    from esper.forge.composing import read_config
+
+    config = read_config(run / "config.yaml")
+    context = PhaseContext(config.seed, config.model, config.tokenizer, config.corpus)
+    return context.corpus, config.model.block_size
+
+
+def bits_per_byte(model, stream, length):
+    """By a loop as plain as can be: every window, one at a time, shifted by one."""
+    nats, count = 0.0, 0
+    with torch.no_grad():
+        for first in range(0, len(stream) - length, length):
+            window = stream[first : first + length + 1].long()
+            logits = model(window[None, :-1])[0]
+            nats += float(F.cross_entropy(logits, window[1:], reduction="sum"))
+            count += length
+    return nats / math.log(2) / count
+
+
+__all__ = ["ROOT", "TINY", "bits_per_byte", "corpus_of", "forge", "logged", "result", "start"]

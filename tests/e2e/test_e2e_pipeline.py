@@ -1,0 +1,107 @@
+"""The whole way: killed anywhere and gone on with, stale where something changed, rolled back where a gate fails."""
+
+import json
+import random
+import signal
+import time
+
+import pytest
+
+from tests.e2e.forge_runs import TINY, forge, result, start
+
+pytestmark = pytest.mark.timeout(900)
+PHASES = ("cognate", "evomerge", "bitnet", "compression")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A tiny run that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = forge(folder, *TINY, "hydra.run.dir=run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "run"
+
+
+def bundles(run):
+    """Checksums of all that the phases wrote, but for checkpoints and what depends on the clock."""
+    return {
+        str(path.relative_to(run)): json.loads(path.read_text())["tensors_sha256"]
+        for path in sorted(run.glob("[1-8]-*/*.json"))
+        if path.name != "phase.json"
+    }
+
+
+def figures(run):
+    """What was measured, but for times."""
+    timed = ("_s", "latency_ms")
+    return {
+        phase: {k: v for k, v in result(run, phase)["result"]["metrics"].items() if not k.endswith(timed)}
+        for phase in PHASES
+    }
+
+
+def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(whole, tmp_path):
+    draw = random.Random(0)
+    arguments = [*TINY, "hydra.run.dir=run"]
+    kills = 0
+    for attempt in range(40):
+        process = start(tmp_path, *arguments)
+        if attempt < 6:
+            time.sleep(draw.uniform(3.0, 12.0))
+            process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=300)
+        kills += process.returncode == -signal.SIGKILL
+        if (tmp_path / "run" / "run.json").exists():
+            arguments = ["resume=run"]
+        if process.returncode == 0:
+            break
+    assert kills >= 3
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
+    assert bundles(tmp_path / "run") == bundles(whole)
+    assert figures(tmp_path / "run") == figures(whole)
+
+
+def test_ctrl_c_stops_it_and_it_goes_on(whole, tmp_path):
+    process = start(tmp_path, *TINY, "hydra.run.dir=run")
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "1-cognate" / "checkpoints").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=120)[0].decode()
+    assert process.returncode == 130, said
+    assert "resume=run" in said and "Traceback" not in said
+    done = forge(tmp_path, "resume=run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert bundles(tmp_path / "run") == bundles(whole)
+
+
+def test_a_finished_run_is_not_run_again_and_a_changed_value_makes_what_follows_stale(whole, tmp_path):
+    import shutil
+
+    shutil.copytree(whole, tmp_path / "run")
+    before = {phase: (tmp_path / "run").glob(f"*{phase}/phase.json") for phase in PHASES}
+    times = {phase: next(paths).stat().st_mtime_ns for phase, paths in before.items()}
+    assert forge(tmp_path, "resume=run").returncode == 0
+    for phase, was in times.items():
+        (path,) = (tmp_path / "run").glob(f"*-{phase}/phase.json")
+        assert path.stat().st_mtime_ns == was, phase
+    done = forge(tmp_path, "resume=run", "bitnet.distill=1.0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "bitnet is stale" in done.stdout
+    now = {phase: next((tmp_path / "run").glob(f"*-{phase}/phase.json")).stat().st_mtime_ns for phase in PHASES}
+    assert [phase for phase in PHASES if now[phase] != times[phase]] == ["bitnet", "compression"]
+    assert (tmp_path / "run" / "4-bitnet.1" / "model.safetensors").exists()
+
+
+def test_a_failed_gate_rolls_back_or_ends_the_way(tmp_path):
+    done = forge(tmp_path, *TINY, "phases=[cognate,evomerge]", "evomerge.min_bits_below_soup=7", "hydra.run.dir=soft")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert result(tmp_path / "soft", "evomerge")["status"] == "failed"
+    assert "bits_below_soup" in result(tmp_path / "soft", "evomerge")["result"]["error"]
+
+    arguments = [*TINY, "phases=[evomerge,bitnet,compression]", "input=soft", "bitnet.min_top1_ratio=1.0"]
+    done = forge(tmp_path, *arguments, "bitnet.min_likelihood_ratio=1.0", "hydra.run.dir=hard")
+    if result(tmp_path / "hard", "bitnet")["status"] == "failed":
+        assert done.returncode == 1
+        assert not list((tmp_path / "hard").glob("*compression/phase.json"))
+        assert json.loads((tmp_path / "hard" / "run.json").read_text())["status"] == "failed"
