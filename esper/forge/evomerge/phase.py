@@ -125,13 +125,14 @@ class Evomerge:
         return found
 
     def _select(self, merges: dict[str, State], family: Family) -> tuple[dict[str, float], str]:
-        """Bits per byte of all merges on validation text, and the best that chance did not find."""
+        """Bits per byte of all merges on validation text, and the best of those that are no controls."""
         windows = self._windows("val", self._config.selection_windows)
         scores = {
             name: float(windows.bits_per_byte(window_nats(self._network(family, state), windows)).mean())
             for name, state in merges.items()
         }
-        champion = min((name for name in scores if not name.startswith(RANDOM)), key=scores.__getitem__)
+        controls = tuple(name for name in (*STRATEGIES, RANDOM) if name != self._config.strategy)
+        champion = min((name for name in scores if not name.startswith(controls)), key=scores.__getitem__)
         return {f"{name}/val": score for name, score in scores.items()}, champion
 
     def _measure(self, paths: dict[str, Path], family: Family) -> dict[str, float]:
@@ -200,7 +201,7 @@ class Evomerge:
             return f"{figures}."
         winner = "merging won" if merged < control else "training the trunk on won"
         steps = self._config.continued_training.steps
-        return f"At equal training {winner}: {figures}, and {control:.4f} after {steps} more steps on all domains."
+        return f"With equal steps {winner}: {figures}, and {control:.4f} after {steps} more steps on all domains."
 
 
 def _weights(result: SearchResult | None, experts: list[str], groups: dict[str, str]) -> dict[str, float]:

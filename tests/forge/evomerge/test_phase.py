@@ -101,7 +101,8 @@ def test_every_merge_is_a_bundle_with_its_figure(done):
     assert all(f"{name}/bits_per_byte" in done.result.metrics for name in names)
     scores = {name: done.result.metrics[f"{name}/val"] for name in names - {"continued_trunk"}}
     champion = load_language_model(done.output).card.metrics["val/bits_per_byte"]
-    assert champion == min(score for name, score in scores.items() if not name.startswith("random"))
+    # What the controls found is passed on by no run, whether they are run or not.
+    assert champion == min(score for name, score in scores.items() if not name.startswith(("random", "genetic")))
 
 
 def test_searches_are_compared_at_equal_evaluations(done):
