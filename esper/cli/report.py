@@ -27,7 +27,9 @@ def write(folder: Path) -> Path:
     from esper.forge.records import is_forge_run
 
     if is_forge_run(folder):
-        from esper.forge.report import write_report
-    else:
-        from esper.nissa import write_report
+        from esper.forge import report
+
+        return report.write_report(folder)
+    from esper.nissa import write_report
+
     return write_report(folder)

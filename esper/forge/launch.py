@@ -1,7 +1,7 @@
 """Forge runs by their folders: start, go on, run one phase, and say how they ended."""
 
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +61,25 @@ def run_phase(name: str, input: str | Path | None, output: str | Path, overrides
     return phase.run(source, Path(output))
 
 
-def make_context(config: ForgeConfig, **told: Callable[..., Any]) -> PhaseContext:
-    """What a phase is handed. told: `log`, `progress` and `should_stop` of PhaseContext, where they are wanted."""
-    return PhaseContext(
+def make_context(
+    config: ForgeConfig,
+    log: Callable[..., None] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> PhaseContext:
+    """What a phase is handed; see PhaseContext for `log`, `progress` and `should_stop`."""
+    context = PhaseContext(
         seed=config.seed,
         model=config.model,
         tokenizer_name=config.tokenizer,
         corpus_config=config.corpus,
         controls=config.controls,
         threads=torch.get_num_threads(),
-        **told,
     )
+    context.log = log or context.log
+    context.progress = progress or context.progress
+    context.should_stop = should_stop or context.should_stop
+    return context
 
 
 def _go(folder: RunDirectory, config: ForgeConfig, is_new: bool) -> int:
@@ -146,7 +154,7 @@ def _run(folder: RunDirectory, config: ForgeConfig, progress: Progress, stop: St
             log.hub.close(status)
 
 
-def _summary(done: Sequence[PhaseRecord], wall_s: float) -> Mapping[str, Any]:
+def _summary(done: Sequence[PhaseRecord], wall_s: float) -> dict[str, Any]:
     """What run.json, `esper runs` and dashboards tell of the run: its last sound model."""
     sound = [record.continuity for record in done if record.continuity and record.status == "finished"]
     last = sound[-1] if sound else {}

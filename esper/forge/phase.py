@@ -68,7 +68,11 @@ class Phase(Protocol):
     """
 
     name: str
-    gates: Sequence[Gate]
+
+    @property
+    def gates(self) -> Sequence[Gate]:
+        """What its figures must keep."""
+        ...
 
     def check(self, input: Path | None) -> None:
         """Raise ForgeError where the phase cannot work on this folder; None: it starts from nothing."""

@@ -27,21 +27,11 @@ def find_plain(path: Path) -> Path | None:
         card = read_sidecar(bundle_paths(path)[1])["metadata"]
         if card.get("format") == "plain" and card.get("quantizer") is None:
             return path
-        known = [Path(each["path"]) for each in card["parents"] if is_unaltered(each)]
+        known = [found for each in card["parents"] if (found := parent_path(path, each))]
         if not known:
             return None
         path = known[0]
     return None
-
-
-def is_unaltered(known: dict[str, str]) -> bool:
-    """Whether a parent, as a card names it, is where it was, and the same."""
-    try:
-        return bool(
-            read_sidecar(bundle_paths(bundle_stem(Path(known["path"])))[1])["tensors_sha256"] == known["sha256"]
-        )
-    except CheckpointError:
-        return False
 
 
 def plain_bytes(path: Path) -> int:

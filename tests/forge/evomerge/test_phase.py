@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from esper.tasks.text.settings import CorpusConfig
 
 from esper.errors import ConfigError, ForgeError
 from esper.forge.bundles import load_language_model, parent, save_language_model
