@@ -4,8 +4,7 @@ from pathlib import Path
 
 from esper.checkpoint.bundle import bundle_paths, read_sidecar
 from esper.forge.architectures import build_network
-from esper.forge.bundles import parent_path
-from esper.forge.bundles import MODEL
+from esper.forge.bundles import MODEL, parent_path
 
 _MOST_GENERATIONS = 16
 
