@@ -16,5 +16,8 @@ options=detect_leaks=0:abort_on_error=1
 run() { LD_PRELOAD=$libraries ASAN_OPTIONS=$options UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$PWD "$@"; }
 
 python=${PYTHON:-.venv/bin/python}
-run "$python" -c 'from esper.engine.kernels import native; library, reason = native.load(); assert library, reason'
-run "$python" -m pytest -p no:cacheprovider --capture=sys -q "$@" tests/engine/kernels/test_block.py tests/engine/fusion/test_seed_ops.py
+for module in native ternary; do
+  run "$python" -c "from esper.engine.kernels import $module; library, reason = $module.load(); assert library, reason"
+done
+run "$python" -m pytest -p no:cacheprovider --capture=sys -q "$@" tests/engine/kernels/test_block.py \
+  tests/engine/fusion/test_seed_ops.py tests/engine/kernels/test_ternary.py tests/engine/kernels/test_ternary_decoder.py

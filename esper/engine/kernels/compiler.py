@@ -1,4 +1,4 @@
-"""Compiles `kernels.cpp` for this processor at first use and keeps the library in a folder that is the user's alone."""
+"""Compiles kernels for this processor at first use and keeps the libraries in a folder that is the user's alone."""
 
 import contextlib
 import ctypes
@@ -18,26 +18,28 @@ from pathlib import Path
 from esper.errors import CheckpointError, EngineError
 from esper.files import write_atomic
 
-_SOURCE = Path(__file__).with_name("kernels.cpp")
+_FOLDER = Path(__file__).parent
+_HEADERS = ("arguments.h",)
 # A NaN tells that a network diverged: whatever the compiler was told, it must not assume that there are none.
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fno-fast-math", "-fno-math-errno", "-fno-trapping-math")
 _LIMIT_S, _PAUSE_S = 300, 0.05
 
 
-def open_library() -> ctypes.CDLL:
-    """The compiled kernels: those kept by an earlier process, else compiled now, by one process at a time.
+def open_library(name: str) -> ctypes.CDLL:
+    """The compiled `name`.cpp: the one kept by an earlier process, else compiled now, by one process at a time.
 
-    Raises EngineError, in a line, where they cannot be had.
+    Raises EngineError, in a line, where it cannot be had.
     """
     try:
         compiler = _compiler()
-        stem = f"kernels-{_fingerprint(compiler)}"
+        source = _FOLDER / f"{name}.cpp"
+        stem = f"{name}-{_fingerprint(compiler, source)}"
         folders = [folder for folder in _folders() if _is_private(folder)]
         for folder in folders:
             if library := _kept(folder, stem):
                 return library
         with _locked(folders) as writable:
-            return (writable and _kept(writable, stem)) or _compiled(compiler, writable, stem)
+            return (writable and _kept(writable, stem)) or _compiled(compiler, source, writable, stem)
     except OSError as error:
         raise EngineError(f"the kernels could not be compiled and loaded: {error}") from error
 
@@ -54,13 +56,14 @@ def _compiler() -> list[str]:
     return found
 
 
-def _fingerprint(compiler: list[str]) -> str:
-    """A home folder may serve several machines: source, compiler and processor all name the file."""
+def _fingerprint(compiler: list[str], source: Path) -> str:
+    """A home folder may serve several machines: sources, compiler and processor all name the file."""
     try:
         cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
     except (OSError, StopIteration):
         cpu = platform.processor()
-    key = "\0".join([_SOURCE.read_text(encoding="utf-8"), *compiler, *_FLAGS, platform.platform(), cpu])
+    texts = [path.read_text(encoding="utf-8") for path in (source, *map(_FOLDER.joinpath, _HEADERS))]
+    key = "\0".join([*texts, *compiler, *_FLAGS, platform.platform(), cpu])
     return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
@@ -142,11 +145,11 @@ def _wait(descriptor: int) -> None:
 # ---- compiling
 
 
-def _compiled(compiler: list[str], folder: Path | None, stem: str) -> ctypes.CDLL:
+def _compiled(compiler: list[str], source: Path, folder: Path | None, stem: str) -> ctypes.CDLL:
     """Compile, keep the library in the folder if that can be done, and load it."""
     with tempfile.TemporaryDirectory(prefix="esper-") as scratch:
         built = Path(scratch) / "kernels.so"
-        _compile(compiler, built)
+        _compile(compiler, source, built)
         if folder is not None:
             content = built.read_bytes()
             kept = folder / f"{_name(stem, content)}.so"
@@ -157,14 +160,14 @@ def _compiled(compiler: list[str], folder: Path | None, stem: str) -> ctypes.CDL
         return ctypes.CDLL(str(built))
 
 
-def _compile(compiler: list[str], library: Path) -> None:
+def _compile(compiler: list[str], source: Path, library: Path) -> None:
     is_linux = platform.system() == "Linux"
     # Linked without -fopenmp: the symbols then come from the OpenMP runtime that torch has already loaded, and both
     # share one pool of threads.
     openmp = ["-fopenmp"] if is_linux and "clang" not in " ".join(compiler) else []
     shared = ["-shared"] if is_linux else ["-dynamiclib", "-undefined", "dynamic_lookup"]
     built = library.with_suffix(".o")
-    _run([*compiler, *_FLAGS, *openmp, "-c", str(_SOURCE), "-o", str(built)])
+    _run([*compiler, *_FLAGS, *openmp, "-c", str(source), "-o", str(built)])
     _run([*compiler, *_FLAGS, *shared, str(built), "-o", str(library)])
 
 

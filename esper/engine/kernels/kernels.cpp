@@ -13,6 +13,8 @@
 #include <cstring>
 #include <vector>
 
+#include "arguments.h"
+
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64, kChannelTile = 4;
 #elif defined(__AVX2__)
@@ -47,14 +49,6 @@ template <class T> inline Vec<T> inverse_root(Vec<T> v) {
   for (int l = 0; l < kLanes<T>; ++l) v[l] = 1 / std::sqrt(v[l]);
   return v;
 }
-
-// Arguments are structs with a twin in native.py, which compares their fields, in order, when it loads the library.
-#define DECLARE_INTEGER(name) int64_t name;
-#define DECLARE_REAL(name) double name;
-#define DECLARE_POINTER(name) void* name;
-#define SPELL_INTEGER(name) "integers " #name ";"
-#define SPELL_REAL(name) "reals " #name ";"
-#define SPELL_POINTER(name) "pointers " #name ";"
 
 // kernel: 0 (no convolution), 1 or 3. x_row_stride: 0 where every row reads the same input. y: the convolution's output,
 // kept for the backward pass; null where it is not. mean, invstd: [R, C]. grad_x: null where it is not wanted.

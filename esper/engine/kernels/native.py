@@ -2,7 +2,7 @@
 
 import ctypes
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -15,14 +15,15 @@ _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 _KINDS = {"integers": ctypes.c_int64, "reals": ctypes.c_double, "pointers": ctypes.c_void_p}
 
 
-def _fields(**groups: str) -> list[tuple[str, Any]]:
+def struct_fields(**groups: str) -> list[tuple[str, Any]]:
+    """The fields of a struct of arguments: names, by the kind that they are of, in order."""
     return [(name, _KINDS[kind]) for kind, names in groups.items() for name in names.split()]
 
 
 class Block(ctypes.Structure):
     """`struct Block` of kernels.cpp."""
 
-    _fields_ = _fields(
+    _fields_ = struct_fields(
         integers="rows in_channels out_channels height width samples kernel depthwise norm relu pool training threads "
         "x_row_stride",
         reals="eps momentum",
@@ -34,7 +35,7 @@ class Block(ctypes.Structure):
 class Seed(ctypes.Structure):
     """`struct Seed` of kernels.cpp."""
 
-    _fields_ = _fields(
+    _fields_ = struct_fields(
         integers="rows size samples alpha_per_sample threads",
         reals="max_ratio eps",
         pointers="x delta out kept alpha straight_through is_finite grad_out grad_x grad_delta grad_alpha",
@@ -52,24 +53,25 @@ _KERNELS: dict[str, type[ctypes.Structure]] = {
 def load() -> tuple[ctypes.CDLL | None, str]:
     """The library, or None with the reason why it cannot be had here."""
     try:
-        library = compiler.open_library()
+        library = compiler.open_library("kernels")
     except EngineError as error:
         return None, str(error)
-    if not _matches(library):
+    kernels = [f"{kernel}_{suffix}" for kernel in _KERNELS for suffix in _SUFFIX.values()]
+    if not matches(library, (Block, Seed), kernels):
         return None, "the compiled kernels do not match this version: their arguments differ"
     return library, "native kernels"
 
 
-def _matches(library: ctypes.CDLL) -> bool:
+def matches(library: ctypes.CDLL, structures: Iterable[type[ctypes.Structure]], kernels: Iterable[str]) -> bool:
     """Whether the library has every kernel, and sees the fields of their arguments as they are declared here."""
     try:
-        for structure in (Block, Seed):
+        for structure in structures:
             name = structure.__name__.lower()
             fields, bytes_of = getattr(library, f"{name}_fields"), getattr(library, f"{name}_bytes")
             fields.restype, bytes_of.restype = ctypes.c_char_p, ctypes.c_int64
             if fields().decode() != _spelled(structure) or bytes_of() != ctypes.sizeof(structure):
                 return False
-        return all(hasattr(library, f"{kernel}_{suffix}") for kernel in _KERNELS for suffix in _SUFFIX.values())
+        return all(hasattr(library, kernel) for kernel in kernels)
     except AttributeError:
         return False
 
