@@ -29,6 +29,9 @@ MODEL = "model"
 FORMATS: "Registry[ModelCard, nn.Module]" = Registry("format", error=CheckpointError)
 
 
+FORMATS.declare("ternary", ModelCard, "esper.forge.bitnet.bundle:build_ternary")
+
+
 @FORMATS.register("plain", ModelCard)
 def build_plain(card: ModelCard, tensors: Mapping[str, Tensor]) -> nn.Module:
     """The tensors are the network's own, as they are."""

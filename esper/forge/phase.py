@@ -12,8 +12,8 @@ from esper.registry import Registry
 
 if TYPE_CHECKING:
     from esper.forge.config import ModelConfig
-    from esper.tasks.text.corpus import Corpus
     from esper.tasks.settings import CorpusConfig
+    from esper.tasks.text.corpus import Corpus
     from esper.tasks.text.tokenizer import Tokenizer
 
 CONTROLS = ("gates", "all")
