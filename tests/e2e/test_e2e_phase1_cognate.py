@@ -20,9 +20,9 @@ def folder(nano_run):
 def test_it_leaves_a_trunk_and_a_specialist_of_each_domain(folder):
     trunk = json.loads((folder / "model.json").read_text())
     for domain in DOMAINS:
-        card = json.loads((folder / f"{domain}.json").read_text())["metadata"]
-        (parent,) = card["parents"]
-        assert parent["sha256"] == trunk["tensors_sha256"]
+        card = json.loads((folder / f"{domain}.json").read_text())
+        (parent,) = card["metadata"]["parents"]
+        assert parent == {"path": "model.safetensors", "sha256": trunk["tensors_sha256"], "relation": "trunk"}
         assert max(DOMAINS, key=lambda each: card["metrics"][f"share/{each}"]) == domain
 
 
