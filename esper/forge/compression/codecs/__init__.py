@@ -1,0 +1,1 @@
+"""Codecs, one small family a module; `esper.forge.compression.config` has their names and settings."""
