@@ -73,6 +73,10 @@ class ForgeError(EsperError):
     """A bundle, or a folder of them, is not what a phase of the forge works on."""
 
 
+class CompressionError(ForgeError):
+    """A model cannot be made as small as asked by these codecs."""
+
+
 class FormatError(EsperError, ValueError):
     """What a file holds is malformed, too large or too deep for what it is read as."""
 
