@@ -27,6 +27,7 @@ MODEL = "model"
 
 # How the tensors of a bundle become a network: name -> function(card, tensors).
 FORMATS: "Registry[ModelCard, nn.Module]" = Registry("format", error=CheckpointError)
+FORMATS.declare("compressed", ModelCard, "esper.forge.compression.bundle:build_compressed")
 
 
 @FORMATS.register("plain", ModelCard)

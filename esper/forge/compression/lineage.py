@@ -1,0 +1,50 @@
+"""Where a bundle comes from, and how large it was: read from model cards alone."""
+
+from pathlib import Path
+
+from esper.checkpoint.bundle import bundle_paths, read_sidecar
+from esper.errors import CheckpointError
+from esper.forge.architectures import build_network
+from esper.forge.bundles import MODEL
+
+_MOST_GENERATIONS = 16
+
+
+def bundle_stem(path: Path) -> Path:
+    """A bundle without a suffix, by its own path or that of the folder whose `model` it is."""
+    return path / MODEL if path.is_dir() else path.with_name(path.name.removesuffix(".safetensors"))
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a bundle's tensors are packed, as those of a ternary model."""
+    return bool(read_sidecar(bundle_paths(path)[1])["metadata"].get("format") != "plain")
+
+
+def find_plain(path: Path) -> Path | None:
+    """The bundle itself where it is a plain, unquantised model; else the nearest of its parents that is, unaltered."""
+    for _ in range(_MOST_GENERATIONS):
+        path = bundle_stem(path)
+        card = read_sidecar(bundle_paths(path)[1])["metadata"]
+        if card.get("format") == "plain" and card.get("quantizer") is None:
+            return path
+        known = [Path(each["path"]) for each in card["parents"] if is_unaltered(each)]
+        if not known:
+            return None
+        path = known[0]
+    return None
+
+
+def is_unaltered(known: dict[str, str]) -> bool:
+    """Whether a parent, as a card names it, is where it was, and the same."""
+    try:
+        return bool(
+            read_sidecar(bundle_paths(bundle_stem(Path(known["path"])))[1])["tensors_sha256"] == known["sha256"]
+        )
+    except CheckpointError:
+        return False
+
+
+def plain_bytes(path: Path) -> int:
+    """Of a bundle's network in float32, tied tensors once, whatever its format."""
+    network = build_network(read_sidecar(bundle_paths(path)[1])["config"])
+    return 4 * sum(parameter.numel() for parameter in network.parameters())
