@@ -31,9 +31,6 @@ FORMATS.declare("ternary", ModelCard, "esper.forge.bitnet.bundle:build_ternary")
 FORMATS.declare("compressed", ModelCard, "esper.forge.compression.bundle:build_compressed")
 
 
-FORMATS.declare("ternary", ModelCard, "esper.forge.bitnet.bundle:build_ternary")
-
-
 @FORMATS.register("plain", ModelCard)
 def build_plain(card: ModelCard, tensors: Mapping[str, Tensor]) -> nn.Module:
     """The tensors are the network's own, as they are."""

@@ -4,10 +4,10 @@ import torch
 from esper.forge.compression.feedback import DAMPING, factorize, round_with_feedback
 
 
-def problem(rows=40, columns=24):
+def problem(rows=40, columns=72):
     generator = torch.Generator().manual_seed(0)
-    features = torch.randn(400, columns, generator=generator) @ torch.randn(columns, columns, generator=generator)
-    return torch.randn(rows, columns, generator=generator), features.T @ features / 400
+    features = torch.randn(800, columns, generator=generator) @ torch.randn(columns, columns, generator=generator)
+    return torch.randn(rows, columns, generator=generator), features.T @ features / 800
 
 
 def damped(moments):
@@ -22,7 +22,7 @@ def test_factors_give_the_matrix_back():
     _, moments = problem()
     for dim in (1, 2, 4):
         factors = factorize(moments, dim)
-        whole = factors.upper + torch.eye(24)
+        whole = factors.upper + torch.eye(72)
         assert torch.allclose(
             whole @ torch.block_diag(*factors.blocks) @ whole.T, damped(moments), rtol=1e-3, atol=1e-3
         )
@@ -56,5 +56,5 @@ def test_a_diagonal_matrix_has_nothing_to_feed_back():
         chosen[:, column] = torch.from_numpy(np.rint(asked[0]))
         return np.rint(asked)
 
-    round_with_feedback(weight, factorize(torch.eye(24)), nearest)
+    round_with_feedback(weight, factorize(torch.eye(72)), nearest)
     assert torch.equal(chosen, weight.round())
