@@ -70,8 +70,13 @@ class Registry(Mapping[str, type[ConfigT]], Generic[ConfigT, BuiltT]):
         return len(self.parts)
 
     def declare(self, name: str, config: type[ConfigT], target: str = "") -> None:
-        """Make a part known by name and configuration alone; its builder registers itself, in `target`'s module."""
-        self.add(Part(name=name, config=config, target=target))
+        """Make a part known by name and configuration alone; its builder registers itself, in `target`'s module.
+
+        Where that was imported first, its builder is there already.
+        """
+        known = self.parts.get(name)
+        if known is None or known.builder is None or (known.config, known.target) != (config, target):
+            self.add(Part(name=name, config=config, target=target))
 
     def register(self, name: str, config: type[ConfigT]) -> Callable[[Callable[P, BuiltT]], Callable[P, BuiltT]]:
         """Decorator for a builder: a function of the configuration and of whatever else its parameters name.

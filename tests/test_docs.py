@@ -20,6 +20,7 @@ import yaml
 from esper.cli import build_parser
 from esper.config.composing import compose
 from esper.forge.bundles import save_language_model
+from esper.forge.composing import compose as compose_forge
 from esper.run import main
 from esper.runner.distributed import TorchRanks
 from esper.simic.on_policy.collector import Collector
@@ -68,6 +69,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], Callable[[dict[str, Any]], 
     "distributed.md": (ranks_given, lambda end: end["learner"] is not None),
     "text.md": (dict, lambda end: 0.0 < end["corpus"].overlap < 0.2),
     "language-models.md": (models_given, lambda end: len(end["card"].phase) and end["logits"].shape == (2, 8, 264)),
+    "forge.md": (dict, lambda end: end["result"].success and end["model"].card.phase == "cognate"),
     "environment.md": (dict, lambda end: end["returns"].shape == (2,) and np.isfinite(end["returns"]).all()),
 }
 PROGRAMS = {"sweeps.md"}  # whole programs: each runs in a process of its own, below
@@ -105,7 +107,9 @@ def test_the_program_that_sweeps_runs(tmp_path):
     assert "0.93" in done.stdout
 
 
-SHOWN = re.compile(r"\W*(?:run: )?(?:for run in a b; do )?((?:torchrun .*?|python )-m esper\.run\b.*|esper .*)")
+SHOWN = re.compile(
+    r"\W*(?:run: )?(?:for run in a b; do )?((?:torchrun .*?|python )-m esper\.(?:run|forge)\b.*|esper .*)"
+)
 BESIDE = re.compile(  # what else is shown: other programs', and files of a user's own
     r"make (?P<target>\w+)|pip install 'esper\[(?P<extras>[\w,]+)\]'|\. "
     r"|(?:cd|cmp|eval|pip|pre-commit|sqlite3|tensorboard) "
@@ -125,6 +129,7 @@ def commands() -> Iterator[tuple[str, str]]:
 
 COMMANDS = sorted(set(commands()))
 OF_RUNS = [(page, command) for page, command in COMMANDS if "esper.run" in command]
+OF_FORGE = [(page, command) for page, command in COMMANDS if "esper.forge" in command]
 OF_ESPER = [(page, command) for page, command in COMMANDS if command.startswith("esper ")]
 
 
@@ -209,6 +214,18 @@ def test_commands_of_runs_are_understood(page, command, tmp_path, monkeypatch):
     else:
         folder = arguments[arguments.index("--config-dir") + 1] if "--config-dir" in arguments else None
         compose([argument for argument in arguments if "=" in argument], config_dir=folder).check_names()
+
+
+@pytest.mark.parametrize(("page", "command"), OF_FORGE)
+def test_commands_of_the_forge_are_understood(page, command):
+    arguments = shlex.split(command.partition("-m esper.forge")[2])
+    if "--help" in arguments:
+        return
+    overrides = [argument for argument in arguments if "=" in argument]
+    resumed = [override for override in overrides if override.startswith("resume=")]
+    if "-m" in arguments:  # of a sweep, the first of each key's values
+        overrides = [override.partition(",")[0] for override in overrides]
+    compose_forge([override for override in overrides if override not in resumed])
 
 
 @pytest.mark.parametrize(("page", "command"), OF_ESPER)

@@ -176,6 +176,12 @@ def twice(config):
     return config
 
 
+def test_a_builder_that_was_imported_before_its_declaration_is_the_declared_one(registry):
+    registry.register("ours", Plain)(twice)
+    registry.declare("ours", Plain, place(twice))
+    assert registry.builder("ours") is twice
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [

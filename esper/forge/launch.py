@@ -115,11 +115,13 @@ def _go(folder: RunDirectory, config: ForgeConfig, is_new: bool) -> int:
 def _run(folder: RunDirectory, config: ForgeConfig, progress: Progress, stop: StopRequest) -> PhaseRecord | None:
     log: ForgeLog | None = None
 
-    def begin(name: str) -> None:
+    def begin(name: str, is_resumed: bool) -> None:
         nonlocal log
         if log is None:
             log = ForgeLog(folder.path, open_dashboards(config.telemetry, folder, POLICY, to_plain(config)))
             folder.start(max_epochs=len(config.way))
+        if not is_resumed:
+            log.begin_anew(name)
         progress.begin(name)
 
     def context(name: str) -> PhaseContext:

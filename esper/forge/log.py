@@ -4,10 +4,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from esper.files import write_atomic
 from esper.files.records import LEARNING_FILE, UPDATE, UPDATE_NEEDS
 from esper.leyline import Sink
-from esper.nissa import EventHub, JsonlSink, read_jsonl
+from esper.nissa import EventHub, JsonlSink, cut_back, read_jsonl
 
 SCHEMA_VERSION = 1
 
@@ -26,8 +25,13 @@ class ForgeLog:
         self._last: dict[frozenset[str], float] = {}
         for record in records:
             names = frozenset(name for name in record if "/" in name)
-            self._last[names] = max(record.get("step") or 0, self._last.get(names, -1))
+            self._last[names] = record.get("step") or 0
+        cut_back(folder, learning=self._count)  # a kill may have left half a line
         self.hub = EventHub([JsonlSink(folder), *dashboards])
+
+    def begin_anew(self, phase: str) -> None:
+        """What is logged of a phase from here on counts from its first step again."""
+        self._last = {names: step for names, step in self._last.items() if not _is_of(names, phase)}
 
     def write(self, phase: str, step: int, **metrics: float) -> None:
         """Log numbers of a step of a phase."""
@@ -40,12 +44,5 @@ class ForgeLog:
         self.hub.update({"schema": SCHEMA_VERSION, "update": self._count, "step": step, **named})
 
 
-def drop_phase(folder: Path, phase: str) -> None:
-    """Take out what is logged of a phase that is to be run anew; before a `ForgeLog` is opened. Raises OSError."""
-    path = folder / LEARNING_FILE
-    if not path.exists():
-        return
-    lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if f'"{phase}/'.encode() not in line]
-    if len(kept) < len(lines):
-        write_atomic(path, b"".join(kept))
+def _is_of(names: frozenset[str], phase: str) -> bool:
+    return any(name.startswith(f"{phase}/") for name in names)

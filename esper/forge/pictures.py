@@ -45,6 +45,9 @@ def curves_picture(phase: str, records: Sequence[Mapping[str, Any]]) -> str:
         for name, value in record.items():
             if name.startswith(prefix) and name.endswith("loss") and isinstance(value, int | float):
                 steps, values = found.setdefault(name.removeprefix(prefix).removesuffix("_loss"), ([], []))
+                if steps and (record.get("step") or 0) <= steps[-1]:  # the phase was run anew
+                    steps.clear()
+                    values.clear()
                 steps.append(record.get("step") or 0)
                 values.append(float(value))
     curves = {name: (np.array(x), np.array(y)) for name, (x, y) in found.items() if len(x) > 1}

@@ -19,7 +19,8 @@ class Pipeline:
 
     Args:
         make_context: phase's name -> what it is handed.
-        begin: is told the phase that is to run, once its input has been found to be in order.
+        begin: is told the phase that is to run, once its input has been found to be in order, and whether it goes on
+            from where it was stopped.
         tell: gets sentences for people.
     """
 
@@ -28,7 +29,7 @@ class Pipeline:
         config: ForgeConfig,
         folder: Path,
         make_context: Callable[[str], PhaseContext],
-        begin: Callable[[str], None],
+        begin: Callable[[str, bool], None],
         tell: Callable[[str], None],
     ) -> None:
         self._config, self._folder, self._make_context = config, folder, make_context
@@ -82,7 +83,7 @@ class Pipeline:
         context = self._make_context(name)
         phase: Phase = PHASES.build(getattr(self._config, name), name, context=context)
         phase.check(sound)
-        self._begin(name)
+        self._begin(name, folder.exists())
         folder.mkdir(parents=True, exist_ok=True)
         record = PhaseRecord(folder, name, "running", key, None if sound is None else str(sound)).write()
         result = phase.run(sound, folder)

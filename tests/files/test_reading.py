@@ -183,6 +183,7 @@ ALLOWED = {
     "files/reading.py",  # the readers themselves
     "sweep/composing.py",  # makes a value plain by way of text of its own
     "config/help.py",  # shipped files
+    "forge/help.py",
     "engine/kernels/compiler.py",  # what is compiled, and the processor that it is for
 }
 
