@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from esper.files.records import CONFIG_FILE
+from esper.forge.composing import read_config
 from esper.forge.continuity import ASPECTS
 from esper.forge.records import PhaseRecord, read_phases
 from esper.forge.report import figure
@@ -36,7 +38,9 @@ def _metrics(folders: Sequence[Path], phase: str) -> list[Mapping[str, float]]:
 def _over_seeds(metrics: Sequence[Mapping[str, float]], name: str, digits: int = 3) -> str:
     """The mean of a figure over runs, with its interval from three runs on; a dash where none has it."""
     values = [each[name] for each in metrics if name in each]
-    return with_minus(mean_interval(values).text(digits)) if values else "-"
+    if len(values) < 2:
+        return with_minus(f"{values[0]:.{digits}f}") if values else "-"
+    return with_minus(mean_interval(values).text(digits))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -85,12 +89,15 @@ def evomerge(folders: Sequence[Path], speeds: Mapping[str, Any]) -> str:
 
 
 def gates(folders: Sequence[Path], speeds: Mapping[str, Any]) -> str:
-    """What each phase's gates came to."""
+    """What each phase's gates came to, and what they asked."""
+    config = read_config(folders[0] / CONFIG_FILE)
     rows = []
-    for phase, names in GATES.items():
+    for phase, bounds in GATES.items():
         metrics = _metrics(folders, phase)
-        rows += [[phase, name, _over_seeds(metrics, name, 4)] for name in names]
-    return _table(["phase", "figure", "measured"], [row for row in rows if row[2] != "-"])
+        for name, key in bounds.items():
+            asked = getattr(getattr(config, phase), key) if key else 0.0
+            rows.append([phase, name, _over_seeds(metrics, name, 4), f"{asked:g}"])
+    return _table(["phase", "figure", "measured", "at least"], [row for row in rows if row[2] != "-"])
 
 
 def _of_speed(name: str) -> Table:
@@ -104,16 +111,26 @@ def _of_speed(name: str) -> Table:
 
 
 def _spelled(value: Any) -> str:
+    if isinstance(value, int) or (isinstance(value, float) and abs(value) >= 1000):
+        return f"{value:,.0f}"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-GATES = {
-    "evomerge": ("bits_below_trunk", "bits_below_soup", "search_bits_below_random"),
-    "bitnet": ("top1_ratio", "likelihood_ratio", "bytes_ratio"),
-    "compression": (
-        *("gentle/ratio", "gentle/score", "tight/ratio", "tight/score"),
-        *("ternary/ratio", "ternary/score"),
-    ),
+# Figure of a gate -> the key that says what it must be.
+GATES: dict[str, dict[str, str]] = {
+    "evomerge": {
+        "bits_below_trunk": "min_bits_below_trunk",
+        "bits_below_soup": "min_bits_below_soup",
+        "search_bits_below_random": "",
+    },
+    "bitnet": {
+        "top1_ratio": "min_top1_ratio",
+        "likelihood_ratio": "min_likelihood_ratio",
+        "bytes_ratio": "min_bytes_ratio_int8",
+    },
+    "compression": {
+        f"{name}/{what}": f"{name}_{what}" for name in ("gentle", "tight", "ternary") for what in ("ratio", "score")
+    },
 }
 TABLES: dict[str, Table] = {
     "continuity": continuity,
