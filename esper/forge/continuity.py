@@ -33,10 +33,14 @@ def worsened(aspect: Aspect, before: float | None, after: float | None) -> bool:
     return (change if not aspect.is_better_high else -change) > aspect.tolerance
 
 
-def marks(rows: Sequence[Measured]) -> list[dict[str, bool]]:
-    """For each row, which aspects got worse beyond their tolerance since the row before."""
-    pairs = zip([None, *rows[:-1]], rows, strict=True)
-    return [
-        {a.name: before is not None and worsened(a, before.get(a.name), row.get(a.name)) for a in ASPECTS}
-        for before, row in pairs
-    ]
+def marks(rows: Sequence[tuple[Measured, bool]]) -> list[dict[str, bool]]:
+    """For each row, which aspects got worse beyond their tolerance since the last sound one before it.
+
+    rows: (what was measured, whether the phase passed its gates); a phase that did not is nobody's input.
+    """
+    before: Measured = {}
+    marked = []
+    for measured, is_sound in rows:
+        marked.append({a.name: worsened(a, before.get(a.name), measured.get(a.name)) for a in ASPECTS})
+        before = measured if is_sound else before
+    return marked

@@ -30,7 +30,7 @@ def render(folder: Path, phases: Sequence[PhaseRecord]) -> str:
     run = fitting(read_object(folder / RUN_FILE), RUN)[0]
     records, _ = read_jsonl(folder / LEARNING_FILE, UPDATE, UPDATE_NEEDS)
     measured = [record for record in phases if record.continuity is not None]
-    worse = marks([record.continuity or {} for record in measured])
+    worse = marks([(record.continuity or {}, record.status == "finished") for record in measured])
     return render_page(
         "forge/report.html.j2",
         run=run,
