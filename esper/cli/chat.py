@@ -56,10 +56,11 @@ def find_bundle(text: str, root: Path) -> Path:
     given = Path(text)
     if not given.is_dir() and any(Path(f"{given}{end}").is_file() for end in ("", ".json")):
         return given
+    from esper.forge.phase import MODEL
     from esper.forge.records import input_folder
     from esper.study.runs.find import find_run
 
-    return input_folder(given if given.is_dir() else find_run(text, root)) / "model"
+    return input_folder(given if given.is_dir() else find_run(text, root)) / MODEL
 
 
 def _lines(is_shown: bool) -> Iterator[str]:

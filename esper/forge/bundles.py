@@ -20,10 +20,9 @@ from esper.forge.architectures import build_network
 from esper.forge.canary import check_canary, take_canary
 from esper.forge.card import ModelCard
 from esper.forge.language_model import LanguageModel
+from esper.forge.phase import MODEL
 from esper.registry import Registry
 from esper.tasks.text.tokenizer import Tokenizer, get_tokenizer
-
-MODEL = "model"
 
 # How the tensors of a bundle become a network: name -> function(card, tensors).
 FORMATS: "Registry[ModelCard, nn.Module]" = Registry("format", error=CheckpointError)
@@ -70,7 +69,7 @@ def save_language_model(
     Raises: CheckpointError where a value or tensor cannot be stored, or no network comes of what would be written.
     """
     network: Any = model.host if isinstance(model, LanguageModel) else model
-    stem = _stem(path)
+    stem = bundle_stem(path)
     card = ModelCard(
         phase=phase,
         format=format,
@@ -99,7 +98,7 @@ def load_language_model(path: str | os.PathLike[str]) -> LanguageModel:
     Raises: CheckpointError, in a line, where a file is missing, altered or cut short, its tokenizer is another by now,
     it says what there is not, or its canary does not reproduce.
     """
-    stem = _stem(path)
+    stem = bundle_stem(path)
     checkpoint = read_bundle(stem)
     try:
         card = ModelCard.of(checkpoint)
@@ -113,9 +112,18 @@ def load_language_model(path: str | os.PathLike[str]) -> LanguageModel:
     return LanguageModel(network, tokenizer, card).eval()
 
 
+def bundle_stem(path: str | os.PathLike[str]) -> Path:
+    """The path of a bundle without its suffix, given either file, the stem, or the folder whose `model` is meant."""
+    try:
+        given = Path(path)
+    except TypeError:
+        raise ForgeError(f"expected the path of a bundle or of its folder, and got {path!r}") from None
+    return given / MODEL if given.is_dir() else bundle_paths(given)[1].with_suffix("")
+
+
 def parent(path: str | os.PathLike[str], relation: str) -> dict[str, str]:
     """A bundle that a model comes from, for its card. Raises: CheckpointError where there is none."""
-    tensors_path, sidecar_path = bundle_paths(_stem(path))
+    tensors_path, sidecar_path = bundle_paths(bundle_stem(path))
     return {"path": str(tensors_path), "sha256": read_sidecar(sidecar_path)["tensors_sha256"], "relation": relation}
 
 
@@ -140,11 +148,3 @@ def _tokenizer(card: ModelCard) -> Tokenizer:
     if tokenizer.sha256 != card.tokenizer["sha256"]:
         raise CheckpointError(f"its tokenizer was another: {name} has changed since; put the file back that it had")
     return tokenizer
-
-
-def _stem(path: str | os.PathLike[str]) -> Path:
-    try:
-        given = Path(path)
-    except TypeError:
-        raise ForgeError(f"expected the path of a bundle or of its folder, and got {path!r}") from None
-    return given / MODEL if given.is_dir() else given

@@ -6,17 +6,15 @@ from statistics import median
 
 import torch
 
+from esper.checkpoint.bundle import bundle_paths
 from esper.forge.bundles import load_language_model
 from esper.forge.evaluation import evaluate_corpus
-from esper.forge.phase import PhaseContext
-
-MODEL = "model"
+from esper.forge.phase import MODEL, PhaseContext
 
 
 def measure_bundle(folder: Path, context: PhaseContext) -> dict[str, float | None]:
     """Of the model that a phase passes on, read back from disk; on the test split, bits per byte by domain, too."""
-    path = folder / MODEL
-    model = load_language_model(path)
+    model = load_language_model(folder)
     length = context.model.block_size
     scores = evaluate_corpus(model, context.corpus, "test", length)
     found: dict[str, float | None] = {
@@ -24,7 +22,7 @@ def measure_bundle(folder: Path, context: PhaseContext) -> dict[str, float | Non
     }
     found["bits_per_byte"] = sum(score.bits_per_byte for score in scores.values()) / len(scores)
     found["top1"] = 100.0 * sum(score.top1 for score in scores.values()) / len(scores)
-    found["bytes"] = float(path.with_suffix(".safetensors").stat().st_size)
+    found["bytes"] = float(bundle_paths(folder / MODEL)[0].stat().st_size)
     found["latency_ms"] = _latency_ms(model, length)
     return found
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from esper.tasks.text.tokenizer import Tokenizer
 
 CONTROLS = ("gates", "all")
+MODEL = "model"  # the bundle that a phase passes on, in its folder
 
 
 @dataclass(frozen=True, kw_only=True)

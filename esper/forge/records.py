@@ -13,7 +13,7 @@ from esper.files.records import RUN_FILE
 from esper.files.shapes import ANY, Among
 from esper.forge.config import PLACES
 from esper.forge.continuity import Measured
-from esper.forge.phase import PhaseResult
+from esper.forge.phase import MODEL, PhaseResult
 
 PHASE_FILE = "phase.json"
 POLICY = "forge"  # what such a run is filed under
@@ -111,12 +111,12 @@ def input_folder(given: Path) -> Path:
     passed = [record for record in read_phases(given) if record.status == "finished"]
     if passed:
         return passed[-1].folder
-    if (given / "model.json").exists():
+    if (given / f"{MODEL}.json").exists():
         return given
-    if given.with_suffix("").name == "model" and given.with_suffix(".json").exists():
+    if given.with_suffix("").name == MODEL and given.with_suffix(".json").exists():
         return given.parent
     raise ForgeError(
-        f"input={given}: there is no model.safetensors with its model.json, and no phase that was passed\n"
+        f"input={given}: there is no {MODEL}.safetensors with its {MODEL}.json, and no phase that was passed\n"
         "  expected the folder of a forge run, or of one of its phases"
     )
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from esper.checkpoint import Checkpoint, pack_generators, read_bundle, restoring, unpack_generators, write_bundle
+from esper.checkpoint.bundle import bundle_paths
 from esper.checks import in_range, positive
 from esper.forge.phase import Interrupted
 from esper.simic.on_policy.schedules import schedule
@@ -107,7 +108,7 @@ class LanguageTraining:
         self._rate = schedule(
             "warmup_cosine", budget.learning_rate, FINAL_RATE_SHARE * budget.learning_rate, budget.steps, warmup
         )
-        if self._path is not None and self._path.with_suffix(".json").exists():
+        if self._path is not None and bundle_paths(self._path)[1].exists():
             self._restore()
 
     def run(self, context: "PhaseContext", checkpoint_every: int = 200, log_every: int = 20) -> nn.Module:

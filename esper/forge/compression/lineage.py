@@ -4,14 +4,9 @@ from pathlib import Path
 
 from esper.checkpoint.bundle import bundle_paths, read_sidecar
 from esper.forge.architectures import build_network
-from esper.forge.bundles import MODEL, parent_path
+from esper.forge.bundles import bundle_stem, parent_path
 
 _MOST_GENERATIONS = 16
-
-
-def bundle_stem(path: Path) -> Path:
-    """A bundle without a suffix, by its own path or that of the folder whose `model` it is."""
-    return path / MODEL if path.is_dir() else path.with_name(path.name.removesuffix(".safetensors"))
 
 
 def is_packed(path: Path) -> bool:

@@ -9,19 +9,20 @@ import torch
 from torch import Tensor
 
 from esper.checkpoint import read_bundle
+from esper.checkpoint.bundle import bundle_paths
 from esper.checkpoint.plain import to_json
 from esper.errors import CompressionError, ForgeError
 from esper.files import write_atomic
-from esper.forge.bundles import MODEL, load_language_model, parent
+from esper.forge.bundles import bundle_stem, load_language_model, parent
 from esper.forge.compression.allocation import FAMILIES
 from esper.forge.compression.bundle import FORMAT, save_compressed
 from esper.forge.compression.calibration import calibrate
 from esper.forge.compression.compressor import Compressor, compress_packed
 from esper.forge.compression.config import CompressionConfig
 from esper.forge.compression.container import KEY
-from esper.forge.compression.lineage import bundle_stem, find_plain, is_packed, plain_bytes
+from esper.forge.compression.lineage import find_plain, is_packed, plain_bytes
 from esper.forge.compression.scoring import Score, score_bundles
-from esper.forge.phase import PHASES, Gate, PhaseContext, PhaseResult, conclude
+from esper.forge.phase import MODEL, PHASES, Gate, PhaseContext, PhaseResult, conclude
 from esper.tasks.task import named_generator
 from esper.tasks.text.windows import draw_windows
 
@@ -142,7 +143,7 @@ class Compression:
         return score_bundles(bundles, streams, length, folder, context.threads, timeout_s)
 
     def _figures(self, attempt: Attempt, score: Score, before: Score) -> dict[str, float]:
-        size = attempt.path.with_suffix(".safetensors").stat().st_size
+        size = bundle_paths(attempt.path)[0].stat().st_size
         figures = {
             "bytes": float(size),
             "ratio": plain_bytes(attempt.source) / size,

@@ -6,9 +6,10 @@ from pathlib import Path
 from esper.errors import ForgeError
 from esper.forge.bundles import load_language_model, parent
 from esper.forge.language_model import LanguageModel
+from esper.forge.phase import MODEL
 from esper.tasks.text.tokenizer import Tokenizer
 
-TRUNK = "model"
+TRUNK = MODEL  # what cognate passes on, beside its specialists
 _FEWEST = 2  # specialists
 
 

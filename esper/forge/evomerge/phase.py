@@ -16,11 +16,11 @@ from esper.forge.bundles import load_language_model, parent, save_language_model
 from esper.forge.evomerge.candidates import fixed_merges, search_vectors, start_weight
 from esper.forge.evomerge.config import STRATEGIES, EvomergeConfig
 from esper.forge.evomerge.evaluating import MergeEvaluator, Windows, load_state, state_of, window_nats
-from esper.forge.evomerge.family import TRUNK, Family, read_family
+from esper.forge.evomerge.family import Family, read_family
 from esper.forge.evomerge.groups import group_names, layer_groups
 from esper.forge.evomerge.methods import State
 from esper.forge.evomerge.search import SearchResult, make_strategy, run_search
-from esper.forge.phase import PHASES, Gate, Interrupted, PhaseContext, PhaseResult, conclude
+from esper.forge.phase import MODEL, PHASES, Gate, Interrupted, PhaseContext, PhaseResult, conclude
 from esper.forge.training import LanguageTraining, MixedBatches, TrainingBudget
 
 CHECKPOINTS, CANDIDATES = "checkpoints", "candidates"
@@ -72,8 +72,8 @@ class Evomerge:
             name: self._save(output / CANDIDATES / name, self._network(family, state), family, metrics[f"{name}/val"])
             for name, state in merges.items()
         }
-        paths[TRUNK] = self._save(
-            output / TRUNK, self._network(family, merges[champion]), family, metrics[f"{champion}/val"]
+        paths[MODEL] = self._save(
+            output / MODEL, self._network(family, merges[champion]), family, metrics[f"{champion}/val"]
         )
         if self._context.controls == "all":
             paths[CONTINUED] = self._continue_trunk(family, output)
@@ -142,7 +142,7 @@ class Evomerge:
         for number, (name, path) in enumerate({"trunk": family.paths[0], **paths}.items()):
             self._context.progress(number, len(paths) + 1, "measuring")
             bits = windows.bits_per_byte(window_nats(load_language_model(path), windows))
-            name = "champion" if name == TRUNK else name
+            name = "champion" if name == MODEL else name
             metrics[f"{name}/bits_per_byte"] = float(bits.mean())
             if name in ("trunk", SOUP, "champion"):
                 metrics |= {
