@@ -88,8 +88,8 @@ class Interrupted(Exception):
     """The phase was asked to stop; its checkpoint is written."""
 
 
-def _nothing(*given: Any, **named: Any) -> None:
-    return None
+def nothing(*given: Any, **named: Any) -> None:
+    """What is told to nobody."""
 
 
 @dataclass
@@ -107,8 +107,8 @@ class PhaseContext:
     corpus_config: "CorpusConfig"
     controls: str = "gates"
     threads: int = 1
-    log: Callable[..., None] = _nothing
-    progress: Callable[[int, int, str], None] = _nothing
+    log: Callable[..., None] = nothing
+    progress: Callable[[int, int, str], None] = nothing
     should_stop: Callable[[], bool] = lambda: False
     notes: list[str] = field(default_factory=list)  # sentences for the report, such as which control won
 

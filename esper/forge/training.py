@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esper.checkpoint import Checkpoint, pack_generators, read_bundle, restoring, unpack_generators, write_bundle
+from esper.checkpoint import Checkpoint, read_bundle, restoring, write_bundle
 from esper.checkpoint.bundle import bundle_paths
-from esper.checks import in_range, positive
 from esper.forge.phase import Interrupted
+from esper.forge.training_state import TrainingState
 from esper.simic.on_policy.schedules import schedule
 from esper.tasks.task import named_generator
 from esper.tasks.text.corpus import draw_windows
@@ -39,12 +39,6 @@ class TrainingBudget:
     learning_rate: float
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
-
-    def check(self, key: str) -> None:
-        """Raise ConfigError, naming the key below `key`."""
-        in_range(f"{key}.steps", self.steps, 1, 10_000_000)
-        in_range(f"{key}.batch_size", self.batch_size, 1, 65_536)
-        positive(f"{key}.learning_rate", self.learning_rate, 1.0)
 
 
 class MixedBatches:
@@ -100,10 +94,11 @@ class LanguageTraining:
         self.model, self.batches, self.budget, self.name = model, batches, budget, name
         self._loss, self.step = loss, 0
         self._path = None if folder is None else folder / f"{name}_{CHECKPOINT}"
-        self._parameters = dict(model.named_parameters())  # tied ones once
+        parameters = dict(model.named_parameters())  # tied ones once
         self._optimizer = torch.optim.AdamW(
-            self._parameters.values(), budget.learning_rate, BETAS, weight_decay=budget.weight_decay, fused=True
+            parameters.values(), budget.learning_rate, BETAS, weight_decay=budget.weight_decay, fused=True
         )
+        self._state = TrainingState(parameters, [self._optimizer], batches.generator)
         warmup = int(WARMUP_SHARE * budget.steps)
         self._rate = schedule(
             "warmup_cosine", budget.learning_rate, FINAL_RATE_SHARE * budget.learning_rate, budget.steps, warmup
@@ -133,29 +128,19 @@ class LanguageTraining:
         self._optimizer.zero_grad()
         loss = self._loss(self.model, x, y)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self._parameters.values(), self.budget.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.budget.max_grad_norm)
         self._optimizer.step()
         self.step += 1
         return loss.detach(), norm
 
     def _save(self) -> None:
         assert self._path is not None
-        tensors = {f"model.{name}": parameter.detach() for name, parameter in self._parameters.items()}
-        for name, parameter in self._parameters.items():
-            moments = self._optimizer.state[parameter]
-            tensors |= {f"optimizer.{kind}.{name}": moments[kind] for kind in ("step", "exp_avg", "exp_avg_sq")}
-        tensors |= pack_generators({"batches": self.batches.generator})
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_bundle(self._path, Checkpoint(tensors=tensors, kind="language_training", epoch=self.step))
+        write_bundle(self._path, Checkpoint(tensors=self._state.tensors(), kind="language_training", epoch=self.step))
 
     def _restore(self) -> None:
         assert self._path is not None
         checkpoint = read_bundle(self._path)
-        with restoring(checkpoint), torch.no_grad():
-            for name, parameter in self._parameters.items():
-                parameter.copy_(checkpoint.tensors[f"model.{name}"])
-                kinds = ("step", "exp_avg", "exp_avg_sq")
-                held = {kind: checkpoint.tensors[f"optimizer.{kind}.{name}"] for kind in kinds}
-                self._optimizer.state[parameter] = held
-            unpack_generators({"batches": self.batches.generator}, checkpoint.tensors)
+        with restoring(checkpoint):
+            self._state.restore(checkpoint.tensors)
             self.step = checkpoint.epoch or 0

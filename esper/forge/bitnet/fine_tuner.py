@@ -1,26 +1,27 @@
 """Training of a quantised language model beside the model that it was, its teacher."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from esper.checkpoint import Checkpoint, pack_generators, read_bundle, restoring, unpack_generators, write_bundle
+from esper.checkpoint import Checkpoint, read_bundle, restoring, write_bundle
+from esper.checkpoint.bundle import bundle_paths
 from esper.errors import DivergedError, ForgeError
 from esper.forge.bitnet.config import BitnetConfig
 from esper.forge.bitnet.distillation import distillation_loss
 from esper.forge.bitnet.optimizers import GradientFilter, Muon, even_gradients
 from esper.forge.bitnet.quantizer import LAYERS, quantized_layers, set_strength
 from esper.forge.bitnet.wandb_log import wandb_log
-from esper.forge.phase import Interrupted
+from esper.forge.phase import Interrupted, nothing
+from esper.forge.training import BETAS, WARMUP_SHARE
+from esper.forge.training_state import TrainingState, by_prefix
 from esper.simic.on_policy.schedules import schedule
 
-WARMUP_SHARE = 0.05
 FINAL_RATE_SHARE = 0.02
-BETAS = (0.9, 0.95)
 CHECKPOINT = "fine_tuning"
 KEPT = 0.99  # of the likelihood, with which there is nothing to win back
 _SMALLER = "try a smaller bitnet.learning_rate"
@@ -65,12 +66,8 @@ class FineTuner:
         checkpoint_dir: str | Path | None = None,
     ) -> None:
         self.model, self.teacher, self.batches = model, teacher, batches
-        self.use_mixed_precision, self.max_grad_norm, self.wandb_enabled = (
-            use_mixed_precision,
-            max_grad_norm,
-            wandb_enabled,
-        )
-        self.save_every_n_epochs = save_every_n_epochs
+        self.use_mixed_precision, self.max_grad_norm = use_mixed_precision, max_grad_norm
+        self.wandb_enabled, self.save_every_n_epochs = wandb_enabled, save_every_n_epochs
         self.checkpoint_dir = None if checkpoint_dir is None else Path(checkpoint_dir)
         self.current_epoch = 0
         self.best_perplexity: float | None = None
@@ -80,6 +77,7 @@ class FineTuner:
         self._parameters = dict(model.named_parameters())
         self._hidden = [p for name, p in self._parameters.items() if name.startswith(LAYERS) and p.dim() == 2]
         self._optimizers = self._build_optimizers()
+        self._state = TrainingState(self._parameters, self._optimizers, batches.generator)
         self._filter = GradientFilter(self._parameters) if config.grokfast else None
         self._best: dict[str, Tensor] = {}
         self._sums: dict[str, float] = {}
@@ -109,8 +107,8 @@ class FineTuner:
 
     def train(
         self,
-        log: Callable[..., None] | None = None,
-        progress: Callable[[int, int, str], None] | None = None,
+        log: Callable[..., None] = nothing,
+        progress: Callable[[int, int, str], None] = nothing,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> dict[str, float]:
         """Train from wherever it is to the last epoch, and leave the best weights in the model.
@@ -126,15 +124,14 @@ class FineTuner:
                 self.model.train()
                 while self._step < (self.current_epoch + 1) * config.steps_per_epoch:
                     self._one_step()
-                    if progress is not None and self._step % 10 == 0:
+                    if self._step % 10 == 0:
                         progress(self._step, self._steps, "fine-tuning")
                     if should_stop():
                         self._save()
                         raise Interrupted(CHECKPOINT)
                 figures = self._end_epoch()
                 log_epoch(self._step, figures)
-                if log is not None:
-                    log(self._step, **figures)
+                log(self._step, **figures)
                 if self.current_epoch % self.save_every_n_epochs == 0 or self.current_epoch == config.epochs:
                     self._save()
         if self.best_perplexity is None:
@@ -197,10 +194,8 @@ class FineTuner:
         self.model.eval()
         nats = self._validate(self.model)
         figures = {name: size for name, size in means.items() if prefix not in name}
-        if self.gradient_norms:
-            figures["gradient_spread"] = max(self.gradient_norms.values()) / max(
-                min(self.gradient_norms.values()), 1e-30
-            )
+        if norms := self.gradient_norms.values():
+            figures["gradient_spread"] = max(norms) / max(min(norms), 1e-30)
         figures |= {"strength": min(strengths, default=1.0), "perplexity": math.exp(min(nats, 700.0))}
         is_whole = figures["strength"] == 1.0 or self.current_epoch + 1 == self._config.epochs
         if is_whole and math.isfinite(nats) and figures["perplexity"] < (self.best_perplexity or math.inf):
@@ -220,19 +215,16 @@ class FineTuner:
 
     def resume(self) -> bool:
         """Go on from the checkpoint in `checkpoint_dir`, where there is one; whether there was."""
-        path = None if self.checkpoint_dir is None else self.checkpoint_dir / CHECKPOINT
-        if path is None or not path.with_name(f"{path.name}.json").exists():
+        if self.checkpoint_dir is None or not bundle_paths(self.checkpoint_dir / CHECKPOINT)[1].exists():
             return False
-        self.load_checkpoint(path)
+        self.load_checkpoint(self.checkpoint_dir / CHECKPOINT)
         return True
 
     def save_checkpoint(self, path: str | Path) -> None:
         """Write all that training needs to go on: PATH.safetensors and PATH.json."""
-        tensors = {f"model.{name}": parameter.detach() for name, parameter in self._parameters.items()}
+        tensors = self._state.tensors()
         tensors |= {f"best.{name}": weight for name, weight in self._best.items()}
-        tensors |= {f"optimizer.{key}.{name}": value for name, state in self._moments() for key, value in state.items()}
         tensors |= {f"filter.{name}": mean for name, mean in (self._filter.means if self._filter else {}).items()}
-        tensors |= pack_generators({"batches": self.batches.generator})
         state = {
             "step": self._step,
             "best": self.best_perplexity,
@@ -245,43 +237,14 @@ class FineTuner:
     def load_checkpoint(self, path: str | Path) -> None:
         """Take over what `save_checkpoint` wrote. Raises: CheckpointError where it is none of this training's."""
         checkpoint = read_bundle(path, device=self._device)
-        with restoring(checkpoint), torch.no_grad():
+        with restoring(checkpoint):
             if checkpoint.kind != CHECKPOINT:
                 raise ForgeError(f"{path} is a checkpoint of {checkpoint.kind}, not of {CHECKPOINT}")
-            held = _by_prefix(checkpoint.tensors)
-            for name, parameter in self._parameters.items():
-                parameter.copy_(held["model"][name])
-            moments: dict[str, dict[str, Tensor]] = {}
-            for full, value in held.get("optimizer", {}).items():
-                key, _, name = full.partition(".")
-                moments.setdefault(name, {})[key] = value
-            for name, state in moments.items():
-                parameter = self._parameters[name]
-                owner = next(each for each in self._optimizers if _has(each, parameter))
-                owner.state[parameter] = state
+            self._state.restore(checkpoint.tensors)
             if self._filter is not None:
-                self._filter.means = held.get("filter", {})
-            self._best = held.get("best", {})
-            unpack_generators({"batches": self.batches.generator}, checkpoint.tensors)
+                self._filter.means = by_prefix(checkpoint.tensors, "filter.")
+            self._best = by_prefix(checkpoint.tensors, "best.")
             kept = checkpoint.state
             self._step, self.current_epoch = int(kept["step"]), int(checkpoint.epoch or 0)
             self.best_perplexity, self.training_history = kept["best"], list(kept["history"])
             self._sums, self.gradient_norms = dict(kept["sums"]), dict(kept["gradients"])
-
-    def _moments(self) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-        for name, parameter in self._parameters.items():
-            for optimizer in self._optimizers:
-                if parameter in optimizer.state:
-                    yield name, optimizer.state[parameter]
-
-
-def _has(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> bool:
-    return any(parameter is each for group in optimizer.param_groups for each in group["params"])
-
-
-def _by_prefix(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    held: dict[str, dict[str, Tensor]] = {}
-    for full, value in tensors.items():
-        kind, _, name = full.partition(".")
-        held.setdefault(kind, {})[name] = value
-    return held

@@ -9,6 +9,7 @@ from esper.forge.compression.allocation import FAMILIES, GENTLEST, Candidate, al
 from esper.forge.compression.codec import Statistics, encode
 from esper.forge.compression.config import PlainConfig
 from esper.forge.compression.container import pack
+from esper.forge.phase import nothing
 
 FILE_OVERHEAD_BYTES = 128  # of a safetensors file with one tensor
 _ATTEMPTS = 4
@@ -27,7 +28,7 @@ class Compressor:
         self,
         tensors: Mapping[str, Tensor],
         statistics: Mapping[str, Statistics],
-        progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+        progress: Callable[[int, int, str], None] = nothing,
     ) -> None:
         self._matrices = {name: tensor for name, tensor in tensors.items() if tensor.ndim == 2}
         self._rest = {n: encode(t, "plain", PlainConfig()) for n, t in tensors.items() if n not in self._matrices}
