@@ -79,3 +79,8 @@ def build_network(architecture: Mapping[str, Any]) -> nn.Module:
         return ARCHITECTURES.build(ARCHITECTURES[name](**arguments, growth=tuple(growth)), name)
     except (EsperError, TypeError) as error:
         raise CheckpointError(f"architecture {name!r}: {first_line(error)}") from error
+
+
+def plain_bytes(network: nn.Module) -> int:
+    """Bytes of all parameters in float32, tied ones counted once: what ratios are taken of."""
+    return 4 * sum(parameter.numel() for parameter in network.parameters())

@@ -43,11 +43,6 @@ class PackedLinear(nn.Module):
         """The weight as the kernel takes it."""
         return self._weight or self._laid_out()
 
-    def dequantized(self) -> Tensor:
-        """The weight [O, I] in float32."""
-        trits = unpack_trits(self.trits, self.out_features * self.in_features)
-        return trits.view(self.out_features, self.in_features) * self.scale
-
     def forward(self, input: Tensor) -> Tensor:
         """Args: input [..., I] float32. Returns: [..., O]."""
         return self.weight.linear(input)

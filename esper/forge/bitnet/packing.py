@@ -77,7 +77,7 @@ def unpack_network(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Modu
         except FormatError as error:
             raise CheckpointError(f"a packed network: {name}: {error}") from error
 
-    replace_layers(network, nn.Linear, packed)
+    replace_layers(network, packed)
     names = (EMBEDDING, EMBEDDING_SCALE) if EMBEDDING_SCALE in left else (EMBEDDING,)
     embedding = {name: take(name) for name in names}
     if len(names) == 2 and embedding[EMBEDDING_SCALE].shape != embedding[EMBEDDING].shape[:1]:
@@ -93,8 +93,3 @@ def unpack_network(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Modu
     if left:
         raise CheckpointError(f"a packed network: {min(left)} belongs to none of its layers")
     return network.requires_grad_(False).eval()
-
-
-def plain_bytes(network: nn.Module) -> int:
-    """Bytes of all parameters in float32, tied ones counted once."""
-    return 4 * sum(parameter.numel() for parameter in network.parameters())

@@ -85,24 +85,13 @@ def quantize_layers(network: nn.Module) -> nn.Module:
     for name in names:
         if network.get_submodule(name).bias is not None:
             raise ForgeError(f"bitnet: {name} has a bias, and ternary layers have none")
-    return replace_layers(network, nn.Linear, lambda _, layer: QuantizedLinear.around(layer))
+    return replace_layers(network, lambda _, layer: QuantizedLinear.around(layer))
 
 
-def restore_layers(network: nn.Module) -> nn.Module:
-    """Undo `quantize_layers`: plain linear layers with the masters as weights, in place."""
-
-    def plain(_: str, layer: nn.Linear) -> nn.Linear:
-        linear = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
-        linear.weight = layer.weight
-        return linear.train(layer.training)
-
-    return replace_layers(network, QuantizedLinear, plain)
-
-
-def replace_layers(network: nn.Module, kind: type[nn.Module], make: Callable[[str, Any], nn.Module]) -> nn.Module:
-    """Put make(name, layer) in place of every module of exactly this kind inside `layers`, in place."""
+def replace_layers(network: nn.Module, make: Callable[[str, nn.Linear], nn.Module]) -> nn.Module:
+    """Put make(name, layer) in place of every plain linear layer inside `layers`, in place."""
     for name, module in list(network.named_modules()):
-        if type(module) is kind and name.startswith(LAYERS):
+        if type(module) is nn.Linear and name.startswith(LAYERS):
             parent, _, last = name.rpartition(".")
             setattr(network.get_submodule(parent), last, make(name, module))
     return network

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from esper.checkpoint.bundle import bundle_paths, read_sidecar
-from esper.forge.architectures import build_network
+from esper.forge.architectures import build_network, plain_bytes
 from esper.forge.bundles import bundle_stem, parent_path
 
 _MOST_GENERATIONS = 16
@@ -28,7 +28,6 @@ def find_plain(path: Path) -> Path | None:
     return None
 
 
-def plain_bytes(path: Path) -> int:
-    """Of a bundle's network in float32, tied tensors once, whatever its format."""
-    network = build_network(read_sidecar(bundle_paths(path)[1])["config"])
-    return 4 * sum(parameter.numel() for parameter in network.parameters())
+def bytes_before(path: Path) -> int:
+    """`plain_bytes` of a bundle's network, whatever its format."""
+    return plain_bytes(build_network(read_sidecar(bundle_paths(path)[1])["config"]))

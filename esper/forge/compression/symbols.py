@@ -12,13 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esper.errors import CheckpointError
+from esper.errors import CheckpointError, FormatError
+from esper.forge.bitnet.trits import pack_trits, unpack_trits
 from esper.forge.compression.entropy import coded_bytes, decode_symbols, encode_symbols
 
 _FILTERS = [{"id": lzma.FILTER_LZMA1, "preset": 9, "lc": 0, "lp": 0, "pb": 0, "dict_size": 1 << 20}]
 _BITS, _TRITS, _LZMA, _ENTROPY = range(4)  # the first byte of a stream; on disk, never renumber
-_TRITS_A_BYTE = 5
-_POWERS = (3 ** np.arange(_TRITS_A_BYTE)).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Symbols:
         values, levels = self.values.numpy(), self.levels
         forms = {_BITS: _to_bits(values, levels), _LZMA: squeeze(values.tobytes()), _ENTROPY: encode_symbols(values)}
         if levels == 3:
-            forms[_TRITS] = _to_trits(values)
+            forms[_TRITS] = pack_trits(self.values.to(torch.int8) - 1).numpy().tobytes()
         form = min(forms, key=lambda form: len(forms[form]))
         return torch.frombuffer(bytearray([form]) + forms[form], dtype=torch.uint8)
 
@@ -97,13 +96,9 @@ def _from_bits(body: bytes, count: int, levels: int) -> NDArray[np.uint8]:
     return np.packbits(bits, axis=1).ravel() >> np.uint8(8 - width)
 
 
-def _to_trits(values: NDArray[np.uint8]) -> bytes:
-    padded = np.append(values, np.zeros(-len(values) % _TRITS_A_BYTE, np.uint8))
-    return (padded.reshape(-1, _TRITS_A_BYTE) @ _POWERS).tobytes()
-
-
 def _from_trits(body: bytes, count: int) -> NDArray[np.uint8]:
-    packed = np.frombuffer(body, np.uint8)
-    if len(packed) != -(-count // _TRITS_A_BYTE) or (len(packed) and packed.max() >= 3**_TRITS_A_BYTE):
-        raise CheckpointError(f"a stream of {count} ternary values is cut short, too long or altered")
-    return (packed[:, None] // _POWERS % 3).ravel()[:count]
+    try:
+        trits = unpack_trits(torch.frombuffer(bytearray(body), dtype=torch.uint8), count)
+    except (FormatError, ValueError) as error:  # the latter of no bytes at all
+        raise CheckpointError(f"a stream of {count} ternary values is altered: {error}") from None
+    return (trits + 1).to(torch.uint8).numpy()

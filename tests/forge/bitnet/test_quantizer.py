@@ -11,7 +11,6 @@ from esper.forge.bitnet.quantizer import (
     QuantizedLinear,
     quantize_layers,
     quantized_layers,
-    restore_layers,
     set_strength,
     ternarize,
 )
@@ -83,9 +82,6 @@ def test_quantising_replaces_the_linear_layers_and_nothing_else():
     assert not torch.equal(network(tokens()), plain(tokens()))
     set_strength(network, 0.0)
     torch.testing.assert_close(network(tokens()), plain(tokens()))
-    restore_layers(network)
-    assert not list(quantized_layers(network)) and torch.equal(network(tokens()), plain(tokens()))
-    assert dict(network.named_parameters()).keys() == parameters.keys()
 
 
 def test_what_cannot_be_quantised_is_refused():
