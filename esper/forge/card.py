@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from esper.checkpoint import Checkpoint
-from esper.errors import CheckpointError
+from esper.errors import CheckpointError, ForgeError
+
+if TYPE_CHECKING:
+    from esper.tasks.text.tokenizer import Tokenizer
 
 KIND = "language_model"
 _FIELDS: dict[str, Any] = {
@@ -42,6 +45,15 @@ class ModelCard:
     canary: dict[str, Any] = field(default_factory=dict)
     format: str = "plain"
     quantizer: dict[str, Any] | None = None
+
+    def check_tokenizer(self, tokenizer: "Tokenizer", where: str) -> None:
+        """Raise ForgeError where the model reads by another tokenizer than this."""
+        if self.tokenizer["sha256"] != tokenizer.sha256:
+            name = self.tokenizer["name"]
+            raise ForgeError(
+                f"{where} reads by the tokenizer {name}, this run by {tokenizer.name}\n"
+                f"  to go on with it: tokenizer={name}"
+            )
 
     def checkpoint(self, tensors: Mapping[str, Any]) -> Checkpoint:
         """What is written: the architecture is the checkpoint's configuration, the rest its metadata."""

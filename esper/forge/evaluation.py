@@ -1,7 +1,8 @@
 """How well a language model predicts text, window by window."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,6 +33,12 @@ class WindowScores:
     targets: Tensor
     bytes: Tensor
     hits: Tensor
+
+    @classmethod
+    def pooled(cls, parts: Iterable["WindowScores"]) -> "WindowScores":
+        """Those of several texts as if they were one."""
+        parts = list(parts)
+        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     @property
     def bits_per_byte(self) -> float:

@@ -6,19 +6,20 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
 from esper.errors import ForgeError
+from esper.forge.architectures import plain_bytes
 from esper.forge.bitnet.bundle import TERNARY, apply_quantizer, quantizer_card
 from esper.forge.bitnet.config import BitnetConfig
 from esper.forge.bitnet.fine_tuner import FineTuner
-from esper.forge.bitnet.packing import pack_network, plain_bytes
+from esper.forge.bitnet.packing import pack_network
 from esper.forge.bitnet.quantizer import quantize_layers
 from esper.forge.bundles import load_language_model, parent, save_language_model
-from esper.forge.evaluation import evaluate_corpus, window_losses
+from esper.forge.evaluation import WindowScores, evaluate_corpus, window_losses
 from esper.forge.language_model import LanguageModel
 from esper.forge.phase import MODEL, PHASES, Gate, PhaseContext, PhaseResult, conclude
 from esper.forge.training import MixedBatches
@@ -37,14 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "even_gradients": {"optimizer": "adamw", "grokfast": False, "even_gradients": True},
 }
 UNQUANTIZED = "unquantized"  # trained on as it is, on text alone
-
-
-class Score(NamedTuple):
-    """On the test split, all domains together. nats: a token."""
-
-    top1: float
-    nats: float
-    bits_per_byte: dict[str, float]
+Scores = Mapping[str, WindowScores]  # by domain
 
 
 class Bitnet:
@@ -73,11 +67,7 @@ class Bitnet:
         card = load_language_model(input).card
         if card.format != "plain" or card.quantizer is not None:
             raise ForgeError(f"bitnet: {input} is quantised already; expected the model of a phase before bitnet")
-        if card.tokenizer["sha256"] != self._context.tokenizer.sha256:
-            name = card.tokenizer["name"]
-            raise ForgeError(
-                f"bitnet: {input} reads by the tokenizer {name}, this run by another: set tokenizer={name}"
-            )
+        card.check_tokenizer(self._context.tokenizer, f"bitnet: {input}")
 
     def run(self, input: Path | None, output: Path) -> PhaseResult:
         """See `Phase.run`."""
@@ -96,10 +86,10 @@ class Bitnet:
         else:
             context.notes.append("Quantising alone lost next to nothing, and nothing was trained.")
         artifacts = self._save(student, input, output)
-        score = self._score(load_language_model(input))
-        metrics |= self._measure(artifacts, teacher.host, score)
+        scores = self._scores(load_language_model(input))
+        metrics |= self._measure(artifacts, teacher.host, scores)
         if context.controls == "all":
-            metrics |= self._controls(input, output, score, metrics)
+            metrics |= self._controls(input, output, scores, metrics)
         return conclude(self.name, self.gates, metrics, artifacts, started)
 
     def _tuner(self, network: nn.Module, teacher: LanguageModel, config: BitnetConfig, folder: Path) -> FineTuner:
@@ -152,16 +142,10 @@ class Bitnet:
         )
         return {MODEL: packed, MASTERS: masters}
 
-    def _score(self, model: LanguageModel) -> Score:
-        found = evaluate_corpus(model, self._context.corpus, "test", model.host.block_size)
-        targets = sum(float(score.targets.sum()) for score in found.values())
-        return Score(
-            sum(float(score.hits.sum()) for score in found.values()) / targets,
-            sum(float(score.nats.sum()) for score in found.values()) / targets,
-            {domain: score.bits_per_byte for domain, score in found.items()},
-        )
+    def _scores(self, model: LanguageModel) -> Scores:
+        return evaluate_corpus(model, self._context.corpus, "test", model.host.block_size)
 
-    def _measure(self, artifacts: Mapping[str, Path], teacher: nn.Module, before: Score) -> dict[str, float]:
+    def _measure(self, artifacts: Mapping[str, Path], teacher: nn.Module, before: Scores) -> dict[str, float]:
         """Of the packed model, read back from its file; before: of the input."""
         packed = load_language_model(artifacts[MODEL])
         masters = load_language_model(artifacts[MASTERS])
@@ -171,19 +155,19 @@ class Bitnet:
         with torch.inference_mode():
             difference = (packed(probe) - quantized(probe)).abs().max().item()
         bytes_on_disk = artifacts[MODEL].stat().st_size
-        after = self._score(packed)
+        after = self._scores(packed)
         return {
             "bytes": bytes_on_disk,
             "bytes_ratio": plain_bytes(teacher) / bytes_on_disk,
             "packed_difference": difference,
             **_ratios(after, before),
-            **{f"{domain}/bits_per_byte": bits for domain, bits in after.bits_per_byte.items()},
-            **{f"{domain}/input_bits_per_byte": bits for domain, bits in before.bits_per_byte.items()},
+            **{f"{domain}/bits_per_byte": found.bits_per_byte for domain, found in after.items()},
+            **{f"{domain}/input_bits_per_byte": found.bits_per_byte for domain, found in before.items()},
         }
 
-    def _controls(self, input: Path, output: Path, before: Score, reached: Mapping[str, float]) -> dict[str, float]:
+    def _controls(self, input: Path, output: Path, before: Scores, reached: Mapping[str, float]) -> dict[str, float]:
         config = dataclasses.replace(self._config, distill=0.0)
-        trained_on = self._score(self._control(UNQUANTIZED, input, output, config))
+        trained_on = self._scores(self._control(UNQUANTIZED, input, output, config))
         metrics = {f"{UNQUANTIZED}/{name}": value for name, value in _ratios(trained_on, before).items()}
         if metrics[f"{UNQUANTIZED}/likelihood_ratio"] > reached["likelihood_ratio"]:
             gained = math.log(metrics[f"{UNQUANTIZED}/likelihood_ratio"] / reached["likelihood_ratio"])
@@ -192,8 +176,8 @@ class Bitnet:
             )
         for name, change in VARIANTS.items():
             config = dataclasses.replace(self._config, **change)
-            score = self._score(self._control(name, input, output, config))
-            metrics |= {f"{name}/{figure}": value for figure, value in _ratios(score, before).items()}
+            scores = self._scores(self._control(name, input, output, config))
+            metrics |= {f"{name}/{figure}": value for figure, value in _ratios(scores, before).items()}
         return metrics
 
     def _control(self, name: str, input: Path, output: Path, config: BitnetConfig) -> LanguageModel:
@@ -222,8 +206,10 @@ class Bitnet:
         return load_language_model(path)
 
 
-def _ratios(after: Score, before: Score) -> dict[str, float]:
-    return {"top1_ratio": after.top1 / before.top1, "likelihood_ratio": math.exp(before.nats - after.nats)}
+def _ratios(after: Scores, before: Scores) -> dict[str, float]:
+    """What is kept of a model, over all domains together."""
+    now, then = (WindowScores.pooled(scores.values()) for scores in (after, before))
+    return {"top1_ratio": now.top1 / then.top1, "likelihood_ratio": math.exp(then.nats_per_token - now.nats_per_token)}
 
 
 @PHASES.register("bitnet", BitnetConfig)

@@ -1,6 +1,6 @@
 """Settings of the compression phase and of its codecs; free of torch, as the configuration is."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from esper.checks import in_range, one_of, positive, require, whole
@@ -126,15 +126,15 @@ class CompressionConfig:
     score_timeout_s: for a fresh process that scores a file.
     """
 
-    gentle_ratio: float = 7.0
-    gentle_score: float = 0.95
-    tight_ratio: float = 10.0
-    tight_score: float = 0.84
-    ternary_ratio: float = 12.0
-    ternary_score: float = 0.95
-    codecs: list[str] = field(default_factory=lambda: ["grid", "group", "vector"])
-    calibration_windows: int = 96
-    score_timeout_s: float = 600.0
+    gentle_ratio: float
+    gentle_score: float
+    tight_ratio: float
+    tight_score: float
+    ternary_ratio: float
+    ternary_score: float
+    codecs: list[str]
+    calibration_windows: int
+    score_timeout_s: float
 
     def __post_init__(self) -> None:
         for key in ("gentle", "tight", "ternary"):

@@ -20,8 +20,8 @@ from esper.forge.compression.calibration import calibrate
 from esper.forge.compression.compressor import Compressor, compress_packed
 from esper.forge.compression.config import CompressionConfig
 from esper.forge.compression.container import KEY
-from esper.forge.compression.lineage import find_plain, is_packed, plain_bytes
-from esper.forge.compression.scoring import Score, score_bundles
+from esper.forge.compression.lineage import bytes_before, find_plain, is_packed
+from esper.forge.compression.scoring import BundleScore, score_bundles
 from esper.forge.phase import MODEL, PHASES, Gate, PhaseContext, PhaseResult, conclude
 from esper.tasks.task import named_generator
 from esper.tasks.text.windows import draw_windows
@@ -62,6 +62,7 @@ class Compression:
             raise ForgeError(f"compression: {input} is compressed already; name the phase before it")
         if model.card.format == "plain" and model.card.quantizer is not None:
             raise ForgeError(f"compression: {input} holds master weights; name the packed model that goes with them")
+        model.card.check_tokenizer(self._context.tokenizer, f"compression: {input}")
 
     def run(self, input: Path | None, output: Path) -> PhaseResult:
         """See `Phase.run`."""
@@ -117,7 +118,7 @@ class Compression:
         for name in POINTS:
             ratio, least = (getattr(self._config, f"{name}_{figure}") for figure in ("ratio", "score"))
             try:
-                packed = compressor.at(int(plain_bytes(plain) / ratio), self._config.codecs)
+                packed = compressor.at(int(bytes_before(plain) / ratio), self._config.codecs)
             except CompressionError as error:  # the gate of this file says that it was not measured
                 self._context.notes.append(f"{name}: {error}")
                 continue
@@ -125,8 +126,8 @@ class Compression:
         return made
 
     def _pack_anew(self, given: Path, output: Path) -> Attempt:
-        packed = compress_packed(read_bundle(given).tensors, load_language_model(given).card.format)
-        return Attempt(PACKED, self._save(output / PACKED, given, packed), given, self._config.ternary_score)
+        path = self._save(output / PACKED, given, _packed_anew(given))
+        return Attempt(PACKED, path, given, self._config.ternary_score)
 
     def _save(self, path: Path, source: Path, packed: Tensor) -> Path:
         """Write a compressed bundle; its path without a suffix."""
@@ -135,18 +136,18 @@ class Compression:
         save_compressed(path, model, packed, phase=self.name, seed=self._context.seed, parents=parents)
         return path
 
-    def _score(self, bundles: Sequence[Path], folder: Path) -> list[Score]:
+    def _score(self, bundles: Sequence[Path], folder: Path) -> list[BundleScore]:
         context = self._context
         streams = {name: domain.test for name, domain in context.corpus.domains.items()}
         length, timeout_s = context.model.block_size, self._config.score_timeout_s
         context.progress(0, 1, "scoring in a fresh process")
         return score_bundles(bundles, streams, length, folder, context.threads, timeout_s)
 
-    def _figures(self, attempt: Attempt, score: Score, before: Score) -> dict[str, float]:
+    def _figures(self, attempt: Attempt, score: BundleScore, before: BundleScore) -> dict[str, float]:
         size = bundle_paths(attempt.path)[0].stat().st_size
         figures = {
             "bytes": float(size),
-            "ratio": plain_bytes(attempt.source) / size,
+            "ratio": bytes_before(attempt.source) / size,
             "score": score.kept(before),
             "top1_ratio": score.top1 / before.top1,
             "bits_per_byte": score.bits_per_byte,
@@ -169,13 +170,13 @@ class Compression:
                 return
         self._context.notes.append("No file kept its score: what is passed on has eight bits a weight.")
         if compressor is None:
-            packed = compress_packed(read_bundle(given).tensors, load_language_model(given).card.format)
+            packed = _packed_anew(given)
         else:
             given, packed = find_plain(given) or given, compressor.gentlest()
         self._save(output / MODEL, given, packed)
 
     def _controls(
-        self, plain: Path, compressor: Compressor, sizes: dict[str, int], before: Score, output: Path
+        self, plain: Path, compressor: Compressor, sizes: dict[str, int], before: BundleScore, output: Path
     ) -> dict[str, dict[str, float]]:
         """Scores of each codec alone at the bytes of each file: name of the file -> codec -> score."""
         made: dict[tuple[str, str], Path] = {}
@@ -191,6 +192,10 @@ class Compression:
         for (name, family), score in zip(made, scores, strict=True):
             found[name][family] = score.kept(before)
         return found
+
+
+def _packed_anew(given: Path) -> Tensor:
+    return compress_packed(read_bundle(given).tensors, load_language_model(given).card.format)
 
 
 def write_table(path: Path, scores: dict[str, dict[str, float]]) -> Path:

@@ -23,7 +23,7 @@ _FIELDS = {"nats": float, "targets": float, "bytes": float, "hits": float, "load
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class BundleScore:
     """Sums over all domains' text: nats, tokens predicted, bytes that they stand for, hits. load_s: of reading it."""
 
     nats: float
@@ -42,14 +42,14 @@ class Score:
         """Share of tokens whose likeliest prediction was right."""
         return self.hits / self.targets
 
-    def kept(self, before: "Score") -> float:
+    def kept(self, before: "BundleScore") -> float:
         """exp(-ΔNLL) against what it was made of, in nats a token."""
         return math.exp(before.nats / before.targets - self.nats / self.targets)
 
 
 def score_bundles(
     bundles: Sequence[Path], streams: Mapping[str, Tensor], length: int, folder: Path, threads: int, timeout_s: float
-) -> list[Score]:
+) -> list[BundleScore]:
     """Scores of bundles on text, from one process that is started for it.
 
     Args:
@@ -71,7 +71,7 @@ def score_bundles(
             said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
             raise ForgeError(f"compression: the process that scores {bundles[0]} failed: {said[0][:300]}")
         found = read_object(answer, {"scores": list})["scores"]
-        return [Score(**{name: float(each[name]) for name in _FIELDS}) for each in found]
+        return [BundleScore(**{name: float(each[name]) for name in _FIELDS}) for each in found]
     except subprocess.TimeoutExpired:
         raise ForgeError(
             f"compression: scoring took longer than compression.score_timeout_s={timeout_s:g}; raise it"

@@ -39,11 +39,7 @@ def read_family(folder: Path, tokenizer: Tokenizer) -> Family:
     sha256 = parent(folder / TRUNK, "trunk")["sha256"]
     specialists = {stem.name: load_language_model(stem) for stem in stems}
     for name, model in (("the trunk", trunk), *specialists.items()):
-        if model.card.tokenizer["sha256"] != tokenizer.sha256:
-            raise ForgeError(
-                f"{folder}: {name} reads tokens of {model.card.tokenizer['name']}, not of tokenizer={tokenizer.name}; "
-                "name the one that it was trained with"
-            )
+        model.card.check_tokenizer(tokenizer, f"{folder}: {name}")
         if model.card.architecture != trunk.card.architecture:
             raise ForgeError(f"{folder}: {name} has another architecture than the trunk; run cognate anew")
     for name, model in specialists.items():

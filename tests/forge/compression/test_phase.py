@@ -69,9 +69,21 @@ def made(text, given, tmp_path_factory):
     return output, run(make_context(text), given, output)
 
 
+CONFIG = CompressionConfig(
+    gentle_ratio=7.0,
+    gentle_score=0.95,
+    tight_ratio=10.0,
+    tight_score=0.84,
+    ternary_ratio=12.0,
+    ternary_score=0.95,
+    codecs=["grid"],
+    calibration_windows=32,
+    score_timeout_s=600.0,
+)
+
+
 def run(context, given, output, **settings):
-    settings = {"codecs": ["grid"], "calibration_windows": 32, **settings}
-    phase = PHASES.build(CompressionConfig(**settings), "compression", context=context)
+    phase = PHASES.build(replace(CONFIG, **settings), "compression", context=context)
     phase.check(given)
     return phase.run(given, output)
 
@@ -157,7 +169,7 @@ def test_what_is_compressed_already_is_refused(made, context, tmp_path):
     with pytest.raises(ForgeError, match="compressed already"):
         run(context, made[0], tmp_path)
     with pytest.raises(ForgeError, match="works on a model"):
-        PHASES.build(CompressionConfig(), "compression", context=context).check(None)
+        PHASES.build(CONFIG, "compression", context=context).check(None)
 
 
 def test_an_altered_file_is_refused_in_a_line(made, tmp_path):
@@ -180,4 +192,4 @@ def test_a_process_that_takes_too_long_is_ended(context, given, tmp_path):
 
 def test_no_codec_but_a_known_one():
     with pytest.raises(Exception, match="codecs=grids"):
-        replace(CompressionConfig(), codecs=["grids"])
+        replace(CONFIG, codecs=["grids"])
