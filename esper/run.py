@@ -10,13 +10,13 @@ from esper.config.command_line import as_command_line
 from esper.config.composing import compose
 from esper.config.help import help_text
 from esper.config.store import conf_dir, register
-from esper.errors import ConfigError, EsperError, ExitCode, RunError, RunExistsError, of_machine
+from esper.errors import ConfigError, ExitCode, RunError, RunExistsError
 from esper.files.marks import holds_run
-from esper.printing import complain, guarded, say_text
+from esper.printing import guarded, say_text
 from esper.runner.finished import tell_if_finished
 from esper.runner.fused_launcher import FusedLauncher, FusedLauncherConfig
-from esper.runner.task import HydraTask, RunEnded
-from esper.sweep import SweepEnded, register_plugin
+from esper.runner.task import HydraTask, exit_code
+from esper.sweep import register_plugin
 
 NOT_RESUMED = ("resume=null", "resume=None", "resume=")
 DRY_RUN = "--dry-run"
@@ -30,40 +30,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with guarded():
         if TORCHRUN not in os.environ:
-            return _answer(arguments)
+            return exit_code(lambda: _answer(arguments))
         from esper.runner.distributed import run_ranks  # here, since it loads torch
         from esper.runner.worker import follow
 
-        return run_ranks(lambda: _answer(arguments), follow)
+        return run_ranks(lambda: exit_code(lambda: _answer(arguments)), follow)
 
 
 def _answer(arguments: list[str]) -> int:
     """Say what is asked for, go on with a run, or let Hydra make the folder of a new one and run it, or sweep."""
-    try:
-        if {"-h", "--help"} & set(arguments):
-            say_text(help_text())
-            return ExitCode.DONE
-        resumed = [argument for argument in arguments if argument.startswith("resume=")]
-        if resumed and resumed[-1] not in NOT_RESUMED:
-            return _resume(resumed[-1].removeprefix("resume="), [a for a in arguments if a not in resumed])
-        arguments = _checked(arguments)
-        register(PRELOAD)
-        register_plugin("hydra/launcher", "fused", FusedLauncher, FusedLauncherConfig())
-        with as_command_line(arguments):
-            import hydra
-
-            hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(HydraTask())()
+    if {"-h", "--help"} & set(arguments):
+        say_text(help_text())
         return ExitCode.DONE
-    except (SweepEnded, RunEnded) as ended:
-        return int(str(ended.code))
-    except SystemExit as left:  # of Hydra, which has printed what was asked for or what is wrong with it
-        return ExitCode.BAD_INPUT if left.code else ExitCode.DONE
-    except EsperError as error:
-        return complain(error)
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
-    except (OSError, MemoryError) as error:
-        return complain(of_machine(error))
+    resumed = [argument for argument in arguments if argument.startswith("resume=")]
+    if resumed and resumed[-1] not in NOT_RESUMED:
+        return _resume(resumed[-1].removeprefix("resume="), [a for a in arguments if a not in resumed])
+    arguments = _checked(arguments)
+    register(PRELOAD)
+    register_plugin("hydra/launcher", "fused", FusedLauncher, FusedLauncherConfig())
+    with as_command_line(arguments):
+        import hydra
+
+        hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(HydraTask())()
+    return ExitCode.DONE
 
 
 def _checked(arguments: list[str]) -> list[str]:

@@ -52,11 +52,26 @@ def to_plain(config: RunConfig) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(config)))
 
 
-def from_plain(values: Any, where: str) -> RunConfig:
-    """Check values that were read from `where` as strictly as a command line. Raises ConfigError."""
+def read_values(path: Path) -> dict[str, Any]:
+    """The keys of a run's config.yaml, unchecked. Raises ConfigError."""
+    try:
+        values = read_yaml(path)
+    except (OSError, FormatError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML ({getattr(error, 'strerror', None) or error})") from error
+    return refuse_foreign(values, str(path))
+
+
+def refuse_foreign(values: Any, where: str) -> dict[str, Any]:
+    """The values, where a configuration may have been written down as these. Raises ConfigError."""
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: expected the keys of a run's configuration")
     refuse_interpolations(values, where)
+    return values
+
+
+def from_plain(values: Any, where: str) -> RunConfig:
+    """Check values that were read from `where` as strictly as a command line. Raises ConfigError."""
+    refuse_foreign(values, where)
     try:
         base = OmegaConf.structured(RunConfig)
         for field in fields(RunConfig):
@@ -78,10 +93,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Of its keys, only what a run shows may be overridden; naming another with the value that it has there confirms it.
     Raises ConfigError.
     """
-    try:
-        values = read_yaml(path)
-    except (OSError, FormatError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML ({getattr(error, 'strerror', None) or error})") from error
+    values = read_values(path)
     config = from_plain(values, str(path))
     for override in overrides:
         key, equals, value = override.partition("=")

@@ -8,52 +8,29 @@ from omegaconf import DictConfig
 
 from esper.config.command_line import as_command_line
 from esper.config.store import conf_dir
-from esper.errors import EsperError, ExitCode, ForgeError, RunExistsError, of_machine
-from esper.files import read_object
+from esper.errors import ExitCode, ForgeError
 from esper.files.marks import holds_run
-from esper.files.records import RUN_FILE
 from esper.forge.composing import PROGRAM, compose, finish, register_forge, search_path
 from esper.forge.help import help_text
 from esper.forge.records import is_forge_run
-from esper.printing import complain, guarded, say_text, say_traceback
-from esper.runner.figures import figures
-from esper.runner.task import RunEnded
-from esper.sweep import SweepEnded
-from esper.sweep.terminal import shown
+from esper.printing import guarded, say_text
+from esper.runner.task import HydraTask, exit_code
 
 PRELOAD = ("esper.forge.launch",)
 
 
-class ForgeTask:
-    """The task function of `esper.forge`; in a sweep it goes on with what lies in its folder."""
+class ForgeTask(HydraTask):
+    """The task function of `esper.forge`."""
 
-    def __call__(self, composed: DictConfig) -> dict[str, float] | None:
-        """Start or continue the run; its figures. Leaves by SystemExit, with its exit code, where it did not finish."""
-        from hydra.core.hydra_config import HydraConfig
-        from hydra.types import RunMode
+    program = PROGRAM
 
-        hydra = HydraConfig.get()
-        folder = shown(Path(hydra.runtime.output_dir))
-        is_taken, is_sweep = holds_run(folder), hydra.mode == RunMode.MULTIRUN
-        try:
-            config = finish(composed)
-            if is_taken and not is_sweep:
-                raise RunExistsError(folder, PROGRAM)
-            from esper.forge.launch import resume, start  # here, since it loads torch
+    def launch(self, composed: DictConfig, hydra: DictConfig, folder: Path, is_taken: bool) -> int:
+        """See `HydraTask.launch`."""
+        config = finish(composed)
+        from esper.forge.launch import resume, start  # here, since it loads torch
 
-            overrides = list(hydra.overrides.task)
-            code = resume(folder) if is_taken else start(config, folder, overrides, hydra.sweeper.get("id"))
-        except EsperError as error:
-            raise RunEnded(complain(error)) from error
-        except Exception as error:
-            if is_sweep:
-                raise
-            say_traceback(error)  # a mistake of ours: Hydra must not take it for one of the command line's
-            raise RunEnded(ExitCode.FAILED) from error
-        record = read_object(folder / RUN_FILE)
-        if code:
-            raise RunEnded(code) from ForgeError(record.get("error") or "stopped")
-        return figures(record | {"summary": {"difference": None, **(record.get("summary") or {})}})
+        overrides = list(hydra.overrides.task)
+        return resume(folder) if is_taken else start(config, folder, overrides, hydra.sweeper.get("id"))
 
     @staticmethod
     def check(composed: DictConfig) -> None:
@@ -65,38 +42,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (see `esper.errors.ExitCode`)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with guarded():
-        return _answer(arguments)
+        return exit_code(lambda: _answer(arguments))
 
 
 def _answer(arguments: list[str]) -> int:
-    try:
-        if {"-h", "--help"} & set(arguments):
-            say_text(help_text())
-            return ExitCode.DONE
-        resumed = [argument for argument in arguments if argument.startswith("resume=")]
-        if resumed:
-            return _resume(resumed[-1].removeprefix("resume="), [a for a in arguments if a not in resumed])
-        overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
-        if not {"-m", "--multirun"} & set(arguments):
-            compose([override for override in overrides if not override.startswith("hydra")])
-        register_forge(PRELOAD)
-        # A flag may stand anywhere, overrides only beside each other.
-        first = next((place for place, argument in enumerate(arguments) if argument in overrides), len(arguments))
-        with as_command_line([*arguments[:first], search_path(), *arguments[first:]], PROGRAM):
-            import hydra
-
-            hydra.main(config_path=str(conf_dir()), config_name=PROGRAM, version_base="1.3")(ForgeTask())()
+    if {"-h", "--help"} & set(arguments):
+        say_text(help_text())
         return ExitCode.DONE
-    except (SweepEnded, RunEnded) as ended:
-        return int(str(ended.code))
-    except SystemExit as left:  # of Hydra, which has printed what was asked for or what is wrong with it
-        return ExitCode.BAD_INPUT if left.code else ExitCode.DONE
-    except EsperError as error:
-        return complain(error)
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
-    except (OSError, MemoryError) as error:
-        return complain(of_machine(error))
+    resumed = [argument for argument in arguments if argument.startswith("resume=")]
+    if resumed:
+        return _resume(resumed[-1].removeprefix("resume="), [a for a in arguments if a not in resumed])
+    overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    if not {"-m", "--multirun"} & set(arguments):
+        compose([override for override in overrides if not override.startswith("hydra")])
+    register_forge(PRELOAD)
+    # A flag may stand anywhere, overrides only beside each other.
+    first = next((place for place, argument in enumerate(arguments) if argument in overrides), len(arguments))
+    with as_command_line([*arguments[:first], search_path(), *arguments[first:]], PROGRAM):
+        import hydra
+
+        hydra.main(config_path=str(conf_dir()), config_name=PROGRAM, version_base="1.3")(ForgeTask())()
+    return ExitCode.DONE
 
 
 def _resume(name: str, overrides: list[str]) -> int:

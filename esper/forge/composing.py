@@ -10,11 +10,11 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from esper.config.composing import refuse_interpolations, refuse_strays
+from esper.config.composing import read_values, refuse_strays
 from esper.config.explain import explain
 from esper.config.store import conf_dir, register
-from esper.errors import ConfigError, FormatError
-from esper.files import parse_yaml, read_yaml
+from esper.errors import ConfigError
+from esper.files import parse_yaml
 from esper.forge.config import ForgeConfig
 
 PROGRAM = "forge"  # its groups lie in conf/forge
@@ -55,13 +55,7 @@ def to_plain(config: ForgeConfig) -> dict[str, Any]:
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> ForgeConfig:
     """A run's config.yaml, with values changed as overrides say. Raises ConfigError."""
-    try:
-        values = read_yaml(path)
-    except (OSError, FormatError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML ({getattr(error, 'strerror', None) or error})") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected the keys of a run's configuration")
-    refuse_interpolations(values, str(path))
+    values = read_values(path)
     try:
         changed = OmegaConf.merge(OmegaConf.structured(ForgeConfig), values)
         for override in overrides:
