@@ -1,6 +1,7 @@
 """phase.json: what a phase's folder says of itself; free of torch."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from esper.files.shapes import ANY, Among
 from esper.forge.config import PLACES
 from esper.forge.continuity import Measured
 from esper.forge.phase import MODEL, PhaseResult
+from esper.nissa.hub import finite
 
 PHASE_FILE = "phase.json"
 POLICY = "forge"  # what such a run is filed under
@@ -53,7 +55,7 @@ class PhaseRecord:
     notes: tuple[str, ...] = ()
 
     def write(self) -> "PhaseRecord":
-        """Write it down; what a name leads out of the run's folder is kept as it is, all else relative to it."""
+        """Write it down; artifacts by their paths from the folder, so that it can be moved."""
         plain = {
             "schema": SCHEMA_VERSION,
             "phase": self.phase,
@@ -64,7 +66,7 @@ class PhaseRecord:
             "continuity": None if self.continuity is None else dict(self.continuity),
             "notes": list(self.notes),
         }
-        text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(finite(plain), indent=1, ensure_ascii=False, allow_nan=False)
         write_atomic(self.folder / PHASE_FILE, text.encode() + b"\n")
         return self
 
@@ -79,7 +81,9 @@ def read_phase(folder: Path) -> PhaseRecord | None:
         return None
     found = plain["result"]
     if found is not None:
-        found = PhaseResult(**{**found, "artifacts": {k: str(folder / v) for k, v in found["artifacts"].items()}})
+        artifacts = {name: str(folder / path) for name, path in found["artifacts"].items()}
+        metrics = {name: math.nan if value is None else value for name, value in found["metrics"].items()}
+        found = PhaseResult(**found | {"artifacts": artifacts, "metrics": metrics})
     return PhaseRecord(
         folder, plain["phase"], plain["status"], plain["key"], plain["input"], found, plain["continuity"],
         tuple(plain["notes"]),
