@@ -1,11 +1,13 @@
 """Forge runs by their folders: start, go on, run one phase, and say how they ended."""
 
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.override_parser.types import Quote, QuotedString
 
 from esper.builders.sinks import open_dashboards
 from esper.config.telemetry import require_packages
@@ -51,7 +53,7 @@ def run_phase(name: str, input: str | Path | None, output: str | Path, overrides
 
     Raises: EsperError on bad input; a gate that fails is no error: `success` is then False.
     """
-    given = [] if input is None else [f"input='{input}'"]
+    given = [] if input is None else [f"input={QuotedString(str(input), Quote.single).with_quotes()}"]
     config = compose([*overrides, f"phase={name}", *given])
     torch.set_num_threads(config.threads or torch.get_num_threads())
     phase = PHASES.build(getattr(config, name), name, context=make_context(config))
@@ -61,14 +63,9 @@ def run_phase(name: str, input: str | Path | None, output: str | Path, overrides
     return phase.run(source, Path(output))
 
 
-def make_context(
-    config: ForgeConfig,
-    log: Callable[..., None] | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-) -> PhaseContext:
-    """What a phase is handed; see PhaseContext for `log`, `progress` and `should_stop`."""
-    context = PhaseContext(
+def make_context(config: ForgeConfig) -> PhaseContext:
+    """What a phase is handed, told to nobody."""
+    return PhaseContext(
         seed=config.seed,
         model=config.model,
         tokenizer_name=config.tokenizer,
@@ -76,10 +73,6 @@ def make_context(
         controls=config.controls,
         threads=torch.get_num_threads(),
     )
-    context.log = log or context.log
-    context.progress = progress or context.progress
-    context.should_stop = should_stop or context.should_stop
-    return context
 
 
 def _go(folder: RunDirectory, config: ForgeConfig, is_new: bool) -> int:
@@ -130,7 +123,7 @@ def _run(folder: RunDirectory, config: ForgeConfig, progress: Progress, stop: St
             log.write(name, step, **metrics)
             folder.beat(len(done))
 
-        return make_context(config, log=write, progress=progress, should_stop=lambda: bool(stop))
+        return replace(make_context(config), log=write, progress=progress, should_stop=lambda: bool(stop))
 
     done: list[PhaseRecord] = []
     status = "failed"

@@ -42,17 +42,14 @@ class Pipeline:
         """
         config = self._config
         sound = None if config.input is None else input_folder(Path(config.input))
-        is_stale = False
         for name in config.way:
             folder = phase_folder(self._folder, name)
             key, known = self.key(name, sound), read_phase(folder)
-            if known is None or known.key != key or known.status == "running" or is_stale:
-                if known is not None and known.key != key:
-                    self._tell(f"{name} is stale: its configuration or its input has changed; it is run anew")
-                    is_stale = True
-                    _move_aside(folder)
-                elif is_stale and known is not None:
-                    _move_aside(folder)
+            if known is not None and known.key != key:
+                self._tell(f"{name} is stale: its configuration or its input has changed; it is run anew")
+                known = None
+                _move_aside(folder)
+            if known is None or known.status == "running":
                 known = self._run_phase(name, folder, sound, key)
             assert known.result is not None
             on_phase(known)
