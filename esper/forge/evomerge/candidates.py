@@ -35,15 +35,11 @@ def fixed_merges(
 def search_vectors(config: EvomergeConfig, trunk: State, experts: Sequence[State], seed: int) -> State:
     """The task vectors as `evomerge.method` changes them: name -> [E, *shape], whose sum over E by the weights of
     `start_weight` is that method's own merge."""
-    vectors = methods.task_vectors(trunk, experts)
     if config.method == "ties":
-        return {name: methods.trim_and_elect(vector, config.ties_density) for name, vector in vectors.items()}
+        return methods.ties_vectors(trunk, experts, config.ties_density)
     if config.method == "dare":
-        generator = named_generator(seed, "evomerge/dare")
-        return {
-            name: methods.drop_and_rescale(vector, config.dare_drop_rate, generator) for name, vector in vectors.items()
-        }
-    return vectors
+        return methods.dare_vectors(trunk, experts, config.dare_drop_rate, named_generator(seed, "evomerge/dare"))
+    return methods.task_vectors(trunk, experts)
 
 
 def start_weight(config: EvomergeConfig, experts: int) -> float:

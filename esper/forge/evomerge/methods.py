@@ -55,17 +55,14 @@ def ties(trunk: State, experts: Sequence[State], weights: Weights, density: floa
 
     Args: weights: [..., E]; all equal to the paper's lambda for its own merge. density: as of `trim_and_elect`.
     """
-    vectors = {name: trim_and_elect(vector, density) for name, vector in _unique(task_vectors(trunk, experts)).items()}
-    return add_task_vectors(trunk, vectors, weights)
+    return add_task_vectors(trunk, ties_vectors(trunk, experts, density), weights)
 
 
 def dare(
     trunk: State, experts: Sequence[State], weights: Weights, drop_rate: float, generator: torch.Generator
 ) -> State:
     """Task vectors of which a random share is dropped and the rest rescaled (Yu et al. 2024, arXiv:2311.03099)."""
-    vectors = _unique(task_vectors(trunk, experts))
-    kept = {name: drop_and_rescale(vector, drop_rate, generator) for name, vector in vectors.items()}
-    return add_task_vectors(trunk, kept, weights)
+    return add_task_vectors(trunk, dare_vectors(trunk, experts, drop_rate, generator), weights)
 
 
 def task_vectors(trunk: State, experts: Sequence[State]) -> State:
@@ -74,6 +71,17 @@ def task_vectors(trunk: State, experts: Sequence[State]) -> State:
     Returns: name -> [E, *shape] float64; a tied tensor's names share one.
     """
     return _merge([trunk, *experts], lambda name, stacked: stacked[1:] - stacked[0], dtype=torch.float64)
+
+
+def ties_vectors(trunk: State, experts: Sequence[State], density: float) -> State:
+    """Task vectors as `ties` adds them: name -> [E, *shape], of tied names the first."""
+    return {name: trim_and_elect(vector, density) for name, vector in _unique(task_vectors(trunk, experts)).items()}
+
+
+def dare_vectors(trunk: State, experts: Sequence[State], drop_rate: float, generator: torch.Generator) -> State:
+    """Task vectors as `dare` adds them: name -> [E, *shape], of tied names the first."""
+    vectors = _unique(task_vectors(trunk, experts))
+    return {name: drop_and_rescale(vector, drop_rate, generator) for name, vector in vectors.items()}
 
 
 def add_task_vectors(trunk: State, vectors: Mapping[str, Tensor], weights: Weights) -> State:
