@@ -10,7 +10,6 @@ from esper.files.records import CONFIG_FILE
 from esper.forge.composing import read_config
 from esper.forge.continuity import ASPECTS
 from esper.forge.records import PhaseRecord, read_phases
-from esper.forge.report import figure
 from esper.nissa.formatting import clock, with_minus
 from esper.nissa.statistics import mean_interval
 
@@ -51,7 +50,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def continuity(folders: Sequence[Path], speeds: Mapping[str, Any]) -> str:
     """The continuity table of the first run."""
     rows = [
-        [record.phase, record.status, *(figure(a.name, (record.continuity or {}).get(a.name)) for a in ASPECTS)]
+        [record.phase, record.status, *(a.text((record.continuity or {}).get(a.name)) for a in ASPECTS)]
         for record in read_phases(folders[0])
     ]
     return _table(["phase", "", *(f"{aspect.title}" for aspect in ASPECTS)], rows)

@@ -8,20 +8,28 @@ Measured = Mapping[str, float | None]
 
 @dataclass(frozen=True, slots=True)
 class Aspect:
-    """A column of the continuity table. tolerance: by what share it may get worse from one phase to the next."""
+    """A column of the continuity table.
+
+    tolerance: by what share it may get worse from one phase to the next. spelling: of a figure, as a format.
+    """
 
     name: str
     title: str
     unit: str
     is_better_high: bool
     tolerance: float
+    spelling: str
+
+    def text(self, value: float | None) -> str:
+        """A figure as people read it."""
+        return "-" if value is None else self.spelling.format(value)
 
 
 ASPECTS = (
-    Aspect("bits_per_byte", "bits a byte", "bits", False, 0.02),
-    Aspect("top1", "next token right", "%", True, 0.02),
-    Aspect("bytes", "on disk", "bytes", False, 0.05),
-    Aspect("latency_ms", "one window", "ms", False, 0.5),
+    Aspect("bits_per_byte", "bits a byte", "bits", False, 0.02, "{:.3f}"),
+    Aspect("top1", "next token right", "%", True, 0.02, "{:.1f}%"),
+    Aspect("bytes", "on disk", "bytes", False, 0.05, "{:,.0f}"),
+    Aspect("latency_ms", "one window", "ms", False, 0.5, "{:.2f}"),
 )
 
 

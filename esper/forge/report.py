@@ -47,16 +47,7 @@ def render(folder: Path, phases: Sequence[PhaseRecord]) -> str:
 
 def _cells(record: PhaseRecord, worse: dict[str, bool]) -> list[dict[str, Any]]:
     values = record.continuity or {}
-    return [{"text": figure(aspect.name, values.get(aspect.name)), "worse": worse[aspect.name]} for aspect in ASPECTS]
-
-
-def figure(name: str, value: float | None) -> str:
-    """A figure of the continuity table as people read it."""
-    if value is None:
-        return "-"
-    return {"bits_per_byte": f"{value:.3f}", "top1": f"{value:.1f}%", "latency_ms": f"{value:.2f}"}.get(
-        name, f"{value:,.0f}"
-    )
+    return [{"text": aspect.text(values.get(aspect.name)), "worse": worse[aspect.name]} for aspect in ASPECTS]
 
 
 def _phase(record: PhaseRecord, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
