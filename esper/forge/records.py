@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.errors import ForgeError, FormatError
-from esper.files import fitting, read_object, write_atomic
+from esper.files import read_object, write_atomic
 from esper.files.records import RUN_FILE
 from esper.files.shapes import ANY, Among
 from esper.forge.config import PLACES
@@ -74,10 +74,10 @@ class PhaseRecord:
 def read_phase(folder: Path) -> PhaseRecord | None:
     """None where no phase has begun in this folder, or its record cannot be read."""
     try:
-        plain, problems = fitting(read_object(folder / PHASE_FILE), PHASE)
+        plain = read_object(folder / PHASE_FILE, PHASE)
     except (OSError, FormatError):
         return None
-    if problems or plain.get("schema") != SCHEMA_VERSION:
+    if plain["schema"] != SCHEMA_VERSION:
         return None
     found = plain["result"]
     if found is not None:
