@@ -86,7 +86,7 @@ class Bitnet:
         else:
             context.notes.append("Quantising alone lost next to nothing, and nothing was trained.")
         artifacts = self._save(student, input, output)
-        scores = self._scores(load_language_model(input))
+        scores = self._scores(teacher)
         metrics |= self._measure(artifacts, teacher.host, scores)
         if context.controls == "all":
             metrics |= self._controls(input, output, scores, metrics)
@@ -121,26 +121,26 @@ class Bitnet:
         return sum(score.nats_per_token for score in scores) / len(scores)
 
     def _save(self, student: nn.Module, input: Path, folder: Path) -> dict[str, Path]:
-        context, config = self._context, self._config
-        quantizer = quantizer_card(config.embedding)
-        common: dict[str, Any] = {
-            "phase": self.name,
-            "seed": context.seed,
-            "data_fingerprint": context.corpus.fingerprint,
-            "quantizer": quantizer,
-        }
-        teacher = parent(input, "teacher")
-        masters = save_language_model(folder / MASTERS, student, context.tokenizer, parents=[teacher], **common)
-        packed = save_language_model(
-            folder / MODEL,
-            student,
-            context.tokenizer,
-            parents=[teacher, parent(masters, "masters")],
-            format=TERNARY,
-            tensors=pack_network(student, config.embedding),
-            **common,
-        )
+        embedding, teacher = self._config.embedding, parent(input, "teacher")
+        quantizer = quantizer_card(embedding)
+        masters = self._write(folder / MASTERS, student, [teacher], quantizer=quantizer)
+        parents = [teacher, parent(masters, "masters")]
+        tensors = pack_network(student, embedding)
+        packed = self._write(folder / MODEL, student, parents, quantizer=quantizer, format=TERNARY, tensors=tensors)
         return {MODEL: packed, MASTERS: masters}
+
+    def _write(self, path: Path, network: nn.Module, parents: Sequence[dict[str, str]], **given: Any) -> Path:
+        context = self._context
+        return save_language_model(
+            path,
+            network,
+            context.tokenizer,
+            phase=self.name,
+            seed=context.seed,
+            data_fingerprint=context.corpus.fingerprint,
+            parents=parents,
+            **given,
+        )
 
     def _scores(self, model: LanguageModel) -> Scores:
         return evaluate_corpus(model, self._context.corpus, "test", model.host.block_size)
@@ -192,18 +192,8 @@ class Bitnet:
             progress=lambda done, total, _: context.progress(done, total, name), should_stop=context.should_stop
         )
         is_plain = name == UNQUANTIZED
-        path = save_language_model(
-            folder / MODEL,
-            network,
-            context.tokenizer,
-            phase=self.name,
-            seed=context.seed,
-            data_fingerprint=context.corpus.fingerprint,
-            parents=[parent(input, "teacher")],
-            format="plain" if is_plain else TERNARY,
-            tensors=None if is_plain else pack_network(network, config.embedding),
-        )
-        return load_language_model(path)
+        packed = {} if is_plain else {"format": TERNARY, "tensors": pack_network(network, config.embedding)}
+        return load_language_model(self._write(folder / MODEL, network, [parent(input, "teacher")], **packed))
 
 
 def _ratios(after: Scores, before: Scores) -> dict[str, float]:
