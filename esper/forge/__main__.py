@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -24,7 +25,7 @@ class ForgeTask(HydraTask):
 
     program = PROGRAM
 
-    def launch(self, composed: DictConfig, hydra: DictConfig, folder: Path, is_taken: bool) -> int:
+    def launch(self, composed: DictConfig, hydra: Any, folder: Path, is_taken: bool) -> int:
         """See `HydraTask.launch`."""
         config = finish(composed)
         from esper.forge.launch import resume, start  # here, since it loads torch
@@ -54,7 +55,7 @@ def _answer(arguments: list[str]) -> int:
         return _resume(resumed[-1].removeprefix("resume="), [a for a in arguments if a not in resumed])
     overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
     if not {"-m", "--multirun"} & set(arguments):
-        compose([override for override in overrides if not override.startswith("hydra")])
+        compose([override for override in overrides if not override.startswith("hydra")]).check_input()
     register_forge(PRELOAD)
     # A flag may stand anywhere, overrides only beside each other.
     first = next((place for place, argument in enumerate(arguments) if argument in overrides), len(arguments))

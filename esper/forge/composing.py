@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from esper.config.composing import read_values, refuse_strays
 from esper.config.explain import explain
 from esper.config.store import conf_dir, register
-from esper.errors import ConfigError
+from esper.errors import ConfigError, FormatError
 from esper.files import parse_yaml
 from esper.forge.config import ForgeConfig
 
@@ -62,7 +62,10 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> ForgeConfig:
             key, equals, value = override.partition("=")
             if not equals:
                 raise ConfigError(f"{override}: expected key=value, such as bitnet.distill=0.5")
-            OmegaConf.update(changed, key, parse_yaml(value))
+            try:
+                OmegaConf.update(changed, key, parse_yaml(value))
+            except FormatError as error:
+                raise ConfigError(f"{override}: {error}") from error
         return finish(cast(DictConfig, changed))
     except (ConfigError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(explain(error, overrides, PROGRAM)) from error

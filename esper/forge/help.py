@@ -1,11 +1,13 @@
 """The text of `python -m esper.forge --help`, read off conf/ without composing anything."""
 
 import re
+import textwrap
 
 from esper.config.store import conf_dir, groups
 from esper.forge.composing import PROGRAM
 from esper.forge.config import PLACES
 
+WIDTH = 120
 FRAME = """\
 Make a language model in phases, from text to a packed model.
 
@@ -34,5 +36,8 @@ def help_text() -> str:
     for group, options in groups(PROGRAM).items():
         default, says = defaults.get(group, ("", ""))
         listed.append(f"  {group:<11} {', '.join(f'{o}*' if o == default else o for o in options):<42} {says}".rstrip())
-    keys = [f"  {f'{key}={value}':<56} {says}" for says, key, value in re.findall(r"^# (.+)\n(\w+): (.+)$", root, re.M)]
+    keys = [
+        textwrap.fill(f"  {f'{key}={value}':<56} {says}", WIDTH, subsequent_indent=" " * 59)
+        for says, key, value in re.findall(r"^# (.+)\n(\w+): (.+)$", root, re.M)
+    ]
     return FRAME.format(phases=", ".join(PLACES), groups="\n".join(listed), keys="\n".join(keys))

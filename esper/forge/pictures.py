@@ -32,7 +32,8 @@ def continuity_picture(rows: Sequence[tuple[str, Measured]]) -> str:
             across="higher is better" if aspect.is_better_high else "lower is better",
             rows=names,
         )
-        plot.dots(values, heights, tint(f"series{number}"), 4.5)
+        is_known = np.isfinite(values)
+        plot.dots(values[is_known], heights[is_known], tint(f"series{number}"), 4.5)
         plots.append(plot)
     return picture("What each phase's model came to", *plots, columns=4)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -67,7 +68,7 @@ class HydraTask:
             raise RunEnded(code) from RunError(record.get("error") or f"stopped at epoch {record.get('epoch')}")
         return figures(record)
 
-    def launch(self, composed: DictConfig, hydra: DictConfig, folder: Path, is_taken: bool) -> int:
+    def launch(self, composed: DictConfig, hydra: Any, folder: Path, is_taken: bool) -> int:
         """Start the run, or go on with the one in the folder; its exit code. Raises EsperError on bad input."""
         spec = run_spec(composed, hydra, folder)
         spec.config.check_names()

@@ -114,7 +114,7 @@ def test_help_lists_every_phase_group_option_and_root_key():
     for field in fields(ForgeConfig):
         if field.name not in of_phases:
             assert re.search(rf"^  {field.name}=.+  \S", text, re.MULTILINE), field.name
-    assert max(map(len, text.splitlines())) <= 140
+    assert max(map(len, text.splitlines())) <= 120
 
 
 @pytest.mark.sampled(1)

@@ -36,7 +36,8 @@ def test_a_run_on_bad_input_leaves_no_folder(tmp_path):
     config = compose(["size=nano", "phase=bitnet", f"input={tmp_path}/absent", "telemetry.console=off"])
     with pytest.raises(ConfigError, match="there is no such folder or bundle"):
         start(config, tmp_path / "run")
-    (tmp_path / "absent").mkdir()
+    for folder in ("absent", "run"):
+        (tmp_path / folder).mkdir()
     with pytest.raises(ForgeError, match="there is no model"):
         start(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -24,6 +24,7 @@ WORSE = {"bits_per_byte": 2.3, "top1": 51.9, "bytes": 250_000.0, "latency_ms": 2
 def run(tmp_path: Path) -> Path:
     config = {"name": "forge_nano", "seed": 3}
     options = {"task": "installed", "host": "decoder", "policy": POLICY}
+    (tmp_path / "run").mkdir()
     with RunDirectory.create(tmp_path / "run", config, [], options, max_epochs=2) as folder:
         folder.start()
     return tmp_path / "run"
