@@ -15,7 +15,7 @@ from esper.files.marks import holds_run
 from esper.printing import guarded, say_text
 from esper.runner.finished import tell_if_finished
 from esper.runner.fused_launcher import FusedLauncher, FusedLauncherConfig
-from esper.runner.task import HydraTask, exit_code
+from esper.runner.task import Ending, HydraTask
 from esper.sweep import register_plugin
 
 NOT_RESUMED = ("resume=null", "resume=None", "resume=")
@@ -30,29 +30,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with guarded():
         if TORCHRUN not in os.environ:
-            return exit_code(lambda: _answer(arguments))
+            return _answer(arguments)
         from esper.runner.distributed import run_ranks  # here, since it loads torch
         from esper.runner.worker import follow
 
-        return run_ranks(lambda: exit_code(lambda: _answer(arguments)), follow)
+        return run_ranks(lambda: _answer(arguments), follow)
 
 
 def _answer(arguments: list[str]) -> int:
     """Say what is asked for, go on with a run, or let Hydra make the folder of a new one and run it, or sweep."""
-    if {"-h", "--help"} & set(arguments):
-        say_text(help_text())
-        return ExitCode.DONE
-    resumed = [argument for argument in arguments if argument.startswith("resume=")]
-    if resumed and resumed[-1] not in NOT_RESUMED:
-        return _resume(resumed[-1].removeprefix("resume="), [a for a in arguments if a not in resumed])
-    arguments = _checked(arguments)
-    register(PRELOAD)
-    register_plugin("hydra/launcher", "fused", FusedLauncher, FusedLauncherConfig())
-    with as_command_line(arguments):
-        import hydra
+    with Ending() as ending:
+        if {"-h", "--help"} & set(arguments):
+            say_text(help_text())
+            return ExitCode.DONE
+        resumed = [argument for argument in arguments if argument.startswith("resume=")]
+        if resumed and resumed[-1] not in NOT_RESUMED:
+            return _resume(resumed[-1].removeprefix("resume="), [a for a in arguments if a not in resumed])
+        arguments = _checked(arguments)
+        register(PRELOAD)
+        register_plugin("hydra/launcher", "fused", FusedLauncher, FusedLauncherConfig())
+        with as_command_line(arguments):
+            import hydra
 
-        hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(HydraTask())()
-    return ExitCode.DONE
+            hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(HydraTask())()
+        return ExitCode.DONE
+    return ending.code
 
 
 def _checked(arguments: list[str]) -> list[str]:

@@ -1,7 +1,8 @@
 """`python -m esper.forge`: make a language model in phases (see --help)."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from esper.forge.composing import PROGRAM, compose, finish, register_forge, sear
 from esper.forge.help import help_text
 from esper.forge.records import is_forge_run
 from esper.printing import guarded, say_text
-from esper.runner.task import HydraTask, exit_code
+from esper.runner.task import Ending, HydraTask
 
 PRELOAD = ("esper.forge.launch",)
 
@@ -25,13 +26,14 @@ class ForgeTask(HydraTask):
 
     program = PROGRAM
 
-    def launch(self, composed: DictConfig, hydra: Any, folder: Path, is_taken: bool) -> int:
-        """See `HydraTask.launch`."""
+    def launcher(self, composed: DictConfig, hydra: Any, folder: Path, is_taken: bool) -> Callable[[], int]:
+        """See `HydraTask.launcher`."""
         config = finish(composed)
         from esper.forge.launch import resume, start  # here, since it loads torch
 
-        overrides = list(hydra.overrides.task)
-        return resume(folder) if is_taken else start(config, folder, overrides, hydra.sweeper.get("id"))
+        if is_taken:
+            return partial(resume, folder)
+        return partial(start, config, folder, list(hydra.overrides.task), hydra.sweeper.get("id"))
 
     @staticmethod
     def check(composed: DictConfig) -> None:
@@ -43,27 +45,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code (see `esper.errors.ExitCode`)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with guarded():
-        return exit_code(lambda: _answer(arguments))
+        return _answer(arguments)
 
 
 def _answer(arguments: list[str]) -> int:
-    if {"-h", "--help"} & set(arguments):
-        say_text(help_text())
-        return ExitCode.DONE
-    resumed = [argument for argument in arguments if argument.startswith("resume=")]
-    if resumed:
-        return _resume(resumed[-1].removeprefix("resume="), [a for a in arguments if a not in resumed])
-    overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
-    if not {"-m", "--multirun"} & set(arguments):
-        compose([override for override in overrides if not override.startswith("hydra")]).check_input()
-    register_forge(PRELOAD)
-    # A flag may stand anywhere, overrides only beside each other.
-    first = next((place for place, argument in enumerate(arguments) if argument in overrides), len(arguments))
-    with as_command_line([*arguments[:first], search_path(), *arguments[first:]], PROGRAM):
-        import hydra
+    with Ending() as ending:
+        if {"-h", "--help"} & set(arguments):
+            say_text(help_text())
+            return ExitCode.DONE
+        resumed = [argument for argument in arguments if argument.startswith("resume=")]
+        if resumed:
+            return _resume(resumed[-1].removeprefix("resume="), [a for a in arguments if a not in resumed])
+        overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+        if not {"-m", "--multirun"} & set(arguments):
+            compose([override for override in overrides if not override.startswith("hydra")]).check_input()
+        register_forge(PRELOAD)
+        # A flag may stand anywhere, overrides only beside each other.
+        first = next((place for place, argument in enumerate(arguments) if argument in overrides), len(arguments))
+        with as_command_line([*arguments[:first], search_path(), *arguments[first:]], PROGRAM):
+            import hydra
 
-        hydra.main(config_path=str(conf_dir()), config_name=PROGRAM, version_base="1.3")(ForgeTask())()
-    return ExitCode.DONE
+            hydra.main(config_path=str(conf_dir()), config_name=PROGRAM, version_base="1.3")(ForgeTask())()
+        return ExitCode.DONE
+    return ending.code
 
 
 def _resume(name: str, overrides: list[str]) -> int:

@@ -1,6 +1,7 @@
 """What Hydra calls, in whatever process: one run in the folder that it was given."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +24,29 @@ class RunEnded(SystemExit):
     """The only run of a command line has ended, and not as it should."""
 
 
-def exit_code(answer: Callable[[], int]) -> int:
-    """That of a command line, whatever answering it raises; see `esper.errors.ExitCode`."""
-    try:
-        return answer()
-    except (SweepEnded, RunEnded) as ended:
-        return int(str(ended.code))
-    except SystemExit as left:  # of Hydra, which has printed what was asked for or what is wrong with it
-        return ExitCode.BAD_INPUT if left.code else ExitCode.DONE
-    except EsperError as error:
-        return complain(error)
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
-    except (OSError, MemoryError) as error:
-        return complain(of_machine(error))
+class Ending:
+    """Inside, whatever answering a command line raises becomes its exit code: `code`, see `esper.errors.ExitCode`."""
+
+    code: int = ExitCode.DONE
+
+    def __enter__(self) -> "Ending":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        match error:
+            case SweepEnded() | RunEnded():
+                self.code = int(str(error.code))
+            case SystemExit():  # of Hydra, which has printed what was asked for or what is wrong with it
+                self.code = ExitCode.BAD_INPUT if error.code else ExitCode.DONE
+            case EsperError():
+                self.code = complain(error)
+            case KeyboardInterrupt():
+                self.code = ExitCode.INTERRUPTED
+            case OSError() | MemoryError():
+                self.code = complain(of_machine(error))
+            case _:
+                return False
+        return True
 
 
 class HydraTask:
@@ -55,7 +65,7 @@ class HydraTask:
         try:
             if is_taken and not is_sweep:
                 raise RunExistsError(folder, self.program)
-            code = self.launch(composed, hydra, folder, is_taken)
+            code = self.launcher(composed, hydra, folder, is_taken)()
         except EsperError as error:
             raise RunEnded(complain(error)) from error
         except Exception as error:
@@ -68,13 +78,13 @@ class HydraTask:
             raise RunEnded(code) from RunError(record.get("error") or f"stopped at epoch {record.get('epoch')}")
         return figures(record)
 
-    def launch(self, composed: DictConfig, hydra: Any, folder: Path, is_taken: bool) -> int:
-        """Start the run, or go on with the one in the folder; its exit code. Raises EsperError on bad input."""
+    def launcher(self, composed: DictConfig, hydra: Any, folder: Path, is_taken: bool) -> Callable[[], int]:
+        """What starts the run, or goes on with the one in the folder; it gives the exit code. Raises EsperError."""
         spec = run_spec(composed, hydra, folder)
         spec.config.check_names()
         from esper.runner.launch import resume, start  # here, since it loads torch
 
-        return resume(folder, spec.view) if is_taken else start(spec)
+        return partial(resume, folder, spec.view) if is_taken else partial(start, spec)
 
     @staticmethod
     def check(composed: DictConfig) -> None:
