@@ -8,7 +8,7 @@ from torch import nn
 
 from esper.errors import ConfigError, EsperError, ForgeError
 from esper.forge.card import ModelCard
-from esper.forge.evaluation import evaluate_corpus, window_losses
+from esper.forge.evaluation import WindowScores, evaluate_corpus, window_losses
 from esper.forge.language_model import LanguageModel
 from esper.tasks.text.corpus import Corpus, Domain
 from tests.forge.models import network, tokenizer
@@ -42,6 +42,14 @@ def test_bits_are_divided_by_the_bytes_that_the_targets_stand_for():
     token_bytes[11], token_bytes[12] = 3, 2  # and one that is no text
     scores = window_losses(Successor(), stream(10, 11, 12, 13), 3, token_bytes=token_bytes)
     assert scores.bytes.tolist() == [5] and scores.bits_per_byte == pytest.approx(3 / 5)
+
+
+def test_texts_that_are_pooled_count_by_their_tokens():
+    right = window_losses(Successor(), stream(*range(10, 23)), 4, token_bytes=ONE)  # 12 tokens
+    half = window_losses(Successor(), stream(10, 11, 13, 14, 14), 4, token_bytes=ONE)  # 4, of which 2
+    pooled = WindowScores.pooled([right, half])
+    assert pooled.top1 == 14 / 16 and len(pooled.nats) == 4
+    assert pooled.nats_per_token == pytest.approx((12 * right.nats_per_token + 4 * half.nats_per_token) / 16)
 
 
 def test_what_is_a_batch_does_not_matter_and_each_window_begins_anew():

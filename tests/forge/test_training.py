@@ -32,10 +32,10 @@ def context(stop_after=None):
     ), steps  # fmt: skip
 
 
-def training(corpus, folder=None, budget=BUDGET):
+def training(corpus, folder=None, budget=BUDGET, name="trunk"):
     model = Decoder(264, 16, 2, 1, LENGTH, generator=torch.Generator().manual_seed(3))
     batches = MixedBatches(corpus, {"low": 3.0, "high": 1.0}, budget.batch_size, LENGTH, "test", 0)
-    return LanguageTraining(model, batches, budget, "trunk", folder)
+    return LanguageTraining(model, batches, budget, name, folder)
 
 
 def test_stopped_and_gone_on_with_it_is_as_if_it_had_not_been(corpus, tmp_path):
@@ -49,6 +49,13 @@ def test_stopped_and_gone_on_with_it_is_as_if_it_had_not_been(corpus, tmp_path):
     assert [step for step, _ in rest] == list(range(6, 13))
     for (name, one), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
+
+
+def test_a_name_with_a_dot_goes_on_too(corpus, tmp_path):
+    stopping, _ = context(stop_after=5)
+    with pytest.raises(Interrupted):
+        training(corpus, tmp_path, name="specialist_notes.v2").run(stopping, log_every=1)
+    assert training(corpus, tmp_path, name="specialist_notes.v2").step == 5
 
 
 def test_what_is_finished_is_not_trained_again(corpus, tmp_path):
