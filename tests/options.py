@@ -5,6 +5,7 @@ from tests.networks import CHOSEN
 PARTNERS = {
     "decoder": ["task=pysource"],
     "transformer": ["task=pysource"],
+    "corpus": ["host=decoder"],
     "pysource": ["host=transformer"],
     "text": ["host=transformer", f"task.path={__file__}"],
 }

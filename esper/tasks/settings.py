@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 DIGITS_PIXELS, CIFAR10_PIXELS = 8, 32  # height and width of the images as they come
 CORPORA = ("installed", "text")
-CORPUS_PATHS = "corpus.paths"
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 
@@ -236,6 +235,9 @@ class CorpusConfig:
     any domain may be shorter.
     """
 
+    key: ClassVar[str] = "corpus"  # what its values lie under
+    name_key: ClassVar[str] = "corpus.name"
+
     name: str = "installed"
     paths: list[str] = field(default_factory=list)
     train_bytes: int = 2_097_152
@@ -244,20 +246,26 @@ class CorpusConfig:
     block_size: int = 128
 
     def __post_init__(self) -> None:
-        one_of("corpus.name", self.name, CORPORA)
-        in_range("corpus.block_size", self.block_size, 2, 65_536)
+        one_of(self.name_key, self.name, CORPORA)
+        in_range(f"{self.key}.block_size", self.block_size, 2, 65_536)
         for key in ("train_bytes", "val_bytes", "test_bytes"):
-            in_range(f"corpus.{key}", getattr(self, key), self.block_size + 1, 2**31)
+            in_range(f"{self.key}.{key}", getattr(self, key), self.block_size + 1, 2**31)
+        paths = self.paths_key
         if self.name == "text":
-            require(bool(self.paths), CORPUS_PATHS, self.paths, "files or folders, as in corpus.paths=[FILE,FOLDER]")
+            require(bool(self.paths), paths, self.paths, f"files or folders, as in {paths}=[FILE,FOLDER]")
         elif self.paths:
             raise ConfigError(
-                f"{CORPUS_PATHS}={spelled(self.paths)}: has no effect with corpus.name={self.name}; drop one of the two"
+                f"{paths}={spelled(self.paths)}: has no effect with {self.name_key}={self.name}; drop one of the two"
             )
         for path in self.paths:
-            require(bool(path), CORPUS_PATHS, self.paths, "no empty name among them")
-        check_paths(CORPUS_PATHS, self.paths)
+            require(bool(path), paths, self.paths, "no empty name among them")
+        check_paths(paths, self.paths)
         self.domain_paths()
+
+    @property
+    def paths_key(self) -> str:
+        """The key that `paths` is set by."""
+        return f"{self.key}.paths"
 
     def domain_paths(self) -> dict[str, str]:
         """The paths by domain. Raises ConfigError where two have one name."""
@@ -266,7 +274,7 @@ class CorpusConfig:
             domain = Path(path).expanduser().resolve().stem if "\0" not in path else path
             if domain in found:
                 raise ConfigError(
-                    f"{CORPUS_PATHS}={spelled(self.paths)}: {found[domain]} and {path} are both called {domain}\n"
+                    f"{self.paths_key}={spelled(self.paths)}: {found[domain]} and {path} are both called {domain}\n"
                     "  rename one, or put both into one folder"
                 )
             found[domain] = path
@@ -277,8 +285,52 @@ class CorpusConfig:
         return self.train_bytes, self.val_bytes, self.test_bytes
 
 
+class _TasksCorpusConfig(CorpusConfig):
+    """A corpus that a run has as its task."""
+
+    key: ClassVar[str] = "task"
+    name_key: ClassVar[str] = "task.corpus"
+
+
+@dataclass(kw_only=True)
+class CorpusTaskConfig(BytesConfig):
+    """All domains of a corpus as one task, in equal shares; sizes of splits are a domain's.
+
+    corpus, paths: see `CorpusConfig` (corpus is its name). tokenizer: "bytes" or a tokenizer file; block_size counts
+    tokens. val_windows: at most so many of the validation windows drive decisions, evenly spaced; None: all.
+    """
+
+    name: str = "corpus"
+    corpus: str = "installed"
+    paths: list[str] = field(default_factory=list)
+    tokenizer: str = "bytes"
+    val_windows: int | None = None
+    train_bytes: int = 2_097_152
+    val_bytes: int = 131_072
+    test_bytes: int = 131_072
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(bool(self.tokenizer), "task.tokenizer", self.tokenizer, "bytes, or a tokenizer file")
+        if self.val_windows is not None:
+            in_range("task.val_windows", self.val_windows, 1, 10_000_000)
+        self.corpus_config()
+
+    def corpus_config(self) -> CorpusConfig:
+        """What the text is read by. Raises ConfigError on wrong values."""
+        return _TasksCorpusConfig(
+            name=self.corpus,
+            paths=self.paths,
+            train_bytes=self.train_bytes,
+            val_bytes=self.val_bytes,
+            test_bytes=self.test_bytes,
+            block_size=self.block_size,
+        )
+
+
 TASKS: "Registry[BaseTaskConfig, Task]" = Registry("task")
 TASKS.declare("digits", DigitsConfig, "esper.tasks.digits:build_digits")
 TASKS.declare("cifar10", Cifar10Config, "esper.tasks.cifar10:build_cifar10")
 TASKS.declare("pysource", PysourceConfig, "esper.tasks.text.pysource:build_pysource")
 TASKS.declare("text", TextConfig, "esper.tasks.text.own_text:build_text")
+TASKS.declare("corpus", CorpusTaskConfig, "esper.tasks.text.corpus_task:build_corpus_task")

@@ -115,5 +115,5 @@ def test_an_epoch_s_images_take_milliseconds(task):
 
 
 def test_unknown_task_name_lists_what_there_is():
-    with pytest.raises(ConfigError, match="cifar10, digits, pysource, text"):
+    with pytest.raises(ConfigError, match="cifar10, corpus, digits, pysource, text"):
         build_task(DigitsConfig(name="digitz"))

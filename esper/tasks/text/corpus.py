@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from esper.errors import TaskError
-from esper.tasks.settings import CORPUS_PATHS, CorpusConfig
+from esper.tasks.settings import CorpusConfig
 from esper.tasks.text.sources import TextFile, installed_files, own_files
 from esper.tasks.text.splits import TEST, TRAIN, Texts, shared_share, split_files
 from esper.tasks.text.tokenizer import Tokenizer
@@ -68,7 +68,7 @@ def _files(config: CorpusConfig, seed: int) -> list[TextFile]:
     return [
         file
         for domain, path in config.domain_paths().items()
-        for file in own_files(CORPUS_PATHS, [path], domain, seed, sum(config.sizes()))
+        for file in own_files(config.paths_key, [path], domain, seed, sum(config.sizes()))
     ]
 
 
@@ -77,7 +77,7 @@ def _check_length(config: CorpusConfig, domain: Domain) -> None:
         if len(stream) <= config.block_size:
             raise TaskError(
                 f"domain {domain.name}: {len(stream)} tokens to make a {name} split of, and a window takes "
-                f"corpus.block_size + 1 = {config.block_size + 1}\n  more text will do, or a shorter window"
+                f"{config.key}.block_size + 1 = {config.block_size + 1}\n  more text will do, or a shorter window"
             )
 
 

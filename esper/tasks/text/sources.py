@@ -17,7 +17,6 @@ from pathlib import Path
 from esper.checks import spelled
 from esper.errors import ConfigError, TaskError
 from esper.files import open_to_read
-from esper.tasks.settings import CORPUS_PATHS
 from esper.tasks.text.docstrings import without_docstrings
 from esper.tasks.text.pysource import list_sources
 
@@ -29,9 +28,11 @@ _HEADERS = (".h", ".hpp", ".cuh")
 _GENERATED = "ATen/ops"  # thousands of headers, all alike
 _TOPICS = "pydoc_data/topics.py"  # prose in a dictionary, each entry a text of its own
 _SNIFFED_BYTES = 8192
+_CORPUS_PATHS = "corpus.paths"
 _EXAMPLES = {
     "task.path": "experiment=language task=text task.path=FILE",
-    CORPUS_PATHS: "corpus=text corpus.paths=[FILE,FOLDER]",
+    "task.paths": "experiment=language task=corpus task.corpus=text task.paths=[FILE,FOLDER]",
+    _CORPUS_PATHS: "corpus=text corpus.paths=[FILE,FOLDER]",
     "TEXT": "esper tokenizer train FOLDER --out FILE.json",
 }
 
@@ -82,7 +83,7 @@ def check_installed(files: list[TextFile]) -> list[TextFile]:
     if missing := [domain for domain in INSTALLED_DOMAINS if not any(domain in file.texts for file in files)]:
         raise TaskError(
             f"corpus=installed: this installation carries no text for {', '.join(missing)}\n"
-            f"  text of your own will do: {_EXAMPLES[CORPUS_PATHS]}"
+            f"  text of your own will do: {_EXAMPLES[_CORPUS_PATHS]}"
         )
     return files
 
@@ -133,7 +134,7 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         reason = error.strerror or error
         raise TaskError(
-            f"cannot read {path} ({reason})\n  text of your own will do: {_EXAMPLES[CORPUS_PATHS]}"
+            f"cannot read {path} ({reason})\n  text of your own will do: {_EXAMPLES[_CORPUS_PATHS]}"
         ) from error
 
 

@@ -1,5 +1,7 @@
 """Text as windows of tokens, and what follows each token."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -45,7 +47,7 @@ def build_windows_task(
         TaskError: a text is shorter than one window and the token after it.
     """
     length = settings.block_size
-    streams = [_stream(text, tokenizer).to(device) for text in texts]
+    streams = [_stream(text, tokenizer) for text in texts]
     what = "bytes" if tokenizer is None else "tokens"
     for key, stream in zip(("training", "validation", "test"), streams, strict=True):
         if len(stream) <= length:
@@ -53,12 +55,32 @@ def build_windows_task(
                 f"task={settings.name}: {len(stream)} {what} to make a {key} split of, and a window takes "
                 f"task.block_size + 1 = {length + 1}; a longer text or a smaller task.block_size will do."
             )
-    train = streams[0]
+    train, val, test = streams
+    return build_streams_task(settings, [(train, val, test)], device, tokenizer)
+
+
+def build_streams_task(
+    settings: BytesConfig,
+    domains: Sequence[tuple[Tensor, Tensor, Tensor]],
+    device: torch.device,
+    tokenizer: Tokenizer | None,
+) -> Task:
+    """A task on text of several domains; an epoch draws as many windows from each, and no window spans two.
+
+    Args: domains: of each, its training, validation and test split [L], all longer than a window.
+    """
+    length, count = settings.block_size, settings.epoch_windows
+    splits = [[stream.to(device) for stream in split] for split in zip(*domains, strict=True)]
+    streams = splits[0]
+    shares = [count // len(streams) + (place < count % len(streams)) for place in range(len(streams))]
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        return draw_windows(train, settings.epoch_windows, length, generator)
+        drawn = [draw_windows(stream, share, length, generator) for stream, share in zip(streams, shares, strict=True)]
+        return _joined(drawn)
 
-    (train_x, train_y), (val_x, val_y), (test_x, test_y) = (every_window(stream, length) for stream in streams)
+    (train_x, train_y), (val_x, val_y), (test_x, test_y) = (
+        _joined([every_window(stream, length) for stream in split]) for split in splits
+    )
     return Task(
         name=settings.name,
         topology=settings.topology,
@@ -71,10 +93,15 @@ def build_windows_task(
         test_x=test_x,
         test_y=test_y,
         draw=draw,
-        epoch_size=settings.epoch_windows,
+        epoch_size=count,
         tokenizer_sha256=None if tokenizer is None else tokenizer.sha256,
         bytes_per_label=1.0 if tokenizer is None else _mean_bytes(test_y, tokenizer),
     )
+
+
+def _joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    inputs, labels = zip(*parts, strict=True)
+    return torch.cat(inputs), torch.cat(labels)
 
 
 def _stream(text: bytes, tokenizer: Tokenizer | None) -> Tensor:
