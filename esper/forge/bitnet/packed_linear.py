@@ -13,17 +13,20 @@ class PackedLinear(nn.Module):
     """A linear layer of ternary weights, for use alone: no gradient passes.
 
     What it computes is, bit for bit, what the QuantizedLinear does that it was packed from. trits: five a byte
-    [ceil(O * I / 5)] uint8; scale: of them all [] float32.
+    [ceil(O * I / 5)] uint8; scale: of them all [] float32; bias: [O] float32, where there is one.
     """
 
     trits: Tensor
     scale: Tensor
 
-    def __init__(self, in_features: int, out_features: int) -> None:
+    bias: Tensor | None
+
+    def __init__(self, in_features: int, out_features: int, has_bias: bool = False) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.register_buffer("trits", torch.zeros(packed_bytes(out_features * in_features), dtype=torch.uint8))
         self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("bias", torch.zeros(out_features) if has_bias else None)
         self._weight: TernaryWeight | None = None
 
     @classmethod
@@ -45,7 +48,8 @@ class PackedLinear(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Args: input [..., I] float32. Returns: [..., O]."""
-        return self.weight.linear(input)
+        product = self.weight.linear(input)
+        return product if self.bias is None else product + self.bias
 
     def _laid_out(self) -> TernaryWeight:
         trits = unpack_trits(self.trits, self.out_features * self.in_features)
@@ -62,7 +66,9 @@ class PackedLinear(nn.Module):
         self._weight = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "PackedLinear":
-        return PackedLinear(self.in_features, self.out_features).take(self.trits.clone(), self.scale.clone())
+        copied = PackedLinear(self.in_features, self.out_features).take(self.trits.clone(), self.scale.clone())
+        copied.bias = None if self.bias is None else self.bias.clone()
+        return copied
 
     def extra_repr(self) -> str:
         """See `nn.Module.extra_repr`."""

@@ -73,7 +73,7 @@ def unpack_network(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Modu
         if scale.shape != () or scale.dtype is not torch.float32 or not scale.isfinite():
             raise CheckpointError(f"a packed network: {name}.scale is no finite float32 number")
         try:
-            return PackedLinear(linear.in_features, linear.out_features).take(trits, scale)
+            return PackedLinear(linear.in_features, linear.out_features, linear.bias is not None).take(trits, scale)
         except FormatError as error:
             raise CheckpointError(f"a packed network: {name}: {error}") from error
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from esper.engine.kernels.ternary import EPS, quantize_activations, ternary_product
 from esper.errors import ForgeError
 
-LAYERS = "layers."  # what is quantised lies below this module; embedding, head and norms stay
+LAYERS = ("layers.", "slots.")  # what is quantised lies below these modules; embedding, head, norms and biases stay
 
 
 def ternarize(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,9 +50,9 @@ class QuantizedLinear(nn.Linear):
 
     @classmethod
     def around(cls, linear: nn.Linear) -> "QuantizedLinear":
-        """One whose master is this layer's weight, the same parameter."""
+        """One whose master is this layer's weight, the same parameter; a bias stays as it is."""
         layer = cls(linear.in_features, linear.out_features, bias=False, device="meta")
-        layer.weight = linear.weight
+        layer.weight, layer.bias = linear.weight, linear.bias
         return layer.train(linear.training)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -62,12 +62,13 @@ class QuantizedLinear(nn.Linear):
             trits, scale = ternarize(self.weight)
         if self.strength == 1.0:
             q = _StraightThrough.apply(input, q, input_scale)
-            return ternary_product(q, input_scale, _StraightThrough.apply(self.weight, trits, scale), scale)
+            product = ternary_product(q, input_scale, _StraightThrough.apply(self.weight, trits, scale), scale)
+            return product if self.bias is None else product + self.bias
         with torch.no_grad():
             mixed_input = torch.lerp(input, q * input_scale, self.strength)
             mixed_weight = torch.lerp(self.weight, trits * scale, self.strength)
         input = _StraightThrough.apply(input, mixed_input, None)
-        return F.linear(input, _StraightThrough.apply(self.weight, mixed_weight, None))
+        return F.linear(input, _StraightThrough.apply(self.weight, mixed_weight, None), self.bias)
 
     def extra_repr(self) -> str:
         """See `nn.Module.extra_repr`."""
@@ -75,21 +76,18 @@ class QuantizedLinear(nn.Linear):
 
 
 def quantize_layers(network: nn.Module) -> nn.Module:
-    """Put a QuantizedLinear in place of every linear layer inside `layers`, in place; parameters stay the same ones.
+    """Put a QuantizedLinear in place of every linear layer inside `layers` and `slots`; parameters stay the same ones.
 
-    Raises: ForgeError where there is none, or one has a bias.
+    Raises: ForgeError where there is none.
     """
     names = [name for name, module in network.named_modules() if type(module) is nn.Linear and name.startswith(LAYERS)]
     if not names:
         raise ForgeError(f"bitnet: a {type(network).__name__} has no linear layers inside `layers` to quantise")
-    for name in names:
-        if network.get_submodule(name).bias is not None:
-            raise ForgeError(f"bitnet: {name} has a bias, and ternary layers have none")
     return replace_layers(network, lambda _, layer: QuantizedLinear.around(layer))
 
 
 def replace_layers(network: nn.Module, make: Callable[[str, nn.Linear], nn.Module]) -> nn.Module:
-    """Put make(name, layer) in place of every plain linear layer inside `layers`, in place."""
+    """Put make(name, layer) in place of every plain linear layer inside `layers` and `slots`, in place."""
     for name, module in list(network.named_modules()):
         if type(module) is nn.Linear and name.startswith(LAYERS):
             parent, _, last = name.rpartition(".")

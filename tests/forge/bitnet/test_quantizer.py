@@ -87,11 +87,16 @@ def test_quantising_replaces_the_linear_layers_and_nothing_else():
 def test_what_cannot_be_quantised_is_refused():
     with pytest.raises(ForgeError, match="no linear layers inside `layers`"):
         quantize_layers(nn.Sequential(nn.Linear(2, 2)))
-    network = TinyDecoder()
-    network.layers[1].up = nn.Linear(16, 32)
-    with pytest.raises(ForgeError, match=r"layers\.1\.up has a bias"):
-        quantize_layers(network)
-    assert not list(quantized_layers(network))
+
+
+def test_a_bias_stays_as_it_is():
+    plain, x = nn.Linear(3, 2), torch.tensor([X])
+    quantized = QuantizedLinear.around(plain)
+    assert quantized.bias is plain.bias
+    for strength in (0.0, 0.5, 1.0):
+        quantized.strength, unbiased = strength, QuantizedLinear.around(nn.Linear(3, 2, bias=False))
+        unbiased.weight, unbiased.strength = plain.weight, strength
+        torch.testing.assert_close(quantized(x), unbiased(x) + plain.bias)
 
 
 def test_a_quantised_network_is_exactly_causal():
