@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -28,12 +29,16 @@ def compose(overrides: Sequence[str] = (), config_name: str = "config", config_d
     """
     register()
     extra = [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"] if config_dir else []
+    program = GlobalHydra.instance().hydra  # which Hydra has started, if any: there can be one at a time
+    GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             composed = hydra_compose(config_name, overrides=[*overrides, *extra])
         return finish(composed)
     except Exception as error:  # whatever Hydra raises on bad input (ValueErrors included) is bad input
         raise ConfigError(explain(error, overrides)) from error
+    finally:
+        GlobalHydra.instance().hydra = program
 
 
 def finish(composed: DictConfig) -> RunConfig:

@@ -82,10 +82,10 @@ def _go(folder: RunDirectory, config: ForgeConfig, is_new: bool) -> int:
     with StopRequest() as stop:
         try:
             failed = _run(folder, config, progress, stop)
-        except (Interrupted, KeyboardInterrupt):
+        except (Interrupted, KeyboardInterrupt) as request:
             folder.interrupt()
             say("interrupted; to continue:", f"  python -m esper.forge resume={folder.path}")
-            return 128 + (stop.signal or signal.SIGINT)
+            return 128 + (stop.signal or getattr(request, "signal", 0) or signal.SIGINT)
         except EsperError as error:
             if is_new and not read_phases(folder.path):
                 folder.discard()

@@ -85,7 +85,14 @@ class Phase(Protocol):
 
 
 class Interrupted(Exception):
-    """The phase was asked to stop; its checkpoint is written."""
+    """The phase was asked to stop; its checkpoint is written.
+
+    signal: number of the one that asked, where the phase has taken it itself; else 0.
+    """
+
+    def __init__(self, what: str, signal: int = 0) -> None:
+        super().__init__(what)
+        self.signal = signal
 
 
 def nothing(*given: Any, **named: Any) -> None:

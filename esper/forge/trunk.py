@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from esper.tasks.text.tokenizer import Tokenizer
 
 _WHOLE = (SeedStage.PROBATIONARY, SeedStage.FOSSILIZED)  # their share of the output is all of it
+_TASKS = ("corpus", "text")  # which can be read by the forge's tokenizers
 _EXPECTED = "expected a run of: python -m esper.run experiment=language host=decoder task=text task.tokenizer=bytes"
 
 
@@ -58,8 +59,8 @@ def _check(folder: Path, tokenizer: "Tokenizer") -> None:
     task: Any = config.task
     if config.host.name != "decoder":
         raise ForgeError(f"{folder}: its host is {config.host.name}, and no decoder\n  {_EXPECTED}")
-    if task.name != "text" or task.tokenizer is None:
-        read = f"task={task.name}" + ("" if task.name != "text" else " without a tokenizer")
+    if task.name not in _TASKS or task.tokenizer is None:
+        read = f"task={task.name}" + ("" if task.name not in _TASKS else " without a tokenizer")
         raise ForgeError(f"{folder}: its decoder has read {read}, and has other tokens\n  {_EXPECTED}")
     try:
         sha256 = read_object(folder / RUN_FILE).get(TOKENIZER)

@@ -12,6 +12,7 @@ from torch import nn
 from esper.errors import ForgeError
 from esper.forge.bundles import load_language_model, parent, save_language_model
 from esper.forge.cognate.config import BudgetConfig, CognateConfig
+from esper.forge.cognate.growing import grow_trunk
 from esper.forge.evaluation import WindowScores, evaluate_corpus
 from esper.forge.ngram import ngram_bits_per_byte
 from esper.forge.phase import PHASES, Gate, PhaseContext, PhaseResult, conclude
@@ -63,24 +64,35 @@ class Cognate:
         context = self._context
         domains = list(context.corpus.domains)
         even = dict.fromkeys(domains, 1.0)
-        trunk = self._save(output / TRUNK, self._trunk(even, output), even, trunk=None)
+        network, counts = self._trunk(even, output)
+        trunk = self._save(output / TRUNK, network, even, trunk=None)
         artifacts = {"trunk": trunk}
         for domain in domains:
             share = self._config.specialist_share
             mix = {each: share if each == domain else (1 - share) / max(len(domains) - 1, 1) for each in domains}
-            network = copy.deepcopy(load_language_model(trunk).host)
-            trained = self._train(network, mix, self._config.specialist_training, f"specialist_{domain}", output)
+            specialist = copy.deepcopy(load_language_model(trunk).host)
+            trained = self._train(specialist, mix, self._config.specialist_training, f"specialist_{domain}", output)
             artifacts[domain] = self._save(output / domain, trained, mix, trunk)
-        metrics = self._measure(artifacts)
+        metrics = self._measure(artifacts) | counts
         return conclude(self.name, self.gates, metrics, artifacts, started)
 
-    def _trunk(self, mix: Mapping[str, float], output: Path) -> nn.Module:
-        if self._config.trunk is not None:
-            return trunk_from_run(Path(self._config.trunk), self._context.tokenizer)
-        generator = named_generator(self._context.seed, "cognate/trunk")
-        sizes = dataclasses.asdict(self._context.model)
-        network = Decoder(vocab_size=self._context.tokenizer.vocab_size, **sizes, generator=generator)
-        return self._train(network, mix, self._config.trunk_training, "trunk", output)
+    def _trunk(self, mix: Mapping[str, float], output: Path) -> tuple[nn.Module, dict[str, float]]:
+        """The trunk, and what is to be counted of it."""
+        config, context = self._config, self._context
+        if config.trunk is not None:
+            network: nn.Module = trunk_from_run(Path(config.trunk), context.tokenizer)
+            seeds: Mapping[str, int] = {}
+        elif config.grow:
+            budget = self._budget(config.trunk_training)
+            grown = grow_trunk(context, budget, config.grow_epochs, config.checkpoint_every_steps, output)
+            context.notes.append(grown.note())
+            network, seeds = grown.network, grown.seeds
+        else:
+            generator = named_generator(context.seed, "cognate/trunk")
+            sizes = dataclasses.asdict(context.model)
+            network = Decoder(vocab_size=context.tokenizer.vocab_size, **sizes, generator=generator)
+            network, seeds = self._train(network, mix, config.trunk_training, "trunk", output), {}
+        return network, {"trunk/parameters": _parameters(network), **{f"trunk/seeds_{k}": n for k, n in seeds.items()}}
 
     def _train(
         self, network: nn.Module, mix: Mapping[str, float], budget: BudgetConfig, name: str, output: Path
@@ -89,17 +101,18 @@ class Cognate:
         batches = MixedBatches(
             context.corpus, mix, budget.batch_size, context.model.block_size, f"cognate/{name}", context.seed
         )
-        spent = TrainingBudget(
+        training = LanguageTraining(network, batches, self._budget(budget), name, output / CHECKPOINTS)
+        return training.run(context, self._config.checkpoint_every_steps)
+
+    def _budget(self, budget: BudgetConfig) -> TrainingBudget:
+        return TrainingBudget(
             steps=budget.steps,
             batch_size=budget.batch_size,
             learning_rate=budget.learning_rate,
             weight_decay=self._config.weight_decay,
         )
-        training = LanguageTraining(network, batches, spent, name, output / CHECKPOINTS)
-        return training.run(context, self._config.checkpoint_every_steps)
 
     def _save(self, path: Path, network: nn.Module, mix: Mapping[str, float], trunk: Path | None) -> Path:
-        parameters = sum(parameter.numel() for parameter in network.parameters())
         return save_language_model(
             path,
             network,
@@ -108,7 +121,7 @@ class Cognate:
             seed=self._context.seed,
             data_fingerprint=self._context.corpus.fingerprint,
             parents=[] if trunk is None else [parent(trunk, "trunk")],
-            metrics={"parameters": parameters, **{f"share/{domain}": share for domain, share in mix.items()}},
+            metrics={"parameters": _parameters(network), **{f"share/{domain}": share for domain, share in mix.items()}},
         )
 
     def _measure(self, artifacts: Mapping[str, Path]) -> dict[str, float]:
@@ -133,6 +146,10 @@ class Cognate:
         )
         metrics["is_causal"] = float(is_causal(load_language_model(artifacts["trunk"]), length))
         return metrics
+
+
+def _parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 @torch.inference_mode()
