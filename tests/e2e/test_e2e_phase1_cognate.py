@@ -1,12 +1,14 @@
 """Phase 1 from end to end: what it writes, what its figures say, what it refuses."""
 
 import json
+import signal
+import time
 
 import pytest
 import torch
 
 from esper import load_language_model
-from tests.e2e.forge_runs import bits_per_byte, corpus_of, forge, logged, result
+from tests.e2e.forge_runs import TINY, bits_per_byte, corpus_of, forge, logged, result, start
 
 pytestmark = pytest.mark.timeout(600)
 DOMAINS = ("cpp", "prose", "python")
@@ -60,6 +62,36 @@ def test_losses_are_logged_step_by_step_and_fall(nano_run):
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
 
 
+def test_a_trunk_grows_is_stopped_goes_on_and_passes_through_all_phases(tmp_path):
+    process = start(tmp_path, *TINY, "cognate.grow=true", "cognate.grow_epochs=12", "hydra.run.dir=run")
+    lines = tmp_path / "run/1-cognate/grown/metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while (not lines.exists() or lines.read_bytes().count(b"\n") < 3) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=120)[0].decode()
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert "esper.forge resume=run" in said and "esper.run" not in said
+    assert not (tmp_path / "run/1-cognate/model.json").exists()
+    done = forge(tmp_path, "resume=run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    epochs = [json.loads(line)["epoch"] for line in lines.read_text().splitlines()]
+    assert epochs == list(range(13))
+    found = result(tmp_path / "run", "cognate")
+    card = json.loads((tmp_path / "run/1-cognate/model.json").read_text())
+    growth, metrics = card["config"]["growth"], found["result"]["metrics"]
+    assert growth and found["notes"][0].startswith(
+        f"The trunk grew {growth[0]['blueprint']} behind {growth[0]['slot']}"
+    )
+    assert 0 < metrics["trunk/seeds_fossilized"] <= metrics["trunk/seeds_planted"]
+    corpus, length = corpus_of(tmp_path / "run")
+    for phase in ("1-cognate", "2-evomerge", "4-bitnet", "8-compression"):
+        model = load_language_model(tmp_path / "run" / phase)
+        assert json.loads((tmp_path / "run" / phase / "model.json").read_text())["config"]["growth"] == growth
+        assert bits_per_byte(model, corpus.domains["prose"].test[:2000], length) < 8
+    assert metrics["trunk/parameters"] == sum(p.numel() for p in load_language_model(lines.parents[1]).parameters())
+
+
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
@@ -70,6 +102,8 @@ def test_losses_are_logged_step_by_step_and_fall(nano_run):
         (["phase=cognate", "input=long.txt"], "starts from text"),
         (["tokenizer=long.txt"], "long.txt"),
         (["cognate.trunk=long.txt"], "long.txt"),
+        (["cognate.trunk=long.txt", "cognate.grow=true"], "drop one of the two"),
+        (["cognate.grow=true", "cognate.grow_epochs=7"], "cognate.grow_epochs=7"),
         (["model.n_head=3"], "model.n_head=3"),
         (["phases=[bitnet]"], "input"),
         (["phases=[evomerge,cognate]"], "order"),
