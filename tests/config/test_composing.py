@@ -2,11 +2,13 @@
 
 import pytest
 import yaml
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esper.config.composing import compose, from_plain, read_config, to_plain
-from esper.config.store import groups
+from esper.config.store import conf_dir, groups
 from esper.errors import ConfigError
 
 PLAIN = to_plain(compose())
@@ -92,3 +94,12 @@ def test_any_value_under_any_key_is_taken_or_refused_in_short(key, value):
         from_plain(changed(key, value), "config.yaml")
     except ConfigError as error:
         assert len(str(error).splitlines()) <= 2
+
+
+def test_another_program_of_hydras_may_be_under_way():
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        under_way = GlobalHydra.instance().hydra
+        assert to_plain(compose()) == PLAIN
+        with pytest.raises(ConfigError):
+            compose(["seed=-1"])
+        assert GlobalHydra.instance().hydra is under_way
