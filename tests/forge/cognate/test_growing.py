@@ -50,7 +50,8 @@ def grow(context: PhaseContext, output: Path):
 def whole(text, tmp_path_factory):
     """A trunk that was grown in one go, what was logged, and its folder."""
     logged = []
-    context = make_context(configuration(text), log=lambda step, **metrics: logged.append((step, metrics)))
+    context = make_context(configuration(text))
+    context.log = lambda step, **metrics: logged.append((step, metrics))
     output = tmp_path_factory.mktemp("whole")
     return grow(context, output), logged, output
 
