@@ -246,6 +246,6 @@ def _read_buffer(path: Path, most_bytes: int = _MEMORY_BYTES) -> memoryview:
         raise CheckpointError(
             f"{path} is missing. A checkpoint is a .safetensors and a .json of the same name, in the same folder."
         ) from error
-    except (OSError, MemoryError) as error:
+    except (OSError, MemoryError, ValueError) as error:  # a name can hold what no file's may
         reason = getattr(error, "strerror", None) or str(error) or "there is not enough memory"
         raise CheckpointError(f"{path} cannot be read: {reason}.") from error

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from esper.checkpoint import Checkpoint
 from esper.errors import CheckpointError, ForgeError
+from esper.files.shapes import misfit
 
 if TYPE_CHECKING:
     from esper.tasks.text.tokenizer import Tokenizer
@@ -22,6 +23,13 @@ _FIELDS: dict[str, Any] = {
     "canary": dict,
     "quantizer": (dict, type(None)),
 }
+_PARENTS = {"parents": [{"path": str, "sha256": str, "relation": str}]}
+
+
+def check_parents(metadata: Mapping[str, Any]) -> None:
+    """Raise CheckpointError where what a bundle comes from is not told as a card tells it."""
+    if problem := misfit(dict(metadata), _PARENTS):
+        raise CheckpointError(f"its model card is malformed: {problem}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +79,7 @@ class ModelCard:
         for name, kind in _FIELDS.items():
             if not isinstance(given.get(name, ...), kind):
                 raise CheckpointError(f"its model card lacks {name!r}, or has another type there")
+        check_parents(given)
         tokenizer = given["tokenizer"]
         if not all(isinstance(tokenizer.get(key), str) for key in ("name", "sha256")):
             raise CheckpointError("its model card names no tokenizer with a sha256")

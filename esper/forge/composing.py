@@ -18,6 +18,7 @@ from esper.files import parse_yaml
 from esper.forge.config import ForgeConfig
 
 PROGRAM = "forge"  # its groups lie in conf/forge
+_FIXED = ("size", "name")  # of a run: what its values were composed from, and where it lies
 
 
 def search_path(program: str = PROGRAM) -> str:
@@ -62,6 +63,10 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> ForgeConfig:
             key, equals, value = override.partition("=")
             if not equals:
                 raise ConfigError(f"{override}: expected key=value, such as bitnet.distill=0.5")
+            if key in _FIXED:
+                raise ConfigError(
+                    f"{override}: a run keeps its {key}\n  set a key itself, as in model.n_embd=128, or start a new run"
+                )
             try:
                 OmegaConf.update(changed, key, parse_yaml(value))
             except FormatError as error:

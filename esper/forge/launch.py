@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 from esper.builders.sinks import open_dashboards
 from esper.config.telemetry import require_packages
-from esper.errors import EsperError, ExitCode
+from esper.errors import EsperError, ExitCode, of_machine
 from esper.forge.composing import compose, read_config, to_plain
 from esper.forge.config import ForgeConfig
 from esper.forge.log import ForgeLog
@@ -57,9 +57,12 @@ def run_phase(name: str, input: str | Path | None, output: str | Path, overrides
     config = compose([*overrides, f"phase={name}", *given])
     torch.set_num_threads(config.threads or torch.get_num_threads())
     phase = PHASES.build(getattr(config, name), name, context=make_context(config))
-    source = None if input is None else input_folder(Path(input))
+    source = None if input is None else input_folder(Path(input), before=name)
     phase.check(source)
-    Path(output).mkdir(parents=True, exist_ok=True)
+    try:
+        Path(output).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise of_machine(error) from error
     return phase.run(source, Path(output))
 
 

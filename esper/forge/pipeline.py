@@ -1,17 +1,17 @@
 """Phases in their order: what is done is not done again, what has become stale is, and what fails is rolled back."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from esper.checkpoint import fingerprint
-from esper.files import read_object
+from esper.checkpoint import fingerprint, read_bundle
+from esper.errors import CheckpointError, ForgeError, first_line
+from esper.files.opening import make_folder
 from esper.forge.config import OPTIONAL, ForgeConfig
-from esper.forge.measuring import measure_bundle
-from esper.forge.phase import PHASES, Phase, PhaseContext
-from esper.forge.records import PHASE_FILE, PhaseRecord, input_folder, phase_folder, read_phase
+from esper.forge.measuring import MODEL, measure_bundle
+from esper.forge.phase import PHASES, Phase, PhaseContext, PhaseResult
+from esper.forge.records import PhaseRecord, input_folder, phase_folder, read_phase
 
 
 class Pipeline:
@@ -41,28 +41,26 @@ class Pipeline:
         on_phase: is told each phase that is over. Raises Interrupted, and EsperError on bad input.
         """
         config = self._config
-        sound = None if config.input is None else input_folder(Path(config.input))
+        sound = None if config.input is None else input_folder(Path(config.input), before=config.way[0])
+        bundles = None if sound is None else _checksums(sound)
         for name in config.way:
             folder = phase_folder(self._folder, name)
-            key, known = self.key(name, sound), read_phase(folder)
-            if known is not None and known.key != key:
-                self._tell(f"{name} is stale: its configuration or its input has changed; it is run anew")
-                known = None
-                _move_aside(folder)
-            if known is None or known.status == "running":
-                known = self._run_phase(name, folder, sound, key)
-            assert known.result is not None
+            key, known = self.key(name, bundles), read_phase(folder)
+            goes_on = known is not None and known.key == key
+            result = known.result if known is not None and goes_on and known.status != "running" else None
+            if known is None or result is None:
+                known, result = self._run_phase(name, folder, sound, key, goes_on)
             on_phase(known)
-            if known.result.success:
-                sound = folder
+            if result.success:
+                sound, bundles = folder, self._verified(name, folder)
             elif name in OPTIONAL:
-                self._tell(f"{name} failed its gates, and the way goes on without it: {known.result.error}")
+                self._tell(f"{name} failed its gates, and the way goes on without it: {result.error}")
             else:
                 return known
         return None
 
-    def key(self, name: str, sound: Path | None) -> str:
-        """Of all that a phase's result follows from."""
+    def key(self, name: str, bundles: Mapping[str, str] | None) -> str:
+        """Of all that a phase's result follows from. bundles: the checksums of those that it reads."""
         config = self._config
         decides = {
             "phase": name,
@@ -72,38 +70,52 @@ class Pipeline:
             "tokenizer": config.tokenizer,
             "seed": config.seed,
             "controls": config.controls,
-            "input": None if sound is None else _sidecars(sound),
+            "input": bundles,
         }
         return fingerprint(decides)
 
-    def _run_phase(self, name: str, folder: Path, sound: Path | None, key: str) -> PhaseRecord:
+    def _run_phase(
+        self, name: str, folder: Path, sound: Path | None, key: str, goes_on: bool
+    ) -> tuple[PhaseRecord, PhaseResult]:
         context = self._make_context(name)
         phase: Phase = PHASES.build(getattr(self._config, name), name, context=context)
         phase.check(sound)
-        self._begin(name, folder.exists())
-        folder.mkdir(parents=True, exist_ok=True)
+        if not goes_on and (aside := _move_aside(folder)):  # once it is known that the phase can run
+            self._tell(
+                f"{name} is stale, or its phase.json damaged; it is run anew, and what it was is in {aside.name}"
+            )
+        self._begin(name, goes_on)
+        make_folder(folder)
         record = PhaseRecord(folder, name, "running", key, None if sound is None else str(sound)).write()
         result = phase.run(sound, folder)
         measured = measure_bundle(folder, context)
         context.log(0, **result.metrics)
-        return PhaseRecord(
+        record = PhaseRecord(
             folder, name, "finished" if result.success else "failed", key, record.input, result, measured,
             tuple(context.notes),
         ).write()  # fmt: skip
+        return record, result
+
+    def _verified(self, name: str, folder: Path) -> dict[str, str]:
+        try:
+            return _checksums(folder)
+        except CheckpointError as error:
+            hint = f"to have {name} run anew, move its folder away: mv {folder} {folder}.damaged"
+            raise ForgeError(f"{first_line(error)}\n  {hint}") from error
 
 
-def _sidecars(folder: Path) -> dict[str, Any]:
-    """What tells one folder of bundles from another: every sidecar has its tensors' checksum."""
-    found = {}
-    for path in sorted(folder.glob("*.json")):
-        if path.name != PHASE_FILE:
-            found[path.name] = read_object(path).get("tensors_sha256")
-    return found
+def _checksums(folder: Path) -> dict[str, str]:
+    """What tells one folder of bundles from another. Raises CheckpointError where one is damaged."""
+    paths = {folder / f"{MODEL}.safetensors", *folder.glob("*.safetensors")}
+    return {path.with_suffix(".json").name: read_bundle(path).sidecar["tensors_sha256"] for path in sorted(paths)}
 
 
-def _move_aside(folder: Path) -> None:
-    """Nothing is lost: the folder gets a number behind its name."""
+def _move_aside(folder: Path) -> Path | None:
+    """Nothing is lost: what is there gets a number behind its name, which is answered."""
+    if not os.path.lexists(folder) or (not folder.is_symlink() and folder.is_dir() and not any(folder.iterdir())):
+        return None
     number = 1
-    while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
+    while os.path.lexists(aside := folder.with_name(f"{folder.name}.{number}")):
         number += 1
     os.rename(folder, aside)
+    return aside

@@ -63,7 +63,7 @@ class PhaseRecord:
             "key": self.key,
             "input": self.input,
             "result": None if self.result is None else _relative(asdict(self.result), self.folder),
-            "continuity": None if self.continuity is None else dict(self.continuity),
+            "continuity": None if self.continuity is None else _finite(self.continuity),
             "notes": list(self.notes),
         }
         text = json.dumps(finite(plain), indent=1, ensure_ascii=False, allow_nan=False)
@@ -110,9 +110,14 @@ def is_forge_run(folder: Path) -> bool:
     return bool(isinstance(options, dict) and options.get("policy") == POLICY) or bool(read_phases(folder))
 
 
-def input_folder(given: Path) -> Path:
-    """The folder of bundles that a run, a phase's folder or a bundle stands for. Raises ForgeError."""
-    passed = [record for record in read_phases(given) if record.status == "finished"]
+def input_folder(given: Path, before: str | None = None) -> Path:
+    """The folder of bundles that a run, a phase's folder or a bundle stands for. Raises ForgeError.
+
+    before: of a run, the last phase is meant that was passed before this one; else the last of all.
+    """
+    names = [name for name in PLACES if before is None or PLACES[name] < PLACES[before]]
+    records = [read_phase(phase_folder(given, name)) for name in names]
+    passed = [record for record in records if record is not None and record.status == "finished"]
     if passed:
         return passed[-1].folder
     if (given / f"{MODEL}.json").exists():
@@ -127,4 +132,9 @@ def input_folder(given: Path) -> Path:
 
 def _relative(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     artifacts = {name: os.path.relpath(path, folder) for name, path in result["artifacts"].items()}
-    return {**result, "artifacts": artifacts}
+    return {**result, "metrics": _finite(result["metrics"]), "artifacts": artifacts}
+
+
+def _finite(figures: Measured) -> dict[str, float | None]:
+    """JSON has no NaN, which a model that diverged is measured by."""
+    return {name: value if value is not None and math.isfinite(value) else None for name, value in figures.items()}

@@ -58,6 +58,9 @@ def _phase(record: PhaseRecord, records: Sequence[dict[str, Any]]) -> dict[str, 
         "error": result.error if result else None,
         "notes": record.notes,
         "duration": clock(result.duration_s) if result else "",
-        "metrics": [(name, compact(value)) for name, value in (result.metrics.items() if result else ())],
+        "metrics": [
+            (name, "-" if value is None else compact(value))
+            for name, value in (result.metrics.items() if result else ())
+        ],
         "curves": curves_picture(record.phase, records),
     }

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from esper.tasks.task import named_generator
 
 TRUNK = "model"
 CHECKPOINTS = "checkpoints"
+RESERVED = (TRUNK, "trunk", "phase", CHECKPOINTS)  # other names in this phase's folder and among its models
+_FILE_NAME = re.compile(r"\w[\w -]{0,99}")
 Scores = Mapping[str, WindowScores]
 
 
@@ -48,8 +51,13 @@ class Cognate:
         """See `Phase.check`."""
         if input is not None:
             raise ForgeError(f"cognate: it starts from text, and takes no input; got {input}")
-        if TRUNK in self._context.corpus.domains:  # which refuses what leaves no window
-            raise ForgeError(f"corpus.paths: a domain is called {TRUNK}, as the trunk's file is; rename its path")
+        for domain in self._context.corpus.domains:  # which refuses what leaves no window
+            if domain in RESERVED or not _FILE_NAME.fullmatch(domain):
+                raise ForgeError(
+                    f"corpus.paths: a domain cannot be called {domain!r:.60}: files are named after it\n"
+                    "  rename its path to at most 100 letters, digits, spaces, dashes and underscores, but not to "
+                    f"{', '.join(RESERVED)}"
+                )
         if self._config.trunk is not None:
             longest = trunk_from_run(Path(self._config.trunk), self._context.tokenizer).block_size
             if longest < self._context.model.block_size:

@@ -5,6 +5,7 @@ from pathlib import Path
 from esper.checkpoint.bundle import bundle_paths, read_sidecar
 from esper.forge.architectures import build_network, plain_bytes
 from esper.forge.bundles import bundle_stem, parent_path
+from esper.forge.card import check_parents
 
 _MOST_GENERATIONS = 16
 
@@ -21,6 +22,7 @@ def find_plain(path: Path) -> Path | None:
         card = read_sidecar(bundle_paths(path)[1])["metadata"]
         if card.get("format") == "plain" and card.get("quantizer") is None:
             return path
+        check_parents(card)
         known = [found for each in card["parents"] if (found := parent_path(path, each))]
         if not known:
             return None

@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from esper.errors import RunError
 from esper.nissa.statistics import (
     ACCURACY,
     FEWEST,
@@ -74,7 +75,10 @@ class Comparison:
             Measure("parameters", "parameters", decimals=0),
             Measure("flops_per_sample", "FLOPs a sample", decimals=0),
         ]
-        return [measure for measure in possible if all(self.values(group, measure.name) for group in self.groups)]
+        found = [measure for measure in possible if all(self.values(group, measure.name) for group in self.groups)]
+        if not found:
+            raise RunError("these runs have no figure in common; give runs of the same kind, that were finished")
+        return found
 
     def values(self, group: RunGroup, name: str) -> dict[Unit, float]:
         """One measure of a group, unit by unit."""

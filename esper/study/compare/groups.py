@@ -49,7 +49,8 @@ class GroupedRun:
     @property
     def hosts(self) -> list[int]:
         """Grown members, from the first epoch's line or, without one, as many as the summary has."""
-        return self.history.grown or list(range(len(self.final("parameters"))))
+        figures = (self.history.run.get("summary") or {}).get("grown") or {}
+        return self.history.grown or list(range(max(map(len, figures.values()), default=0)))
 
     def final(self, name: str, who: str = "grown") -> list[float | None]:
         """One figure of the summary, member by member; empty as long as there is none."""
