@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from esper.errors import ForgeError
+from esper.errors import ForgeError, FormatError
 from esper.files import fitting, read_object
 from esper.files.records import LEARNING_FILE, REPORT_FILE, RUN, RUN_FILE, UPDATE, UPDATE_NEEDS
 from esper.forge.continuity import ASPECTS, marks
@@ -27,7 +27,10 @@ def write_report(folder: Path) -> Path:
 
 def render(folder: Path, phases: Sequence[PhaseRecord]) -> str:
     """The page as text."""
-    run = fitting(read_object(folder / RUN_FILE), RUN)[0]
+    try:
+        run = fitting(read_object(folder / RUN_FILE), RUN)[0]
+    except FormatError as error:
+        raise ForgeError(f"{folder / RUN_FILE}: {error}") from error
     records, _ = read_jsonl(folder / LEARNING_FILE, UPDATE, UPDATE_NEEDS)
     measured = [record for record in phases if record.continuity is not None]
     worse = marks([(record.continuity or {}, record.status == "finished") for record in measured])
@@ -50,6 +53,12 @@ def _cells(record: PhaseRecord, worse: dict[str, bool]) -> list[dict[str, Any]]:
     return [{"text": aspect.text(values.get(aspect.name)), "worse": worse[aspect.name]} for aspect in ASPECTS]
 
 
+def _shown(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return compact(value) if abs(value) >= 1e4 or value == int(value) else f"{value:.4g}"
+
+
 def _phase(record: PhaseRecord, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     result = record.result
     return {
@@ -58,9 +67,6 @@ def _phase(record: PhaseRecord, records: Sequence[dict[str, Any]]) -> dict[str, 
         "error": result.error if result else None,
         "notes": record.notes,
         "duration": clock(result.duration_s) if result else "",
-        "metrics": [
-            (name, "-" if value is None else compact(value))
-            for name, value in (result.metrics.items() if result else ())
-        ],
+        "metrics": [(name, _shown(value)) for name, value in (result.metrics.items() if result else ())],
         "curves": curves_picture(record.phase, records),
     }

@@ -119,9 +119,10 @@ def test_what_a_run_was_composed_from_is_not_changed(run, override):
         read_config(run / "config.yaml", [override])
 
 
-def test_figures_that_are_none_are_reported_as_such(run):
-    alter(run / "1-cognate", lambda plain: plain["result"]["metrics"].update(gone=None))
-    assert "gone" in write_report(run).read_text()
+@pytest.mark.parametrize(("value", "shown"), [(None, "-"), (0.03751, "0.03751"), (3.0, "3"), (42_334.0, "42.3k")])
+def test_figures_are_reported_as_they_are(run, value, shown):
+    alter(run / "1-cognate", lambda plain: plain["result"]["metrics"].update(figure=value))
+    assert f'<td>figure</td><td class="n">{shown}</td>' in write_report(run).read_text()
 
 
 def test_figures_that_are_no_numbers_can_be_written(run):
