@@ -129,10 +129,10 @@ def parent(path: str | os.PathLike[str], relation: str) -> dict[str, str]:
 
 def parent_path(bundle: Path, known: Mapping[str, str]) -> Path | None:
     """Where a parent that the bundle's card names lies; None where it has gone, or is another by now."""
-    path = (bundle.parent / known["path"]).resolve()
     try:
+        path = (bundle.parent / known["path"]).resolve()
         return path if read_sidecar(bundle_paths(path)[1])["tensors_sha256"] == known["sha256"] else None
-    except CheckpointError:
+    except (CheckpointError, OSError, ValueError):  # the last two of a name that no file can have
         return None
 
 

@@ -63,7 +63,7 @@ class PhaseRecord:
             "key": self.key,
             "input": self.input,
             "result": None if self.result is None else _relative(asdict(self.result), self.folder),
-            "continuity": None if self.continuity is None else _finite(self.continuity),
+            "continuity": None if self.continuity is None else dict(self.continuity),
             "notes": list(self.notes),
         }
         text = json.dumps(finite(plain), indent=1, ensure_ascii=False, allow_nan=False)
@@ -132,9 +132,4 @@ def input_folder(given: Path, before: str | None = None) -> Path:
 
 def _relative(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     artifacts = {name: os.path.relpath(path, folder) for name, path in result["artifacts"].items()}
-    return {**result, "metrics": _finite(result["metrics"]), "artifacts": artifacts}
-
-
-def _finite(figures: Measured) -> dict[str, float | None]:
-    """JSON has no NaN, which a model that diverged is measured by."""
-    return {name: value if value is not None and math.isfinite(value) else None for name, value in figures.items()}
+    return {**result, "artifacts": artifacts}

@@ -1,5 +1,6 @@
 """report.html of a forge run: the continuity table, each phase's gates, its curves."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,8 @@ def _cells(record: PhaseRecord, worse: dict[str, bool]) -> list[dict[str, Any]]:
     return [{"text": aspect.text(values.get(aspect.name)), "worse": worse[aspect.name]} for aspect in ASPECTS]
 
 
-def _shown(value: float | None) -> str:
-    if value is None:
+def _shown(value: float) -> str:
+    if not math.isfinite(value):
         return "-"
     return compact(value) if abs(value) >= 1e4 or value == int(value) else f"{value:.4g}"
 

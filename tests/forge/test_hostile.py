@@ -125,13 +125,6 @@ def test_figures_are_reported_as_they_are(run, value, shown):
     assert f'<td>figure</td><td class="n">{shown}</td>' in write_report(run).read_text()
 
 
-def test_figures_that_are_no_numbers_can_be_written(run):
-    record = read_phase(run / "1-cognate")
-    record.result.metrics["nan"] = float("nan")
-    record.write()
-    assert read_phase(run / "1-cognate").result.metrics["nan"] is None
-
-
 def test_of_a_whole_run_a_phase_works_on_what_was_passed_before_it(run):
     shutil.copytree(run / "1-cognate", run / "4-bitnet")
     assert input_folder(run) == run / "4-bitnet"
