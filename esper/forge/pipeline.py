@@ -42,7 +42,7 @@ class Pipeline:
         """
         config = self._config
         sound = None if config.input is None else input_folder(Path(config.input), before=config.way[0])
-        bundles = None if sound is None else _checksums(sound)
+        bundles = None if sound is None else bundle_checksums(sound)
         for name in config.way:
             folder = phase_folder(self._folder, name)
             key, known = self.key(name, bundles), read_phase(folder)
@@ -98,13 +98,13 @@ class Pipeline:
 
     def _verified(self, name: str, folder: Path) -> dict[str, str]:
         try:
-            return _checksums(folder)
+            return bundle_checksums(folder)
         except CheckpointError as error:
             hint = f"to have {name} run anew, move its folder away: mv {folder} {folder}.damaged"
             raise ForgeError(f"{first_line(error)}\n  {hint}") from error
 
 
-def _checksums(folder: Path) -> dict[str, str]:
+def bundle_checksums(folder: Path) -> dict[str, str]:
     """What tells one folder of bundles from another. Raises CheckpointError where one is damaged."""
     paths = {folder / f"{MODEL}.safetensors", *folder.glob("*.safetensors")}
     return {path.with_suffix(".json").name: read_bundle(path).sidecar["tensors_sha256"] for path in sorted(paths)}
