@@ -82,7 +82,7 @@ def _go(folder: RunDirectory, config: ForgeConfig, is_new: bool) -> int:
     """Bring the run to whatever end, and let run.json say which; the exit code."""
     torch.set_num_threads(config.threads or torch.get_num_threads())
     progress = Progress(config.way, config.telemetry.console)
-    with StopRequest() as stop:
+    with StopRequest(part="step") as stop:
         try:
             failed = _run(folder, config, progress, stop)
         except (Interrupted, KeyboardInterrupt) as request:

@@ -1,7 +1,6 @@
 """Training a language model on a mix of domains: step by step, to be gone on with bit for bit."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from esper.checkpoint import Checkpoint, read_bundle, restoring, write_bundle
 from esper.checkpoint.bundle import bundle_paths
+from esper.forge.budget import TrainingBudget
 from esper.forge.phase import Interrupted
 from esper.forge.training_state import TrainingState
 from esper.simic.on_policy.schedules import schedule
@@ -25,20 +25,6 @@ CHECKPOINT = "training"
 WARMUP_SHARE = 0.05
 FINAL_RATE_SHARE = 0.05
 BETAS = (0.9, 0.95)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingBudget:
-    """Steps of AdamW under a warm-up and half a cosine.
-
-    batch_size: windows a step, each as long as the model's context. learning_rate: at its peak.
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
 
 
 class MixedBatches:

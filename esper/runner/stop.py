@@ -14,10 +14,11 @@ class StopRequest:
 
     Where it is not (yet) patient, as before a run has begun to train, the first one does. `signal` is the number of the
     signal that asked, or 0. Ranks that share the run stop at the same place: whether to stop is a question that all of
-    them ask, and the answer is yes as soon as one was asked to.
+    them ask, and the answer is yes as soon as one was asked to. part: of the work that is still done, in words.
     """
 
-    def __init__(self, ranks: Ranks = ALONE, is_patient: bool = True) -> None:
+    def __init__(self, ranks: Ranks = ALONE, is_patient: bool = True, part: str = "epoch") -> None:
+        self.part = part
         self.signal = 0
         self.is_patient = is_patient or ranks.world > 1  # ranks stop together
         self._ranks = ranks
@@ -51,4 +52,4 @@ class StopRequest:
         if not self.is_patient:
             raise KeyboardInterrupt
         if self._ranks.rank == 0:
-            say("", "stopping after this epoch (once more: at once)", is_error=True)
+            say("", f"stopping after this {self.part} (once more: at once)", is_error=True)

@@ -52,6 +52,8 @@ def test_a_size_sets_the_model_and_every_phases_budget(nano):
         (["bitnet.distill=2"], r"bitnet\.distill=2"),
         (["model.n_head=3"], r"divisor of model\.n_embd"),
         (["name=a/b"], "names a folder"),
+        (["cognate.trunk_training.steps=0"], r"cognate\.trunk_training\.steps=0"),
+        (["evomerge.continued_training.learning_rate=2"], r"evomerge\.continued_training\.learning_rate=2"),
     ],
     ids=str,
 )

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from esper.errors import CheckpointError
+from esper.forge.budget import TrainingBudget
 from esper.forge.phase import Interrupted, PhaseContext
-from esper.forge.training import LanguageTraining, MixedBatches, TrainingBudget
+from esper.forge.training import LanguageTraining, MixedBatches
 from esper.kasmina.decoder import Decoder
 from esper.tasks.text.corpus import Corpus, Domain
 from esper.tasks.text.tokenizer import get_tokenizer

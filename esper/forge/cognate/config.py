@@ -4,20 +4,7 @@ from dataclasses import dataclass
 
 from esper.checks import in_range
 from esper.errors import ConfigError
-
-
-@dataclass(kw_only=True)
-class BudgetConfig:
-    """See `esper.forge.training.TrainingBudget`."""
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-
-    def __post_init__(self) -> None:
-        in_range("steps", self.steps, 1, 10_000_000)
-        in_range("batch_size", self.batch_size, 1, 65_536)
-        in_range("learning_rate", self.learning_rate, 1e-9, 1.0)
+from esper.forge.budget import TrainingBudget
 
 
 @dataclass(kw_only=True)
@@ -33,11 +20,10 @@ class CognateConfig:
     trunk: str | None
     grow: bool
     grow_epochs: int
-    trunk_training: BudgetConfig
-    specialist_training: BudgetConfig
+    trunk_training: TrainingBudget
+    specialist_training: TrainingBudget
     specialist_share: float
     baseline_order: int
-    weight_decay: float
     checkpoint_every_steps: int
 
     def __post_init__(self) -> None:
@@ -46,6 +32,8 @@ class CognateConfig:
                 f"cognate.grow=true: has no effect with cognate.trunk={self.trunk}, which has grown already\n"
                 "  drop one of the two"
             )
+        self.trunk_training.check("cognate.trunk_training")
+        self.specialist_training.check("cognate.specialist_training")
         in_range("cognate.grow_epochs", self.grow_epochs, 1, 1_000_000)
         if self.grow and self.trunk_training.steps % self.grow_epochs:
             raise ConfigError(
@@ -54,5 +42,4 @@ class CognateConfig:
             )
         in_range("cognate.specialist_share", self.specialist_share, 0.5, 1.0)
         in_range("cognate.baseline_order", self.baseline_order, 1, 5)
-        in_range("cognate.weight_decay", self.weight_decay, 0.0, 10.0)
         in_range("cognate.checkpoint_every_steps", self.checkpoint_every_steps, 1, 1_000_000)

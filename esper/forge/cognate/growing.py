@@ -10,8 +10,9 @@ from esper.config.composing import compose
 from esper.errors import ExitCode, ForgeError
 from esper.files import read_jsonl
 from esper.files.records import METRICS_FILE
+from esper.forge.budget import TrainingBudget
 from esper.forge.phase import Interrupted
-from esper.forge.training import BETAS, TrainingBudget
+from esper.forge.training import BETAS
 from esper.forge.trunk import trunk_from_run
 from esper.kasmina.decoder import Decoder
 

@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from esper.errors import ForgeError
+from esper.forge.budget import TrainingBudget
 from esper.forge.bundles import load_language_model, parent, save_language_model
-from esper.forge.cognate.config import BudgetConfig, CognateConfig
+from esper.forge.cognate.config import CognateConfig
 from esper.forge.cognate.growing import grow_trunk
 from esper.forge.evaluation import WindowScores, evaluate_corpus
 from esper.forge.ngram import ngram_bits_per_byte
 from esper.forge.phase import PHASES, Gate, PhaseContext, PhaseResult, conclude
-from esper.forge.training import LanguageTraining, MixedBatches, TrainingBudget
+from esper.forge.training import LanguageTraining, MixedBatches
 from esper.forge.trunk import trunk_from_run
 from esper.kasmina.decoder import Decoder
 from esper.tasks.task import named_generator
@@ -91,7 +92,7 @@ class Cognate:
             network: nn.Module = trunk_from_run(Path(config.trunk), context.tokenizer)
             seeds: Mapping[str, int] = {}
         elif config.grow:
-            budget = self._budget(config.trunk_training)
+            budget = config.trunk_training
             grown = grow_trunk(context, budget, config.grow_epochs, config.checkpoint_every_steps, output)
             context.notes.append(grown.note())
             network, seeds = grown.network, grown.seeds
@@ -103,22 +104,14 @@ class Cognate:
         return network, {"trunk/parameters": _parameters(network), **{f"trunk/seeds_{k}": n for k, n in seeds.items()}}
 
     def _train(
-        self, network: nn.Module, mix: Mapping[str, float], budget: BudgetConfig, name: str, output: Path
+        self, network: nn.Module, mix: Mapping[str, float], budget: TrainingBudget, name: str, output: Path
     ) -> nn.Module:
         context = self._context
         batches = MixedBatches(
             context.corpus, mix, budget.batch_size, context.model.block_size, f"cognate/{name}", context.seed
         )
-        training = LanguageTraining(network, batches, self._budget(budget), name, output / CHECKPOINTS)
+        training = LanguageTraining(network, batches, budget, name, output / CHECKPOINTS)
         return training.run(context, self._config.checkpoint_every_steps)
-
-    def _budget(self, budget: BudgetConfig) -> TrainingBudget:
-        return TrainingBudget(
-            steps=budget.steps,
-            batch_size=budget.batch_size,
-            learning_rate=budget.learning_rate,
-            weight_decay=self._config.weight_decay,
-        )
 
     def _save(self, path: Path, network: nn.Module, mix: Mapping[str, float], trunk: Path | None) -> Path:
         return save_language_model(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from esper.checks import in_range, one_of, positive
-from esper.forge.cognate.config import BudgetConfig
+from esper.forge.budget import TrainingBudget
 
 METHODS = ("linear", "ties", "dare")
 STRATEGIES = ("cma_es", "genetic")
@@ -36,9 +36,10 @@ class EvomergeConfig:
     dare_drop_rate: float
     min_bits_below_trunk: float
     min_bits_below_soup: float
-    continued_training: BudgetConfig
+    continued_training: TrainingBudget
 
     def __post_init__(self) -> None:
+        self.continued_training.check("evomerge.continued_training")
         one_of("evomerge.method", self.method, METHODS)
         one_of("evomerge.strategy", self.strategy, STRATEGIES)
         positive("evomerge.sigma", self.sigma, 10.0)

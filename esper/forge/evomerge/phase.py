@@ -21,7 +21,7 @@ from esper.forge.evomerge.groups import group_names, layer_groups
 from esper.forge.evomerge.methods import State
 from esper.forge.evomerge.search import SearchResult, make_strategy, run_search
 from esper.forge.phase import MODEL, PHASES, Gate, Interrupted, PhaseContext, PhaseResult, conclude
-from esper.forge.training import LanguageTraining, MixedBatches, TrainingBudget
+from esper.forge.training import LanguageTraining, MixedBatches
 
 CHECKPOINTS, CANDIDATES = "checkpoints", "candidates"
 RANDOM, SOUP, CONTINUED = "random", "soup", "continued_trunk"
@@ -168,9 +168,8 @@ class Evomerge:
         batches = MixedBatches(
             context.corpus, even, budget.batch_size, context.model.block_size, f"evomerge/{CONTINUED}", context.seed
         )
-        spent = TrainingBudget(steps=budget.steps, batch_size=budget.batch_size, learning_rate=budget.learning_rate)
         network = copy.deepcopy(family.trunk.host)
-        trained = LanguageTraining(network, batches, spent, CONTINUED, output / CHECKPOINTS).run(context)
+        trained = LanguageTraining(network, batches, budget, CONTINUED, output / CHECKPOINTS).run(context)
         return self._save(output / CANDIDATES / CONTINUED, trained, family, None)
 
     def _network(self, family: Family, state: State) -> nn.Module:

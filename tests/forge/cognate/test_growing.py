@@ -12,12 +12,12 @@ import torch
 
 from esper.config.composing import compose
 from esper.errors import ConfigError
+from esper.forge.budget import TrainingBudget
 from esper.forge.cognate.growing import GROWN, grow_trunk, run_overrides
 from esper.forge.composing import compose as compose_forge
 from esper.forge.config import ForgeConfig
 from esper.forge.launch import make_context
 from esper.forge.phase import Interrupted, PhaseContext
-from esper.forge.training import TrainingBudget
 from esper.tasks.settings import CorpusTaskConfig
 
 BUDGET = TrainingBudget(steps=32, batch_size=8, learning_rate=0.01)

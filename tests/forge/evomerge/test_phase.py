@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from esper.errors import ConfigError, ForgeError
+from esper.forge.budget import TrainingBudget
 from esper.forge.bundles import load_language_model, parent, save_language_model
-from esper.forge.cognate.config import BudgetConfig
 from esper.forge.evomerge.config import EvomergeConfig
 from esper.forge.evomerge.evaluating import Windows, window_nats
 from esper.forge.evomerge.phase import build_evomerge
@@ -41,7 +41,7 @@ VALUES = {
 
 
 def config(**changes) -> EvomergeConfig:
-    budget = BudgetConfig(steps=20, batch_size=16, learning_rate=3e-3)
+    budget = TrainingBudget(steps=20, batch_size=16, learning_rate=3e-3)
     return EvomergeConfig(**{**VALUES, "continued_training": budget, **changes})
 
 
