@@ -186,6 +186,7 @@ def test_the_public_workflow_calls_what_is_called_here():
 def test_commands_are_found():
     assert len(OF_RUNS) > 25
     assert len(OF_ESPER) > 25
+    assert len(OF_FORGE) > 8
     assert {"README.md", "ci.md", "sweeps.md", "study.md", "distributed.md"} <= {page for page, _ in COMMANDS}
 
 
