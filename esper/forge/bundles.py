@@ -20,6 +20,7 @@ from esper.forge.architectures import build_network
 from esper.forge.canary import check_canary, take_canary
 from esper.forge.card import ModelCard
 from esper.forge.language_model import LanguageModel
+from esper.forge.lessons import Lesson
 from esper.forge.phase import MODEL
 from esper.registry import Registry
 from esper.tasks.text.tokenizer import Tokenizer, get_tokenizer
@@ -51,6 +52,7 @@ def save_language_model(
     metrics: Mapping[str, float] | None = None,
     gates: Mapping[str, bool] | None = None,
     quantizer: dict[str, Any] | None = None,
+    lessons: Sequence[Lesson] = (),
     format: str = "plain",
     tensors: Mapping[str, Tensor] | None = None,
 ) -> Path:
@@ -60,7 +62,7 @@ def save_language_model(
         path: of the bundle without its suffix, or a folder that is there, for `model` in it.
         model: has `architecture()`, as a `Decoder`; or a `LanguageModel` around it.
         parents: see `parent`.
-        quantizer: see `ModelCard`.
+        quantizer, lessons: see `ModelCard`.
         format, tensors: what is written where that is not the model's own state: see `FORMATS`.
 
     Returns:
@@ -81,6 +83,7 @@ def save_language_model(
         metrics=dict(metrics or {}),
         gates=dict(gates or {}),
         quantizer=quantizer,
+        lessons=tuple(lessons),
     )
     kept = module_state(network)[0] if tensors is None else tensors
     copied = {name: tensor.detach().to("cpu", copy=True) for name, tensor in kept.items()}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from esper.checkpoint import Checkpoint
 from esper.errors import CheckpointError, ForgeError
 from esper.files.shapes import misfit
+from esper.forge.lessons import Lesson
 
 if TYPE_CHECKING:
     from esper.tasks.text.tokenizer import Tokenizer
@@ -22,6 +23,7 @@ _FIELDS: dict[str, Any] = {
     "gates": dict,
     "canary": dict,
     "quantizer": (dict, type(None)),
+    "lessons": list,
 }
 _PARENTS = {"parents": [{"path": str, "sha256": str, "relation": str}]}
 
@@ -39,7 +41,8 @@ class ModelCard:
     phase: that made it. architecture: see `esper.forge.architectures`. tokenizer: {name, sha256}. data_fingerprint: of
     the corpus. parents: [{path, sha256, relation}], see `parent`. metrics: as measured by the phase. gates: name -> was
     passed. canary: see `esper.forge.canary`. format: how the tensors become a network, see `esper.forge.bundles`.
-    quantizer: how its weights are to be quantised by whoever trains them on, or None.
+    quantizer: how its weights are to be quantised by whoever trains them on, or None. lessons: what it was taught
+    beside text, see `esper.forge.lessons`.
     """
 
     phase: str
@@ -53,6 +56,7 @@ class ModelCard:
     canary: dict[str, Any] = field(default_factory=dict)
     format: str = "plain"
     quantizer: dict[str, Any] | None = None
+    lessons: tuple[Lesson, ...] = ()
 
     def check_tokenizer(self, tokenizer: "Tokenizer", where: str) -> None:
         """Raise ForgeError where the model reads by another tokenizer than this."""
@@ -66,6 +70,7 @@ class ModelCard:
     def checkpoint(self, tensors: Mapping[str, Any]) -> Checkpoint:
         """What is written: the architecture is the checkpoint's configuration, the rest its metadata."""
         metadata = {name: getattr(self, name) for name in _FIELDS}
+        metadata["lessons"] = [lesson.plain() for lesson in self.lessons]
         return Checkpoint(
             tensors=tensors, kind=KIND, config=self.architecture, metrics=dict(self.metrics), metadata=metadata
         )
@@ -75,7 +80,7 @@ class ModelCard:
         """The card that was read. Raises: CheckpointError where the checkpoint is of another kind, or lacks a field."""
         if checkpoint.kind != KIND:
             raise CheckpointError(f"it is a checkpoint of kind {checkpoint.kind!r}, and no language model")
-        given = checkpoint.metadata
+        given = {"lessons": [], **checkpoint.metadata}  # cards from before there were lessons lack the key
         for name, kind in _FIELDS.items():
             if not isinstance(given.get(name, ...), kind):
                 raise CheckpointError(f"its model card lacks {name!r}, or has another type there")
@@ -83,6 +88,6 @@ class ModelCard:
         tokenizer = given["tokenizer"]
         if not all(isinstance(tokenizer.get(key), str) for key in ("name", "sha256")):
             raise CheckpointError("its model card names no tokenizer with a sha256")
-        own = {name: given[name] for name in _FIELDS}
+        own = {name: given[name] for name in _FIELDS} | {"lessons": tuple(map(Lesson.of, given["lessons"]))}
         metrics = {name: value for name, value in checkpoint.metrics.items() if value is not None}
         return cls(architecture=checkpoint.config, metrics=metrics, **own)

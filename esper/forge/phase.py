@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 CONTROLS = ("gates", "all")
 MODEL = "model"  # the bundle that a phase passes on, in its folder
+MASTERS = "masters"  # beside a packed one: the weights behind it, which later phases train
 
 
 @dataclass(frozen=True, kw_only=True)

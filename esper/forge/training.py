@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,16 @@ CHECKPOINT = "training"
 WARMUP_SHARE = 0.05
 FINAL_RATE_SHARE = 0.05
 BETAS = (0.9, 0.95)
+
+
+class Batches(Protocol):
+    """What training draws from; `generator` is all that its draws depend on."""
+
+    generator: torch.Generator
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """Tokens [B, T] and the token after each [B, T], int64; -100 where none is to be learned."""
+        ...
 
 
 class MixedBatches:
@@ -71,7 +81,7 @@ class LanguageTraining:
     def __init__(
         self,
         model: nn.Module,
-        batches: MixedBatches,
+        batches: Batches,
         budget: TrainingBudget,
         name: str,
         folder: Path | None = None,

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from esper.forge.bitnet.optimizers import GradientFilter, Muon, even_gradients
 from esper.forge.bitnet.quantizer import LAYERS, quantized_layers, set_strength
 from esper.forge.bitnet.wandb_log import wandb_log
 from esper.forge.phase import Interrupted, nothing
-from esper.forge.training import BETAS, WARMUP_SHARE
+from esper.forge.training import BETAS, WARMUP_SHARE, Batches
 from esper.forge.training_state import TrainingState, by_prefix
 from esper.simic.on_policy.schedules import schedule
 
@@ -25,16 +24,6 @@ FINAL_RATE_SHARE = 0.02
 CHECKPOINT = "fine_tuning"
 KEPT = 0.99  # of the likelihood, with which there is nothing to win back
 _SMALLER = "try a smaller bitnet.learning_rate"
-
-
-class Batches(Protocol):
-    """What training draws from; `generator` is all that its draws depend on."""
-
-    generator: torch.Generator
-
-    def draw(self) -> tuple[Tensor, Tensor]:
-        """Tokens [B, T] and the token after each [B, T], int64."""
-        ...
 
 
 class FineTuner:

@@ -21,11 +21,10 @@ from esper.forge.bitnet.quantizer import quantize_layers
 from esper.forge.bundles import load_language_model, parent, save_language_model
 from esper.forge.evaluation import WindowScores, evaluate_corpus, window_losses
 from esper.forge.language_model import LanguageModel
-from esper.forge.phase import MODEL, PHASES, Gate, PhaseContext, PhaseResult, conclude
+from esper.forge.phase import MASTERS, MODEL, PHASES, Gate, PhaseContext, PhaseResult, conclude
 from esper.forge.training import MixedBatches
 from esper.tasks.task import named_generator
 
-MASTERS = "masters"
 CHECKPOINTS, CONTROLS = "checkpoints", "controls"
 MOST_DIFFERENCE = 1e-5  # between the packed model's logits and those of its masters through the quantiser
 _VALIDATION_WINDOWS = 32  # of each domain, after every epoch

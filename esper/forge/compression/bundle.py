@@ -42,6 +42,7 @@ def save_compressed(
         data_fingerprint=model.card.data_fingerprint,
         parents=parents,
         quantizer=model.card.quantizer,
+        lessons=model.card.lessons,
         format=FORMAT,
         tensors={KEY: packed},
     )
