@@ -8,6 +8,8 @@ import torch
 from esper.checks import did_you_mean, in_range
 from esper.errors import TaskError
 
+LEVELS = 10  # of every family here
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
