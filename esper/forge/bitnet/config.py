@@ -14,10 +14,11 @@ class BitnetConfig:
 
     epochs, steps_per_epoch, batch_size: of training; a checkpoint is written after every epoch. learning_rate: at its
     peak, from which half a cosine leads down. distill: share of the loss that is the divergence from the teacher, the
-    rest is cross-entropy. quantize_share: of training, in which the quantiser's strength goes from 0 to 1. optimizer:
-    adamw, or muon for the layers' matrices. grokfast: filter gradients. even_gradients: scale all layers' gradients to
-    one size. embedding: fp16 or int8 in the packed file. min_*: what the packed model keeps of its input on the test
-    split: top-1 (ratio), likelihood (exp of minus the nats lost), and bytes (how many times fewer), by the embedding.
+    rest is cross-entropy. replay_share: of a minibatch, its examples of the lessons in the model's card, if there are
+    any. quantize_share: of training, in which the quantiser's strength goes from 0 to 1. optimizer: adamw, or muon for
+    the layers' matrices. grokfast: filter gradients. even_gradients: scale all layers' gradients to one size.
+    embedding: fp16 or int8 in the packed file. min_*: what the packed model keeps of its input on the test split: top-1
+    (ratio), likelihood (exp of minus the nats lost), and bytes (how many times fewer), by the embedding.
     """
 
     epochs: int
@@ -27,6 +28,7 @@ class BitnetConfig:
     weight_decay: float
     max_grad_norm: float
     distill: float
+    replay_share: float
     quantize_share: float
     optimizer: str
     grokfast: bool
@@ -46,6 +48,7 @@ class BitnetConfig:
         in_range("bitnet.weight_decay", self.weight_decay, 0.0, 10.0)
         positive("bitnet.max_grad_norm", self.max_grad_norm)
         in_range("bitnet.distill", self.distill, 0.0, 1.0)
+        in_range("bitnet.replay_share", self.replay_share, 0.0, 0.9)
         in_range("bitnet.quantize_share", self.quantize_share, 0.0, 0.9)
         one_of("bitnet.optimizer", self.optimizer, OPTIMIZERS)
         one_of("bitnet.embedding", self.embedding, EMBEDDINGS)

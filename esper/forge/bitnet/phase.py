@@ -13,16 +13,16 @@ from torch import nn
 
 from esper.errors import ForgeError
 from esper.forge.architectures import plain_bytes
-from esper.forge.bitnet.bundle import TERNARY, apply_quantizer, quantizer_card
+from esper.forge.bitnet.bundle import apply_quantizer, quantizer_card
 from esper.forge.bitnet.config import BitnetConfig
 from esper.forge.bitnet.fine_tuner import FineTuner
-from esper.forge.bitnet.packing import pack_network
 from esper.forge.bitnet.quantizer import quantize_layers
-from esper.forge.bundles import load_language_model, parent, save_language_model
+from esper.forge.bundles import bundle_stem, load_language_model
 from esper.forge.evaluation import WindowScores, evaluate_corpus, window_losses
 from esper.forge.language_model import LanguageModel
 from esper.forge.phase import MASTERS, MODEL, PHASES, Gate, PhaseContext, PhaseResult, conclude
-from esper.forge.training import MixedBatches
+from esper.forge.replay import text_with_lessons
+from esper.forge.trainable import Trainable
 from esper.tasks.task import named_generator
 
 CHECKPOINTS, CONTROLS = "checkpoints", "controls"
@@ -98,7 +98,9 @@ class Bitnet:
         tuner = FineTuner(
             network,
             teacher.host,
-            MixedBatches(corpus, even, config.batch_size, length, "bitnet", self._context.seed),
+            text_with_lessons(
+                self._context, even, config.batch_size, length, "bitnet", teacher.card.lessons, config.replay_share
+            ),
             self._validate,
             config,
             use_mixed_precision=config.use_mixed_precision,
@@ -120,26 +122,9 @@ class Bitnet:
         return sum(score.nats_per_token for score in scores) / len(scores)
 
     def _save(self, student: nn.Module, input: Path, folder: Path) -> dict[str, Path]:
-        embedding, teacher = self._config.embedding, parent(input, "teacher")
-        quantizer = quantizer_card(embedding)
-        masters = self._write(folder / MASTERS, student, [teacher], quantizer=quantizer)
-        parents = [teacher, parent(masters, "masters")]
-        tensors = pack_network(student, embedding)
-        packed = self._write(folder / MODEL, student, parents, quantizer=quantizer, format=TERNARY, tensors=tensors)
-        return {MODEL: packed, MASTERS: masters}
-
-    def _write(self, path: Path, network: nn.Module, parents: Sequence[dict[str, str]], **given: Any) -> Path:
-        context = self._context
-        return save_language_model(
-            path,
-            network,
-            context.tokenizer,
-            phase=self.name,
-            seed=context.seed,
-            data_fingerprint=context.corpus.fingerprint,
-            parents=parents,
-            **given,
-        )
+        card = load_language_model(input).card
+        quantized = dataclasses.replace(card, quantizer=quantizer_card(self._config.embedding))
+        return Trainable(student, quantized, bundle_stem(input)).save(folder / MODEL, self._context, self.name)
 
     def _scores(self, model: LanguageModel) -> Scores:
         return evaluate_corpus(model, self._context.corpus, "test", model.host.block_size)
@@ -183,16 +168,17 @@ class Bitnet:
         """One more training of the input, as it comes back from its file."""
         teacher = load_language_model(input)
         network = copy.deepcopy(teacher.host)
-        folder = output / CONTROLS / name
+        folder, context = output / CONTROLS / name, self._context
         if name != UNQUANTIZED:
             quantize_layers(network)
-        context = self._context
         self._tuner(network, teacher, config, folder / CHECKPOINTS).train(
             progress=lambda done, total, _: context.progress(done, total, name), should_stop=context.should_stop
         )
-        is_plain = name == UNQUANTIZED
-        packed = {} if is_plain else {"format": TERNARY, "tensors": pack_network(network, config.embedding)}
-        return load_language_model(self._write(folder / MODEL, network, [parent(input, "teacher")], **packed))
+        if name == UNQUANTIZED:
+            Trainable(network, teacher.card, bundle_stem(input)).save(folder / MODEL, context, self.name)
+        else:
+            self._save(network, input, folder)
+        return load_language_model(folder)
 
 
 def _ratios(after: Scores, before: Scores) -> dict[str, float]:

@@ -18,6 +18,7 @@ _CONFIG = BitnetConfig(
     weight_decay=0.0,
     max_grad_norm=1.0,
     distill=0.5,
+    replay_share=0.25,
     quantize_share=0.2,
     optimizer="adamw",
     grokfast=False,

@@ -32,7 +32,7 @@ def corpus() -> Corpus:
 
 @pytest.fixture(scope="module")
 def teacher(corpus, tmp_path_factory) -> Path:
-    network = Decoder(corpus.tokenizer.vocab_size, 16, 2, 1, 16, generator=named_generator(0, "teacher"))
+    network = Decoder(corpus.tokenizer.vocab_size, 16, 2, 1, 16, generator=named_generator(0, "before"))
     optimizer = torch.optim.AdamW(network.parameters(), 0.01)
     text, generator = corpus.domains["there"].train, named_generator(0, "teacher/text")
     for _ in range(60):
@@ -42,7 +42,7 @@ def teacher(corpus, tmp_path_factory) -> Path:
         logits = network(windows[:, :-1])
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()).backward()
         optimizer.step()
-    folder = tmp_path_factory.mktemp("teacher")
+    folder = tmp_path_factory.mktemp("before")
     save_language_model(
         folder / "model", network.eval(), corpus.tokenizer, phase="cognate", seed=0, data_fingerprint=corpus.fingerprint
     )
@@ -68,7 +68,7 @@ def test_it_passes_on_a_packed_model_and_its_masters(corpus, teacher, result):
     quantizer = {"weights": "b1.58", "activations": "int8", "embedding": "int8"}
     assert packed.card.format == "ternary" and masters.card.format == "plain"
     assert packed.card.quantizer == masters.card.quantizer == quantizer
-    assert [each["relation"] for each in packed.card.parents] == ["teacher", "masters"]
+    assert [each["relation"] for each in packed.card.parents] == ["before", "masters"]
     assert packed.card.data_fingerprint == corpus.fingerprint
     assert result.metrics["packed_difference"] == 0.0
     assert result.metrics["bytes"] == Path(result.artifacts["model"]).stat().st_size
