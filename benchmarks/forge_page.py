@@ -8,7 +8,7 @@ from typing import Any
 
 from esper.files.records import CONFIG_FILE
 from esper.forge.composing import read_config
-from esper.forge.continuity import ASPECTS
+from esper.forge.continuity import aspects_of
 from esper.forge.records import PhaseRecord, read_phases
 from esper.nissa.formatting import clock, with_minus
 from esper.nissa.statistics import mean_interval
@@ -49,11 +49,13 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def continuity(folders: Sequence[Path], speeds: Mapping[str, Any]) -> str:
     """The continuity table of the first run."""
+    records = read_phases(folders[0])
+    aspects = aspects_of(record.continuity or {} for record in records)
     rows = [
-        [record.phase, record.status, *(a.text((record.continuity or {}).get(a.name)) for a in ASPECTS)]
-        for record in read_phases(folders[0])
+        [record.phase, record.status, *(a.text((record.continuity or {}).get(a.name)) for a in aspects)]
+        for record in records
     ]
-    return _table(["phase", "", *(f"{aspect.title}" for aspect in ASPECTS)], rows)
+    return _table(["phase", "", *(aspect.title for aspect in aspects)], rows)
 
 
 def durations(folders: Sequence[Path], speeds: Mapping[str, Any]) -> str:

@@ -1,9 +1,11 @@
 """The continuity table: what every phase's model is measured by, alike, and what got worse on the way."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 Measured = Mapping[str, float | None]
+LESSON = "lesson/"  # followed by a lesson's name: the share of its problems that are answered rightly, in percent
+LESSON_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,13 @@ ASPECTS = (
 )
 
 
+def aspects_of(rows: Iterable[Measured]) -> tuple[Aspect, ...]:
+    """Those of every model, and the share of right answers in each lesson that a phase of these rows has taught."""
+    lessons = dict.fromkeys(name for row in rows for name in row if name.startswith(LESSON))
+    taught = (Aspect(name, name.removeprefix(LESSON), "%", True, LESSON_TOLERANCE, "{:.0f}%") for name in lessons)
+    return (*ASPECTS, *taught)
+
+
 def worsened(aspect: Aspect, before: float | None, after: float | None) -> bool:
     """Whether a figure got worse by more than is tolerated."""
     if before is None or after is None or before == 0:
@@ -46,9 +55,10 @@ def marks(rows: Sequence[tuple[Measured, bool]]) -> list[dict[str, bool]]:
 
     rows: (what was measured, whether the phase passed its gates); a phase that did not is nobody's input.
     """
+    aspects = aspects_of(measured for measured, _ in rows)
     before: Measured = {}
     marked = []
     for measured, is_sound in rows:
-        marked.append({a.name: worsened(a, before.get(a.name), measured.get(a.name)) for a in ASPECTS})
+        marked.append({a.name: worsened(a, before.get(a.name), measured.get(a.name)) for a in aspects})
         before = measured if is_sound else before
     return marked

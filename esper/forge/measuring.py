@@ -8,12 +8,16 @@ import torch
 
 from esper.checkpoint.bundle import bundle_paths
 from esper.forge.bundles import load_language_model
+from esper.forge.continuity import LESSON
 from esper.forge.evaluation import evaluate_corpus
 from esper.forge.phase import MODEL, PhaseContext
 
 
 def measure_bundle(folder: Path, context: PhaseContext) -> dict[str, float | None]:
-    """Of the model that a phase passes on, read back from disk; on the test split, bits per byte by domain, too."""
+    """Of the model that a phase passes on, read back from disk.
+
+    On the test split, bits per byte by domain, too; and the share of right answers in each lesson that it was taught.
+    """
     model = load_language_model(folder)
     length = context.model.block_size
     scores = evaluate_corpus(model, context.corpus, "test", length)
@@ -23,6 +27,8 @@ def measure_bundle(folder: Path, context: PhaseContext) -> dict[str, float | Non
     found["bits_per_byte"] = sum(score.bits_per_byte for score in scores.values()) / len(scores)
     found["top1"] = 100.0 * sum(score.top1 for score in scores.values()) / len(scores)
     found["bytes"] = float(bundle_paths(folder / MODEL)[0].stat().st_size)
+    for lesson in model.card.lessons:
+        found[LESSON + lesson.name] = 100.0 * lesson.accuracy(model.host, model.tokenizer)
     found["latency_ms"] = _latency_ms(model, length)
     return found
 

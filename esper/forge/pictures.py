@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from esper.forge.continuity import ASPECTS, Measured
+from esper.forge.continuity import Measured, aspects_of
 from esper.nissa.palette import SERIES_COLOURS
 from esper.nissa.report.plots import Plot, picture, span, tint
 
@@ -19,7 +19,7 @@ def continuity_picture(rows: Sequence[tuple[str, Measured]]) -> str:
     names = [name for name, _ in rows][::-1]
     heights = np.arange(len(names), dtype=float)
     plots = []
-    for number, aspect in enumerate(ASPECTS):
+    for number, aspect in enumerate(aspects_of(row for _, row in rows)):
         values = np.array([row.get(aspect.name) for _, row in rows][::-1], dtype=float)
         values = values / 1e3 if aspect.unit == "bytes" else values
         unit = "kB" if aspect.unit == "bytes" else aspect.unit
@@ -33,7 +33,7 @@ def continuity_picture(rows: Sequence[tuple[str, Measured]]) -> str:
             rows=names,
         )
         is_known = np.isfinite(values)
-        plot.dots(values[is_known], heights[is_known], tint(f"series{number}"), 4.5)
+        plot.dots(values[is_known], heights[is_known], tint(f"series{number % SERIES_COLOURS}"), 4.5)
         plots.append(plot)
     return picture("What each phase's model came to", *plots, columns=4)
 

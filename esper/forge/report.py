@@ -8,7 +8,7 @@ from typing import Any
 from esper.errors import ForgeError, FormatError
 from esper.files import fitting, read_object
 from esper.files.records import LEARNING_FILE, REPORT_FILE, RUN, RUN_FILE, UPDATE, UPDATE_NEEDS
-from esper.forge.continuity import ASPECTS, marks
+from esper.forge.continuity import Aspect, aspects_of, marks
 from esper.forge.pictures import continuity_picture, curves_picture
 from esper.forge.records import PhaseRecord, read_phases
 from esper.nissa import read_jsonl
@@ -34,24 +34,25 @@ def render(folder: Path, phases: Sequence[PhaseRecord]) -> str:
         raise ForgeError(f"{folder / RUN_FILE}: {error}") from error
     records, _ = read_jsonl(folder / LEARNING_FILE, UPDATE, UPDATE_NEEDS)
     measured = [record for record in phases if record.continuity is not None]
+    aspects = aspects_of(record.continuity or {} for record in measured)
     worse = marks([(record.continuity or {}, record.status == "finished") for record in measured])
     return render_page(
         "forge/report.html.j2",
         run=run,
         phases=[_phase(record, records) for record in phases],
         rows=[
-            {"phase": record.phase, "status": record.status, "cells": _cells(record, flags)}
+            {"phase": record.phase, "status": record.status, "cells": _cells(record, aspects, flags)}
             for record, flags in zip(measured, worse, strict=True)
         ],
-        aspects=ASPECTS,
+        aspects=aspects,
         picture=continuity_picture([(record.phase, record.continuity or {}) for record in measured]),
         duration=clock(run.get("wall_s") or 0.0),
     )
 
 
-def _cells(record: PhaseRecord, worse: dict[str, bool]) -> list[dict[str, Any]]:
+def _cells(record: PhaseRecord, aspects: Sequence[Aspect], worse: dict[str, bool]) -> list[dict[str, Any]]:
     values = record.continuity or {}
-    return [{"text": aspect.text(values.get(aspect.name)), "worse": worse[aspect.name]} for aspect in ASPECTS]
+    return [{"text": aspect.text(values.get(aspect.name)), "worse": worse[aspect.name]} for aspect in aspects]
 
 
 def _shown(value: float) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from esper.forge.continuity import ASPECTS, marks
+from esper.forge.continuity import ASPECTS, aspects_of, marks
 
 SOUND = {"bits_per_byte": 2.0, "top1": 50.0, "bytes": 1000.0, "latency_ms": 4.0}
 
@@ -35,3 +35,10 @@ def test_what_follows_a_failed_phase_is_compared_with_what_it_began_from():
         True,
         False,
     ]
+
+
+def test_what_a_phase_has_taught_is_followed_by_every_model_after_it():
+    first, second = SOUND | {"lesson/quietstar/thought": 98.0}, SOUND | {"lesson/quietstar/thought": 71.0}
+    rows = [(SOUND, True), (first, True), (second, True)]
+    assert aspects_of(row for row, _ in rows)[-1].title == "quietstar/thought"
+    assert [row["lesson/quietstar/thought"] for row in marks(rows)] == [False, False, True]
