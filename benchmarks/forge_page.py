@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from esper.files.records import CONFIG_FILE
-from esper.forge.composing import read_config
 from esper.forge.continuity import aspects_of
+from esper.forge.phase import Gate
 from esper.forge.records import PhaseRecord, read_phases
 from esper.nissa.formatting import clock, with_minus
 from esper.nissa.statistics import mean_interval
@@ -91,14 +90,16 @@ def evomerge(folders: Sequence[Path], speeds: Mapping[str, Any]) -> str:
 
 def gates(folders: Sequence[Path], speeds: Mapping[str, Any]) -> str:
     """What each phase's gates came to, and what they asked."""
-    config = read_config(folders[0] / CONFIG_FILE)
-    rows = []
-    for phase, bounds in GATES.items():
-        metrics = _metrics(folders, phase)
-        for name, key in bounds.items():
-            asked = getattr(getattr(config, phase), key) if key else 0.0
-            rows.append([phase, name, _over_seeds(metrics, name, 4), f"{asked:g}"])
-    return _table(["phase", "figure", "measured", "at least"], [row for row in rows if row[2] != "-"])
+    rows = [
+        [record.phase, gate.metric, _over_seeds(_metrics(folders, record.phase), gate.metric, 4), _asked(gate)]
+        for record in read_phases(folders[0])
+        for gate in record.gates
+    ]
+    return _table(["phase", "figure", "measured", "asked"], rows)
+
+
+def _asked(gate: Gate) -> str:
+    return f"{gate.bound.replace('_', ' ')} {with_minus(f'{gate.value:g}')}"
 
 
 def _of_speed(name: str) -> Table:
@@ -117,22 +118,6 @@ def _spelled(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-# Figure of a gate -> the key that says what it must be.
-GATES: dict[str, dict[str, str]] = {
-    "evomerge": {
-        "bits_below_trunk": "min_bits_below_trunk",
-        "bits_below_soup": "min_bits_below_soup",
-        "search_bits_below_random": "",
-    },
-    "bitnet": {
-        "top1_ratio": "min_top1_ratio",
-        "likelihood_ratio": "min_likelihood_ratio",
-        "bytes_ratio": "min_bytes_ratio_int8",
-    },
-    "compression": {
-        f"{name}/{what}": f"{name}_{what}" for name in ("gentle", "tight", "ternary") for what in ("ratio", "score")
-    },
-}
 TABLES: dict[str, Table] = {
     "continuity": continuity,
     "durations": durations,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from esper.tasks.text.tokenizer import Tokenizer
 
 CONTROLS = ("gates", "all")
+BOUNDS = ("at_least", "at_most")
 MODEL = "model"  # the bundle that a phase passes on, in its folder
 MASTERS = "masters"  # beside a packed one: the weights behind it, which later phases train
 
@@ -46,7 +47,7 @@ class Gate:
     value: float
 
     def __post_init__(self) -> None:
-        one_of("bound", self.bound, ("at_least", "at_most"))
+        one_of("bound", self.bound, BOUNDS)
 
     def is_passed(self, metrics: Mapping[str, float]) -> bool:
         """Whether the figure was measured and keeps the bound; NaN keeps none."""

@@ -11,10 +11,10 @@ from typing import Any
 from esper.errors import ForgeError, FormatError
 from esper.files import read_object, write_atomic
 from esper.files.records import RUN_FILE
-from esper.files.shapes import ANY, Among
+from esper.files.shapes import ANY, AllBut, Among
 from esper.forge.config import PLACES
 from esper.forge.continuity import Measured
-from esper.forge.phase import MODEL, PhaseResult
+from esper.forge.phase import BOUNDS, MODEL, Gate, PhaseResult
 from esper.nissa.hub import finite
 
 PHASE_FILE = "phase.json"
@@ -38,6 +38,7 @@ PHASE = {
     "result": (RESULT, None),
     "continuity": (MEASURED, None),
     "notes": [str],
+    "gates": [{"metric": str, "bound": Among(*BOUNDS), "value": float}],
 }
 
 
@@ -53,6 +54,7 @@ class PhaseRecord:
     result: PhaseResult | None = None
     continuity: Measured | None = None
     notes: tuple[str, ...] = ()
+    gates: tuple[Gate, ...] = ()
 
     def write(self) -> "PhaseRecord":
         """Write it down; artifacts by their paths from the folder, so that it can be moved."""
@@ -65,6 +67,7 @@ class PhaseRecord:
             "result": None if self.result is None else _relative(asdict(self.result), self.folder),
             "continuity": None if self.continuity is None else dict(self.continuity),
             "notes": list(self.notes),
+            "gates": [asdict(gate) for gate in self.gates],
         }
         text = json.dumps(finite(plain), indent=1, ensure_ascii=False, allow_nan=False)
         write_atomic(self.folder / PHASE_FILE, text.encode() + b"\n")
@@ -74,7 +77,7 @@ class PhaseRecord:
 def read_phase(folder: Path) -> PhaseRecord | None:
     """None where no phase has begun in this folder, or its record cannot be read."""
     try:
-        plain = read_object(folder / PHASE_FILE, PHASE)
+        plain = read_object(folder / PHASE_FILE, PHASE, AllBut("gates"))
     except (OSError, FormatError):
         return None
     if plain["schema"] != SCHEMA_VERSION:
@@ -86,7 +89,7 @@ def read_phase(folder: Path) -> PhaseRecord | None:
         found = PhaseResult(**found | {"artifacts": artifacts, "metrics": metrics})
     return PhaseRecord(
         folder, plain["phase"], plain["status"], plain["key"], plain["input"], found, plain["continuity"],
-        tuple(plain["notes"]),
+        tuple(plain["notes"]), tuple(Gate(gate["metric"], gate["bound"], gate["value"]) for gate in plain.get("gates", ())),
     )  # fmt: skip
 
 

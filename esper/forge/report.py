@@ -1,7 +1,7 @@
 """report.html of a forge run: the continuity table, each phase's gates, its curves."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from esper.errors import ForgeError, FormatError
 from esper.files import fitting, read_object
 from esper.files.records import LEARNING_FILE, REPORT_FILE, RUN, RUN_FILE, UPDATE, UPDATE_NEEDS
 from esper.forge.continuity import Aspect, aspects_of, marks
+from esper.forge.phase import Gate
 from esper.forge.pictures import continuity_picture, curves_picture
 from esper.forge.records import PhaseRecord, read_phases
 from esper.nissa import read_jsonl
@@ -61,6 +62,16 @@ def _shown(value: float) -> str:
     return compact(value) if abs(value) >= 1e4 or value == int(value) else f"{value:.4g}"
 
 
+def _gate(gate: Gate, metrics: Mapping[str, float]) -> dict[str, Any]:
+    figure = metrics.get(gate.metric)
+    return {
+        "metric": gate.metric,
+        "measured": "not measured" if figure is None else _shown(figure),
+        "asked": f"{gate.bound.replace('_', ' ')} {_shown(gate.value)}",
+        "is_passed": gate.is_passed(metrics),
+    }
+
+
 def _phase(record: PhaseRecord, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     result = record.result
     return {
@@ -69,6 +80,7 @@ def _phase(record: PhaseRecord, records: Sequence[dict[str, Any]]) -> dict[str, 
         "error": result.error if result else None,
         "notes": record.notes,
         "duration": clock(result.duration_s) if result else "",
+        "gates": [_gate(gate, result.metrics) for gate in record.gates] if result else [],
         "metrics": [(name, _shown(value)) for name, value in (result.metrics.items() if result else ())],
         "curves": curves_picture(record.phase, records),
     }

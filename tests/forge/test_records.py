@@ -9,7 +9,7 @@ import pytest
 
 from esper.errors import ForgeError
 from esper.forge.config import PLACES
-from esper.forge.phase import PhaseResult
+from esper.forge.phase import Gate, PhaseResult
 from esper.forge.records import (
     PHASE_FILE,
     PhaseRecord,
@@ -117,3 +117,13 @@ def test_what_holds_no_model_is_refused_with_what_would_do(tmp_path):
     for path in (tmp_path, tmp_path / "absent", tmp_path / "4-bitnet" / "other.json"):
         with pytest.raises(ForgeError, match=r"no model\.safetensors with its model\.json(.|\n)*expected the folder"):
             input_folder(path)
+
+
+def test_gates_come_back_and_a_record_from_before_there_were_any_is_read(tmp_path):
+    gates = (Gate("x", "at_least", 0.5), Gate("x", "at_most", 2.0))
+    record = PhaseRecord(tmp_path, "cognate", "running", "key", None, gates=gates).write()
+    assert read_phase(tmp_path) == record
+    plain = json.loads((tmp_path / "phase.json").read_text())
+    del plain["gates"]
+    (tmp_path / "phase.json").write_text(json.dumps(plain))
+    assert read_phase(tmp_path).gates == ()

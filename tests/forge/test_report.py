@@ -10,7 +10,7 @@ import pytest
 from esper.errors import ForgeError
 from esper.forge.continuity import ASPECTS
 from esper.forge.log import ForgeLog
-from esper.forge.phase import PhaseResult
+from esper.forge.phase import Gate, PhaseResult
 from esper.forge.pictures import continuity_picture, curves_picture
 from esper.forge.records import POLICY, PhaseRecord, phase_folder
 from esper.forge.report import write_report
@@ -86,6 +86,17 @@ def test_a_figure_that_is_no_number_is_a_dash(run):
     phase(run, "cognate", continuity=MEASURED)
     phase(run, "bitnet", continuity=WORSE | {"bits_per_byte": math.nan, "latency_ms": None})
     assert table(page(run))[2] == ["bitnet", "-", "51.9%", "250,000", "-", ""]
+
+
+def test_each_gate_stands_with_its_figure_and_what_was_asked(run):
+    phase(run, "cognate", gates=(Gate("cognate_figure", "at_least", 0.5), Gate("unmeasured", "at_most", 1.0)))
+    text = page(run)
+    rows = [re.sub("<[^>]+>", " ", row).split() for row in text.split("<tr>") if "at least" in row or "at most" in row]
+    assert rows == [
+        ["cognate_figure", "0.125", "at", "least", "0.5"],
+        ["unmeasured", "not", "measured", "at", "most", "1"],
+    ]
+    assert text.count('class="n bad"') == 2
 
 
 def test_losses_are_drawn_and_only_of_their_phase(run):
