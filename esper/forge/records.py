@@ -87,9 +87,10 @@ def read_phase(folder: Path) -> PhaseRecord | None:
         artifacts = {name: str(folder / path) for name, path in found["artifacts"].items()}
         metrics = {name: math.nan if value is None else value for name, value in found["metrics"].items()}
         found = PhaseResult(**found | {"artifacts": artifacts, "metrics": metrics})
+    gates = tuple(Gate(gate["metric"], gate["bound"], gate["value"]) for gate in plain.get("gates", ()))
     return PhaseRecord(
         folder, plain["phase"], plain["status"], plain["key"], plain["input"], found, plain["continuity"],
-        tuple(plain["notes"]), tuple(Gate(gate["metric"], gate["bound"], gate["value"]) for gate in plain.get("gates", ())),
+        tuple(plain["notes"]), gates,
     )  # fmt: skip
 
 
