@@ -138,6 +138,17 @@ def read_bundle(
     )
 
 
+def amend_metadata(path: str | os.PathLike[str], **values: Any) -> None:
+    """Replace entries of a checkpoint's metadata by plain values; its tensors, and what is known of them, stay.
+
+    Raises CheckpointError where the sidecar is not sound, or a value is not plain.
+    """
+    sidecar_path = bundle_paths(path)[1]
+    sidecar = read_sidecar(sidecar_path)
+    check_plain(values, "metadata")
+    write_atomic(sidecar_path, _encoded(sidecar | {"metadata": sidecar["metadata"] | values}))
+
+
 def read_sidecar(path: Path) -> dict[str, Any]:
     """Read a sidecar and verify its own checksum and fields; the tensors are not looked at. Raises CheckpointError."""
     sidecar = parse_object(bytes(_read_buffer(path, MOST_BYTES)), path)
@@ -196,7 +207,12 @@ def _encode_sidecar(checkpoint: Checkpoint, parts: Sequence[bytes | memoryview],
         "tensors_bytes": sum(map(len, parts)),
         "tensors_sha256": digest.hexdigest(),
     }
-    content[_SELF_CHECK] = fingerprint(content)
+    return _encoded(content)
+
+
+def _encoded(content: dict[str, Any]) -> bytes:
+    """A sidecar's fields as its file, with the checksum over them."""
+    content = content | {_SELF_CHECK: fingerprint(content)}
     # One line a field: people can read it, and a megabyte of growth log is still encoded in milliseconds.
     lines = ",\n".join(f'"{name}": {to_json(value)}' for name, value in content.items())
     encoded = f"{{\n{lines}\n}}\n".encode()

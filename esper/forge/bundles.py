@@ -50,7 +50,6 @@ def save_language_model(
     data_fingerprint: str,
     parents: Sequence[dict[str, str]] = (),
     metrics: Mapping[str, float] | None = None,
-    gates: Mapping[str, bool] | None = None,
     quantizer: dict[str, Any] | None = None,
     lessons: Sequence[Lesson] = (),
     format: str = "plain",
@@ -81,7 +80,6 @@ def save_language_model(
         seed=seed,
         parents=_beside(stem, parents),
         metrics=dict(metrics or {}),
-        gates=dict(gates or {}),
         quantizer=quantizer,
         lessons=tuple(lessons),
     )

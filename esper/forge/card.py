@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from esper.checkpoint import Checkpoint
 from esper.errors import CheckpointError, ForgeError
-from esper.files.shapes import misfit
+from esper.files.shapes import ANY, misfit
 from esper.forge.lessons import Lesson
 
 if TYPE_CHECKING:
@@ -39,10 +39,11 @@ class ModelCard:
     """Where a model comes from, what it is made of, and what shows that it is the one that was saved.
 
     phase: that made it. architecture: see `esper.forge.architectures`. tokenizer: {name, sha256}. data_fingerprint: of
-    the corpus. parents: [{path, sha256, relation}], see `parent`. metrics: as measured by the phase. gates: name -> was
-    passed. canary: see `esper.forge.canary`. format: how the tensors become a network, see `esper.forge.bundles`.
-    quantizer: how its weights are to be quantised by whoever trains them on, or None. lessons: what it was taught
-    beside text, see `esper.forge.lessons`.
+    the corpus. parents: [{path, sha256, relation}], see `parent`. metrics: as measured by the phase. gates: of what its
+    phase passes on, metric -> whether it kept its bound, see `esper.forge.phase.conclude`. canary: see
+    `esper.forge.canary`. format: how the tensors become a network, see `esper.forge.bundles`. quantizer: how its
+    weights are to be quantised by whoever trains them on, or None. lessons: what it was taught beside text, see
+    `esper.forge.lessons`.
     """
 
     phase: str
@@ -85,6 +86,8 @@ class ModelCard:
             if not isinstance(given.get(name, ...), kind):
                 raise CheckpointError(f"its model card lacks {name!r}, or has another type there")
         check_parents(given)
+        if problem := misfit(given, {"gates": {ANY: bool}}):
+            raise CheckpointError(f"its model card is malformed: {problem}")
         tokenizer = given["tokenizer"]
         if not all(isinstance(tokenizer.get(key), str) for key in ("name", "sha256")):
             raise CheckpointError("its model card names no tokenizer with a sha256")

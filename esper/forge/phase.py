@@ -139,12 +139,22 @@ class PhaseContext:
 def conclude(
     phase: str, gates: Sequence[Gate], metrics: Mapping[str, float], artifacts: Mapping[str, Path], started: float
 ) -> PhaseResult:
-    """A phase's result: which gates were passed, and with what. started: of time.monotonic()."""
-    failed = [gate.text(metrics) for gate in gates if not gate.is_passed(metrics)]
+    """A phase's result: which gates were passed, and with what; the card of its `model` says so from here on.
+
+    started: of time.monotonic().
+    """
+    from esper.checkpoint.bundle import amend_metadata
+
+    verdicts: dict[str, bool] = {}
+    for gate in gates:
+        verdicts[gate.metric] = gate.is_passed(metrics) and verdicts.get(gate.metric, True)
+    for path in artifacts.values():
+        if path.with_suffix("").name == MODEL:
+            amend_metadata(path, gates=verdicts)
     return PhaseResult(
-        success=not failed,
+        success=all(verdicts.values()),
         phase=phase,
-        error="; ".join(failed) or None,
+        error="; ".join(gate.text(metrics) for gate in gates if not gate.is_passed(metrics)) or None,
         metrics={name: float(value) for name, value in metrics.items()},
         artifacts={name: str(path) for name, path in artifacts.items()},
         duration_s=time.monotonic() - started,
