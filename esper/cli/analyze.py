@@ -4,10 +4,12 @@ import argparse
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from esper.cli.evaluate import DATABASE
 
 MOST_NAMED = 3
+_OF_RUNS: dict[str, Any] = {"suite": None, "metric": [], "plot": None, "require": [], "db": DATABASE}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,9 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "targets",
         nargs="*",
-        metavar="VERSION|RUN",
+        metavar="VERSION|RUN|BUNDLE",
         help="the beginning of a version's sha256, or a run (with @epoch-N: one checkpoint of it); the first is what "
-        "others are compared with (default: everything, best first)",
+        "others are compared with (default: everything, best first). Of the forge, a run, one of its phases, or a "
+        "bundle: what that language model is made of, and comes from",
     )
     parser.add_argument("--suite", metavar="NAME", help="only what this suite says")
     parser.add_argument(
@@ -42,7 +45,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print, draw and judge; 1 where something required is not met."""
+    """Print what language models are made of; of evaluations, print, draw and judge: 1 where something is not met."""
+    from esper.cli import analyze_models
+    from esper.cli.models import models_alone
+
+    if bundles := models_alone(options.targets, options, _OF_RUNS, {}):
+        return analyze_models.run(bundles, options.format)
+    return _judge(options)
+
+
+def _judge(options: argparse.Namespace) -> int:
     from esper.printing import say, say_text
     from esper.printing.tables import UNBOUNDED, Console
     from esper.study.analyze.analysis import checkpoints, summarize

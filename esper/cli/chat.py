@@ -4,9 +4,9 @@ import argparse
 import io
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from esper.checks import in_range, whole
+from esper.cli.models import find_model
 from esper.cli.runs import add_root
 from esper.printing import say, say_part
 
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
     in_range("--temperature", options.temperature, 0.0, 100.0)
     whole("--seed", options.seed, 0)
     whole("--max-new-tokens", options.max_new_tokens, 1)
-    bundle = find_bundle(options.model, options.root)
+    bundle = find_model(options.model, options.root)
     from esper.forge.bundles import load_language_model  # after the check, since it loads torch
 
     model = load_language_model(bundle)
@@ -49,18 +49,6 @@ def run(options: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         say("")
         raise
-
-
-def find_bundle(text: str, root: Path) -> Path:
-    """The bundle that a path means, or a part of a run's path. Raises EsperError where there is none."""
-    given = Path(text)
-    if not given.is_dir() and any(Path(f"{given}{end}").is_file() for end in ("", ".json")):
-        return given
-    from esper.forge.phase import MODEL
-    from esper.forge.records import input_folder
-    from esper.study.runs.find import find_run
-
-    return input_folder(given if given.is_dir() else find_run(text, root)) / MODEL
 
 
 def _lines(is_shown: bool) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from esper.printing import say
 from esper.study.runs.folders import ROOT
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from esper.study.evaluate.stored import Stored
 
 DATABASE = Path(ROOT) / "evaluations.sqlite"
+PROBLEMS = 128
+_OF_RUNS: dict[str, Any] = {"suite": "default", "seeds": None, "retry_failed": False, "db": DATABASE}
+_OF_MODELS: dict[str, Any] = {"text": [], "split": None, "family": [], "problems": PROBLEMS, "json": False}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,23 +22,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "targets",
         nargs="+",
-        metavar="RUN|SWEEP",
+        metavar="RUN|SWEEP|BUNDLE",
         help="the folder of a run, or of a sweep (or of any runs: every finished one), or part of its path; "
-        "@latest (the default), @best:METRIC or @epoch-N: which checkpoint",
+        "@latest (the default), @best:METRIC or @epoch-N: which checkpoint. Of the forge, a run, one of its phases, or "
+        "a bundle: a language model",
     )
-    parser.add_argument(
+    of_models = parser.add_argument_group("language models")
+    of_models.add_argument(
+        "--text", nargs="+", default=[], metavar="PATH", help="measure on these files and folders, each a domain"
+    )
+    of_models.add_argument("--split", choices=("val", "test"), help="of the run's own text (default: test)")
+    of_models.add_argument(
+        "--family",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="put these problems to it, too, of all levels; may be repeated",
+    )
+    of_models.add_argument(
+        "--problems", type=_count, default=PROBLEMS, metavar="N", help="of each family and level (default: %(default)s)"
+    )
+    of_models.add_argument("--json", action="store_true", help="as JSON")
+    of_runs = parser.add_argument_group("runs of esper.run")
+    of_runs.add_argument(
         "--suite", default="default", help="one of conf/suite, or a file of your own (default: %(default)s)"
     )
-    parser.add_argument("--seeds", type=_count, metavar="N", help="how many held-out seeds (default: the suite's)")
-    parser.add_argument("--retry-failed", action="store_true", help="evaluate seeds anew that failed before")
-    parser.add_argument(
+    of_runs.add_argument("--seeds", type=_count, metavar="N", help="how many held-out seeds (default: the suite's)")
+    of_runs.add_argument("--retry-failed", action="store_true", help="evaluate seeds anew that failed before")
+    of_runs.add_argument(
         "--db", type=Path, default=DATABASE, metavar="FILE", help="SQLite database of results (default: %(default)s)"
     )
     parser.add_argument("--root", type=Path, default=Path(ROOT), metavar="DIR", help="where runs lie")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Evaluate each target's missing seeds; 1 where one of the seeds asked for has failed."""
+    """Measure language models; of runs, each target's missing seeds: 1 where one of the seeds asked for has failed."""
+    from esper.cli import evaluate_models
+    from esper.cli.models import models_alone
+
+    if bundles := models_alone(options.targets, options, _OF_RUNS, _OF_MODELS):
+        evaluate_models.run(options, bundles)
+        return 0
+    return _run_seeds(options)
+
+
+def _run_seeds(options: argparse.Namespace) -> int:
     from esper.study.evaluate.targets import find_targets
 
     found = [target for text in options.targets for target in find_targets(text, options.root)]
@@ -106,5 +137,5 @@ def _line(measured: "Measured") -> str:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 100_000:
-        raise argparse.ArgumentTypeError(f"{text}: expected a number of seeds, 1 to 100000")
+        raise argparse.ArgumentTypeError(f"{text}: expected a number, 1 to 100000")
     return int(text)

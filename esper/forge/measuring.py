@@ -29,12 +29,12 @@ def measure_bundle(folder: Path, context: PhaseContext) -> dict[str, float | Non
     found["bytes"] = float(bundle_paths(folder / MODEL)[0].stat().st_size)
     for lesson in model.card.lessons:
         found[LESSON + lesson.name] = 100.0 * lesson.accuracy(model.host, model.tokenizer)
-    found["latency_ms"] = _latency_ms(model, length)
+    found["latency_ms"] = latency_ms(model, length)
     return found
 
 
 @torch.inference_mode()
-def _latency_ms(model: torch.nn.Module, length: int, repeats: int = 9) -> float:
+def latency_ms(model: torch.nn.Module, length: int, repeats: int = 9) -> float:
     """Median time of one window [1, T] through the model."""
     tokens = torch.zeros(1, length, dtype=torch.int64)
     model(tokens)

@@ -10,7 +10,7 @@ from typing import Any
 
 from esper.errors import ForgeError, FormatError
 from esper.files import read_object, write_atomic
-from esper.files.records import RUN_FILE
+from esper.files.records import CONFIG_FILE, RUN_FILE
 from esper.files.shapes import ANY, AllBut, Among
 from esper.forge.config import PLACES
 from esper.forge.continuity import Measured
@@ -20,6 +20,7 @@ from esper.nissa.hub import finite
 PHASE_FILE = "phase.json"
 POLICY = "forge"  # what such a run is filed under
 SCHEMA_VERSION = 1
+_LEVELS_ABOVE = 4  # a bundle lies so deep below its run, at the most
 RESULT = {
     "success": bool,
     "phase": str,
@@ -115,7 +116,17 @@ def is_forge_run(folder: Path) -> bool:
 
 
 def input_folder(given: Path, before: str | None = None) -> Path:
-    """The folder of bundles that a run, a phase's folder or a bundle stands for. Raises ForgeError.
+    """`passed_folder`. Raises: ForgeError where there is none."""
+    if folder := passed_folder(given, before):
+        return folder
+    raise ForgeError(
+        f"input={given}: there is no {MODEL}.safetensors with its {MODEL}.json, and no phase that was passed\n"
+        "  expected the folder of a forge run, or of one of its phases"
+    )
+
+
+def passed_folder(given: Path, before: str | None = None) -> Path | None:
+    """The folder of bundles that a run, a phase's folder or a bundle stands for; None where they hold no model.
 
     before: of a run, the last phase is meant that was passed before this one; else the last of all.
     """
@@ -128,10 +139,13 @@ def input_folder(given: Path, before: str | None = None) -> Path:
         return given
     if given.with_suffix("").name == MODEL and given.with_suffix(".json").exists():
         return given.parent
-    raise ForgeError(
-        f"input={given}: there is no {MODEL}.safetensors with its {MODEL}.json, and no phase that was passed\n"
-        "  expected the folder of a forge run, or of one of its phases"
-    )
+    return None
+
+
+def run_above(bundle: Path) -> Path | None:
+    """The folder of the forge run that a bundle lies in, with its config.yaml; None where it lies in none."""
+    above = bundle.absolute().parents[:_LEVELS_ABOVE]
+    return next((folder for folder in above if (folder / CONFIG_FILE).is_file() and is_forge_run(folder)), None)
 
 
 def _relative(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -33,6 +33,7 @@ _EXAMPLES = {
     "task.path": "experiment=language task=text task.path=FILE",
     "task.paths": "experiment=language task=corpus task.corpus=text task.paths=[FILE,FOLDER]",
     _CORPUS_PATHS: "corpus=text corpus.paths=[FILE,FOLDER]",
+    "--text": "esper evaluate RUN --text FILE FOLDER",
     "TEXT": "esper tokenizer train FOLDER --out FILE.json",
 }
 
