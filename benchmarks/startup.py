@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from esper.cli import COMMANDS
+from esper.cli.commands import COMMANDS
 
 LIMITS_S = {"python -m esper.run --help": 1.0} | {f"esper {name} --help": 0.5 for name in COMMANDS}
 LIMITS_S |= {"esper --help": 0.5, "esper runs": 0.5}

@@ -1,22 +1,25 @@
 """`python -m esper.run`: grow a population as configured (see --help)."""
 
-import os
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NoReturn
+from esper.interrupts import held_interrupts
 
-from esper.config.command_line import as_command_line
-from esper.config.composing import compose
-from esper.config.help import help_text
-from esper.config.store import conf_dir, register
-from esper.errors import ConfigError, ExitCode, RunError, RunExistsError
-from esper.files.marks import holds_run
-from esper.printing import guarded, say_text
-from esper.runner.finished import tell_if_finished
-from esper.runner.fused_launcher import FusedLauncher, FusedLauncherConfig
-from esper.runner.task import Ending, HydraTask
-from esper.sweep import register_plugin
+with held_interrupts(is_program=__name__ == "__main__"):
+    import os
+    import sys
+    from collections.abc import Sequence
+    from pathlib import Path
+    from typing import NoReturn
+
+    from esper.config.command_line import as_command_line
+    from esper.config.composing import compose
+    from esper.config.help import help_text
+    from esper.config.store import conf_dir, register
+    from esper.errors import ConfigError, ExitCode, RunError, RunExistsError
+    from esper.files.marks import holds_run
+    from esper.printing import guarded, say_text
+    from esper.runner.finished import tell_if_finished
+    from esper.runner.fused_launcher import FusedLauncher, FusedLauncherConfig
+    from esper.runner.task import Ending, HydraTask
+    from esper.sweep import register_plugin
 
 NOT_RESUMED = ("resume=null", "resume=None", "resume=")
 DRY_RUN = "--dry-run"
@@ -116,7 +119,8 @@ def _resume(name: str, others: list[str]) -> int:
         raise RunError(f"resume={name}: {found}\n  expected the folder of a run, such as outputs/NAME/ID")
     if tell_if_finished(folder, others):
         return ExitCode.DONE
-    from esper.runner.launch import resume  # after the check, since it loads torch
+    with held_interrupts():
+        from esper.runner.launch import resume  # after the check, since it loads torch
 
     return resume(folder, others)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # from a checkout that is not installed, too
 
 from esper.checkpoint.audit import audit_checkpoint, audit_value, get_environment_info, iterative_audit
-from esper.cli import audit_main
+from esper.cli.commands import audit_main
 
 __all__ = ["audit_checkpoint", "audit_value", "get_environment_info", "iterative_audit"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from esper.checks import did_you_mean
-from esper.cli import COMMANDS
+from esper.cli.commands import COMMANDS
 from esper.config.store import groups
 from esper.leyline.blueprints import BLUEPRINTS
 from esper.sweep.sweeper import RERUN

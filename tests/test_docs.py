@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from esper.cli import build_parser
+from esper.cli.commands import build_parser
 from esper.config.composing import compose
 from esper.forge.bundles import save_language_model
 from esper.forge.composing import compose as compose_forge

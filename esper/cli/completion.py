@@ -18,7 +18,7 @@ def run(options: argparse.Namespace) -> None:
     """Print the script that a shell completes `esper` by."""
     import shtab
 
-    from esper.cli import build_parser
+    from esper.cli.commands import build_parser
 
     parser = build_parser()
     for command in _commands(parser):

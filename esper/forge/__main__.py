@@ -1,22 +1,25 @@
 """`python -m esper.forge`: make a language model in phases (see --help)."""
 
-import sys
-from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any
+from esper.interrupts import held_interrupts
 
-from omegaconf import DictConfig
+with held_interrupts(is_program=__name__ == "__main__"):
+    import sys
+    from collections.abc import Callable, Sequence
+    from functools import partial
+    from pathlib import Path
+    from typing import Any
 
-from esper.config.command_line import as_command_line
-from esper.config.store import conf_dir
-from esper.errors import ExitCode, ForgeError
-from esper.files.marks import holds_run
-from esper.forge.composing import PROGRAM, compose, finish, register_forge, search_path
-from esper.forge.help import help_text
-from esper.forge.records import is_forge_run
-from esper.printing import guarded, say_text
-from esper.runner.task import Ending, HydraTask
+    from omegaconf import DictConfig
+
+    from esper.config.command_line import as_command_line
+    from esper.config.store import conf_dir
+    from esper.errors import ExitCode, ForgeError
+    from esper.files.marks import holds_run
+    from esper.forge.composing import PROGRAM, compose, finish, register_forge, search_path
+    from esper.forge.help import help_text
+    from esper.forge.records import is_forge_run
+    from esper.printing import guarded, say_text
+    from esper.runner.task import Ending, HydraTask
 
 PRELOAD = ("esper.forge.launch",)
 
@@ -29,7 +32,8 @@ class ForgeTask(HydraTask):
     def launcher(self, composed: DictConfig, hydra: Any, folder: Path, is_taken: bool) -> Callable[[], int]:
         """See `HydraTask.launcher`."""
         config = finish(composed)
-        from esper.forge.launch import resume, start  # here, since it loads torch
+        with held_interrupts():
+            from esper.forge.launch import resume, start  # here, since it loads torch
 
         if is_taken:
             return partial(resume, folder)
@@ -77,7 +81,8 @@ def _resume(name: str, overrides: list[str]) -> int:
         raise ForgeError(f"resume={name}: {found}\n  expected the folder of a forge run, outputs/forge_SIZE/ID")
     if not is_forge_run(folder):
         raise ForgeError(f"resume={name}: this run is none of the forge\n  to continue it: esper resume {name}")
-    from esper.forge.launch import resume  # after the check, since it loads torch
+    with held_interrupts():
+        from esper.forge.launch import resume  # after the check, since it loads torch
 
     return resume(folder, overrides)
 

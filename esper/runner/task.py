@@ -13,6 +13,7 @@ from esper.errors import EsperError, ExitCode, RunError, RunExistsError, of_mach
 from esper.files import read_object
 from esper.files.marks import holds_run
 from esper.files.records import RUN_FILE
+from esper.interrupts import held_interrupts
 from esper.printing import complain, say_traceback
 from esper.runner.figures import figures
 from esper.runner.spec import run_spec
@@ -82,7 +83,8 @@ class HydraTask:
         """What starts the run, or goes on with the one in the folder; it gives the exit code. Raises EsperError."""
         spec = run_spec(composed, hydra, folder)
         spec.config.check_names()
-        from esper.runner.launch import resume, start  # here, since it loads torch
+        with held_interrupts():
+            from esper.runner.launch import resume, start  # here, since it loads torch
 
         return partial(resume, folder, spec.view) if is_taken else partial(start, spec)
 

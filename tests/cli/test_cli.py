@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 import esper
-from esper.cli import COMMANDS, main
+from esper.cli import main
+from esper.cli.commands import COMMANDS
 from esper.config.composing import compose, to_plain
 from tests.study.run_folders import make_run
 
