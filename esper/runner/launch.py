@@ -1,7 +1,7 @@
 """Runs by their folders: start, resume, run several as one program, and say how they ended."""
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from esper.runner.building import RunRequest, build_runs
 from esper.runner.directory import RunDirectory
 from esper.runner.distributed import ranks
 from esper.runner.finished import tell_if_finished
-from esper.runner.loop import fit
+from esper.runner.loop import fit, nothing
 from esper.runner.records import CHECKPOINT
 from esper.runner.resuming import configuration, differences, refuse
 from esper.runner.run import Run
@@ -50,8 +50,10 @@ def resume(path: Path, overrides: Sequence[str]) -> int:
         return _run_alone(RunRequest(folder, config, is_new=False, checkpoint=checkpoint))
 
 
-def run_many(specs: Sequence[RunSpec]) -> list[RunResult]:
+def run_many(specs: Sequence[RunSpec], on_epoch: Callable[[int], None] = nothing) -> list[RunResult]:
     """Bring runs to their ends as one program; each folder's run begins, or goes on from its checkpoint.
+
+    on_epoch: see `fit`.
 
     They may differ in what members can carry (`esper.runner.spec.PER_MEMBER_KEYS`), and must stand at the same epoch of
     the same engine. One that goes wrong does not stop the others.
@@ -73,13 +75,15 @@ def run_many(specs: Sequence[RunSpec]) -> list[RunResult]:
                 results[number] = RunResult(ExitCode.DONE, folder.record)
             else:
                 requests[number] = RunRequest(folder, spec.config, is_new, checkpoint)
-        codes = run_to_completion(list(requests.values()), owns_terminal=False)
+        codes = run_to_completion(list(requests.values()), owns_terminal=False, on_epoch=on_epoch)
         for (number, request), code in zip(requests.items(), codes, strict=True):
             results[number] = RunResult(code, request.folder.record, request.error)
     return [results[number] for number in range(len(specs))]
 
 
-def run_to_completion(requests: Sequence[RunRequest], owns_terminal: bool) -> list[int]:
+def run_to_completion(
+    requests: Sequence[RunRequest], owns_terminal: bool, on_epoch: Callable[[int], None] = nothing
+) -> list[int]:
     """Build runs and bring them to whatever end, and let each run.json say which; their exit codes."""
     with StopRequest(ranks(), is_patient=False) as stop:
         runs: list[Run] = []
@@ -89,7 +93,7 @@ def run_to_completion(requests: Sequence[RunRequest], owns_terminal: bool) -> li
                 run.open(owns_terminal, runs_in_program=len(runs))
             if runs:  # else other ranks, if there are any, are not that far
                 stop.is_patient = True
-                fit(runs, stop)
+                fit(runs, stop, on_epoch)
         except KeyboardInterrupt:
             stop.signal = stop.signal or signal.SIGINT
         except Exception as error:

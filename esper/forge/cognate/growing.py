@@ -54,15 +54,20 @@ def grow_trunk(
         raise Interrupted("trunk")
     given = run_overrides(context, budget, epochs, checkpoint_every_steps)
     options = {"task": "corpus", "host": "decoder", "policy": "heuristic_text"}
+    steps_per_epoch = budget.steps // epochs
+
+    def tell(epoch: int) -> None:
+        context.progress(epoch * steps_per_epoch, budget.steps, "trunk")
+
     (output / GROWN).mkdir(parents=True, exist_ok=True)
-    (result,) = run_many([RunSpec(compose(given), output / GROWN, given, options)])
+    (result,) = run_many([RunSpec(compose(given), output / GROWN, given, options)], tell)
     if result.error is not None:
         raise result.error
     if result.code > SIGNALLED:
         raise Interrupted("trunk", result.code - SIGNALLED)
     if result.code != ExitCode.DONE:
         raise ForgeError(f"{output / GROWN}: the run that grows the trunk ended with {result.code}")
-    _log(context, output / GROWN, budget.steps // epochs)
+    _log(context, output / GROWN, steps_per_epoch)
     return GrownTrunk(trunk_from_run(output / GROWN, context.tokenizer), result.record["summary"]["seeds"])
 
 

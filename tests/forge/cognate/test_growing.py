@@ -48,12 +48,14 @@ def grow(context: PhaseContext, output: Path):
 
 @pytest.fixture(scope="module")
 def whole(text, tmp_path_factory):
-    """A trunk that was grown in one go, what was logged, and its folder."""
-    logged = []
+    """A trunk that was grown in one go, what was logged, its folder, and how far it said it was."""
+    logged, told_of = [], []
     context = make_context(configuration(text))
     context.log = lambda step, **metrics: logged.append((step, metrics))
+    context.progress = lambda *told: told_of.append(told)
     output = tmp_path_factory.mktemp("whole")
-    return grow(context, output), logged, output
+    grown = grow(context, output)
+    return grown, logged, output, told_of
 
 
 def test_it_trains_for_as_many_steps_of_the_forges_text_as_an_ungrown_one(context, text):
@@ -67,7 +69,7 @@ def test_it_trains_for_as_many_steps_of_the_forges_text_as_an_ungrown_one(contex
 
 
 def test_what_grew_is_a_plain_part_of_the_trunk_and_is_counted(whole):
-    grown, logged, output = whole
+    grown, logged, output, _ = whole
     record = json.loads((output / GROWN / "run.json").read_text())
     assert record["status"] == "finished" and dict(grown.seeds) == record["summary"]["seeds"]
     assert grown.seeds["planted"] > 0 and grown.network.growth
@@ -78,8 +80,12 @@ def test_what_grew_is_a_plain_part_of_the_trunk_and_is_counted(whole):
     assert logged[-1][1]["trunk_loss"] < logged[0][1]["trunk_loss"]
 
 
+def test_it_says_how_far_it_is_in_steps(whole):
+    assert whole[3] == [(4 * epoch, BUDGET.steps, "trunk") for epoch in range(EPOCHS + 1)]
+
+
 def test_a_finished_one_is_not_grown_again(whole, context):
-    grown, _, output = whole
+    grown, _, output, _ = whole
     before = (output / GROWN / "run.json").read_bytes()
     again = grow(context, output)
     assert (output / GROWN / "run.json").read_bytes() == before
@@ -87,7 +93,7 @@ def test_a_finished_one_is_not_grown_again(whole, context):
 
 
 def test_stopped_it_says_so_and_goes_on_bit_for_bit(whole, context, tmp_path):
-    grown, _, _ = whole
+    grown, _, _, _ = whole
     lines = tmp_path / GROWN / "metrics.jsonl"
 
     def stop() -> None:
