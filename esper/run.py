@@ -13,12 +13,12 @@ with held_interrupts(is_program=__name__ == "__main__"):
     from esper.config.composing import compose
     from esper.config.help import help_text
     from esper.config.store import conf_dir, register
-    from esper.errors import ConfigError, ExitCode, RunError, RunExistsError
+    from esper.errors import ConfigError, ExitCode, RunError
     from esper.files.marks import holds_run
     from esper.printing import guarded, say_text
     from esper.runner.finished import tell_if_finished
     from esper.runner.fused_launcher import FusedLauncher, FusedLauncherConfig
-    from esper.runner.task import Ending, HydraTask
+    from esper.runner.task import Ending, HydraTask, check_folder
     from esper.sweep import register_plugin
 
 NOT_RESUMED = ("resume=null", "resume=None", "resume=")
@@ -76,20 +76,9 @@ def _checked(arguments: list[str]) -> list[str]:
         raise ConfigError("-m: torchrun shares one run among processes; start it once a job (see docs/distributed.md)")
     arguments = _of_sweep(arguments, flags.overrides, is_sweep)
     if not is_sweep:
-        _check_folder(flags.overrides)
+        check_folder(flags.overrides)
         compose(flags.overrides, flags.config_name or "config", flags.config_dir).check_names()
     return arguments
-
-
-def _check_folder(overrides: Sequence[str]) -> None:
-    """Raise EsperError where the folder that is asked for has no name, or holds a run; Hydra would take long for it."""
-    for override in overrides:
-        key, _, value = override.partition("=")
-        name = value.strip("'\" ")
-        if key == "hydra.run.dir" and not name:
-            raise ConfigError("hydra.run.dir=: no folder is named, as by a variable of the shell that is not set")
-        if key == "hydra.run.dir" and holds_run(Path(name)):
-            raise RunExistsError(name)
 
 
 def _of_sweep(arguments: list[str], overrides: list[str], is_sweep: bool) -> list[str]:

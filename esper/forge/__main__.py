@@ -19,7 +19,7 @@ with held_interrupts(is_program=__name__ == "__main__"):
     from esper.forge.help import help_text
     from esper.forge.records import is_forge_run
     from esper.printing import guarded, say_text
-    from esper.runner.task import Ending, HydraTask
+    from esper.runner.task import Ending, HydraTask, check_folder
 
 PRELOAD = ("esper.forge.launch",)
 
@@ -61,6 +61,7 @@ def _answer(arguments: list[str]) -> int:
         if resumed:
             return _resume(resumed[-1].removeprefix("resume="), [a for a in arguments if a not in resumed])
         overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+        check_folder(overrides, PROGRAM)
         if not {"-m", "--multirun"} & set(arguments):
             compose([override for override in overrides if not override.startswith("hydra")]).check_input()
         register_forge(PRELOAD)

@@ -1,6 +1,8 @@
 """What Hydra calls, in whatever process: one run in the folder that it was given."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from omegaconf import DictConfig
 
 from esper.config.composing import finish
 from esper.config.telemetry import require_packages
-from esper.errors import EsperError, ExitCode, RunError, RunExistsError, of_machine
+from esper.errors import ConfigError, EsperError, ExitCode, RunError, RunExistsError, of_machine
 from esper.files import read_object
 from esper.files.marks import holds_run
 from esper.files.records import RUN_FILE
@@ -68,6 +70,7 @@ class HydraTask:
                 raise RunExistsError(folder, self.program)
             code = self.launcher(composed, hydra, folder, is_taken)()
         except EsperError as error:
+            _remove_empty(folder)  # which Hydra has made
             raise RunEnded(complain(error)) from error
         except Exception as error:
             if is_sweep:
@@ -92,3 +95,22 @@ class HydraTask:
     def check(composed: DictConfig) -> None:
         """Refuse a configuration before anything is run. Raises ConfigError or OmegaConf's errors."""
         require_packages(finish(composed).telemetry)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Where nothing is in it, and those above that were made for it."""
+    with suppress(OSError):
+        folder.rmdir()
+        if not folder.is_absolute():
+            os.removedirs(folder.parent)
+
+
+def check_folder(overrides: Sequence[str], program: str = HydraTask.program) -> None:
+    """Raise EsperError where the folder that is asked for has no name, or holds a run; Hydra would take long for it."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        name = value.strip("'\" ")
+        if key == "hydra.run.dir" and not name:
+            raise ConfigError("hydra.run.dir=: no folder is named, as by a variable of the shell that is not set")
+        if key == "hydra.run.dir" and holds_run(Path(name)):
+            raise RunExistsError(Path(name), program)

@@ -94,7 +94,7 @@ def test_nothing_is_written_through_a_link_in_a_phases_place(run, tmp_path, is_d
     assert read_phase(run / "1-cognate").result is not None
 
 
-@pytest.mark.parametrize("file", ["model.json", "model.safetensors", "prose.json"])
+@pytest.mark.parametrize("file", ["model.json", "prose.json"])
 def test_a_model_that_was_finished_and_is_gone_is_told_with_what_mends_it(run, file):
     (run / "1-cognate" / file).unlink()
     with pytest.raises(ForgeError, match=r"is missing.*\n.*mv .*1-cognate"):
@@ -134,7 +134,20 @@ def test_of_a_whole_run_a_phase_works_on_what_was_passed_before_it(run):
 
 
 @pytest.mark.parametrize(
-    "name", ["phase", "trunk", "checkpoints", "model", "e\x1b[31m", "new\nline", "b\udcff", "l" * 200]
+    "name",
+    [
+        "phase",
+        "trunk",
+        "checkpoints",
+        "model",
+        "grown",
+        "a.json",
+        "字" * 40,
+        "e\x1b[31m",
+        "new\nline",
+        "b\udcff",
+        "l" * 200,
+    ],
 )
 def test_a_domain_that_would_take_a_files_place_is_refused(tmp_path, name):
     for each in (name, "plain"):

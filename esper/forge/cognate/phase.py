@@ -14,7 +14,7 @@ from esper.errors import ForgeError
 from esper.forge.budget import TrainingBudget
 from esper.forge.bundles import load_language_model, parent, save_language_model
 from esper.forge.cognate.config import CognateConfig
-from esper.forge.cognate.growing import grow_trunk
+from esper.forge.cognate.growing import GROWN, grow_trunk
 from esper.forge.evaluation import WindowScores, evaluate_corpus
 from esper.forge.ngram import ngram_bits_per_byte
 from esper.forge.phase import PHASES, Gate, PhaseContext, PhaseResult, conclude
@@ -25,8 +25,9 @@ from esper.tasks.task import named_generator
 
 TRUNK = "model"
 CHECKPOINTS = "checkpoints"
-RESERVED = (TRUNK, "trunk", "phase", CHECKPOINTS)  # other names in this phase's folder and among its models
-_FILE_NAME = re.compile(r"\w[\w -]{0,99}")
+RESERVED = (TRUNK, "trunk", "phase", CHECKPOINTS, GROWN)  # other names in this phase's folder and among its models
+_FILE_NAME = re.compile(r"\w[\w -]*")
+_MOST_NAME_BYTES = 100  # beside what else files are called by, and what a folder takes
 Scores = Mapping[str, WindowScores]
 
 
@@ -53,10 +54,11 @@ class Cognate:
         if input is not None:
             raise ForgeError(f"cognate: it starts from text, and takes no input; got {input}")
         for domain in self._context.corpus.domains:  # which refuses what leaves no window
-            if domain in RESERVED or not _FILE_NAME.fullmatch(domain):
+            is_short = len(domain.encode("utf-8", "surrogateescape")) <= _MOST_NAME_BYTES
+            if domain in RESERVED or not is_short or not _FILE_NAME.fullmatch(domain):
                 raise ForgeError(
                     f"corpus.paths: a domain cannot be called {domain!r:.60}: files are named after it\n"
-                    "  rename its path to at most 100 letters, digits, spaces, dashes and underscores, but not to "
+                    "  rename its path to letters, digits, spaces, dashes and underscores (100 bytes), but not to "
                     f"{', '.join(RESERVED)}"
                 )
         if self._config.trunk is not None:
