@@ -107,10 +107,11 @@ def _gates(passed: Mapping[str, bool]) -> str:
 
 
 def _figure(name: str, figure: tuple[float | None, float | None] | None) -> str:
-    from esper.forge.continuity import ASPECTS
+    from esper.forge.continuity import aspects_of
 
     value, change = figure or (None, None)
-    aspect = next((aspect for aspect in ASPECTS if name.partition("/")[0] == aspect.name), None)
+    known = (name, name.partition("/")[0])  # such as bits_per_byte of a domain
+    aspect = next((aspect for aspect in aspects_of([{name: value}]) if aspect.name in known), None)
     spelling = aspect.spelling if aspect else "{:.4g}"
     if value is None:
         return "-"
