@@ -93,7 +93,8 @@ def gates(folders: Sequence[Path], speeds: Mapping[str, Any]) -> str:
     rows = [
         [record.phase, gate.metric, _over_seeds(_metrics(folders, record.phase), gate.metric, 4), _asked(gate)]
         for record in read_phases(folders[0])
-        for gate in record.gates
+        if record.result is not None
+        for gate in record.result.gates
     ]
     return _table(["phase", "figure", "measured", "asked"], rows)
 

@@ -27,7 +27,8 @@ class PhaseResult:
     """What came of a phase.
 
     success: every gate was passed. error: the gates that were not, with their figures. metrics: by name, as measured on
-    what was written and read back. artifacts: what was written, name -> path. duration_s: wall time.
+    what was written and read back. artifacts: what was written, name -> path. duration_s: wall time. gates: that its
+    figures were judged by.
     """
 
     success: bool
@@ -36,6 +37,7 @@ class PhaseResult:
     metrics: dict[str, float]
     artifacts: dict[str, str]
     duration_s: float
+    gates: tuple["Gate", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,7 @@ def conclude(
         metrics={name: float(value) for name, value in metrics.items()},
         artifacts={name: str(path) for name, path in artifacts.items()},
         duration_s=time.monotonic() - started,
+        gates=tuple(gates),
     )
 
 

@@ -92,7 +92,7 @@ class Pipeline:
         context.log(0, **result.metrics)
         record = PhaseRecord(
             folder, name, "finished" if result.success else "failed", key, record.input, result, measured,
-            tuple(context.notes), tuple(phase.gates),
+            tuple(context.notes),
         ).write()  # fmt: skip
         return record, result
 

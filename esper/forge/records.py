@@ -28,6 +28,7 @@ RESULT = {
     "metrics": {ANY: (float, None)},
     "artifacts": {ANY: str},
     "duration_s": float,
+    "gates": [{"metric": str, "bound": Among(*BOUNDS), "value": float}],
 }
 MEASURED = {ANY: (float, None)}
 PHASE = {
@@ -39,7 +40,6 @@ PHASE = {
     "result": (RESULT, None),
     "continuity": (MEASURED, None),
     "notes": [str],
-    "gates": [{"metric": str, "bound": Among(*BOUNDS), "value": float}],
 }
 
 
@@ -55,7 +55,6 @@ class PhaseRecord:
     result: PhaseResult | None = None
     continuity: Measured | None = None
     notes: tuple[str, ...] = ()
-    gates: tuple[Gate, ...] = ()
 
     def write(self) -> "PhaseRecord":
         """Write it down; artifacts by their paths from the folder, so that it can be moved."""
@@ -68,7 +67,6 @@ class PhaseRecord:
             "result": None if self.result is None else _relative(asdict(self.result), self.folder),
             "continuity": None if self.continuity is None else dict(self.continuity),
             "notes": list(self.notes),
-            "gates": [asdict(gate) for gate in self.gates],
         }
         text = json.dumps(finite(plain), indent=1, ensure_ascii=False, allow_nan=False)
         write_atomic(self.folder / PHASE_FILE, text.encode() + b"\n")
@@ -87,11 +85,11 @@ def read_phase(folder: Path) -> PhaseRecord | None:
     if found is not None:
         artifacts = {name: str(folder / path) for name, path in found["artifacts"].items()}
         metrics = {name: math.nan if value is None else value for name, value in found["metrics"].items()}
-        found = PhaseResult(**found | {"artifacts": artifacts, "metrics": metrics})
-    gates = tuple(Gate(gate["metric"], gate["bound"], gate["value"]) for gate in plain.get("gates", ()))
+        gates = tuple(Gate(gate["metric"], gate["bound"], gate["value"]) for gate in found.get("gates", ()))
+        found = PhaseResult(**found | {"artifacts": artifacts, "metrics": metrics, "gates": gates})
     return PhaseRecord(
         folder, plain["phase"], plain["status"], plain["key"], plain["input"], found, plain["continuity"],
-        tuple(plain["notes"]), gates,
+        tuple(plain["notes"]),
     )  # fmt: skip
 
 

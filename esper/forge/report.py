@@ -80,7 +80,7 @@ def _phase(record: PhaseRecord, records: Sequence[dict[str, Any]]) -> dict[str, 
         "error": result.error if result else None,
         "notes": record.notes,
         "duration": clock(result.duration_s) if result else "",
-        "gates": [_gate(gate, result.metrics) for gate in record.gates] if result else [],
+        "gates": [_gate(gate, result.metrics) for gate in result.gates] if result else [],
         "metrics": [(name, _shown(value)) for name, value in (result.metrics.items() if result else ())],
         "curves": curves_picture(record.phase, records),
     }

@@ -121,9 +121,12 @@ def test_what_holds_no_model_is_refused_with_what_would_do(tmp_path):
 
 def test_gates_come_back_and_a_record_from_before_there_were_any_is_read(tmp_path):
     gates = (Gate("x", "at_least", 0.5), Gate("x", "at_most", 2.0))
-    record = PhaseRecord(tmp_path, "cognate", "running", "key", None, gates=gates).write()
+    result = PhaseResult(
+        success=True, phase="cognate", error=None, metrics={"x": 1.0}, artifacts={}, duration_s=1.0, gates=gates
+    )
+    record = PhaseRecord(tmp_path, "cognate", "finished", "key", None, result).write()
     assert read_phase(tmp_path) == record
     plain = json.loads((tmp_path / "phase.json").read_text())
-    del plain["gates"]
+    del plain["result"]["gates"]
     (tmp_path / "phase.json").write_text(json.dumps(plain))
-    assert read_phase(tmp_path).gates == ()
+    assert read_phase(tmp_path).result.gates == ()

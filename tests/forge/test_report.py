@@ -30,13 +30,14 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def phase(run: Path, name: str, status: str = "finished", error: str | None = None, **fields) -> None:
+def phase(run: Path, name: str, status: str = "finished", error: str | None = None, gates=(), **fields) -> None:
     folder = phase_folder(run, name)
     folder.mkdir()
     metrics = {f"{name}_figure": 0.125}
     result = PhaseResult(
-        success=status == "finished", phase=name, error=error, metrics=metrics, artifacts={}, duration_s=75.0
-    )
+        success=status == "finished", phase=name, error=error, metrics=metrics, artifacts={}, duration_s=75.0,
+        gates=gates,
+    )  # fmt: skip
     PhaseRecord(folder, name, status, "key", None, result, **fields).write()
 
 
