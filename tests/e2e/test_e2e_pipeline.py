@@ -6,10 +6,11 @@ import time
 
 import pytest
 
+from esper.forge.config import PLACES
 from tests.e2e.forge_runs import TINY, forge, result, start
 
 pytestmark = pytest.mark.timeout(900)
-PHASES = ("cognate", "evomerge", "bitnet", "compression")
+PHASES = tuple(PLACES)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +44,12 @@ KILLED_AT = (  # once this is there: in a phase, after a checkpoint, between two
     "run/1-cognate/checkpoints/trunk_training.json",
     "run/1-cognate/python.json",
     "run/2-evomerge/phase.json",
+    "run/3-quietstar/phase.json",
     "run/4-bitnet/checkpoints/*.json",
     "run/4-bitnet/model.json",
+    "run/5-curriculum/phase.json",
+    "run/6-baking/model.json",
+    "run/7-experts/phase.json",
     "run/8-compression/phase.json",
 )
 
@@ -96,7 +101,7 @@ def test_a_finished_run_is_not_run_again_and_a_changed_value_makes_what_follows_
     assert done.returncode == 0, done.stdout + done.stderr
     assert "bitnet is stale" in done.stdout
     now = {phase: next((tmp_path / "run").glob(f"*-{phase}/phase.json")).stat().st_mtime_ns for phase in PHASES}
-    assert [phase for phase in PHASES if now[phase] != times[phase]] == ["bitnet", "compression"]
+    assert [phase for phase in PHASES if now[phase] != times[phase]] == list(PHASES[PHASES.index("bitnet") :])
     assert (tmp_path / "run" / "4-bitnet.1" / "model.safetensors").exists()
 
 
