@@ -15,36 +15,38 @@ MOST_HINTS = 5  # with which a concept may come back
 
 @dataclass(slots=True)
 class Concept:
-    """A problem that is being learned. streak: right answers in a row. hints: worked answers it came back with.
+    """A problem that is being learned. streak: right answers in a row. hints: worked answers it was given.
 
-    is_new: not answered yet. was_right: the last time.
+    is_new: not answered yet.
     """
 
     problem: Problem
     streak: int = 0
     hints: int = 0
     is_new: bool = True
-    was_right: bool = False
 
     def record(self, is_right: bool) -> bool:
-        """Take in one more answer; whether the concept leaves."""
-        self.is_new, self.was_right = False, is_right
+        """Take in one more answer; whether the concept leaves, as learned or with its last hint."""
+        self.is_new = False
         if is_right:
             self.streak += 1
-            return self.streak >= STREAK
+            return self.streak == STREAK
         self.streak = 0
-        if self.hints == MOST_HINTS:
-            return True
         self.hints += 1
-        return False
+        return self.hints == MOST_HINTS
 
 
 class Concepts:
-    """Those in play, of all families alike. count: over all families."""
+    """Those in play, of all families alike.
+
+    Args: count: over all families. hinted: the problems that were answered wrongly in this round, whose worked answers
+    are to be learned.
+    """
 
     def __init__(self, count: int) -> None:
         self._count = count
         self.known: list[Concept] = []
+        self.hinted: list[Problem] = []
 
     def refill(self, standings: Mapping[str, Standing], replay_share: float, generator: torch.Generator) -> None:
         """Draw new ones in place of those that have gone.
@@ -66,16 +68,15 @@ class Concepts:
 
     def record(self, right: list[bool]) -> None:
         """Take in an answer to each; those that are learned, or beyond help, leave."""
-        self.known = [each for each, is_right in zip(self.known, right, strict=True) if not each.record(is_right)]
+        answered = list(zip(self.known, right, strict=True))
+        self.hinted = [each.problem for each, is_right in answered if not is_right]
+        self.known = [each for each, is_right in answered if not each.record(is_right)]
 
-    def hinted(self) -> list[Problem]:
-        """Problems that were answered wrongly, and come back with their worked answers."""
-        return [each.problem for each in self.known if not each.was_right and not each.is_new]
-
-    def plain(self) -> list[dict[str, Any]]:
+    def plain(self) -> dict[str, Any]:
         """As JSON has them."""
-        return [asdict(each) for each in self.known]
+        return {"known": [asdict(each) for each in self.known], "hinted": [asdict(each) for each in self.hinted]}
 
-    def restore(self, plain: list[dict[str, Any]]) -> None:
+    def restore(self, plain: Mapping[str, Any]) -> None:
         """What `plain` gave."""
-        self.known = [Concept(**{**each, "problem": Problem(**each["problem"])}) for each in plain]
+        self.known = [Concept(**{**each, "problem": Problem(**each["problem"])}) for each in plain["known"]]
+        self.hinted = [Problem(**each) for each in plain["hinted"]]

@@ -78,6 +78,7 @@ class CurriculumPlan:
     def begin_round(self, number: int, network: nn.Module, generator: torch.Generator) -> None:
         """Sample, answer, verify; then each family goes on or stays."""
         if number == 0:
+            self.log.cut_back(0)
             self._assess(network, generator)
         self._concepts.refill(self.standings, self._replay_share, generator)
         self._answer(number, network)
@@ -92,7 +93,7 @@ class CurriculumPlan:
         Half of the hints are another problem of the same kind, worked: the same few would be learned by heart.
         """
         earlier = self._earlier(round(count * self._replay_share), generator)
-        hinted = self._concepts.hinted()
+        hinted = self._concepts.hinted
         own = [
             problem
             for (family, level), known in self._own.items()
@@ -125,7 +126,7 @@ class CurriculumPlan:
         self._own = {}
         for problem in (Problem(**plain) for plain in state["own"]):
             self._own.setdefault((problem.family, problem.level), []).append(problem)
-        self.log = VerifierLog(self.log.path, self.log.tokenizer, state["log_bytes"])
+        self.log.cut_back(state["log_bytes"])
 
     def _assess(self, network: nn.Module, generator: torch.Generator) -> None:
         """Upwards from the first level, as far as it could be better than where to start."""

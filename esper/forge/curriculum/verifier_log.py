@@ -25,18 +25,22 @@ _SHAPE = {
 
 
 class VerifierLog:
-    """Has a network answer problems, verifies the answers, and writes each down.
+    """Has a network answer problems, verifies the answers, and appends each to a file. length: its bytes so far."""
 
-    Args: length: bytes of the log that are kept of an earlier run on the same path; what came later is cut off.
-    """
+    def __init__(self, path: Path, tokenizer: Tokenizer) -> None:
+        self.path, self.tokenizer, self.length = path, tokenizer, 0
 
-    def __init__(self, path: Path, tokenizer: Tokenizer, length: int = 0) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open_to_append(path) as file:
+    def cut_back(self, length: int) -> None:
+        """Keep so many bytes of what an earlier process wrote. Raises: CheckpointError where there are fewer."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open_to_append(self.path) as file:
             if file.seek(0, 2) < length:
-                raise CheckpointError(f"{path} is shorter than its checkpoint says; move its phase's folder away")
+                raise CheckpointError(
+                    f"{self.path} is shorter than its checkpoint says\n"
+                    f"  to have the phase run anew, move its folder away: {self.path.parent}"
+                )
             file.truncate(length)
-        self.path, self.tokenizer, self.length = path, tokenizer, length
+        self.length = length
 
     def verify(
         self, kind: str, number: int, problems: Sequence[Problem], network: nn.Module, hints: Sequence[int] = ()
