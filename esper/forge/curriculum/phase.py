@@ -8,6 +8,7 @@ from statistics import fmean
 import torch
 
 from esper.errors import ForgeError
+from esper.files import read_bytes, write_atomic
 from esper.forge.bundles import load_language_model
 from esper.forge.curriculum.config import CurriculumConfig
 from esper.forge.curriculum.ladder import Standing, is_mastered, make_standings
@@ -19,6 +20,7 @@ from esper.forge.language_model import LanguageModel
 from esper.forge.lessons import Lesson
 from esper.forge.phase import MODEL, PHASES, Gate, PhaseContext, PhaseResult, conclude
 from esper.forge.trainable import Trainable
+from esper.forge.training import CHECKPOINT
 from esper.nissa.statistics import paired_difference
 from esper.tasks.procedural import FAMILIES, Problem, draw_problem
 from esper.tasks.task import named_generator
@@ -62,7 +64,8 @@ class Curriculum:
         assert input is not None
         trainable = Trainable.load(input, self._context, self.name)
         plan = CurriculumPlan(self._config, self._standings(trainable), self._log(output))
-        curve = self._train(trainable, plan, output, self.name)
+        fork = output / CONTROLS / NO_REPLAY / CHECKPOINTS / f"{NO_REPLAY}_{CHECKPOINT}"
+        curve = self._train(trainable, plan, output, self.name, fork)
         artifacts = trainable.save(output / MODEL, self._context, self.name, taught=self._taught(trainable, plan))
         artifacts["verifier"] = plan.log.path
         metrics = self._measure(plan, artifacts[MODEL]) | self._text(input, artifacts[MODEL])
@@ -77,7 +80,9 @@ class Curriculum:
     def _log(self, folder: Path) -> VerifierLog:
         return VerifierLog(folder / VERIFIER_LOG, self._context.tokenizer)
 
-    def _train(self, trainable: Trainable, plan: Plan, folder: Path, name: str) -> list[tuple[int, float]]:
+    def _train(
+        self, trainable: Trainable, plan: Plan, folder: Path, name: str, fork: Path | None = None
+    ) -> list[tuple[int, float]]:
         """To the end; how the share of the target's problems that are answered rightly grew, by step."""
         training = CurriculumTraining(
             trainable.network,
@@ -88,6 +93,7 @@ class Curriculum:
             folder / CHECKPOINTS,
             trainable.lessons,
             self._problems("target", _TARGET_LEVELS, _TARGET_PROBLEMS) if self._context.controls == "all" else (),
+            fork,
         )
         training.run()
         return training.curve
@@ -156,12 +162,18 @@ class Curriculum:
         return {"text_bits_per_byte": after, "input_text_bits_per_byte": before, "text_ratio": after / before}
 
     def _without_replay(self, input: Path, plan: CurriculumPlan, output: Path) -> dict[str, float]:
-        """The same start, text and departures, without what is behind."""
+        """The same run up to where the first level is left; from there on without what is behind.
+
+        It leaves its levels in the same rounds, whatever it knows: the same levels are compared.
+        """
         folder = output / CONTROLS / NO_REPLAY
         trainable = Trainable.load(input, self._context, self.name)
         control = CurriculumPlan(
             self._config, self._standings(trainable), self._log(folder), replays=False, departures=plan.departures
         )
+        if not control.log.path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(control.log.path, read_bytes(plan.log.path))  # cut back to what the checkpoint says
         self._train(trainable, control, folder, NO_REPLAY)
         path = trainable.save(folder / MODEL, self._context, self.name)[MODEL]
         self._examine(control, load_language_model(path))

@@ -28,6 +28,11 @@ class Plan(Protocol):
         """Whether nothing is left to be learned."""
         ...
 
+    @property
+    def is_at_start(self) -> bool:
+        """Whether there is nothing yet that could be replayed."""
+        ...
+
     def begin_round(self, number: int, network: nn.Module, generator: torch.Generator) -> None:
         """Called before each round's first step; number counts from 0."""
         ...
@@ -74,6 +79,11 @@ class CurriculumPlan:
     def is_over(self) -> bool:
         """Whether every family has left its last level."""
         return all(standing.is_over for standing in self.standings.values())
+
+    @property
+    def is_at_start(self) -> bool:
+        """Whether no family has a level behind it."""
+        return all(standing.level == 1 for standing in self.standings.values())
 
     def begin_round(self, number: int, network: nn.Module, generator: torch.Generator) -> None:
         """Sample, answer, verify; then each family goes on or stays."""
@@ -193,7 +203,7 @@ class CurriculumPlan:
 class UniformPlan:
     """Every family and level alike, from the first step to the last. draw: count, generator -> problems."""
 
-    is_over = False
+    is_over = is_at_start = False
 
     def __init__(self, draw: Callable[[int, torch.Generator], list[Problem]]) -> None:
         self.problems = draw

@@ -33,7 +33,8 @@ class CurriculumTraining:
     Args:
         name: of what is trained; its checkpoint is named after it. All see the same text in the same order.
         lessons: of earlier phases, which are not to be lost. target: problems that say how far it has come.
-        folder: of the checkpoint, from which it goes on where there is one.
+        folder: of the checkpoint, from which it goes on where there is one. fork: of a second one, which stays behind
+            where the first level is left, for a control that goes another way from there.
     """
 
     def __init__(
@@ -46,12 +47,13 @@ class CurriculumTraining:
         folder: Path,
         lessons: Sequence[Lesson] = (),
         target: Sequence[Problem] = (),
+        fork: Path | None = None,
     ) -> None:
         self.network, self.plan, self.step = network, plan, 0
         self.curve: list[tuple[int, float]] = []  # (step, share of the target that is answered rightly)
         self._config, self._context, self._name = config, context, name
         self._lessons, self._target = lessons, target
-        self._path = folder / f"{name}_{CHECKPOINT}"
+        self._path, self._fork = folder / f"{name}_{CHECKPOINT}", fork
         corpus, length = context.corpus, network.block_size
         even = dict.fromkeys(corpus.domains, 1.0)
         self._text = MixedBatches(corpus, even, config.text_batch_size, length, "curriculum", context.seed)
@@ -82,13 +84,16 @@ class CurriculumTraining:
             if self.step % config.steps_per_round == 0:
                 context.log(self.step, **{f"{self._name}_loss": loss})
                 context.progress(self.step, total, self._name)
-            every = CHECKPOINT_ROUNDS * config.steps_per_round
-            if self.step % every == 0 or context.should_stop():
+            if self._is_due or context.should_stop():
                 self._save()
             if self.step < total and context.should_stop():
                 raise Interrupted(self._name)
         self._save()
         return self.network.eval()
+
+    @property
+    def _is_due(self) -> bool:
+        return self.step % (CHECKPOINT_ROUNDS * self._config.steps_per_round) == 0
 
     def _one_step(self) -> float:
         for group in self._optimizer.param_groups:
@@ -133,10 +138,14 @@ class CurriculumTraining:
         self._context.log(self.step, **{f"{self._name}_target_accuracy": self.curve[-1][1]})
 
     def _save(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         state: dict[str, Any] = {"plan": self.plan.state(), "curve": [list(point) for point in self.curve]}
         checkpoint = Checkpoint(tensors=self._state.tensors(), kind="curriculum_training", epoch=self.step, state=state)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         write_bundle(self._path, checkpoint)
+        # Not where a stop was asked for: with or without one, the fork is the same.
+        if self._fork is not None and self.plan.is_at_start and self._is_due:
+            self._fork.parent.mkdir(parents=True, exist_ok=True)
+            write_bundle(self._fork, checkpoint)
 
     def _restore(self) -> None:
         checkpoint = read_bundle(self._path)
