@@ -28,6 +28,7 @@ from esper.tasks.task import named_generator
 CHECKPOINTS, CONTROLS = "checkpoints", "controls"
 NO_REPLAY, UNIFORM = "no_replay", "uniform"
 MOST_BARE = 0.1  # of bodies without their prefix, that are answered as one of the families would have it
+_FINAL_EXAMS = 2  # the written model is asked as many problems of a level as so many exams have
 _TARGET_LEVELS, _TARGET_PROBLEMS = 3, 8  # of each family: the levels, and of each the problems, of the target
 
 
@@ -117,7 +118,8 @@ class Curriculum:
 
     def _examine(self, plan: CurriculumPlan, model: LanguageModel) -> None:
         """All levels that were worked at, by problems of which none was seen."""
-        generator, count = named_generator(self._context.seed, "curriculum/final"), self._config.exam_problems
+        generator = named_generator(self._context.seed, "curriculum/final")
+        count = _FINAL_EXAMS * self._config.exam_problems
         for standing in plan.standings.values():
             for level in range(standing.start, min(standing.level, standing.top) + 1):
                 problems = [draw_problem(standing.family, level, generator) for _ in range(count)]
