@@ -97,6 +97,23 @@ def unpaired_difference(first: Sequence[float], second: Sequence[float], confide
     return Interval(mean, mean - half, mean + half, smaller)
 
 
+def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> Interval:
+    """Share of trials that succeeded, with an interval that holds where there are few trials, or nearly all succeed.
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    """
+    if not 0 <= successes <= trials:
+        raise EsperError(f"{successes} of {trials} trials succeeded: expected from 0 to all of them.")
+    if not trials:
+        return Interval(None, None, None, 0)
+    from scipy.special import ndtri
+
+    z, share = float(ndtri(0.5 + confidence / 2)), successes / trials
+    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z * math.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2) / (1 + z * z / trials)
+    return Interval(share, max(0.0, centre - half), min(1.0, centre + half), trials)
+
+
 def mean_band(values: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean, lower and upper bound over members, epoch by epoch.
 

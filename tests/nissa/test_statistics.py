@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from esper.errors import EsperError
-from esper.nissa.statistics import half_width, mean_band, mean_interval, paired_difference, unpaired_difference
+from esper.nissa.statistics import (
+    half_width,
+    mean_band,
+    mean_interval,
+    paired_difference,
+    unpaired_difference,
+    wilson_interval,
+)
 
 
 def test_interval_of_three_values_by_hand() -> None:
@@ -96,3 +103,25 @@ def test_band_is_the_interval_epoch_by_epoch() -> None:
         interval = mean_interval(values[:, epoch])
         expected = [np.nan if x is None else x for x in (interval.mean, interval.low, interval.high)]
         np.testing.assert_allclose([mean[epoch], low[epoch], high[epoch]], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "successes, trials, low, high",
+    [
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (58, 64, 0.8098, 0.9563),
+        (57, 64, 0.7910, 0.9457),
+        (1, 2, 0.0945, 0.9055),
+    ],
+)
+def test_wilson_s_interval(successes: int, trials: int, low: float, high: float) -> None:
+    found = wilson_interval(successes, trials)
+    assert found.mean == successes / trials and found.n == trials
+    assert (found.low, found.high) == (pytest.approx(low, abs=1e-3), pytest.approx(high, abs=1e-3))
+
+
+def test_wilson_s_interval_of_nothing_and_of_nonsense() -> None:
+    assert wilson_interval(0, 0).low is None
+    with pytest.raises(EsperError, match="3 of 2 trials"):
+        wilson_interval(3, 2)
