@@ -8,6 +8,7 @@ from esper.checks import in_range, one_of, require
 from esper.config.checks import distinct
 from esper.config.telemetry import TelemetryConfig
 from esper.errors import ConfigError
+from esper.forge.baking.config import BakingConfig
 from esper.forge.bitnet.config import BitnetConfig
 from esper.forge.cognate.config import CognateConfig
 from esper.forge.compression.config import CompressionConfig
@@ -18,11 +19,12 @@ from esper.tasks.settings import CorpusConfig
 PHASES.declare("cognate", CognateConfig, "esper.forge.cognate.phase:build_cognate")
 PHASES.declare("evomerge", EvomergeConfig, "esper.forge.evomerge.phase:build_evomerge")
 PHASES.declare("bitnet", BitnetConfig, "esper.forge.bitnet.phase:build_bitnet")
+PHASES.declare("baking", BakingConfig, "esper.forge.baking.phase:build_baking")
 PHASES.declare("compression", CompressionConfig, "esper.forge.compression.phase:build_compression")
 
 # Every phase's place on the whole way, which its folder is named after: "4-bitnet".
-PLACES = {"cognate": 1, "evomerge": 2, "bitnet": 4, "compression": 8}
-OPTIONAL = ("evomerge",)  # where their gates fail, the way goes on from what was there before them
+PLACES = {"cognate": 1, "evomerge": 2, "bitnet": 4, "baking": 6, "compression": 8}
+OPTIONAL = ("evomerge", "baking")  # where their gates fail, the way goes on from what was there before them
 
 
 @dataclass(kw_only=True)
@@ -67,6 +69,7 @@ class ForgeConfig:
     cognate: CognateConfig
     evomerge: EvomergeConfig
     bitnet: BitnetConfig
+    baking: BakingConfig
     compression: CompressionConfig
     telemetry: TelemetryConfig
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from esper.checkpoint.bundle import bundle_paths
 from esper.errors import ForgeError
-from esper.forge.bitnet.bundle import TERNARY, apply_quantizer
-from esper.forge.bitnet.packing import pack_network
+from esper.forge.bitnet.bundle import TERNARY
+from esper.forge.bitnet.packing import pack_network, round_embedding
 from esper.forge.bitnet.quantizer import quantize_layers
 from esper.forge.bundles import load_language_model, parent, save_language_model
 from esper.forge.card import ModelCard
@@ -58,7 +58,9 @@ class Trainable:
     def in_use(self) -> nn.Module:
         """A copy that computes what the written model will: its embedding is rounded, too."""
         network = copy.deepcopy(self.network).eval()
-        return network if self.card.quantizer is None else apply_quantizer(network, self.card.quantizer)
+        if self.card.quantizer is not None:
+            round_embedding(network, self.card.quantizer["embedding"])  # the layers quantise themselves already
+        return network
 
     def save(
         self,
