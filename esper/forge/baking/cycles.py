@@ -17,7 +17,7 @@ from torch import nn
 from esper.files import write_atomic
 from esper.forge.baking.baker import HELD_OUT, OPENER, Baker
 from esper.forge.baking.scaling import scale_to
-from esper.forge.baking.selection import NO_PROMPT, Selection, Standing
+from esper.forge.baking.selection import NO_PROMPT, Selection, is_better
 from esper.forge.baking.tasks import Prompt
 from esper.forge.lessons import Lesson
 from esper.forge.sampling import sample
@@ -82,7 +82,7 @@ class Cycles:
 
     def _round(self, cycle: str, network: nn.Module) -> nn.Module | None:
         """The network with the winner half-baked; None where nothing is better."""
-        baker, name = self._baker, f"round_{len(self.rounds)}"
+        baker, config, name = self._baker, self._baker.config, f"round_{len(self.rounds)}"
         scored = self.candidates(cycle, network)
         best = max(scored, key=lambda candidate: candidate.score, default=None)
         record: dict[str, Any] = {"cycle": cycle, "candidates": [self._plain(candidate) for candidate in scored]}
@@ -95,7 +95,7 @@ class Cycles:
         share = self._half_bake(lora, network, best.prompt, name)
         record |= {"winner": self._plain(best), "scale": lora.scale, "divergence_left": share}
         after = self._selection.standing(lora.fold(), family)
-        accepted = self._is_better(cycle, before, after)
+        accepted = is_better(cycle, before, after, self._floor, config)
         record |= {"before": before.plain(), "after": after.plain(), "accepted": accepted}
         if accepted and cycle == "A":
             self.family = family
@@ -111,16 +111,6 @@ class Cycles:
             kept = [*kept, baker.tasks.lesson("unprompted", [self.family])]  # what cycle A has begun is replayed, too
         baker.bake(lora, teacher, prompt, pool, config.half_baking, name, kept)
         return scale_to(lora, lambda changed: baker.divergence(changed, teacher, prompt, held_out), HALF)
-
-    def _is_better(self, cycle: str, before: Standing, after: Standing) -> bool:
-        config, floor = self._baker.config, self._floor
-        if any(after.prefixed[name] < floor.prefixed[name] - config.max_loss for name in floor.prefixed):
-            return False
-        if cycle == "B":
-            is_kept = before.unprompted is None or (after.unprompted or 0.0) >= before.unprompted - config.max_loss
-            return is_kept and after.bits < before.bits
-        assert before.answer_nats is not None and after.answer_nats is not None
-        return after.answer_nats < before.answer_nats and after.bits <= config.max_text_ratio * floor.bits
 
     def _plain(self, candidate: Scored) -> dict[str, Any]:
         prompt = candidate.prompt

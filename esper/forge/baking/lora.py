@@ -58,7 +58,8 @@ class LoRA(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Args: tokens [B, T]. Returns: logits [B, T, V] of the changed network."""
-        return functional_call(self.network, dict(self.weights()), (tokens,))
+        frozen = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
+        return functional_call(self.network, {**frozen, **self.weights()}, (tokens,))
 
     @torch.no_grad()
     def fold(self) -> nn.Module:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from esper.forge.baking.baker import Baker
+from esper.forge.baking.config import BakingConfig
 from esper.forge.baking.tasks import Prompt
 from esper.forge.examples import IGNORED, Example, answer_example, pad_examples
 from esper.tasks.text.windows import every_window
@@ -34,6 +35,22 @@ class Standing:
     def plain(self) -> dict[str, Any]:
         """As the log has it."""
         return asdict(self)
+
+
+def is_better(cycle: str, before: Standing, after: Standing, floor: Standing, config: BakingConfig) -> bool:
+    """Whether a half-bake is kept.
+
+    No task may lose more than `max_loss` against the floor, where all cycles began. In cycle A right answers must have
+    become likelier unprompted, and text cost no more than its gate allows; in cycle B text must have become likelier,
+    and the task that is being baked lose no more than any other.
+    """
+    if any(after.prefixed[name] < accuracy - config.max_loss for name, accuracy in floor.prefixed.items()):
+        return False
+    if cycle == "B":
+        is_kept = (after.unprompted or 0.0) >= (before.unprompted or 0.0) - config.max_loss
+        return is_kept and after.bits < before.bits
+    assert before.answer_nats is not None and after.answer_nats is not None
+    return after.answer_nats < before.answer_nats and after.bits <= config.max_text_ratio * floor.bits
 
 
 class Selection:
