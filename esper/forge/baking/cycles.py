@@ -1,8 +1,8 @@
 """A/B cycles: prompts are tried, the best one is half-baked, and what came of it is kept if it is better.
 
-Cycle A tries prefixes of tasks, whose answers a verifier checks; cycle B tries prefixes that the model has written
-itself, by how much they help it to predict text. A cycle that gains nothing more makes way for the other; when both
-have done so twice, it is over.
+Cycle A tries prefixes of tasks, by how much they add to the right answers that a verifier counts; cycle B tries
+prefixes that the model has written itself, by how much they help it to predict text. A cycle that gains nothing more
+makes way for the other; when both have done so twice, it is over.
 """
 
 import copy
@@ -17,7 +17,7 @@ from torch import nn
 from esper.files import write_atomic
 from esper.forge.baking.baker import HELD_OUT, OPENER, Baker
 from esper.forge.baking.scaling import scale_to
-from esper.forge.baking.selection import NO_PROMPT, Selection, is_better
+from esper.forge.baking.selection import Selection, is_better
 from esper.forge.baking.tasks import Prompt
 from esper.forge.lessons import Lesson
 from esper.forge.sampling import sample
@@ -29,7 +29,7 @@ PLATEAUS = 2  # of each cycle, after which all is over
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A prompt and its score: accuracy (A), or bits a byte below no prompt at all (B)."""
+    """A prompt and its score, see `Selection.gain`."""
 
     prompt: Prompt
     score: float
@@ -68,17 +68,12 @@ class Cycles:
             families = (self.family,) if self.family else baker.tasks.families
             prompts = [baker.tasks.prompt(family) for family in families]
             prompts += [baker.tasks.worked_prompt(family, generator) for family in families]
-            return [Scored(prompt, self._selection.accuracy(network, prompt)) for prompt in prompts]
-        config, stop = baker.config, baker.context.tokenizer.eos_token_id
-        openers = baker.openers(config.candidates, generator)
-        written = sample(network, openers, config.prefix_tokens, stop, temperature=1.0, generator=generator)
-        prompts = [Prompt(tuple(token for token in tokens if token != stop)) for tokens in written]
-        unprompted = self._selection.text_bits(network, NO_PROMPT)
-        return [
-            Scored(prompt, unprompted - self._selection.text_bits(network, prompt))
-            for prompt in prompts
-            if prompt.tokens
-        ]
+        else:
+            config, stop = baker.config, baker.context.tokenizer.eos_token_id
+            openers = baker.openers(config.candidates, generator)
+            written = sample(network, openers, config.prefix_tokens, stop, temperature=1.0, generator=generator)
+            prompts = [Prompt(tuple(token for token in tokens if token != stop)) for tokens in written]
+        return [Scored(prompt, self._selection.gain(network, prompt)) for prompt in prompts if prompt.tokens]
 
     def _round(self, cycle: str, network: nn.Module) -> nn.Module | None:
         """The network with the winner half-baked; None where nothing is better."""

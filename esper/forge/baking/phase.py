@@ -78,7 +78,7 @@ class Baking:
         taught = model.copy()
         cycles = Cycles(baker, selection, kept, output)
         model = replace(model, network=cycles.run(model.network))
-        family = cycles.family or self._most_asked(taught, selection)
+        family = cycles.family or self._most_asked(baker.tasks, taught, selection)
         metrics |= {
             "rounds": len(cycles.rounds),
             "accepted": sum(bool(entry["accepted"]) for entry in cycles.rounds),
@@ -127,10 +127,9 @@ class Baking:
             "teaching/text_ratio": mean_bits(after) / mean_bits(then),
         }
 
-    def _most_asked(self, model: Trainable, selection: Selection) -> str:
+    def _most_asked(self, tasks: PrefixedTasks, model: Trainable, selection: Selection) -> str:
         """The task that its prefix does most for, where no half-bake has chosen one."""
-        prefixed = selection.prefixed(model.network)
-        return max(prefixed, key=lambda family: prefixed[family])
+        return max(tasks.families, key=lambda family: selection.gain(model.network, tasks.prompt(family)))
 
     def _controls(self, controls: BakingControls, metrics: dict[str, float]) -> dict[str, float]:
         found = controls.run()

@@ -94,10 +94,12 @@ class Selection:
             for name, problems in self.problems.items()
         }
 
-    def accuracy(self, network: nn.Module, prompt: Prompt) -> float:
-        """Of the prompt's task, behind it."""
-        assert prompt.family is not None
-        return self._baker.tasks.accuracy(network, prompt.tokens, self.problems[prompt.family])
+    def gain(self, network: nn.Module, prompt: Prompt) -> float:
+        """What a prompt adds to none at all: accuracy of its task, or bits a byte by which text becomes likelier."""
+        if prompt.family is None:
+            return self.text_bits(network, NO_PROMPT) - self.text_bits(network, prompt)
+        accuracy, problems = self._baker.tasks.accuracy, self.problems[prompt.family]
+        return accuracy(network, prompt.tokens, problems) - accuracy(network, (), problems)
 
     @torch.inference_mode()
     def text_bits(self, network: nn.Module, prompt: Prompt) -> float:

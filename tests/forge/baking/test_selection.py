@@ -12,6 +12,7 @@ from esper.forge.baking.selection import NO_PROMPT, Selection, Standing, example
 from esper.forge.baking.tasks import Prompt
 from esper.forge.examples import Example
 from tests.forge.baking.parts import BLOCK, config, context, tasks
+from tests.forge.baking.test_tasks import Copies
 from tests.forge.models import network, tokenizer
 
 BEFORE = Standing({"copy": 1.0, "sort": 0.9}, bits=2.0, answer_nats=3.0, unprompted=0.4)
@@ -69,6 +70,13 @@ def test_text_is_scored_on_the_same_tokens_behind_every_prompt(baker):
             found.append(nats / math.log(2) / (baker.config.selection_windows * length))
     for given, found in expected.items():
         assert selection.text_bits(model, given) == pytest.approx(sum(found) / len(found), rel=1e-5)
+
+
+def test_a_tasks_prompt_gains_what_it_adds_to_right_answers(baker):
+    selection, prompt = Selection(baker), baker.tasks.prompt("copy")
+    assert selection.gain(Copies("copy "), prompt) == 1.0
+    assert selection.gain(Copies(""), prompt) == -1.0  # it does the task unasked, and knows no prefix
+    assert selection.gain(network(), prompt) == 0.0
 
 
 def test_the_nats_of_examples_are_those_of_their_targets():

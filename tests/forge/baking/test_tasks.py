@@ -34,6 +34,8 @@ class Copies(torch.nn.Module):
         logits = torch.zeros(*tokens.shape, tokenizer().vocab_size)
         known = len(self.wanted)
         answered = tokens.shape[1] - known - 4
+        if answered < 0:
+            return logits
         is_asked = (tokens[:, :known] == self.wanted).all(1)
         following = tokens[:, known + answered] if answered < 3 else torch.tensor(tokenizer().eos_token_id)
         logits[:, -1].scatter_(1, (following * is_asked).view(-1, 1).expand(len(tokens), 1), 1.0)
