@@ -35,6 +35,13 @@ class Scored:
     score: float
 
 
+def best_of(scored: Sequence[Scored], slack: float) -> Scored | None:
+    """The first whose score is above nought, and within the slack of the highest; None where there is none."""
+    highest = max((candidate.score for candidate in scored), default=0.0)
+    good = (candidate for candidate in scored if candidate.score > 0 and candidate.score >= highest - slack)
+    return next(good, None)
+
+
 class Cycles:
     """Half-bakes prompts into a network, which is left as it is: what `run` answers is another.
 
@@ -79,9 +86,10 @@ class Cycles:
         """The network with the winner half-baked; None where nothing is better."""
         baker, config, name = self._baker, self._baker.config, f"round_{len(self.rounds)}"
         scored = self.candidates(cycle, network)
-        best = max(scored, key=lambda candidate: candidate.score, default=None)
+        # In cycle A, what the problems cannot tell apart is taken in the families' order.
+        best = best_of(scored, config.max_loss if cycle == "A" else 0.0)
         record: dict[str, Any] = {"cycle": cycle, "candidates": [self._plain(candidate) for candidate in scored]}
-        if best is None or best.score <= 0:
+        if best is None:
             return self._conclude({**record, "winner": None, "accepted": False}, None)
         family = self.family or best.prompt.family
         before = self._selection.standing(network, family)

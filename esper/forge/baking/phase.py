@@ -10,7 +10,7 @@ from esper.files.opening import make_folder
 from esper.forge.baking.baker import Baker
 from esper.forge.baking.config import BakingConfig
 from esper.forge.baking.controls import FULL, BakingControls
-from esper.forge.baking.cycles import LOG, Cycles, least_room
+from esper.forge.baking.cycles import LOG, Cycles, Scored, best_of, least_room
 from esper.forge.baking.measuring import Before, mean_bits, text_scores
 from esper.forge.baking.selection import Selection
 from esper.forge.baking.tasks import PHASE, PrefixedTasks
@@ -128,8 +128,11 @@ class Baking:
         }
 
     def _most_asked(self, tasks: PrefixedTasks, model: Trainable, selection: Selection) -> str:
-        """The task that its prefix does most for, where no half-bake has chosen one."""
-        return max(tasks.families, key=lambda family: selection.gain(model.network, tasks.prompt(family)))
+        """The task that its prefix does most for, where no half-bake has chosen one; of several, or none, the first."""
+        scored = [Scored(prompt, selection.gain(model.network, prompt)) for prompt in map(tasks.prompt, tasks.families)]
+        best = best_of(scored, self._config.max_loss) or scored[0]
+        assert best.prompt.family is not None
+        return best.prompt.family
 
     def _controls(self, controls: BakingControls, metrics: dict[str, float]) -> dict[str, float]:
         found = controls.run()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from esper.forge.baking.baker import Baker
-from esper.forge.baking.cycles import Cycles
+from esper.forge.baking.cycles import Cycles, Scored, best_of
 from esper.forge.baking.selection import NO_PROMPT, Selection, Standing, example_nats, is_better
 from esper.forge.baking.tasks import Prompt
 from esper.forge.examples import Example
@@ -95,6 +95,15 @@ def test_cycle_a_tries_all_families_bare_and_worked_and_then_the_one_that_was_be
     bare, worked = (candidate.prompt for candidate in cycles.candidates("A", model))
     assert bare == baker.tasks.prompt("reverse")
     assert len(worked.tokens) > len(bare.tokens) and worked.tokens[-len(bare.tokens) :] == bare.tokens
+
+
+def test_of_what_cannot_be_told_apart_the_first_is_taken():
+    scored = [Scored(NO_PROMPT, score) for score in (-0.1, 0.9, 0.96, 0.97)]
+    assert best_of(scored, 0.0) is scored[3]
+    assert best_of(scored, 0.02) is scored[2]
+    assert best_of(scored, 0.5) is scored[1]
+    assert best_of(scored, 5.0) is scored[1]  # what only does harm is never taken
+    assert best_of(scored[:1], 1.0) is None and best_of([], 1.0) is None
 
 
 def test_cycle_b_tries_what_the_model_has_written(baker, tmp_path):
