@@ -136,11 +136,12 @@ class Baking:
 
     def _controls(self, controls: BakingControls, metrics: dict[str, float]) -> dict[str, float]:
         found = controls.run()
-        if found[f"{FULL}/baked"] > metrics["baked"]:
+        full = found[f"{FULL}/baked"], found[f"{FULL}/text_ratio"]
+        if full[0] > metrics["baked"] or full[1] < metrics["text_ratio"]:
             self._context.notes.insert(
                 0,
-                f"Training all weights for as many steps bakes more: {found[f'{FULL}/baked']:.3f}, "
-                f"a LoRA {metrics['baked']:.3f}.",
+                f"All weights, trained for as many steps, bake {full[0]:.3f} at {full[1]:.3f} times the bits of text; "
+                f"the LoRA {metrics['baked']:.3f} at {metrics['text_ratio']:.3f}.",
             )
         return found
 
