@@ -8,6 +8,7 @@ from esper.checks import in_range, one_of, require
 from esper.config.checks import distinct
 from esper.config.telemetry import TelemetryConfig
 from esper.errors import ConfigError
+from esper.forge.baking.config import BakingConfig
 from esper.forge.bitnet.config import BitnetConfig
 from esper.forge.cognate.config import CognateConfig
 from esper.forge.compression.config import CompressionConfig
@@ -20,11 +21,27 @@ PHASES.declare("cognate", CognateConfig, "esper.forge.cognate.phase:build_cognat
 PHASES.declare("evomerge", EvomergeConfig, "esper.forge.evomerge.phase:build_evomerge")
 PHASES.declare("bitnet", BitnetConfig, "esper.forge.bitnet.phase:build_bitnet")
 PHASES.declare("curriculum", CurriculumConfig, "esper.forge.curriculum.phase:build_curriculum")
+PHASES.declare("baking", BakingConfig, "esper.forge.baking.phase:build_baking")
 PHASES.declare("compression", CompressionConfig, "esper.forge.compression.phase:build_compression")
 
 # Every phase's place on the whole way, which its folder is named after: "4-bitnet".
-PLACES = {"cognate": 1, "evomerge": 2, "bitnet": 4, "curriculum": 5, "compression": 8}
-OPTIONAL = ("evomerge", "curriculum")  # where their gates fail, the way goes on from what was there before them
+PLACES = {
+    "cognate": 1,
+    "evomerge": 2,
+    "quietstar": 3,
+    "bitnet": 4,
+    "curriculum": 5,
+    "baking": 6,
+    "experts": 7,
+    "compression": 8,
+}
+OPTIONAL = (
+    "evomerge",
+    "quietstar",
+    "curriculum",
+    "baking",
+    "experts",
+)  # where their gates fail, the way goes on from what was there before them
 
 
 @dataclass(kw_only=True)
@@ -70,6 +87,7 @@ class ForgeConfig:
     evomerge: EvomergeConfig
     bitnet: BitnetConfig
     curriculum: CurriculumConfig
+    baking: BakingConfig
     compression: CompressionConfig
     telemetry: TelemetryConfig
 
