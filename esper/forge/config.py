@@ -12,17 +12,19 @@ from esper.forge.bitnet.config import BitnetConfig
 from esper.forge.cognate.config import CognateConfig
 from esper.forge.compression.config import CompressionConfig
 from esper.forge.evomerge.config import EvomergeConfig
+from esper.forge.experts.config import ExpertsConfig
 from esper.forge.phase import CONTROLS, PHASES
 from esper.tasks.settings import CorpusConfig
 
 PHASES.declare("cognate", CognateConfig, "esper.forge.cognate.phase:build_cognate")
 PHASES.declare("evomerge", EvomergeConfig, "esper.forge.evomerge.phase:build_evomerge")
 PHASES.declare("bitnet", BitnetConfig, "esper.forge.bitnet.phase:build_bitnet")
+PHASES.declare("experts", ExpertsConfig, "esper.forge.experts.phase:build_experts")
 PHASES.declare("compression", CompressionConfig, "esper.forge.compression.phase:build_compression")
 
 # Every phase's place on the whole way, which its folder is named after: "4-bitnet".
-PLACES = {"cognate": 1, "evomerge": 2, "bitnet": 4, "compression": 8}
-OPTIONAL = ("evomerge",)  # where their gates fail, the way goes on from what was there before them
+PLACES = {"cognate": 1, "evomerge": 2, "bitnet": 4, "experts": 7, "compression": 8}
+OPTIONAL = ("evomerge", "experts")  # where their gates fail, the way goes on from what was there before them
 
 
 @dataclass(kw_only=True)
@@ -67,6 +69,7 @@ class ForgeConfig:
     cognate: CognateConfig
     evomerge: EvomergeConfig
     bitnet: BitnetConfig
+    experts: ExpertsConfig
     compression: CompressionConfig
     telemetry: TelemetryConfig
 
