@@ -30,10 +30,10 @@ class ExpertsConfig:
 
     max_experts: the most that are tried. prefixes: that they are discovered from, of each domain and each lesson.
     stages: tokens after which the router chooses. training: of an expert of text. reward: of one of problems.
-    train_windows: of each domain, dealt to the experts; search_windows, selection_windows: of each domain's
-    validation text, that mixtures are searched by, and experts kept; test_windows. test_problems: of each expert of problems. population, generations,
-    search_seeds: of the search. lora_learning_rate: of the control. min_own_gain: of each expert of text on its own
-    kind of text, and min_gain: of the routed model on all text, in bits a byte below the base.
+    train_windows: of each domain, dealt to the experts; search_windows, selection_windows: of each domain's validation
+    text, that mixtures are searched by, and experts kept; test_windows. test_problems: of each expert of problems.
+    population, generations, search_seeds: of the search. lora_learning_rate: of the control. min_own_gain: of each
+    expert of text on its own kind, and min_gain: of the routed model on all text, in bits a byte below the base.
     """
 
     max_experts: int

@@ -24,7 +24,7 @@ class DenseTernaryLinear(nn.Linear):
     def __init__(self, trits: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         super().__init__(trits.shape[1], trits.shape[0], bias=False, device="meta")
         self.weight = nn.Parameter(trits, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
         self.register_buffer("scale", scale, persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:

@@ -88,7 +88,9 @@ class Measuring:
                 own = numbers == owner
                 gain = self._text_gain(network, x[own], y[own])
                 gains.append(gain.mean or 0.0)
-            metrics |= _told(f"expert_{owner}/gain", gain) | {f"expert_{owner}/is_procedural": float(kind.is_procedural)}
+            metrics |= _told(f"expert_{owner}/gain", gain) | {
+                f"expert_{owner}/is_procedural": float(kind.is_procedural)
+            }
             lows.append(-1.0 if gain.low is None else gain.low)
         base, mixture = self._scores(self._base, x, y), self._scores(routed, x, y)
         alone = {owner: self._scores(network, x, y) for owner, network in experts.items()}

@@ -31,8 +31,8 @@ class MixtureAims:
     all kinds is read by, of as many as there can be, which is what its latency goes with. All follow from the weights
     and the text, so that a search can be gone on with exactly; losses are kept in a file as they are measured.
 
-    Args: experts: z - 1 of each, [K, R]. owners: the choice that each was trained for. texts: x, y of each choice, y IGNORED where nothing counts. shares: of each
-    choice among all that is read. path: of the file.
+    Args: experts: z - 1 of each, [K, R]. owners: the choice that each was trained for. texts: x, y of each choice, y
+    IGNORED where nothing counts. shares: of each choice among all that is read. path: of the file.
     """
 
     def __init__(
@@ -62,7 +62,9 @@ class MixtureAims:
 
     def _aims(self, steps: Tensor) -> Tensor:
         networks = len({tuple(row) for row in steps.tolist()}) / self.choices
-        return torch.tensor([self._loss(steps.tolist()) / self._base, self.active(steps) / self.count, networks], dtype=torch.float64)
+        return torch.tensor(
+            [self._loss(steps.tolist()) / self._base, self.active(steps) / self.count, networks], dtype=torch.float64
+        )
 
     def _loss(self, rows: list[list[int]]) -> float:
         losses = [self._loss_of(choice, tuple(row)) for choice, row in enumerate(rows)]

@@ -6,6 +6,7 @@ All aims are to be small. Points lie in the unit cube.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -171,7 +172,10 @@ def polynomial_mutation(points: Tensor, generator: torch.Generator, eta: float =
 
 
 def hypervolume(aims: Tensor, reference: Tensor) -> float:
-    """The volume of what is dominated, up to a reference point [A]. Args: aims [N, A]; those beyond it count for nothing."""
+    """The volume of what is dominated, up to a reference point [A].
+
+    Args: aims: [N, A]; those beyond the reference count for nothing.
+    """
     inside = aims.double()[(aims.double() < reference.double()).all(1)]
     if not len(inside):
         return 0.0
@@ -182,6 +186,6 @@ def hypervolume(aims: Tensor, reference: Tensor) -> float:
     edges = [*inside[:, -1].tolist(), float(reference[-1])]
     return sum(
         (upper - lower) * hypervolume(inside[: number + 1, :-1], reference[:-1])
-        for number, (lower, upper) in enumerate(zip(edges, edges[1:], strict=False))
+        for number, (lower, upper) in enumerate(pairwise(edges))
         if upper > lower
     )

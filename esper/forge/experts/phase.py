@@ -86,9 +86,7 @@ class Experts:
                 f"experts.stages={config.stages}: the model reads {model.host.block_size} tokens, "
                 "and a choice after the last of them comes too late"
             )
-        check_enough(
-            config.max_experts, config.prefixes * (len(context.corpus.domains) + len(model.card.lessons))
-        )
+        check_enough(config.max_experts, config.prefixes * (len(context.corpus.domains) + len(model.card.lessons)))
 
     def run(self, input: Path | None, output: Path) -> PhaseResult:
         """See `Phase.run`."""
@@ -100,8 +98,13 @@ class Experts:
         dealer = Dealer(base.host, found.router, context.tokenizer, config.stages[-1])
         scaled = SingularValues(dense_copy(base.host))
         measuring = Measuring(config, context, base, scaled, dealer, found.kinds)
-        trained = {kind.number: self._train(kind, scaled, dealer, output) for kind in found.kinds}
-        owners = measuring.worth_keeping({number: values for number, values in trained.items() if values is not None})
+        batches = self._text_batches(dealer, found.kinds)
+        trained = {
+            kind.number: self._train(kind, scaled, dealer, batches.get(kind.number), output)
+            for kind in found.kinds
+            if kind.is_procedural or kind.number in batches
+        }
+        owners = measuring.worth_keeping(trained)
         experts = torch.stack([trained[owner] for owner in owners])
         mixtures, searched = self._mix(scaled, experts, owners, found.kinds, measuring, output)
         artifacts = self._save(input, base, experts, mixtures, found.router, output)
@@ -121,9 +124,7 @@ class Experts:
         config, context = self._config, self._context
         context.progress(0, 1, "discovering kinds of text")
         lessons, length = base.card.lessons, config.stages[-1]
-        prefixes = draw_prefixes(
-            context.corpus, lessons, context.tokenizer, config.prefixes, length, context.seed
-        )
+        prefixes = draw_prefixes(context.corpus, lessons, context.tokenizer, config.prefixes, length, context.seed)
         clusters = discover(base.host, prefixes.tokens, config.max_experts, context.seed)
         router = fit_router(base.host, prefixes.tokens, clusters.labels, config.stages)
         return Found(kinds_of(clusters, prefixes, lessons), router, clusters.silhouettes)
@@ -145,13 +146,15 @@ class Experts:
             if not kind.is_procedural and bool((numbers == kind.number).any())
         }
 
-    def _train(self, kind: Kind, scaled: SingularValues, dealer: Dealer, output: Path) -> Tensor | None:
-        """z - 1 of one kind's expert; None where the training text has nothing for it."""
+    def _train(
+        self, kind: Kind, scaled: SingularValues, dealer: Dealer, batches: PoolBatches | None, output: Path
+    ) -> Tensor:
+        """z - 1 of one kind's expert."""
         config, context = self._config, self._context
         name, folder = f"expert_{kind.number}", output / CHECKPOINTS
         with torch.no_grad():
             scaled.values.zero_()
-        if kind.is_procedural:
+        if batches is None:
             RewardTraining(
                 scaled,
                 kind.lessons,
@@ -163,10 +166,7 @@ class Experts:
                 context.seed,
             ).run(context)
         else:
-            batches = self._text_batches(dealer, [kind])
-            if not batches:
-                return None
-            LanguageTraining(scaled, batches[kind.number], config.training, name, folder).run(context)
+            LanguageTraining(scaled, batches, config.training, name, folder).run(context)
         return scaled.values.detach().clone()
 
     def _mix(

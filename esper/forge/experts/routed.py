@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -29,6 +30,10 @@ class RoutedDecoder(nn.Module):
         router in steps of WEIGHT_STEP, [M, K] uint8; where all are zero, it is the base. stages: ascending, from 2.
     """
 
+    experts: Tensor
+    mixtures: Tensor
+    numbers: Tensor
+
     def __init__(
         self, base: Any, experts: Tensor, mixtures: Tensor, router: PrefixRouter, stages: Sequence[int]
     ) -> None:
@@ -47,7 +52,7 @@ class RoutedDecoder(nn.Module):
             network.embedding = base.embedding
             self.networks.append(network)
         numbers = [rows.index(tuple(row)) if any(row) else _BASE for row in mixtures.tolist()]
-        self.register_buffer("_numbers", torch.tensor(numbers), persistent=False)
+        self.register_buffer("numbers", torch.tensor(numbers), persistent=False)
 
     def architecture(self) -> dict[str, Any]:
         """Of the base: all mixtures have the same."""
@@ -78,8 +83,7 @@ class RoutedDecoder(nn.Module):
 
     def choose(self, features: Tensor) -> Tensor:
         """Args: features: the base's, of all tokens of a prefix, [B, n, C]. Returns: numbers of networks, [B]."""
-        numbers: Tensor = self._numbers[self.router(features)]
-        return numbers
+        return self.numbers[self.router(features)]
 
     def network(self, number: int) -> Any:
         """A mixture of experts, or the base, by what `choose` gives."""
@@ -105,7 +109,7 @@ class RoutedDecoder(nn.Module):
         switches = [stage - 1 for stage in self.stages if start <= stage - 1 < stop]
         edges = [start, *(place for place in switches if place > start), stop]
         parts = []
-        for here, until in zip(edges, edges[1:], strict=False):
+        for here, until in pairwise(edges):
             unread = here
             if here in switches:
                 chosen = self.choose(self.base.features(cache.tokens[:, : here + 1]))

@@ -28,7 +28,7 @@ class PrefixRouter(nn.Module):
 
 @torch.inference_mode()
 def mean_features(base: Any, prefixes: Sequence[Tensor]) -> Tensor:
-    """Mean features of prefixes. Args: base: has `features`; prefixes: [n] tokens each, n at least 1. Returns: [N, C]."""
+    """Mean features [N, C] of prefixes. Args: base: has `features`; prefixes: [n] tokens each, n at least 1."""
     found: dict[int, Tensor] = {}
     by_length: dict[int, list[int]] = {}
     for place, prefix in enumerate(prefixes):

@@ -14,7 +14,7 @@ from esper.errors import ForgeError
 from esper.forge.bitnet.quantizer import LAYERS
 
 
-def layer_matrices(network: nn.Module) -> dict[str, nn.Parameter]:
+def layer_matrices(network: nn.Module) -> dict[str, Tensor]:
     """The matrices [O, I] of all linear layers inside the layers, by their names as parameters."""
     found = {
         f"{name}.weight": module.weight
