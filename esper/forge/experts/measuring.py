@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,6 @@ from esper.forge.evaluation import WindowScores, score_windows
 from esper.forge.experts.config import ExpertsConfig
 from esper.forge.experts.kinds import Dealer, Kind, PoolBatches
 from esper.forge.experts.lora import RankOneUpdates
-from esper.forge.experts.reward import answers
 from esper.forge.experts.singular_values import SingularValues, put_in
 from esper.forge.language_model import LanguageModel
 from esper.forge.phase import PhaseContext
@@ -168,10 +166,10 @@ class Measuring:
         before: list[float] = []
         after: list[float] = []
         for lesson in kind.lessons:
-            problems: list[Any] = self._dealer.problems(kind, lesson, max(1, count), generator)
+            problems = self._dealer.problems(kind, lesson, max(1, count), generator)
             if problems:
-                before += answers(self._base.host, lesson, problems, self._context.tokenizer, 0.0)[1].tolist()
-                after += answers(network, lesson, problems, self._context.tokenizer, 0.0)[1].tolist()
+                before += lesson.is_right(self._base.host, problems, self._context.tokenizer)
+                after += lesson.is_right(network, problems, self._context.tokenizer)
         return paired_difference(after, before)
 
 

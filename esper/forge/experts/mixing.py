@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from esper.checkpoint.plain import to_json
+from esper.checks import is_number
+from esper.errors import CheckpointError, FormatError, first_line
 from esper.files import read_object, write_atomic
 from esper.forge.examples import IGNORED
 from esper.forge.experts.nsga2 import SearchResult
@@ -49,7 +51,7 @@ class MixtureAims:
         self._shares = shares.double() / shares.sum()
         self._path, self._should_stop = path, should_stop
         self.choices, self.count = len(texts), len(experts)
-        self._losses: dict[str, float] = read_object(path, {"losses": dict})["losses"] if path.exists() else {}
+        self._losses: dict[str, float] = _read_losses(path) if path.exists() else {}
         self._base = self._loss(torch.zeros(self.choices, self.count, dtype=torch.int64).tolist())
 
     def steps(self, point: Tensor) -> Tensor:
@@ -119,3 +121,13 @@ def random_points(count: int, width: int, generator: torch.Generator) -> Tensor:
     density = torch.rand(count, 1, generator=generator, dtype=torch.float64)
     is_kept = torch.rand(count, width, generator=generator, dtype=torch.float64) < density
     return is_kept * torch.rand(count, width, generator=generator, dtype=torch.float64)
+
+
+def _read_losses(path: Path) -> dict[str, float]:
+    try:
+        losses: dict[str, float] = read_object(path, {"losses": dict})["losses"]
+        if not all(is_number(loss) for loss in losses.values()):
+            raise FormatError("a loss in it is no number")
+        return losses
+    except FormatError as error:
+        raise CheckpointError(f"{path} is damaged: {first_line(error)}\n  to search anew, remove it") from None

@@ -98,7 +98,7 @@ class Experts:
         dealer = Dealer(base.host, found.router, context.tokenizer, config.stages[-1])
         scaled = SingularValues(dense_copy(base.host))
         measuring = Measuring(config, context, base, scaled, dealer, found.kinds)
-        batches = self._text_batches(dealer, found.kinds)
+        batches = self._text_batches(dealer, found.kinds, base.host.block_size)
         trained = {
             kind.number: self._train(kind, scaled, dealer, batches.get(kind.number), output)
             for kind in found.kinds
@@ -117,7 +117,9 @@ class Experts:
             **measuring.test(load_language_model(artifacts[MODEL]), owners),
         }
         if context.controls == "all":
-            metrics |= measuring.controls(self._text_batches(dealer, found.kinds), owners, metrics, output)
+            metrics |= measuring.controls(
+                self._text_batches(dealer, found.kinds, base.host.block_size), owners, metrics, output
+            )
         return conclude(self.name, self.gates, metrics, artifacts, started)
 
     def _discover(self, base: Any) -> Found:
@@ -129,12 +131,12 @@ class Experts:
         router = fit_router(base.host, prefixes.tokens, clusters.labels, config.stages)
         return Found(kinds_of(clusters, prefixes, lessons), router, clusters.silhouettes)
 
-    def _text_batches(self, dealer: Dealer, kinds: Sequence[Kind]) -> dict[int, PoolBatches]:
+    def _text_batches(self, dealer: Dealer, kinds: Sequence[Kind], length: int) -> dict[int, PoolBatches]:
         """Of each kind of text, those of the training text's windows that are dealt to it."""
         config, context = self._config, self._context
         generator = named_generator(context.seed, "experts/train_windows")
         streams = [domain.train for domain in context.corpus.domains.values()]
-        x, y, numbers = dealer.windows(streams, config.train_windows, context.model.block_size, generator)
+        x, y, numbers = dealer.windows(streams, config.train_windows, length, generator)
         return {
             kind.number: PoolBatches(
                 x[numbers == kind.number],

@@ -11,15 +11,14 @@ from torch import Tensor, nn
 
 from esper.checkpoint import Checkpoint, read_bundle, restoring, write_bundle
 from esper.checkpoint.bundle import bundle_paths
-from esper.forge.examples import IGNORED, Example, pad_examples, think_tokens
+from esper.forge.examples import IGNORED, pad_examples
 from esper.forge.experts.config import RewardConfig
 from esper.forge.experts.singular_values import SingularValues, put_in
-from esper.forge.lessons import Lesson, answer_of
+from esper.forge.lessons import Lesson
 from esper.forge.phase import Interrupted, PhaseContext
-from esper.forge.sampling import sample
 from esper.forge.training import BETAS
 from esper.forge.training_state import TrainingState
-from esper.tasks.procedural import FAMILIES, Problem
+from esper.tasks.procedural import Problem
 from esper.tasks.task import named_generator
 from esper.tasks.text.tokenizer import Tokenizer
 
@@ -83,7 +82,8 @@ class RewardTraining:
             return 0.0
         asked = [problem for problem in problems for _ in range(config.answers)]
         put_in(self._writer, scaled.weights(scaled.values.detach()))
-        examples, rewards = answers(self._writer, lesson, asked, self._tokenizer, 1.0, self._generator)
+        examples, is_right = lesson.answers(self._writer, asked, self._tokenizer, 1.0, self._generator)
+        rewards = torch.tensor(is_right, dtype=torch.float32)
         advantages = against_siblings(rewards.view(-1, config.answers)).flatten()
         x, y = pad_examples(examples, self._tokenizer.pad_token_id)
         self._optimizer.zero_grad()
@@ -91,31 +91,6 @@ class RewardTraining:
         nn.utils.clip_grad_norm_(scaled.parameters(), config.max_grad_norm)
         self._optimizer.step()
         return float(rewards.mean())
-
-
-def answers(
-    network: nn.Module,
-    lesson: Lesson,
-    problems: list[Problem],
-    tokenizer: Tokenizer,
-    temperature: float,
-    generator: torch.Generator | None = None,
-) -> tuple[list[Example], Tensor]:
-    """What a network answers, and 1 where the verifier says that it is right, else 0, [N]."""
-    prompts = [tokenizer.encode(lesson.prompt(problem)) for problem in problems]
-    most = max(len(tokenizer.encode(problem.answer)) for problem in problems) + 1
-    end_think = None
-    if lesson.style == "thought":
-        think, end_think = think_tokens(tokenizer)
-        prompts = [[*prompt, think] for prompt in prompts]
-        most += max(len(tokenizer.encode(problem.thought)) for problem in problems) + 1
-    written = sample(network, prompts, most, tokenizer.eos_token_id, temperature, generator)
-    is_right = [
-        FAMILIES[problem.family].is_right(problem, answer_of(tokens, tokenizer, end_think))
-        for problem, tokens in zip(problems, written, strict=True)
-    ]
-    examples = [Example(tuple(prompt), tuple(tokens)) for prompt, tokens in zip(prompts, written, strict=True)]
-    return examples, torch.tensor(is_right, dtype=torch.float32)
 
 
 def against_siblings(rewards: Tensor) -> Tensor:

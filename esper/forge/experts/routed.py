@@ -22,8 +22,8 @@ class RoutedDecoder(nn.Module):
 
     After the first n tokens, for each stage n, the router chooses by the base's features of these n. From the logits
     after the n-th token on, up to the next stage, they are those of the chosen mixture, which reads the text from its
-    beginning; before the first stage they are the base's. So a text is read once more than by the base alone, and once
-    more again up to where a later stage chooses another.
+    beginning; before the first stage they are the base's. So a text is read once more than by the base alone as far as
+    the last stage, and once for each mixture that is chosen for it on the way.
 
     Args:
         base: a decoder, plain or packed. experts: z - 1 of each, [K, R]. mixtures: the weights of each choice of the
@@ -75,10 +75,10 @@ class RoutedDecoder(nn.Module):
         for chosen in choices.unique(dim=0):
             rows = (choices == chosen).all(1).nonzero()[:, 0]
             for number in chosen.unique().tolist():
-                own = [span for span, each in zip(spans, chosen.tolist(), strict=True) if each == number]
-                found = self.network(number)(tokens[rows, : own[-1][1]])
-                for start, stop in own:
-                    logits[rows, start:stop] = found[:, start:stop]
+                found = self.network(number)(tokens[rows])  # whole: how far it is needed, only later tokens say
+                for (start, stop), each in zip(spans, chosen.tolist(), strict=True):
+                    if each == number:
+                        logits[rows, start:stop] = found[:, start:stop]
         return logits
 
     def choose(self, features: Tensor) -> Tensor:
