@@ -28,6 +28,7 @@ from esper.tasks.text.tokenizer import Tokenizer, get_tokenizer
 # How the tensors of a bundle become a network: name -> function(card, tensors).
 FORMATS: "Registry[ModelCard, nn.Module]" = Registry("format", error=CheckpointError)
 FORMATS.declare("ternary", ModelCard, "esper.forge.bitnet.bundle:build_ternary")
+FORMATS.declare("routed", ModelCard, "esper.forge.experts.bundle:build_routed")
 FORMATS.declare("compressed", ModelCard, "esper.forge.compression.bundle:build_compressed")
 
 

@@ -14,6 +14,7 @@ from esper.forge.cognate.config import CognateConfig
 from esper.forge.compression.config import CompressionConfig
 from esper.forge.curriculum.config import CurriculumConfig
 from esper.forge.evomerge.config import EvomergeConfig
+from esper.forge.experts.config import ExpertsConfig
 from esper.forge.phase import CONTROLS, PHASES
 from esper.tasks.settings import CorpusConfig
 
@@ -22,26 +23,13 @@ PHASES.declare("evomerge", EvomergeConfig, "esper.forge.evomerge.phase:build_evo
 PHASES.declare("bitnet", BitnetConfig, "esper.forge.bitnet.phase:build_bitnet")
 PHASES.declare("curriculum", CurriculumConfig, "esper.forge.curriculum.phase:build_curriculum")
 PHASES.declare("baking", BakingConfig, "esper.forge.baking.phase:build_baking")
+PHASES.declare("experts", ExpertsConfig, "esper.forge.experts.phase:build_experts")
 PHASES.declare("compression", CompressionConfig, "esper.forge.compression.phase:build_compression")
 
 # Every phase's place on the whole way, which its folder is named after: "4-bitnet".
-PLACES = {
-    "cognate": 1,
-    "evomerge": 2,
-    "quietstar": 3,
-    "bitnet": 4,
-    "curriculum": 5,
-    "baking": 6,
-    "experts": 7,
-    "compression": 8,
-}
-OPTIONAL = (
-    "evomerge",
-    "quietstar",
-    "curriculum",
-    "baking",
-    "experts",
-)  # where their gates fail, the way goes on from what was there before them
+PLACES = {name: place for place, name in enumerate(PHASES, start=1)}
+# Where their gates fail, the way goes on from what was there before them.
+OPTIONAL = ("evomerge", "quietstar", "curriculum", "baking", "experts")
 
 
 @dataclass(kw_only=True)
@@ -88,6 +76,7 @@ class ForgeConfig:
     bitnet: BitnetConfig
     curriculum: CurriculumConfig
     baking: BakingConfig
+    experts: ExpertsConfig
     compression: CompressionConfig
     telemetry: TelemetryConfig
 

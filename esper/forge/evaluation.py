@@ -89,11 +89,15 @@ def window_losses(
         token_bytes = model.tokenizer.token_bytes
     if len(stream) <= length:
         raise ForgeError(f"{len(stream)} tokens are no window of {length} and the token after it: give more text")
-    x, y = every_window(stream, length)
+    return score_windows(model, *every_window(stream, length), token_bytes, batch)
+
+
+def score_windows(model: nn.Module, x: Tensor, y: Tensor, token_bytes: Tensor, batch: int = 64) -> WindowScores:
+    """Scores of windows. Args: x, y: tokens and those after them, [N, T]; the rest as `window_losses` has it."""
     device = next((parameter.device for parameter in model.parameters()), x.device)
     parts = [_scores(model, x[i : i + batch].to(device), y[i : i + batch].to(device)) for i in range(0, len(x), batch)]
     nats, hits = (torch.cat(part) for part in zip(*parts, strict=True))
-    targets = torch.full((len(x),), float(length), dtype=torch.float64)
+    targets = torch.full((len(x),), float(x.shape[1]), dtype=torch.float64)
     return WindowScores(nats, targets, token_bytes.cpu()[y.cpu()].sum(1).double(), hits)
 
 

@@ -86,6 +86,20 @@ class Lesson:
 
     def is_right(self, network: nn.Module, problems: list[Problem], tokenizer: Tokenizer) -> list[bool]:
         """Of each problem, whether the network's likeliest answer is right."""
+        return self.answers(network, problems, tokenizer)[1]
+
+    def answers(
+        self,
+        network: nn.Module,
+        problems: list[Problem],
+        tokenizer: Tokenizer,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> tuple[list[Example], list[bool]]:
+        """What the network writes for each problem, and whether the verifier says that it is right.
+
+        Args: temperature, generator: see `sample`.
+        """
         prompts = [tokenizer.encode(self.prompt(problem)) for problem in problems]
         most = max(len(tokenizer.encode(problem.answer)) for problem in problems) + 1
         end_think = None
@@ -93,11 +107,13 @@ class Lesson:
             think, end_think = think_tokens(tokenizer)
             prompts = [[*prompt, think] for prompt in prompts]
             most += max(len(tokenizer.encode(problem.thought)) for problem in problems) + 1
-        written = sample(network, prompts, most, tokenizer.eos_token_id)
-        return [
+        written = sample(network, prompts, most, tokenizer.eos_token_id, temperature, generator)
+        is_right = [
             FAMILIES[problem.family].is_right(problem, answer_of(tokens, tokenizer, end_think))
             for problem, tokens in zip(problems, written, strict=True)
         ]
+        examples = [Example(tuple(prompt), tuple(tokens)) for prompt, tokens in zip(prompts, written, strict=True)]
+        return examples, is_right
 
 
 def answer_of(tokens: list[int], tokenizer: Tokenizer, end_think: int | None = None) -> str:

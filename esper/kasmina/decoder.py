@@ -116,11 +116,15 @@ class Decoder(Host):
 
         Args: tokens [B, T] int64. Returns: [B, T, vocab_size]. Raises: ValueError when T exceeds block_size.
         """
+        # Called through its module, where it is marked as a leaf for torch.fx.
+        return rotary.tied_logits(self.features(tokens), self.embedding.weight)
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """What the head reads: the normed output of the last layer. Args: tokens [B, T] int64. Returns: [B, T, C]."""
         x = self.embedding(tokens)
         for layer, key in zip(self.layers, self._slot_keys, strict=True):
             x = self.slots[key](layer(x))
-        # Called through its module, where it is marked as a leaf for torch.fx.
-        return rotary.tied_logits(self.norm(x), self.embedding.weight)
+        return self.norm(x)
 
     @property
     def caches(self) -> bool:

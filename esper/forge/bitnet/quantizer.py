@@ -39,6 +39,12 @@ class _StraightThrough(torch.autograd.Function):
         return grad if ctx.scale is None else grad / ctx.scale, None, None
 
 
+def straight_through(master: Tensor, quantized: Tensor, scale: Tensor | None) -> Tensor:
+    """`quantized`, counted in units of `scale`, whose gradient goes to the master as if the two were the same."""
+    found: Tensor = _StraightThrough.apply(master, quantized, scale)
+    return found
+
+
 class QuantizedLinear(nn.Linear):
     """A linear layer that is ternary in use; `weight` is the master.
 
@@ -61,14 +67,14 @@ class QuantizedLinear(nn.Linear):
             q, input_scale = quantize_activations(input)
             trits, scale = ternarize(self.weight)
         if self.strength == 1.0:
-            q = _StraightThrough.apply(input, q, input_scale)
-            product = ternary_product(q, input_scale, _StraightThrough.apply(self.weight, trits, scale), scale)
+            q = straight_through(input, q, input_scale)
+            product = ternary_product(q, input_scale, straight_through(self.weight, trits, scale), scale)
             return product if self.bias is None else product + self.bias
         with torch.no_grad():
             mixed_input = torch.lerp(input, q * input_scale, self.strength)
             mixed_weight = torch.lerp(self.weight, trits * scale, self.strength)
-        input = _StraightThrough.apply(input, mixed_input, None)
-        return F.linear(input, _StraightThrough.apply(self.weight, mixed_weight, None), self.bias)
+        input = straight_through(input, mixed_input, None)
+        return F.linear(input, straight_through(self.weight, mixed_weight, None), self.bias)
 
     def extra_repr(self) -> str:
         """See `nn.Module.extra_repr`."""

@@ -11,8 +11,9 @@ _MOST_GENERATIONS = 16
 
 
 def is_packed(path: Path) -> bool:
-    """Whether a bundle's tensors are packed, as those of a ternary model."""
-    return bool(read_sidecar(bundle_paths(path)[1])["metadata"].get("format") != "plain")
+    """Whether a bundle's tensors are packed: those of a ternary model, alone or with experts."""
+    card = read_sidecar(bundle_paths(path)[1])["metadata"]
+    return bool(card.get("format") != "plain" and card.get("quantizer") is not None)
 
 
 def find_plain(path: Path) -> Path | None:

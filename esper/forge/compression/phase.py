@@ -71,6 +71,8 @@ class Compression:
         given = bundle_stem(input)
         plain = find_plain(given)
         compressor = None if plain is None else self._compressor(plain)
+        if plain not in (None, given) and not is_packed(given):
+            self._context.notes.append("The experts are left out: what they are experts of is compressed without them.")
         attempts: list[Attempt] = []
         if is_packed(given):
             attempts.append(self._pack_anew(given, output))
