@@ -14,17 +14,20 @@ from esper.forge.compression.config import CompressionConfig
 from esper.forge.curriculum.config import CurriculumConfig
 from esper.forge.evomerge.config import EvomergeConfig
 from esper.forge.phase import CONTROLS, PHASES
+from esper.forge.quietstar.config import QuietstarConfig
 from esper.tasks.settings import CorpusConfig
 
 PHASES.declare("cognate", CognateConfig, "esper.forge.cognate.phase:build_cognate")
 PHASES.declare("evomerge", EvomergeConfig, "esper.forge.evomerge.phase:build_evomerge")
+PHASES.declare("quietstar", QuietstarConfig, "esper.forge.quietstar.phase:build_quietstar")
 PHASES.declare("bitnet", BitnetConfig, "esper.forge.bitnet.phase:build_bitnet")
 PHASES.declare("curriculum", CurriculumConfig, "esper.forge.curriculum.phase:build_curriculum")
 PHASES.declare("compression", CompressionConfig, "esper.forge.compression.phase:build_compression")
 
 # Every phase's place on the whole way, which its folder is named after: "4-bitnet".
-PLACES = {"cognate": 1, "evomerge": 2, "bitnet": 4, "curriculum": 5, "compression": 8}
-OPTIONAL = ("evomerge", "curriculum")  # where their gates fail, the way goes on from what was there before them
+PLACES = {"cognate": 1, "evomerge": 2, "quietstar": 3, "bitnet": 4, "curriculum": 5, "compression": 8}
+# Where their gates fail, the way goes on from what was there before them.
+OPTIONAL = ("evomerge", "quietstar", "curriculum")
 
 
 @dataclass(kw_only=True)
@@ -68,6 +71,7 @@ class ForgeConfig:
     corpus: CorpusConfig
     cognate: CognateConfig
     evomerge: EvomergeConfig
+    quietstar: QuietstarConfig
     bitnet: BitnetConfig
     curriculum: CurriculumConfig
     compression: CompressionConfig
