@@ -16,10 +16,12 @@ from esper.forge.curriculum.config import CurriculumConfig
 from esper.forge.evomerge.config import EvomergeConfig
 from esper.forge.experts.config import ExpertsConfig
 from esper.forge.phase import CONTROLS, PHASES
+from esper.forge.quietstar.config import QuietstarConfig
 from esper.tasks.settings import CorpusConfig
 
 PHASES.declare("cognate", CognateConfig, "esper.forge.cognate.phase:build_cognate")
 PHASES.declare("evomerge", EvomergeConfig, "esper.forge.evomerge.phase:build_evomerge")
+PHASES.declare("quietstar", QuietstarConfig, "esper.forge.quietstar.phase:build_quietstar")
 PHASES.declare("bitnet", BitnetConfig, "esper.forge.bitnet.phase:build_bitnet")
 PHASES.declare("curriculum", CurriculumConfig, "esper.forge.curriculum.phase:build_curriculum")
 PHASES.declare("baking", BakingConfig, "esper.forge.baking.phase:build_baking")
@@ -73,6 +75,7 @@ class ForgeConfig:
     corpus: CorpusConfig
     cognate: CognateConfig
     evomerge: EvomergeConfig
+    quietstar: QuietstarConfig
     bitnet: BitnetConfig
     curriculum: CurriculumConfig
     baking: BakingConfig

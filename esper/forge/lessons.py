@@ -16,7 +16,6 @@ from esper.tasks.task import named_generator
 from esper.tasks.text.tokenizer import Tokenizer
 
 STYLES = ("answer", "thought", "unprompted")
-_THOUGHT_SHARE = 0.5  # of a thinking lesson's examples; the others have an empty thought, so that thinking is a choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +67,9 @@ class Lesson:
     def examples(self, count: int, generator: torch.Generator, tokenizer: Tokenizer) -> list[Example]:
         """Prompts and right answers, to be trained on."""
         problems = self.problems(count, generator)
-        if self.style != "thought":
-            return [answer_example(problem, tokenizer, self.prompt(problem)) for problem in problems]
-        thinks = torch.rand(count, generator=generator) < _THOUGHT_SHARE
-        return [
-            thought_example(problem, tokenizer, None if is_thought else "")
-            for problem, is_thought in zip(problems, thinks.tolist(), strict=True)
-        ]
+        if self.style == "thought":  # all have one: a model that chooses to think is not taught to leave it again
+            return [thought_example(problem, tokenizer) for problem in problems]
+        return [answer_example(problem, tokenizer, self.prompt(problem)) for problem in problems]
 
     def accuracy(self, network: nn.Module, tokenizer: Tokenizer, count: int = 256, seed: int = 0) -> float:
         """Share of drawn problems that the network, writing what is likeliest, answers rightly; a thought comes first.

@@ -1,6 +1,5 @@
 """Writing on from many prompts at once."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from esper.errors import ForgeError
+from esper.kasmina.rotary import KeyValueCache
+
+_DROP_SHARE = 0.25  # of the rows: once so many have ended, they are no longer computed
 
 
 @torch.inference_mode()
@@ -21,7 +23,8 @@ def sample(
 ) -> list[list[int]]:
     """What a network writes after each prompt, up to and with `stop`, where it comes to it in time.
 
-    Prompts of one length are gone on with together, and each as if it were alone.
+    All are gone on with together, column by column: while a longer prompt is still read, what follows a shorter one is
+    written already. Rows that have ended are dropped.
 
     Args:
         network: tokens [B, T] -> logits [B, T, V]; its cache of keys and values is used where it has one.
@@ -31,47 +34,62 @@ def sample(
 
     Raises: ForgeError where a prompt leaves no room for a token of the network's context.
     """
-    longest, room = max(map(len, prompts), default=0), int(getattr(network, "block_size", 1 << 30))
+    if not prompts:
+        return []
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    longest, room = int(lengths.max()), int(getattr(network, "block_size", 1 << 30))
     if longest >= room:
         raise ForgeError(f"a prompt of {longest} tokens leaves no room for an answer: the model reads {room}")
-    by_length: dict[int, list[int]] = defaultdict(list)
-    for place, prompt in enumerate(prompts):
-        by_length[len(prompt)].append(place)
-    written: list[list[int]] = [[] for _ in prompts]
+    ends = (lengths + max_new_tokens).clamp(max=room)
+    tokens = torch.zeros(len(prompts), int(ends.max()), dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = torch.tensor(prompt)
     was_training = network.training
     network.eval()
-    for length, places in by_length.items():
-        tokens = torch.tensor([list(prompts[place]) for place in places], dtype=torch.int64)
-        rows = _write_on(network, tokens, min(max_new_tokens, room - length), stop, temperature, generator)
-        for place, row in zip(places, rows.tolist(), strict=True):
-            written[place] = row[: row.index(stop) + 1] if stop in row else row
+    _write_on(network, tokens, lengths, ends, stop, temperature, generator)
     network.train(was_training)
-    return written
+    rows = [row[length:end] for row, length, end in zip(tokens.tolist(), lengths.tolist(), ends.tolist(), strict=True)]
+    return [row[: row.index(stop) + 1] if stop in row else row for row in rows]
 
 
 def _write_on(
-    network: Any, tokens: Tensor, count: int, stop: int, temperature: float, generator: torch.Generator | None
-) -> Tensor:
-    """tokens [B, T] -> those that follow [B, N], N at most `count`; what comes after `stop` means nothing."""
+    network: Any,
+    tokens: Tensor,
+    lengths: Tensor,
+    ends: Tensor,
+    stop: int,
+    temperature: float,
+    generator: torch.Generator | None,
+) -> None:
+    """Fill tokens [B, T] in from each row's length to its end; what comes after `stop` means nothing."""
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     cache = network.new_cache() if getattr(network, "caches", False) else None
-    read = unread = tokens.to(device)
-    is_done = torch.zeros(len(tokens), dtype=torch.bool)
-    found: list[Tensor] = []
-    for _ in range(count):
-        logits = network(read) if cache is None else network.extend(unread, cache)
+    can_drop = cache is None or isinstance(cache, KeyValueCache)
+    rows, is_done, is_read = torch.arange(len(tokens)), torch.zeros(len(tokens), dtype=torch.bool), 0
+    for place in range(int(lengths.min()), tokens.shape[1]):
+        if cache is None:
+            logits = network(tokens[rows, :place].to(device))
+        else:
+            logits = network.extend(tokens[rows, is_read:place].to(device), cache)
         picked = _pick(logits[:, -1].float().cpu(), temperature, generator)
-        found.append(picked)
-        is_done |= picked == stop
-        if bool(is_done.all()):
-            break
-        unread = picked[:, None].to(device)
-        read = torch.cat((read, unread), 1) if cache is None else unread
-    return torch.stack(found, 1) if found else tokens.new_empty(len(tokens), 0)
+        is_written = place >= lengths[rows]
+        tokens[rows, place] = torch.where(is_written, picked, tokens[rows, place])
+        is_done |= (is_written & (picked == stop)) | (place + 1 >= ends[rows])
+        is_read, done = place, int(is_done.sum())
+        if done == len(rows):
+            return
+        if can_drop and done >= _DROP_SHARE * len(rows):
+            rows, is_left = rows[~is_done], ~is_done
+            if cache is not None:
+                cache.keep(is_left.to(device))
+            is_done = is_done[is_left]
 
 
 def _pick(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
     """logits [B, V] -> a token of each, [B]."""
     if temperature == 0:
         return logits.argmax(-1)
-    return torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]
+    # The first token up to which there is more than a share drawn evenly: for few rows faster than torch.multinomial.
+    upto = (logits / temperature).double().softmax(-1).cumsum(-1)
+    share = torch.rand(len(upto), 1, dtype=torch.float64, generator=generator) * upto[:, -1:]
+    return torch.searchsorted(upto, share, right=True)[:, 0].clamp(max=upto.shape[-1] - 1)

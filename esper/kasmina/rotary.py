@@ -98,6 +98,10 @@ class KeyValueCache:
             kept[:, :, self.length : stop] = new
         return held[0][:, :, :stop], held[1][:, :, :stop]
 
+    def keep(self, rows: Tensor) -> None:
+        """Forget the other rows. Args: rows [B] bool."""
+        self._layers = [held and (held[0][rows], held[1][rows]) for held in self._layers]
+
 
 class RotaryAttention(nn.Module):
     """Multi-head self-attention that never looks ahead, and at most `window` tokens back, itself included.

@@ -85,10 +85,9 @@ def test_the_prefix_is_left_out_where_the_model_is_to_do_it_unasked():
     assert Lesson(phase="x", families=SUMS).prompt(problem) == "sum 123="
 
 
-def test_half_the_thoughts_are_empty_so_that_thinking_is_a_choice():
+def test_no_thought_is_empty_so_that_whoever_learned_to_think_keeps_thinking():
     examples = Lesson(phase="x", families=SUMS, style="thought").examples(200, named_generator(0, "x"), BYTES)
-    empty = sum(example.target[:2] == (THINK, END) for example in examples)
-    assert 60 < empty < 140 and all(example.target[0] == THINK for example in examples)
+    assert all(example.target[0] == THINK and example.target[1] != END for example in examples)
 
 
 @pytest.mark.parametrize(
