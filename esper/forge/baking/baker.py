@@ -16,7 +16,7 @@ from esper.forge.budget import TrainingBudget
 from esper.forge.examples import Example
 from esper.forge.lessons import Lesson
 from esper.forge.phase import PhaseContext
-from esper.forge.training import LanguageTraining, MixedBatches
+from esper.forge.training import Batches, LanguageTraining, MixedBatches
 from esper.tasks.task import named_generator
 from esper.tasks.text.corpus import draw_windows
 
@@ -90,12 +90,14 @@ class Baker:
         loss = baking_loss(batches, teacher, len(prompt.tokens))
         self._train(LanguageTraining(student, batches, budget, name, self.folder, loss))
 
-    def teach(self, network: nn.Module, lessons: Sequence[Lesson], name: str) -> None:
-        """Train the network on right answers, text beside them."""
-        config = self.config
+    def teach(self, network: nn.Module, lesson: Lesson, kept: Sequence[Lesson], name: str) -> None:
+        """Train the network on right answers to a lesson; what it was taught before is replayed, and text."""
+        config, tokenizer = self.config, self.context.tokenizer
         text, rows = self._text(name, config.text_rows), config.teaching.batch_size
-        examples = lesson_batches(lessons, rows, self.context.tokenizer, text.generator)
-        batches = GroupedBatches([(examples, rows), (text, config.text_rows)])
+        parts: list[tuple[Batches, int]] = [(lesson_batches([lesson], rows, tokenizer, text.generator), rows)]
+        if kept:
+            parts.append((lesson_batches(kept, config.lesson_rows, tokenizer, text.generator), config.lesson_rows))
+        batches = GroupedBatches([*parts, (text, config.text_rows)])
         self._train(LanguageTraining(network, batches, config.teaching, name, self.folder, grouped_loss(batches)))
 
     def _text(self, name: str, rows: int) -> MixedBatches:

@@ -114,7 +114,7 @@ class Baking:
         metrics = {f"teaching/{family}/before": accuracy for family, accuracy in known.items()}
         if not missing:
             return [], {**metrics, "teaching/steps": 0.0}
-        baker.teach(model.network, [*model.lessons, baker.tasks.lesson("answer")], "teaching")
+        baker.teach(model.network, baker.tasks.lesson("answer"), model.lessons, "teaching")
         lessons = [baker.tasks.lesson("answer", missing)]
         make_folder(output / TAUGHT)
         model.save(output / TAUGHT / MODEL, context, self.name, taught=lessons)
