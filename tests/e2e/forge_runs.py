@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from esper.forge.phase import PhaseContext
 from tests.e2e.conftest import ROOT, environment
 
-NANO_TIMEOUT_S = 420
+NANO_TIMEOUT_S = 900
 # Seconds instead of minutes; such models pass no gate, so the gates ask for nothing.
 TINY = (
     "size=nano",
@@ -45,6 +45,26 @@ TINY = (
     "bitnet.steps_per_epoch=4",
     "bitnet.min_top1_ratio=0",
     "bitnet.min_likelihood_ratio=0",
+    "curriculum.families=[copy, reverse]",
+    "curriculum.rounds=3",
+    "curriculum.steps_per_round=2",
+    "curriculum.concepts=16",
+    "curriculum.exam_problems=16",
+    "curriculum.min_levels_mastered=0",
+    "curriculum.min_forgetting_avoided=-1",
+    "curriculum.max_text_ratio=10",
+    "baking.teaching.steps=6",
+    "baking.baking.steps=6",
+    "baking.half_baking.steps=4",
+    "baking.checkpoint_every_steps=2",
+    "baking.selection_problems=8",
+    "baking.test_problems=8",
+    "baking.trajectories=16",
+    "baking.min_baked=0",
+    "baking.min_unprompted=0",
+    "baking.max_unprompted_before=1",
+    "baking.max_text_ratio=10",
+    "baking.max_task_loss=1",
     "experts.training.steps=4",
     "experts.max_experts=3",
     "experts.train_windows=32",

@@ -10,7 +10,7 @@ import torch
 from esper import load_language_model
 from tests.e2e.forge_runs import TINY, bits_per_byte, corpus_of, forge, logged, result, start
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 DOMAINS = ("cpp", "prose", "python")
 
 

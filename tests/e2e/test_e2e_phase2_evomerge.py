@@ -8,7 +8,7 @@ from esper.errors import EsperError
 from esper.forge import run_phase
 from tests.e2e.forge_runs import corpus_of, forge, result
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 DOMAINS = ("cpp", "prose", "python")
 
 

@@ -11,7 +11,7 @@ from esper import load_language_model
 from esper.errors import CheckpointError
 from tests.e2e.forge_runs import bits_per_byte, corpus_of, forge, logged, result
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from esper.tasks.procedural import FAMILIES, draw_problem
 from esper.tasks.task import named_generator
 from tests.e2e.forge_runs import bits_per_byte, corpus_of, forge, result
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture(scope="module")

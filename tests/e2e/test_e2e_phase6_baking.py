@@ -12,7 +12,7 @@ from esper.tasks.procedural import FAMILIES, draw_problem
 from esper.tasks.task import named_generator
 from tests.e2e.forge_runs import bits_per_byte, corpus_of, forge, logged, result, start
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.slow]
 SHORT = (
     "baking.teaching.steps=6",
     "baking.baking.steps=6",

@@ -11,7 +11,7 @@ from esper import load_language_model
 from tests.e2e.conftest import environment
 from tests.e2e.forge_runs import bits_per_byte, corpus_of, result
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 PROGRAM = """
 import hashlib, sys
 import esper
