@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from esper.checks import in_range, one_of
+from esper.checks import in_range, one_of, whole
 from esper.errors import CheckpointError, EsperError, first_line
 from esper.forge.examples import Example, answer_example, think_tokens, thought_example
 from esper.forge.sampling import sample
@@ -34,6 +34,7 @@ class Lesson:
         one_of("style", self.style, STYLES)
         for family, levels in self.families.items():
             for level in levels:
+                whole(f"level of {family}", level, 1)
                 in_range(f"level of {family}", level, 1, FAMILIES[family].levels)
 
     @property
@@ -74,7 +75,7 @@ class Lesson:
     def accuracy(self, network: nn.Module, tokenizer: Tokenizer, count: int = 256, seed: int = 0) -> float:
         """Share of drawn problems that the network, writing what is likeliest, answers rightly; a thought comes first.
 
-        The same problems for the same seed, and others than `examples` of training are drawn from.
+        The same problems for the same seed, drawn apart from those of training; where a level has few, some are both.
         """
         problems = self.problems(count, named_generator(seed, f"lesson/{self.name}"))
         return sum(self.is_right(network, problems, tokenizer)) / count

@@ -99,6 +99,7 @@ def test_no_thought_is_empty_so_that_whoever_learned_to_think_keeps_thinking():
         {"phase": "x", "families": {"parity": [1]}, "style": "shout"},
         {"phase": "x", "families": [1], "style": "answer"},
         {"phase": "x", "families": {"parity": 1}, "style": "answer"},
+        {"phase": "x", "families": {"parity": [1.5]}, "style": "answer"},
         {"phase": "x", "families": {}, "style": "answer", "more": 1},
         "x",
     ],
