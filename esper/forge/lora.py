@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from esper.errors import ForgeError
-from esper.forge.bitnet.quantizer import LAYERS
+from esper.forge.bitnet.quantizer import layer_matrices
 
 
 class LoRA(nn.Module):
     """A frozen network with a trained change of rank `rank` in every linear layer inside `layers` and `slots`.
+
+    With `most_parameters`: in the first of them only, as many as these allow.
 
     A layer's weight is W + scale * (alpha / rank) * up @ down; `up` begins at zero, so that nothing changes at first.
     Its parameters are those of the change alone.
@@ -25,20 +26,25 @@ class LoRA(nn.Module):
     bit. Raises: ForgeError where there is no such layer.
     """
 
-    def __init__(self, network: nn.Module, rank: int, alpha: float, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        rank: int,
+        alpha: float,
+        generator: torch.Generator,
+        most_parameters: float = math.inf,
+    ) -> None:
         super().__init__()
         self._network = (network,)  # no part of this module: its weights are not trained
-        self._weights = {
-            f"{name}.weight": module.weight
-            for name, module in network.named_modules()
-            if isinstance(module, nn.Linear) and name.startswith(LAYERS)
-        }
-        if not self._weights:
-            raise ForgeError(f"baking: a {type(network).__name__} has no linear layers inside `layers` to change")
+        self._weights: dict[str, Tensor] = {}
         self.scale, self._factor = 1.0, alpha / rank
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
-        for name, weight in self._weights.items():
+        for name, weight in layer_matrices(network).items():
             outputs, inputs = weight.shape
+            if (needed := rank * (outputs + inputs)) > most_parameters:
+                continue
+            most_parameters -= needed
+            self._weights[name] = weight
             drawn = torch.randn(rank, inputs, generator=generator) / math.sqrt(inputs)
             self.down[_key(name)] = nn.Parameter(drawn.to(weight))
             self.up[_key(name)] = nn.Parameter(weight.new_zeros(outputs, rank))

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from esper.errors import ForgeError
-from esper.forge.baking.lora import LoRA
 from esper.forge.bitnet.quantizer import quantize_layers, ternarize
+from esper.forge.lora import LoRA
 from tests.forge.models import network
 
 TOKENS = torch.arange(24).view(2, 12)
@@ -81,3 +81,13 @@ def test_it_changes_every_matrix_of_the_layers_by_its_rank_at_most(base):
 def test_a_network_without_layers_is_refused():
     with pytest.raises(ForgeError, match="no linear layers"):
         LoRA(nn.Sequential(nn.Linear(2, 2)), 1, 1.0, torch.Generator())
+
+
+def test_as_many_of_the_first_matrices_are_changed_as_the_parameters_allow():
+    base = network()
+    whole = LoRA(base, 1, 1.0, torch.Generator().manual_seed(1))
+    sizes = {name: sum(weight.shape) for name, weight in whole.weights().items()}
+    first, second, *_ = sizes
+    fewer = LoRA(base, 1, 1.0, torch.Generator().manual_seed(1), sizes[first] + sizes[second])
+    assert list(fewer.weights()) == [first, second]
+    assert sum(p.numel() for p in fewer.parameters()) == sizes[first] + sizes[second]

@@ -9,12 +9,12 @@ from torch import nn
 
 from esper.forge.baking.config import BakingConfig
 from esper.forge.baking.divergence import baking_loss, pool_divergence, trajectories
-from esper.forge.baking.lora import LoRA
 from esper.forge.baking.rows import GroupedBatches, grouped_loss, lesson_batches, pool_batches
 from esper.forge.baking.tasks import PrefixedTasks, Prompt
 from esper.forge.budget import TrainingBudget
 from esper.forge.examples import Example
 from esper.forge.lessons import Lesson
+from esper.forge.lora import LoRA
 from esper.forge.phase import PhaseContext
 from esper.forge.training import Batches, LanguageTraining, MixedBatches
 from esper.tasks.task import named_generator

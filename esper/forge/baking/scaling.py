@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from esper.forge.baking.lora import LoRA
+from esper.forge.lora import LoRA
 
 MOST_STEPS = 12
 

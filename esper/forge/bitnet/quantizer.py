@@ -92,6 +92,21 @@ def quantize_layers(network: nn.Module) -> nn.Module:
     return replace_layers(network, lambda _, layer: QuantizedLinear.around(layer))
 
 
+def layer_matrices(network: nn.Module) -> dict[str, Tensor]:
+    """The matrices [O, I] of all linear layers inside `layers` and `slots`, by their names as parameters.
+
+    Raises: ForgeError where there is none.
+    """
+    found = {
+        f"{name}.weight": module.weight
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith(LAYERS)
+    }
+    if not found:
+        raise ForgeError(f"forge: a {type(network).__name__} has no linear layers inside `layers`")
+    return found
+
+
 def replace_layers(network: nn.Module, make: Callable[[str, nn.Linear], nn.Module]) -> nn.Module:
     """Put make(name, layer) in place of every plain linear layer inside `layers` and `slots`, in place."""
     for name, module in list(network.named_modules()):

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from esper.errors import CheckpointError
 from esper.forge.bitnet.bundle import TERNARY
+from esper.forge.bitnet.quantizer import layer_matrices
 from esper.forge.bundles import FORMATS
 from esper.forge.card import ModelCard
 from esper.forge.experts.layers import dense_copy
 from esper.forge.experts.routed import RoutedDecoder
 from esper.forge.experts.router import PrefixRouter
-from esper.forge.experts.singular_values import layer_matrices
 from esper.forge.training_state import by_prefix
 
 FORMAT = "routed"

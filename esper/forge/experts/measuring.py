@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from esper.forge.evaluation import WindowScores, score_windows
 from esper.forge.experts.config import ExpertsConfig
 from esper.forge.experts.kinds import Dealer, Kind, PoolBatches
-from esper.forge.experts.lora import RankOneUpdates
 from esper.forge.experts.singular_values import SingularValues, put_in
 from esper.forge.language_model import LanguageModel
+from esper.forge.lora import LoRA
 from esper.forge.phase import PhaseContext
 from esper.forge.training import LanguageTraining
 from esper.nissa.statistics import Interval, paired_difference
@@ -115,7 +115,10 @@ class Measuring:
     def controls(
         self, batches: Mapping[int, PoolBatches], owners: Sequence[int], reached: Mapping[str, float], output: Path
     ) -> dict[str, float]:
-        """LoRA with as many parameters and steps, on the same windows in the same order."""
+        """LoRA with as many parameters and steps, on the same windows in the same order.
+
+        Of rank one, so that so few parameters are spread over as many matrices as can be.
+        """
         config, context = self._config, self._context
         x, y, _, numbers = self._test_windows()
         budget = copy.copy(config.training)
@@ -124,7 +127,8 @@ class Measuring:
         for owner in owners:
             if owner not in batches:
                 continue
-            update = RankOneUpdates(self._scaled.network, self._scaled.values.numel(), context.seed)
+            generator = named_generator(context.seed, "experts/lora")
+            update = LoRA(self._scaled.network, 1, 1.0, generator, self._scaled.values.numel())
             name = f"lora_{owner}"
             LanguageTraining(update, batches[owner], budget, name, output / CONTROLS).run(context)
             own = numbers == owner

@@ -13,6 +13,7 @@ from esper.checkpoint import Checkpoint, read_bundle, write_bundle
 from esper.checkpoint.bundle import bundle_paths
 from esper.errors import ForgeError
 from esper.forge.bitnet.bundle import TERNARY
+from esper.forge.bitnet.quantizer import layer_matrices
 from esper.forge.bundles import bundle_stem, load_language_model, parent, save_language_model
 from esper.forge.examples import IGNORED
 from esper.forge.experts.bundle import FORMAT, routed_tensors
@@ -26,7 +27,7 @@ from esper.forge.experts.reward import RewardTraining
 from esper.forge.experts.routed import RoutedDecoder
 from esper.forge.experts.router import PrefixRouter, fit_router
 from esper.forge.experts.searching import SearchReport, search_mixtures
-from esper.forge.experts.singular_values import SingularValues, layer_matrices
+from esper.forge.experts.singular_values import SingularValues
 from esper.forge.phase import MASTERS, MODEL, PHASES, Gate, PhaseContext, PhaseResult, conclude
 from esper.forge.training import LanguageTraining
 from esper.tasks.task import named_generator

@@ -10,20 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from esper.errors import ForgeError
-from esper.forge.bitnet.quantizer import LAYERS
-
-
-def layer_matrices(network: nn.Module) -> dict[str, Tensor]:
-    """The matrices [O, I] of all linear layers inside the layers, by their names as parameters."""
-    found = {
-        f"{name}.weight": module.weight
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith(LAYERS)
-    }
-    if not found:
-        raise ForgeError(f"experts: a {type(network).__name__} has no linear layers inside `layers` to scale")
-    return found
+from esper.forge.bitnet.quantizer import layer_matrices
 
 
 class SingularValues(nn.Module):

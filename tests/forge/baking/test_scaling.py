@@ -9,8 +9,8 @@ from esper.forge.baking.divergence import pool_divergence
 from esper.forge.baking.scaling import bisect, scale_to
 from esper.forge.bitnet.quantizer import quantize_layers
 from tests.forge.baking.test_divergence import PAD, pool
-from tests.forge.baking.test_lora import changed
 from tests.forge.models import network
+from tests.forge.test_lora import changed
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 4.0])

@@ -5,9 +5,10 @@ import copy
 import pytest
 import torch
 
+from esper.forge.bitnet.quantizer import layer_matrices
 from esper.forge.bundles import load_language_model
 from esper.forge.experts.layers import dense_copy
-from esper.forge.experts.singular_values import SingularValues, layer_matrices, mixed, put_in
+from esper.forge.experts.singular_values import SingularValues, mixed, put_in
 from esper.tasks.task import named_generator
 from tests.forge.experts.conftest import LENGTH
 
