@@ -12,10 +12,15 @@ from esper.kasmina.seeding import weights_from
 from esper.simic.on_policy.advantages import discounted_returns, explained_variance, gae, normalized
 
 _HIDDEN = 64
+_FIGURES = 4  # that the baseline reads beside the next token's probabilities
+_LENGTH = 16  # tokens, that what is written is counted in, to be about as large as those
 
 
 class Baseline(nn.Module):
-    """What is still to be won, from what the policy would choose next: a head of its own, which leaves the policy be.
+    """What is still to be won, judged by the policy's own doubts: a head of its own, which leaves the policy be.
+
+    It reads how likely each token is to come next, how likely the policy found the last one and all that it has written
+    (a slip shows there, and after it the answer is seldom right), how undecided it is, and how much is written.
 
     Args: vocab_size: V. generator: draws its first weights; the last layer's are zero, and so are its first answers.
     """
@@ -23,22 +28,28 @@ class Baseline(nn.Module):
     def __init__(self, vocab_size: int, generator: torch.Generator) -> None:
         super().__init__()
         with weights_from(generator):
-            self.hidden = nn.Linear(vocab_size, _HIDDEN)
+            self.hidden = nn.Linear(vocab_size + _FIGURES, _HIDDEN)
             self.out = nn.Linear(_HIDDEN, 1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, logits: Tensor) -> Tensor:
-        """Args: logits [..., V]. Returns: [...]."""
-        seen = F.layer_norm(logits.detach(), logits.shape[-1:])
-        return self.out(self.hidden(seen).tanh())[..., 0]
+    def forward(self, episodes: Episodes, logits: Tensor) -> Tensor:
+        """Args: logits [B, N, V]: what the actions were chosen by. Returns: [B, N], of before each action."""
+        log_probs = logits.detach().log_softmax(-1)
+        probs = log_probs.exp()
+        chosen = log_probs.gather(-1, episodes.actions[..., None])[..., 0]
+        before = F.pad(chosen, (1, 0))[:, :-1]
+        entropy = -(probs * log_probs).sum(-1)
+        written = (torch.arange(chosen.shape[1]) / _LENGTH).expand_as(chosen)
+        figures = torch.stack((before.cumsum(1).exp(), before.exp(), entropy, written), -1)
+        return self.out(self.hidden(torch.cat((probs, figures), -1)).tanh())[..., 0]
 
     def fit(self, episodes: Episodes, logits: Tensor, config: RLConfig, steps: int) -> None:
         """Learn what these episodes won, alone. Args: logits [B, N, V]: what their actions were chosen by."""
         optimizer = torch.optim.AdamW(self.parameters(), config.value_learning_rate, weight_decay=0.0)
         for _ in range(steps):
             optimizer.zero_grad()
-            values = self(logits)
+            values = self(episodes, logits)
             value_loss(episodes, values, advantages_and_returns(episodes, values, config)[1]).backward()
             optimizer.step()
 

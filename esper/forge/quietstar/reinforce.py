@@ -159,7 +159,7 @@ class REINFORCETrainer:
         logits = episodes.logits(self.policy)
         with torch.no_grad():
             reference = episodes.logits(self.reference)
-        losses = episode_losses(episodes, logits, reference, self.baseline(logits), config)
+        losses = episode_losses(episodes, logits, reference, self.baseline(episodes, logits), config)
         entropy_coefficient = config.entropy_at(self.update)
         loss = losses.policy + config.value_loss_coef * losses.value
         loss = loss + config.kl_coefficient * losses.kl - entropy_coefficient * losses.entropy

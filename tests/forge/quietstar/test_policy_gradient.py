@@ -67,7 +67,7 @@ def test_the_estimate_points_where_the_exact_gradient_does(use_gae, is_fitted):
     logits = episodes.logits(network)
     if is_fitted:
         baseline.fit(episodes_of(network, 500), episodes_of(network, 500).logits(network).detach(), config, 50)
-    losses = episode_losses(episodes, logits, logits.detach(), baseline(logits), config)
+    losses = episode_losses(episodes, logits, logits.detach(), baseline(episodes, logits), config)
     estimated = gradient(network, losses.policy)
     assert float(torch.cosine_similarity(estimated, exact_gradient(network), dim=0)) > 0.99
 
@@ -115,13 +115,26 @@ def test_the_baseline_learns_and_leaves_the_policy_be():
     episodes, others = episodes_of(network, 400), episodes_of(network, 2000)
     baseline = Baseline(VOCAB, named_generator(0, "baseline"))
     before = episode_losses(
-        others, others.logits(network), others.logits(network), baseline(others.logits(network)), config
+        others, others.logits(network), others.logits(network), baseline(others, others.logits(network)), config
     )
     baseline.fit(episodes, episodes.logits(network), config, 200)
     logits = others.logits(network)
-    after = episode_losses(others, logits, logits, baseline(logits), config)
+    after = episode_losses(others, logits, logits, baseline(others, logits), config)
     assert before.explained == pytest.approx(0.0, abs=1e-6) and after.explained > 0.05
     assert after.value.item() < 0.9 * before.value.item()
     network.zero_grad()
     after.value.backward()
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_the_baseline_knows_a_slip_once_it_is_written_and_not_before():
+    likely, unlikely = 2, 3
+    texts = [[likely, STOP]] * 30 + [[unlikely, STOP]] * 30
+    episodes = Episodes.of([PROMPT] * 60, texts, [1.0] * 30 + [0.0] * 30)
+    logits = torch.zeros(60, 2, VOCAB)
+    logits[..., likely] = 3.0
+    baseline = Baseline(VOCAB, named_generator(0, "baseline"))
+    baseline.fit(episodes, logits, RLConfig(), 300)
+    values = baseline(episodes, logits)
+    assert values[0, 0] == values[30, 0]
+    assert values[0, 1] > 0.8 and values[30, 1] < 0.2
