@@ -63,6 +63,12 @@ class MixedBatches:
         return torch.cat([x for x, _ in drawn]), torch.cat([y for _, y in drawn])
 
 
+def even_text(context: "PhaseContext", batch_size: int, length: int, name: str) -> MixedBatches:
+    """Windows of all domains alike. Args: name: see `MixedBatches`."""
+    even = dict.fromkeys(context.corpus.domains, 1.0)
+    return MixedBatches(context.corpus, even, batch_size, length, name, context.seed)
+
+
 def next_token_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Mean cross-entropy in nats a token; x, y [B, T]."""
     logits = model(x)

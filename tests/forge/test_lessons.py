@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from esper.errors import CheckpointError, EsperError, ForgeError
-from esper.forge.examples import IGNORED, Example, ExampleBatches, JoinedBatches, pad_examples
+from esper.forge.examples import IGNORED, Example, pad_examples
 from esper.forge.lessons import Lesson, answer_of
 from esper.forge.sampling import sample
 from esper.kasmina.decoder import Decoder
@@ -134,16 +134,3 @@ def test_what_is_sampled_follows_from_the_generator(decoder):
 def test_a_prompt_that_fills_the_context_is_refused(decoder):
     with pytest.raises(EsperError, match="no room for an answer"):
         sample(decoder, [list(range(32))], 4, EOS)
-
-
-def test_joined_batches_are_one_and_draw_from_one_generator():
-    generator = named_generator(0, "x")
-    lesson = Lesson(phase="x", families=SUMS)
-    one, two = (
-        ExampleBatches(lambda n, g: lesson.examples(n, g, BYTES), size, BYTES.pad_token_id, generator, 16)
-        for size in (2, 3)
-    )
-    x, y = JoinedBatches(one, two).draw()
-    assert x.shape == y.shape == (5, 16)
-    with pytest.raises(ValueError, match="one generator"):
-        JoinedBatches(one, ExampleBatches(lambda n, g: [], 1, 0, named_generator(0, "x")))

@@ -9,14 +9,14 @@ from torch import nn
 
 from esper.forge.baking.config import BakingConfig
 from esper.forge.baking.divergence import baking_loss, pool_divergence, trajectories
-from esper.forge.baking.rows import GroupedBatches, grouped_loss, lesson_batches, pool_batches
 from esper.forge.baking.tasks import PrefixedTasks, Prompt
 from esper.forge.budget import TrainingBudget
-from esper.forge.examples import Example
+from esper.forge.examples import Example, GroupedBatches, grouped_loss, pool_batches
 from esper.forge.lessons import Lesson
 from esper.forge.lora import LoRA
 from esper.forge.phase import PhaseContext
-from esper.forge.training import Batches, LanguageTraining, MixedBatches
+from esper.forge.replay import lesson_batches
+from esper.forge.training import Batches, LanguageTraining, MixedBatches, even_text
 from esper.tasks.task import named_generator
 from esper.tasks.text.corpus import draw_windows
 
@@ -101,9 +101,7 @@ class Baker:
         self._train(LanguageTraining(network, batches, config.teaching, name, self.folder, grouped_loss(batches)))
 
     def _text(self, name: str, rows: int) -> MixedBatches:
-        context = self.context
-        even = dict.fromkeys(context.corpus.domains, 1.0)
-        return MixedBatches(context.corpus, even, rows, context.model.block_size, f"baking/{name}", context.seed)
+        return even_text(self.context, rows, self.context.model.block_size, f"baking/{name}")
 
     def _train(self, training: LanguageTraining) -> None:
         training.run(self.context, self.config.checkpoint_every_steps)

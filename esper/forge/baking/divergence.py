@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esper.forge.baking.rows import GroupedBatches
-from esper.forge.examples import IGNORED, Example, pad_examples
+from esper.forge.examples import IGNORED, Example, GroupedBatches, pad_examples
 from esper.forge.sampling import sample
 from esper.forge.training import next_token_loss
 

@@ -93,13 +93,12 @@ class Bitnet:
 
     def _tuner(self, network: nn.Module, teacher: LanguageModel, config: BitnetConfig, folder: Path) -> FineTuner:
         """One that goes on where it stopped; all see the same text in the same order."""
-        corpus, length = self._context.corpus, teacher.host.block_size
-        even = dict.fromkeys(corpus.domains, 1.0)
+        length = teacher.host.block_size
         tuner = FineTuner(
             network,
             teacher.host,
             text_with_lessons(
-                self._context, even, config.batch_size, length, "bitnet", teacher.card.lessons, config.replay_share
+                self._context, config.batch_size, length, "bitnet", teacher.card.lessons, config.replay_share
             ),
             self._validate,
             config,

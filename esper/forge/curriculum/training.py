@@ -15,7 +15,7 @@ from esper.forge.curriculum.verifier_log import answer, verified
 from esper.forge.examples import Example, answer_example, pad_examples
 from esper.forge.lessons import Lesson
 from esper.forge.phase import Interrupted, PhaseContext
-from esper.forge.training import BETAS, CHECKPOINT, FINAL_RATE_SHARE, WARMUP_SHARE, MixedBatches, next_token_loss
+from esper.forge.training import BETAS, CHECKPOINT, FINAL_RATE_SHARE, WARMUP_SHARE, even_text, next_token_loss
 from esper.forge.training_state import TrainingState
 from esper.simic.on_policy.schedules import schedule
 from esper.tasks.procedural import Problem
@@ -54,9 +54,7 @@ class CurriculumTraining:
         self._config, self._context, self._name = config, context, name
         self._lessons, self._target = lessons, target
         self._path, self._fork = folder / f"{name}_{CHECKPOINT}", fork
-        corpus, length = context.corpus, network.block_size
-        even = dict.fromkeys(corpus.domains, 1.0)
-        self._text = MixedBatches(corpus, even, config.text_batch_size, length, "curriculum", context.seed)
+        self._text = even_text(context, config.text_batch_size, network.block_size, "curriculum")
         parameters = dict(network.named_parameters())
         self._optimizer = torch.optim.AdamW(
             parameters.values(), config.learning_rate, BETAS, weight_decay=config.weight_decay, fused=True

@@ -11,7 +11,7 @@ from esper.forge.examples import Example, ExampleBatches, pad_examples, thought_
 from esper.forge.phase import PhaseContext
 from esper.forge.quietstar.config import QuietstarConfig
 from esper.forge.quietstar.problems import ThoughtProblems
-from esper.forge.training import LanguageTraining, MixedBatches, next_token_loss
+from esper.forge.training import LanguageTraining, MixedBatches, even_text, next_token_loss
 from esper.tasks.procedural import Problem
 from esper.tasks.text.tokenizer import Tokenizer
 
@@ -20,11 +20,7 @@ BAKE_SHARE = 0.5  # of problems have their thought, in baking: thinking is a cho
 
 def text_batches(context: PhaseContext, config: QuietstarConfig, name: str) -> MixedBatches:
     """Text that is not to be forgotten, evenly from all domains."""
-    corpus = context.corpus
-    even = dict.fromkeys(corpus.domains, 1.0)
-    return MixedBatches(
-        corpus, even, config.text_batch_size, context.model.block_size, f"quietstar/{name}", context.seed
-    )
+    return even_text(context, config.text_batch_size, context.model.block_size, f"quietstar/{name}")
 
 
 def train_on_thoughts(

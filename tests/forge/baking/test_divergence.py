@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from esper.forge.baking.divergence import TEXT_WEIGHT, baking_loss, pool_divergence, prompted_divergence, trajectories
-from esper.forge.baking.rows import GroupedBatches, grouped_loss, lesson_batches, pool_batches
 from esper.forge.bitnet.quantizer import quantize_layers
-from esper.forge.examples import IGNORED, Example, pad_examples
+from esper.forge.examples import IGNORED, Example, GroupedBatches, grouped_loss, pad_examples, pool_batches
+from esper.forge.replay import lesson_batches
 from esper.forge.training import next_token_loss
 from esper.tasks.task import named_generator
 from tests.forge.baking.parts import tasks
