@@ -1,7 +1,7 @@
 """How well a language model predicts text, window by window."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -65,6 +65,11 @@ class WindowScores:
         Raises: EsperError where the windows are not as many.
         """
         return paired_difference(self.window_bits_per_byte().tolist(), other.window_bits_per_byte().tolist())
+
+
+def mean_bits_per_byte(scores: Mapping[str, WindowScores]) -> float:
+    """A mean over domains, each as much as any other."""
+    return sum(score.bits_per_byte for score in scores.values()) / len(scores)
 
 
 def window_losses(

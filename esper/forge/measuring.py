@@ -9,7 +9,7 @@ import torch
 from esper.checkpoint.bundle import bundle_paths
 from esper.forge.bundles import load_language_model
 from esper.forge.continuity import LESSON
-from esper.forge.evaluation import evaluate_corpus
+from esper.forge.evaluation import evaluate_corpus, mean_bits_per_byte
 from esper.forge.phase import MODEL, PhaseContext
 
 
@@ -24,7 +24,7 @@ def measure_bundle(folder: Path, context: PhaseContext) -> dict[str, float | Non
     found: dict[str, float | None] = {
         f"bits_per_byte/{domain}": score.bits_per_byte for domain, score in scores.items()
     }
-    found["bits_per_byte"] = sum(score.bits_per_byte for score in scores.values()) / len(scores)
+    found["bits_per_byte"] = mean_bits_per_byte(scores)
     found["top1"] = 100.0 * sum(score.top1 for score in scores.values()) / len(scores)
     found["bytes"] = float(bundle_paths(folder / MODEL)[0].stat().st_size)
     for lesson in model.card.lessons:

@@ -6,7 +6,7 @@ from pathlib import Path
 from esper.forge.baking.baker import Baker
 from esper.forge.baking.tasks import Prompt
 from esper.forge.bundles import load_language_model
-from esper.forge.evaluation import WindowScores, evaluate_corpus
+from esper.forge.evaluation import WindowScores, evaluate_corpus, mean_bits_per_byte
 from esper.forge.language_model import LanguageModel
 
 Scores = Mapping[str, WindowScores]  # by domain
@@ -43,8 +43,8 @@ class Before:
             "baked": 1 - divergence / self.divergence,
             "divergence": divergence,
             "unprompted": self._unprompted(model),
-            "text_ratio": mean_bits(scores) / mean_bits(self.scores),
-            "text_bits": mean_bits(scores),
+            "text_ratio": mean_bits_per_byte(scores) / mean_bits_per_byte(self.scores),
+            "text_bits": mean_bits_per_byte(scores),
             **{
                 f"text_bits_difference_{end}": value
                 for end, value in (("low", difference.low), ("high", difference.high))
@@ -59,7 +59,7 @@ class Before:
         return {
             "divergence_before": self.divergence,
             "unprompted_before": self.unprompted,
-            "text_bits_before": mean_bits(self.scores),
+            "text_bits_before": mean_bits_per_byte(self.scores),
             **{f"{name}/accuracy_before": accuracy for name, accuracy in self.prefixed.items()},
         }
 
@@ -78,8 +78,3 @@ def text_scores(baker: Baker, model: LanguageModel) -> Scores:
     """Of all test text."""
     context = baker.context
     return evaluate_corpus(model, context.corpus, "test", context.model.block_size)
-
-
-def mean_bits(scores: Scores) -> float:
-    """Bits a byte, a mean over domains."""
-    return sum(score.bits_per_byte for score in scores.values()) / len(scores)

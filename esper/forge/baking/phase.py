@@ -11,10 +11,11 @@ from esper.forge.baking.baker import Baker
 from esper.forge.baking.config import BakingConfig
 from esper.forge.baking.controls import FULL, BakingControls
 from esper.forge.baking.cycles import LOG, Cycles, Scored, best_of, least_room
-from esper.forge.baking.measuring import Before, mean_bits, text_scores
+from esper.forge.baking.measuring import Before, text_scores
 from esper.forge.baking.selection import Selection
 from esper.forge.baking.tasks import PHASE, PrefixedTasks
 from esper.forge.bundles import load_language_model
+from esper.forge.evaluation import mean_bits_per_byte
 from esper.forge.lessons import Lesson
 from esper.forge.phase import MODEL, PHASES, Gate, PhaseContext, PhaseResult, conclude
 from esper.forge.trainable import Trainable
@@ -124,7 +125,7 @@ class Baking:
         return lessons, {
             **metrics,
             "teaching/steps": float(config.teaching.steps),
-            "teaching/text_ratio": mean_bits(after) / mean_bits(then),
+            "teaching/text_ratio": mean_bits_per_byte(after) / mean_bits_per_byte(then),
         }
 
     def _most_asked(self, tasks: PrefixedTasks, model: Trainable, selection: Selection) -> str:

@@ -100,7 +100,7 @@ class Curriculum:
         return training.curve
 
     def _problems(self, purpose: str, levels: int, count: int) -> list[Problem]:
-        """Of the first levels of every family; none of them is learned from."""
+        """Of the first levels of every family, drawn apart from those that are learned from."""
         generator = named_generator(self._context.seed, f"curriculum/{purpose}")
         places = [(family, level) for family in self._config.families for level in range(1, levels + 1)]
         return [draw_problem(family, level, generator) for family, level in places for _ in range(count)]
@@ -117,7 +117,7 @@ class Curriculum:
         return [Lesson(phase=self.name, families=families)] if families else []
 
     def _examine(self, plan: CurriculumPlan, model: LanguageModel) -> None:
-        """All levels that were worked at, by problems of which none was seen."""
+        """All levels that were worked at, by problems drawn apart from all others."""
         generator = named_generator(self._context.seed, "curriculum/final")
         count = _FINAL_EXAMS * self._config.exam_problems
         for standing in plan.standings.values():

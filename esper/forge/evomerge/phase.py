@@ -21,7 +21,7 @@ from esper.forge.evomerge.groups import group_names, layer_groups
 from esper.forge.evomerge.methods import State
 from esper.forge.evomerge.search import SearchResult, make_strategy, run_search
 from esper.forge.phase import MODEL, PHASES, Gate, Interrupted, PhaseContext, PhaseResult, conclude
-from esper.forge.training import LanguageTraining, MixedBatches
+from esper.forge.training import LanguageTraining, even_text
 
 CHECKPOINTS, CANDIDATES = "checkpoints", "candidates"
 RANDOM, SOUP, CONTINUED = "random", "soup", "continued_trunk"
@@ -164,10 +164,7 @@ class Evomerge:
     def _continue_trunk(self, family: Family, output: Path) -> Path:
         """The trunk trained on, on all domains alike, for as long as the specialists were together."""
         context, budget = self._context, self._config.continued_training
-        even = dict.fromkeys(context.corpus.domains, 1.0)
-        batches = MixedBatches(
-            context.corpus, even, budget.batch_size, context.model.block_size, f"evomerge/{CONTINUED}", context.seed
-        )
+        batches = even_text(context, budget.batch_size, context.model.block_size, f"evomerge/{CONTINUED}")
         network = copy.deepcopy(family.trunk.host)
         trained = LanguageTraining(network, batches, budget, CONTINUED, output / CHECKPOINTS).run(context)
         return self._save(output / CANDIDATES / CONTINUED, trained, family, None)

@@ -8,7 +8,7 @@ from torch import nn
 
 from esper.errors import ForgeError
 from esper.forge.bundles import load_language_model
-from esper.forge.evaluation import evaluate_corpus
+from esper.forge.evaluation import evaluate_corpus, mean_bits_per_byte
 from esper.forge.examples import think_tokens
 from esper.forge.lessons import Lesson
 from esper.forge.phase import MODEL, PHASES, Gate, PhaseContext, PhaseResult, conclude
@@ -117,8 +117,7 @@ class Quietstar:
 
     def _bits_per_byte(self, path: Path) -> float:
         model = load_language_model(path)
-        scores = evaluate_corpus(model, self._context.corpus, "test", model.host.block_size)
-        return sum(score.bits_per_byte for score in scores.values()) / len(scores)
+        return mean_bits_per_byte(evaluate_corpus(model, self._context.corpus, "test", model.host.block_size))
 
     def _controls(
         self, baked: Trainable, problems: ThoughtProblems, steps: int, output: Path, reached: float
