@@ -28,8 +28,10 @@ PHASES.declare("baking", BakingConfig, "esper.forge.baking.phase:build_baking")
 PHASES.declare("experts", ExpertsConfig, "esper.forge.experts.phase:build_experts")
 PHASES.declare("compression", CompressionConfig, "esper.forge.compression.phase:build_compression")
 
-# Every phase's place on the whole way, which its folder is named after: "4-bitnet".
-PLACES = {name: place for place, name in enumerate(PHASES, start=1)}
+# The whole way; not as PHASES has them, where what was imported first stands first.
+_WAY = ("cognate", "evomerge", "quietstar", "bitnet", "curriculum", "baking", "experts", "compression")
+# Every phase's place on it, which its folder is named after: "4-bitnet".
+PLACES = {name: place for place, name in enumerate(_WAY, start=1)}
 # Where their gates fail, the way goes on from what was there before them.
 OPTIONAL = ("evomerge", "quietstar", "curriculum", "baking", "experts")
 
