@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from esper.errors import ForgeError
 from esper.forge.examples import think_tokens
 from esper.forge.lessons import answer_of
 from esper.forge.sampling import sample
@@ -52,6 +53,19 @@ class Episodes:
         """What a network would have chosen each action by [B, N, V]."""
         found = network(self.tokens)
         return found.gather(1, self.places[..., None].expand(-1, -1, found.shape[-1]))
+
+
+def known_tokens(network: nn.Module, tokenizer: Tokenizer) -> int:
+    """V; raises ForgeError where the network does not know the tokens of a thought."""
+    most = max(*think_tokens(tokenizer), tokenizer.eos_token_id)
+    with torch.no_grad():
+        known = network(torch.zeros(1, 1, dtype=torch.int64)).shape[-1]
+    if most >= known:
+        raise ForgeError(
+            f"quietstar: the model knows {known} tokens, and a thought begins and ends with others "
+            f"of tokenizer={tokenizer.name}\n  expected the tokenizer that the model was trained with"
+        )
+    return int(known)
 
 
 def longest_answer(problems: Sequence[Problem], tokenizer: Tokenizer) -> int:

@@ -64,6 +64,16 @@ class Losses:
     kl: Tensor
     explained: float
 
+    def figures(self) -> dict[str, float]:
+        """By the names that they are logged under."""
+        return {
+            "policy_loss": self.policy.item(),
+            "value_loss": self.value.item(),
+            "entropy": self.entropy.item(),
+            "kl": self.kl.item(),
+            "explained_variance": self.explained,
+        }
+
 
 def advantages_and_returns(episodes: Episodes, values: Tensor, config: RLConfig) -> tuple[Tensor, Tensor]:
     """What each action was worth beside what the baseline expected, and what it should have expected: twice [B, N].

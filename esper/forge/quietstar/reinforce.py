@@ -15,8 +15,8 @@ from esper.errors import DivergedError, ForgeError
 from esper.forge.examples import think_tokens
 from esper.forge.phase import Interrupted, nothing
 from esper.forge.quietstar.config import LR_SCHEDULES, RLConfig
-from esper.forge.quietstar.episodes import Episodes, longest_answer, rewards_of, think_aloud
-from esper.forge.quietstar.policy_gradient import Baseline, Losses, episode_losses
+from esper.forge.quietstar.episodes import Episodes, known_tokens, longest_answer, rewards_of, think_aloud
+from esper.forge.quietstar.policy_gradient import Baseline, episode_losses
 from esper.forge.training import BETAS, FINAL_RATE_SHARE, Batches, next_token_loss
 from esper.forge.training_state import TrainingState, by_prefix
 from esper.nissa.statistics import unpaired_difference
@@ -66,7 +66,7 @@ class REINFORCETrainer:
         self.reference = copy.deepcopy(self.policy).eval().requires_grad_(False)
         self._replay, self._seed, self._folder = replay, seed, None if folder is None else Path(folder)
         self._generator = named_generator(seed, "reinforce") if replay is None else replay.generator
-        self.baseline = Baseline(self._vocab_size(), named_generator(seed, "reinforce/baseline"))
+        self.baseline = Baseline(known_tokens(self.policy, self.tokenizer), named_generator(seed, "reinforce/baseline"))
         config = self.config
         parameters = {f"policy.{name}": parameter for name, parameter in self.policy.named_parameters()}
         of_baseline = {f"baseline.{name}": parameter for name, parameter in self.baseline.named_parameters()}
@@ -81,18 +81,6 @@ class REINFORCETrainer:
         self.update = 0
         self.rewards: list[float] = []
         self.validations: list[list[float]] = []
-
-    def _vocab_size(self) -> int:
-        """V; raises ForgeError where the model does not know the tokens of a thought."""
-        most = max(*think_tokens(self.tokenizer), self.tokenizer.eos_token_id)
-        with torch.no_grad():
-            known = self.policy(torch.zeros(1, 1, dtype=torch.int64)).shape[-1]
-        if most >= known:
-            raise ForgeError(
-                f"quietstar: the model knows {known} tokens, and a thought begins and ends with others "
-                f"of tokenizer={self.tokenizer.name}\n  expected the tokenizer that the model was trained with"
-            )
-        return int(known)
 
     @property
     def done(self) -> bool:
@@ -181,7 +169,7 @@ class REINFORCETrainer:
             "gradient_norm": norm.item(),
             "learning_rate": self._rate(self.update - 1),
             "entropy_coefficient": entropy_coefficient,
-            **_figures(losses),
+            **losses.figures(),
         }
 
     def _descend(self, loss: Tensor) -> Tensor:
@@ -260,10 +248,3 @@ class REINFORCETrainer:
             self.rewards = checkpoint.tensors[_REWARDS].tolist()
             self.validations = list(checkpoint.state["validations"])
             self.update = checkpoint.epoch or 0
-
-
-def _figures(losses: Losses) -> dict[str, float]:
-    found = {name: getattr(losses, name).item() for name in ("policy", "value", "entropy", "kl")}
-    return {f"{name}_loss" if name in ("policy", "value") else name: value for name, value in found.items()} | {
-        "explained_variance": losses.explained
-    }
