@@ -18,7 +18,7 @@ from tests.forge.models import network, tokenizer
 
 @pytest.fixture(scope="module")
 def config() -> ForgeConfig:
-    return compose(["size=nano"])
+    return compose(["size=nano", "phases=[cognate,evomerge,bitnet,compression]"])
 
 
 class Begun(Exception):
