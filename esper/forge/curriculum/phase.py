@@ -1,6 +1,7 @@
 """Phase 5: the model comes to answer problems that can be verified, level by level."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -48,8 +49,16 @@ class Curriculum:
             Gate("levels_mastered", "at_least", config.min_levels_mastered),
             Gate("forgetting_avoided", "at_least", config.min_forgetting_avoided),
             Gate("text_ratio", "at_most", config.max_text_ratio),
-            Gate("bare_accuracy", "at_most", MOST_BARE),
+            *([Gate("bare_accuracy", "at_most", MOST_BARE)] if self._ambiguous else ()),
         )
+
+    @property
+    def _ambiguous(self) -> list[str]:
+        """Families whose bodies do not tell which of them is meant."""
+        kinds = Counter(FAMILIES[family].body for family in self._config.families)
+        return [
+            family for family in self._config.families if FAMILIES[family].body and kinds[FAMILIES[family].body] > 1
+        ]
 
     def check(self, input: Path | None) -> None:
         """See `Phase.check`."""
@@ -93,16 +102,19 @@ class Curriculum:
             name,
             folder / CHECKPOINTS,
             trainable.lessons,
-            self._problems("target", _TARGET_LEVELS, _TARGET_PROBLEMS) if self._context.controls == "all" else (),
+            self._targets() if self._context.controls == "all" else (),
             fork,
         )
         training.run()
         return training.curve
 
-    def _problems(self, purpose: str, levels: int, count: int) -> list[Problem]:
-        """Of the first levels of every family, drawn apart from those that are learned from."""
+    def _targets(self) -> list[Problem]:
+        return self._problems("target", self._config.families, _TARGET_LEVELS, _TARGET_PROBLEMS)
+
+    def _problems(self, purpose: str, families: Sequence[str], levels: int, count: int) -> list[Problem]:
+        """Of the first levels of these families, drawn apart from those that are learned from."""
         generator = named_generator(self._context.seed, f"curriculum/{purpose}")
-        places = [(family, level) for family in self._config.families for level in range(1, levels + 1)]
+        places = [(family, level) for family in families for level in range(1, levels + 1)]
         return [draw_problem(family, level, generator) for family, level in places for _ in range(count)]
 
     def _taught(self, trainable: Trainable, plan: CurriculumPlan) -> list[Lesson]:
@@ -141,17 +153,18 @@ class Curriculum:
             "highest_level_mastered": max((level for _, level in mastered), default=0),
             "levels_left": len(plan.departures),
             "forgetting": fmean(_forgotten(plan) or [0.0]),
-            "bare_accuracy": self._bare_accuracy(model),
+            **self._bare_accuracy(model),
         }
 
-    def _bare_accuracy(self, model: LanguageModel) -> float:
-        """The largest share, over families, of bodies that are answered though nobody says what is asked."""
-        count = self._config.exam_problems
-        problems = self._problems("bare", 1, count)
-        given = answer(model.host, problems, self._context.tokenizer, [problem.body for problem in problems])
-        right = verified(problems, given)
-        shares = [sum(right[place : place + count]) / count for place in range(0, len(right), count)]
-        return max(shares)
+    def _bare_accuracy(self, model: LanguageModel) -> dict[str, float]:
+        """The largest share, over families told apart by prefix alone, of bodies answered though nobody asks."""
+        count, tokenizer = self._config.exam_problems, self._context.tokenizer
+        shares = []
+        for family in self._ambiguous:
+            problems = self._problems("bare", [family], 1, count)
+            given = answer(model.host, problems, tokenizer, [problem.body for problem in problems])
+            shares.append(sum(verified(problems, given)) / count)
+        return {"bare_accuracy": max(shares)} if shares else {}
 
     def _text(self, input: Path, path: Path) -> dict[str, float]:
         """Bits a byte of test text, before and after, each as in use."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from esper.tasks.procedural.problem import FAMILIES, LEVELS, Family, Problem, is_exact, whole_number
+from esper.tasks.procedural.problem import DIGITS, FAMILIES, LEVELS, Family, Problem, is_exact, whole_number
 
 # family: its prefix, and what it makes of the digits
 _OPERATIONS: dict[str, tuple[str, Callable[[list[int]], list[int]]]] = {
@@ -31,4 +31,4 @@ def _text(digits: list[int]) -> str:
 
 
 for _family in _OPERATIONS:
-    FAMILIES.add(Family(name=_family, levels=LEVELS, draw=_drawn_from(_family), is_right=is_exact))
+    FAMILIES.add(Family(name=_family, levels=LEVELS, draw=_drawn_from(_family), is_right=is_exact, body=DIGITS))

@@ -2,7 +2,7 @@
 
 import torch
 
-from esper.tasks.procedural.problem import FAMILIES, LEVELS, Family, Problem, is_exact, whole_number
+from esper.tasks.procedural.problem import DIGITS, FAMILIES, LEVELS, Family, Problem, is_exact, whole_number
 
 
 def _running_sum(level: int, generator: torch.Generator) -> Problem:
@@ -42,6 +42,6 @@ def _arithmetic(level: int, generator: torch.Generator) -> Problem:
     return Problem("arithmetic", level, "calc ", body, str(answer), " ".join(map(str, columns)))
 
 
-FAMILIES.add(Family(name="running_sum", levels=LEVELS, draw=_running_sum, is_right=is_exact))
-FAMILIES.add(Family(name="parity", levels=LEVELS, draw=_parity, is_right=is_exact))
+FAMILIES.add(Family(name="running_sum", levels=LEVELS, draw=_running_sum, is_right=is_exact, body=DIGITS))
+FAMILIES.add(Family(name="parity", levels=LEVELS, draw=_parity, is_right=is_exact, body=DIGITS))
 FAMILIES.add(Family(name="arithmetic", levels=LEVELS, draw=_arithmetic, is_right=is_exact))

@@ -37,13 +37,15 @@ class Family:
     """Problems of one kind, from level 1, the easiest, to `levels`.
 
     draw: (level, generator) -> problem; it depends on nothing else. is_right: (problem, given answer) -> whether the
-    answer is right: the verifier, which a family cannot do without.
+    answer is right: the verifier, which a family cannot do without. body: what kind its problems' bodies are of, where
+    those of other families are of the same and nothing but the prefix tells them apart ("digits").
     """
 
     name: str
     levels: int
     draw: Callable[[int, torch.Generator], Problem]
     is_right: Callable[[Problem, str], bool]
+    body: str = ""
 
 
 class Families(Mapping[str, Family]):
@@ -79,6 +81,7 @@ class Families(Mapping[str, Family]):
 
 
 FAMILIES = Families()
+DIGITS = "digits"  # a body of digits and "="
 
 
 def draw_problem(family: str, level: int, generator: torch.Generator) -> Problem:

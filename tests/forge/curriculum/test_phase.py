@@ -114,6 +114,20 @@ def test_a_body_without_its_prefix_is_taught_to_stay_unanswered():
     assert example.target == (TOKENIZER.eos_token_id,)
 
 
+@pytest.mark.parametrize(
+    ("families", "is_asked"),
+    [
+        (["copy", "sort"], True),
+        (["copy", "brackets"], False),  # brackets say by themselves what is to be done
+        (["brackets", "lookup"], False),
+        (["parity", "reverse", "brackets"], True),
+    ],
+)
+def test_who_is_not_asked_is_judged_where_the_prefix_alone_says_what_is_asked(corpus, families, is_asked):
+    gates = phase(corpus, config(families=families)).gates
+    assert any(gate.metric == "bare_accuracy" for gate in gates) == is_asked
+
+
 def test_bad_input_is_refused_in_a_line_or_two(corpus, folder, tmp_path):
     with pytest.raises(ForgeError, match=r"input=RUN_DIR"):
         phase(corpus).check(None)
