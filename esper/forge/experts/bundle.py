@@ -54,9 +54,9 @@ def build_routed(card: ModelCard, tensors: Mapping[str, Tensor]) -> nn.Module:
 def _check_shapes(base: nn.Module, others: Mapping[str, Tensor]) -> None:
     scales = sum(min(matrix.shape) for matrix in layer_matrices(dense_copy(base)).values())
     mixtures, stages = others["mixtures"], others["stages"]
-    if mixtures.ndim != 2 or mixtures.dtype != torch.uint8 or 0 in mixtures.shape:
+    if mixtures.ndim != 2 or mixtures.dtype != torch.uint8 or len(mixtures) < 2 or 0 in mixtures.shape:
         raise CheckpointError("a routed model: mixtures is no matrix of uint8")
-    choices, experts = mixtures.shape
+    choices, experts = len(mixtures) - 1, mixtures.shape[1]
     width = base.get_parameter("embedding.weight").shape[1]
     expected = {"experts": (experts, scales), "router.weight": (choices, width), "router.bias": (choices,)}
     for name, shape in expected.items():

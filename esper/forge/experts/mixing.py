@@ -115,6 +115,16 @@ class MixtureAims:
         order = sorted(is_good.nonzero()[:, 0].tolist(), key=lambda n: (aims[n, 1:].sum().item(), aims[n, 0].item()))
         return self.steps(points[order[0]]).to(torch.uint8)
 
+    def opening(self, mixtures: Tensor) -> Tensor:
+        """Of these mixtures, each expert alone, and the base, the best where nobody has chosen yet: on all text alike.
+
+        Args: [M, K] uint8. Returns: [K] uint8.
+        """
+        alone = torch.eye(self.count, dtype=torch.uint8) * round(1 / WEIGHT_STEP)
+        rows = torch.cat((torch.zeros_like(mixtures[:1]), alone, mixtures)).unique(dim=0)
+        losses = [self._loss([row.tolist()] * self.choices) for row in rows]
+        return rows[losses.index(min(losses))]
+
 
 def random_points(count: int, width: int, generator: torch.Generator) -> Tensor:
     """Points of the unit cube with ever other shares of zeros, [N, D] float64."""

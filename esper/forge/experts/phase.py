@@ -33,6 +33,7 @@ from esper.forge.training import LanguageTraining
 from esper.tasks.task import named_generator
 
 CHECKPOINTS, EXPERTS = "checkpoints", "experts"
+ROUNDING = 1e-6  # by which the same network differs from itself, read in other parts
 MOST_PARAMETERS_SHARE = 0.01  # of one expert, of the base's
 
 
@@ -62,7 +63,7 @@ class Experts:
             Gate("own_gain", "at_least", config.min_own_gain),
             Gate("gain_low", "at_least", 0.0),
             Gate("gain", "at_least", config.min_gain),
-            Gate("gain_over_best_expert", "at_least", 0.0),
+            Gate("gain_over_best_expert", "at_least", -ROUNDING),
             Gate("hypervolume_over_random", "at_least", 0.0),
             Gate("parameters_share", "at_most", MOST_PARAMETERS_SHARE),
         )
@@ -192,7 +193,7 @@ class Experts:
             context.should_stop,
         )
         report = search_mixtures(aims, config, context)
-        return report.mixtures, report
+        return torch.cat((report.mixtures, aims.opening(report.mixtures)[None])), report
 
     def _save(
         self, input: Path, base: Any, experts: Tensor, mixtures: Tensor, router: PrefixRouter, output: Path

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from esper.forge.experts.layers import dense_copy
 from esper.forge.experts.router import PrefixRouter
 from esper.forge.experts.singular_values import SingularValues, mixed, put_in
-from esper.kasmina.rotary import tied_logits
 
 WEIGHT_STEP = 0.5  # weights in a mixture are whole numbers of it
 _BASE = -1  # in place of a network's number
@@ -22,12 +21,13 @@ class RoutedDecoder(nn.Module):
 
     After the first n tokens, for each stage n, the router chooses by the base's features of these n. From the logits
     after the n-th token on, up to the next stage, they are those of the chosen mixture, which reads the text from its
-    beginning; before the first stage they are the base's. So a text is read once more than by the base alone as far as
-    the last stage, and once for each mixture that is chosen for it on the way.
+    beginning; before the first stage they are those of one mixture for all, the opening. So a text is read by the base
+    as far as the last stage, by the opening as far as the first, and once by each mixture that is chosen on the way.
 
     Args:
         base: a decoder, plain or packed. experts: z - 1 of each, [K, R]. mixtures: the weights of each choice of the
-        router in steps of WEIGHT_STEP, [M, K] uint8; where all are zero, it is the base. stages: ascending, from 2.
+        router in steps of WEIGHT_STEP, and last those of the opening, [M + 1, K] uint8; where all are zero, it is the
+        base. stages: ascending, from 2.
     """
 
     experts: Tensor
@@ -63,15 +63,15 @@ class RoutedDecoder(nn.Module):
         """Logits of the token that follows each position. Args: tokens [B, T] int64. Returns: [B, T, V]."""
         length = tokens.shape[1]
         stages = [stage for stage in self.stages if stage <= length]
+        head = stages[0] - 1 if stages else length
+        first: Tensor = self.network(self.opening)(tokens[:, :head])
         if not stages:
-            logits: Tensor = self.base(tokens)
-            return logits
+            return first
         features = self.base.features(tokens[:, : stages[-1]])
         choices = torch.stack([self.choose(features[:, :stage]) for stage in stages], 1)
         spans = list(zip([stage - 1 for stage in stages], [*(stage - 1 for stage in stages[1:]), length], strict=True))
-        first = tied_logits(features[:, : spans[0][0]], self.base.embedding.weight)
         logits = first.new_empty(*tokens.shape, first.shape[-1])
-        logits[:, : spans[0][0]] = first
+        logits[:, :head] = first
         for chosen in choices.unique(dim=0):
             rows = (choices == chosen).all(1).nonzero()[:, 0]
             for number in chosen.unique().tolist():
@@ -84,6 +84,11 @@ class RoutedDecoder(nn.Module):
     def choose(self, features: Tensor) -> Tensor:
         """Args: features: the base's, of all tokens of a prefix, [B, n, C]. Returns: numbers of networks, [B]."""
         return self.numbers[self.router(features)]
+
+    @property
+    def opening(self) -> int:
+        """The number of the network before the first stage."""
+        return int(self.numbers[-1])
 
     def network(self, number: int) -> Any:
         """A mixture of experts, or the base, by what `choose` gives."""
@@ -102,7 +107,7 @@ class RoutedDecoder(nn.Module):
         """See `Decoder.extend`; where the router chooses another network, that reads what was read so far."""
         if cache.tokens is None:
             cache.tokens = tokens[:, :0]
-            cache.regroup(self, torch.full((len(tokens),), _BASE, device=tokens.device))
+            cache.regroup(self, torch.full((len(tokens),), self.opening, device=tokens.device))
         start = cache.tokens.shape[1]
         cache.tokens = torch.cat((cache.tokens, tokens), 1)
         stop = cache.tokens.shape[1]

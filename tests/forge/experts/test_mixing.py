@@ -69,6 +69,17 @@ def test_of_the_best_the_one_with_the_fewest_active_is_taken(made):
     assert aims.choose([found]).tolist() == [[2, 0], [0, 0]]
 
 
+def test_before_anything_is_chosen_the_mixture_is_used_that_is_best_on_all_text(made):
+    aims = made[0]()
+    mixtures = torch.tensor([[3, 0], [0, 3]], dtype=torch.uint8)
+    found = aims.opening(mixtures).tolist()
+    losses = {
+        row: float(aims(torch.tensor([[*row, *row]], dtype=torch.float64) / 3)[0, 0])
+        for row in ((0, 0), (2, 0), (0, 2), (3, 0), (0, 3))
+    }
+    assert losses[tuple(found)] == min(losses.values()) and len(set(losses.values())) == 5
+
+
 def test_losses_are_kept_and_a_search_that_is_stopped_goes_on(made, tmp_path):
     make = made[0]
     points = torch.cat((point(1, 0, 0, 2), point(3, 1, 2, 0)))

@@ -18,7 +18,7 @@ from esper.tasks.task import named_generator
 from tests.forge.experts.conftest import LENGTH
 
 STAGES = (4, 9)
-MIXTURES = torch.tensor([[2, 0], [1, 3], [0, 0]], dtype=torch.uint8)
+MIXTURES = torch.tensor([[2, 0], [1, 3], [0, 0], [0, 2]], dtype=torch.uint8)  # the last: before the first stage
 
 
 def parts(network):
@@ -68,7 +68,8 @@ def test_each_part_of_a_text_is_by_the_network_of_its_stage(base, routed):
     features = base.host.features(x)
     numbers = set()
     for row in range(len(x)):
-        assert torch.allclose(found[row, :3], base.host(x)[row, :3], atol=1e-5)
+        opening = routed.network(routed.opening)(x)
+        assert torch.allclose(found[row, :3], opening[row, :3], atol=1e-4)
         for stage, stop in zip(STAGES, (STAGES[1] - 1, LENGTH), strict=True):
             number = int(routed.choose(features[row : row + 1, :stage]))
             numbers.add(number)
@@ -110,8 +111,11 @@ def test_token_by_token_it_says_what_it_says_at_once(routed, steps):
 
 
 @torch.no_grad()
-def test_texts_shorter_than_the_first_stage_are_the_bases(base, routed):
+def test_texts_shorter_than_the_first_stage_are_the_openings(base, routed):
     x = tokens(length=STAGES[0] - 1)
+    assert torch.equal(routed(x), routed.network(routed.opening)(x))
+    assert not torch.allclose(routed(x), base.host(x), atol=1e-3)
+    routed.numbers[-1] = -1
     assert torch.equal(routed(x), base.host(x))
 
 
