@@ -37,7 +37,7 @@ def help_text() -> str:
         default, says = defaults.get(group, ("", ""))
         listed.append(f"  {group:<11} {', '.join(f'{o}*' if o == default else o for o in options):<42} {says}".rstrip())
     keys = [
-        textwrap.fill(f"  {f'{key}={value}':<56} {says}", WIDTH, subsequent_indent=" " * 59)
+        textwrap.fill(f"  {f'{key}={value}':<55}  {says}", WIDTH, subsequent_indent=" " * 59)
         for says, key, value in re.findall(r"^# (.+)\n(\w+): (.+)$", root, re.M)
     ]
     return FRAME.format(phases=", ".join(PLACES), groups="\n".join(listed), keys="\n".join(keys))

@@ -135,7 +135,7 @@ def passed_folder(given: Path, before: str | None = None) -> Path | None:
         return passed[-1].folder
     if (given / f"{MODEL}.json").exists():
         return given
-    if given.with_suffix("").name == MODEL and given.with_suffix(".json").exists():
+    if given.stem == MODEL and given.with_suffix(".json").exists():
         return given.parent
     return None
 

@@ -184,6 +184,7 @@ ALLOWED = {
     "sweep/composing.py",  # makes a value plain by way of text of its own
     "config/help.py",  # shipped files
     "forge/help.py",
+    "tasks/procedural/interpreter_worker.py",  # an isolated process, which has nothing but the standard library
     "engine/kernels/compiler.py",  # what is compiled, and the processor that it is for
 }
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esper.errors import TaskError
+from esper.files import parse_json
 
 _WORKER = Path(__file__).with_name("interpreter_worker.py")
 
@@ -54,7 +55,7 @@ class Interpreter:
             if not reply:  # the program has ended the interpreter itself; the next one gets another
                 self._end()
                 return None
-        output = json.loads(reply)
+        output = parse_json(reply.encode())
         return output if output is None else str(output)
 
     def close(self) -> None:
