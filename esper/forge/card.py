@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from esper.tasks.text.tokenizer import Tokenizer
 
 KIND = "language_model"
+MOST_LESSONS = 100  # each is measured on every model that comes after it
 _FIELDS: dict[str, Any] = {
     "phase": str,
     "format": str,
@@ -88,6 +89,8 @@ class ModelCard:
         check_parents(given)
         if problem := misfit(given, {"gates": {ANY: bool}}):
             raise CheckpointError(f"its model card is malformed: {problem}")
+        if (count := len(given["lessons"])) > MOST_LESSONS:
+            raise CheckpointError(f"its model card has {count} lessons; at most {MOST_LESSONS} are read")
         tokenizer = given["tokenizer"]
         if not all(isinstance(tokenizer.get(key), str) for key in ("name", "sha256")):
             raise CheckpointError("its model card names no tokenizer with a sha256")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from esper.checks import in_range, one_of, whole
+from esper.checks import in_range, one_of, require, whole
 from esper.errors import CheckpointError, EsperError, first_line
 from esper.forge.examples import Example, answer_example, think_tokens, thought_example
 from esper.forge.sampling import sample
@@ -16,6 +16,7 @@ from esper.tasks.task import named_generator
 from esper.tasks.text.tokenizer import Tokenizer
 
 STYLES = ("answer", "thought", "unprompted")
+_LONGEST_NAME = 40  # it becomes a metric's, and the head of a column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +32,12 @@ class Lesson:
     style: str = "answer"
 
     def __post_init__(self) -> None:
+        is_name = isinstance(self.phase, str) and self.phase.isidentifier() and len(self.phase) <= _LONGEST_NAME
+        require(is_name, "a lesson's phase", self.phase, f"letters, digits and _, at most {_LONGEST_NAME}")
         one_of("style", self.style, STYLES)
+        require(len(self.families) > 0, f"families of {self.name}", self.families, "at least one")
         for family, levels in self.families.items():
+            require(len(set(levels)) == len(levels) > 0, f"levels of {family}", levels, "at least one, each once")
             for level in levels:
                 whole(f"level of {family}", level, 1)
                 in_range(f"level of {family}", level, 1, FAMILIES[family].levels)

@@ -53,7 +53,8 @@ class BakingConfig:
         enough = len(self.families) >= FEWEST_FAMILIES
         require(enough, "baking.families", self.families, f"at least {FEWEST_FAMILIES} families")
         distinct("baking.families", self.families)
-        require(bool(self.levels), "baking.levels", self.levels, "at least one level")
+        is_distinct = len(set(self.levels)) == len(self.levels) > 0
+        require(is_distinct, "baking.levels", self.levels, "at least one level, each once")
         for level in self.levels:
             in_range("baking.levels", level, 1, 1000)
         for key in ("teaching", "baking", "half_baking"):

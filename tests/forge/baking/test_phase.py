@@ -159,6 +159,7 @@ def test_what_is_replayed_keeps_text_and_tasks(tmp_path):
     [
         ({"families": ["copy", "revers", "sort", "increment"]}, TaskError, "did you mean reverse"),
         ({"levels": [11]}, ConfigError, "level of copy"),
+        ({"levels": [1, 1]}, ConfigError, "each once"),
         ({"levels": [10]}, ForgeError, "the model reads 32"),
         ({"prefix_tokens": 16}, ForgeError, "expected at most 15"),
     ],
