@@ -76,7 +76,7 @@ class MixtureAims:
     def _loss_of(self, choice: int, row: Row) -> float:
         """Mean nats a token of one choice's text by one mixture."""
         x, y = self._texts[choice]
-        if not len(x):
+        if not (y != IGNORED).any():  # none, or only texts that end before the first stage
             return 0.0
         key = json.dumps([choice, *row])
         if key not in self._losses:

@@ -54,6 +54,12 @@ def test_aims_are_loss_active_experts_and_networks(made):
     assert aims[1:].tolist() == [0.75 * 2 / 2, 1.0]
 
 
+def test_texts_that_end_before_a_mixture_is_chosen_count_for_nothing(made):
+    make, *_, y = made
+    y[1] = IGNORED
+    assert make()(point(0, 0, 2, 1)).isfinite().all()
+
+
 def test_the_first_population_has_the_base_and_each_kind_by_its_own(made):
     aims = made[0]()
     first = aims.first_population(8, 0, "x")
