@@ -111,6 +111,9 @@ class CurriculumPlan:
             for problem in known
         ]
         among = hinted or own
+        if not among and not earlier:  # all was right, and each family has just gone on
+            going_on = [standing for standing in self.standings.values() if not standing.is_over]
+            among = [draw_problem(standing.family, standing.level, generator) for standing in going_on]
         picked = torch.randint(len(among), (count - len(earlier),), generator=generator).tolist() if among else []
         found = []
         for number, problem in enumerate(among[place] for place in picked):

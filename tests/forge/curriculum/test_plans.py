@@ -89,6 +89,12 @@ def test_no_level_is_left_in_the_last_rounds(make_plan):
     assert plan.departures and max(number for number, _ in plan.departures) < 8
 
 
+def test_where_all_go_on_at_once_without_replay_the_next_level_is_asked(make_plan):
+    plan = make_plan(changed={"families": ["copy"]}, replays=False)
+    seen = play(plan, Copier(), 6)
+    assert len(plan.departures) == 6 and all(len(problems) == 20 for problems in seen)
+
+
 def test_it_goes_on_from_its_state(make_plan):
     plan = make_plan()
     generator = named_generator(0, "plan")
