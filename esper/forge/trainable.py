@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from esper.checkpoint.bundle import bundle_paths
+from esper.checkpoint.bundle import bundle_paths, read_sidecar
 from esper.errors import ForgeError
 from esper.forge.bitnet.bundle import TERNARY
 from esper.forge.bitnet.packing import pack_network, round_embedding
 from esper.forge.bitnet.quantizer import quantize_layers
 from esper.forge.bundles import load_language_model, parent, save_language_model
-from esper.forge.card import ModelCard
+from esper.forge.card import ModelCard, check_parents
 from esper.forge.lessons import Lesson
 from esper.forge.phase import MASTERS, MODEL, PhaseContext
 
@@ -34,8 +34,7 @@ class Trainable:
     @classmethod
     def load(cls, folder: Path, context: PhaseContext, phase: str) -> "Trainable":
         """What an earlier phase left in a folder. Raises: ForgeError where nothing there can be trained on."""
-        has_masters = bundle_paths(folder / MASTERS)[1].exists()
-        source = folder / (MASTERS if has_masters else MODEL)
+        source = masters_of(folder) or folder / MODEL
         model = load_language_model(source)
         model.card.check_tokenizer(context.tokenizer, f"{phase}: {folder}")
         if model.card.format != "plain":
@@ -94,9 +93,24 @@ class Trainable:
             path,
             self.network,
             context.tokenizer,
-            parents=[before, parent(masters, "masters")],
+            parents=[before, parent(masters, MASTERS)],
             format=TERNARY,
             tensors=packed,
             **given,
         )
         return {path.name: written, beside.name: masters}
+
+
+def masters_of(folder: Path) -> Path | None:
+    """The masters beside a folder's `model`, without suffix; None where there are none.
+
+    Raises: ForgeError where they are another model's. CheckpointError where a sidecar is altered.
+    """
+    if not bundle_paths(folder / MASTERS)[1].exists():
+        return None
+    card = read_sidecar(bundle_paths(folder / MODEL)[1])["metadata"]
+    check_parents(card)
+    named = [each["sha256"] for each in card["parents"] if each["relation"] == MASTERS]
+    if named and parent(folder / MASTERS, MASTERS)["sha256"] not in named:
+        raise ForgeError(f"{folder}: its masters are not those that its model was packed from; put these back")
+    return folder / MASTERS

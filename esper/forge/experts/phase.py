@@ -29,6 +29,7 @@ from esper.forge.experts.router import PrefixRouter, fit_router
 from esper.forge.experts.searching import SearchReport, search_mixtures
 from esper.forge.experts.singular_values import SingularValues
 from esper.forge.phase import MASTERS, MODEL, PHASES, Gate, PhaseContext, PhaseResult, conclude
+from esper.forge.trainable import masters_of
 from esper.forge.training import LanguageTraining
 from esper.tasks.task import named_generator
 
@@ -83,6 +84,8 @@ class Experts:
         if not hasattr(model.host, "features"):
             raise ForgeError(f"experts: {input} is no decoder, whose features a router could read")
         layer_matrices(dense_copy(model.host))
+        if masters := masters_of(input):
+            load_language_model(masters)  # refused now, and not when all is trained
         if config.stages[-1] >= model.host.block_size:
             raise ForgeError(
                 f"experts.stages={config.stages}: the model reads {model.host.block_size} tokens, "
@@ -210,8 +213,8 @@ class Experts:
         tensors = routed_tensors(read_bundle(bundle_stem(input)).tensors, experts, mixtures, router, stages)
         write_bundle(output / EXPERTS, Checkpoint(tensors={"values": experts}, kind="experts"))
         artifacts = {EXPERTS: bundle_paths(output / EXPERTS)[0]}
-        masters = input / MASTERS
-        if bundle_paths(masters)[1].exists():  # as they were, for whoever goes on training the base
+        parents = [parent(input, "base")]
+        if masters := masters_of(input):  # as they were, for whoever goes on training the base
             artifacts[MASTERS] = save_language_model(
                 output / MASTERS,
                 load_language_model(masters),
@@ -219,11 +222,12 @@ class Experts:
                 parents=[parent(masters, "the same")],
                 **given,
             )
+            parents.append(parent(artifacts[MASTERS], MASTERS))
         artifacts[MODEL] = save_language_model(
             output / MODEL,
             routed,
             context.tokenizer,
-            parents=[parent(input, "base")],
+            parents=parents,
             format=FORMAT,
             tensors=tensors,
             **given,

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import shutil
 
 import pytest
 import torch
@@ -180,6 +181,18 @@ def test_a_packed_model_without_masters_is_refused(tmp_path):
         build_baking(config(), context()).check(given)
     with pytest.raises(ForgeError, match="name its folder"):
         build_baking(config(), context()).check(None)
+
+
+def test_masters_of_another_model_are_refused(tmp_path):
+    given, other = written(tmp_path / "given", ternary=True), tmp_path / "other"
+    build_baking(config(), context()).check(given)
+    model = Trainable.load(given, context(), "baking")
+    model.network.embedding.weight.data += 0.1
+    model.save(other / "model", context(), "baking")
+    for name in ("masters.json", "masters.safetensors"):
+        shutil.copy(other / name, given)
+    with pytest.raises(ForgeError, match="are not those that its model was packed from"):
+        build_baking(config(), context()).check(given)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def result(corpus, ternary, tmp_path_factory):
 def test_it_passes_on_a_routed_model_and_the_masters_as_they_were(ternary, result):
     model = load_language_model(result.artifacts["model"])
     assert model.card.format == "routed" and model.card.phase == "experts"
-    assert [each["relation"] for each in model.card.parents] == ["base"]
+    assert [each["relation"] for each in model.card.parents] == ["base", "masters"]
     masters = read_bundle(Path(result.artifacts["masters"]).with_suffix("")).tensors
     before = read_bundle(ternary / "masters").tensors
     assert all(torch.equal(masters[name], tensor) for name, tensor in before.items())
@@ -143,6 +144,13 @@ def test_inputs_that_have_no_experts_are_refused(corpus, plain, ternary, result,
         phase(corpus, dataclasses.replace(CONFIG, stages=[4, 24])).check(plain)
     with pytest.raises(ForgeError, match=r"experts\.max_experts=3: there are 2 prefixes"):
         phase(corpus, dataclasses.replace(CONFIG, prefixes=1)).check(plain)
+
+
+def test_masters_that_cannot_be_passed_on_are_refused_before_anything_is_trained(corpus, ternary, tmp_path):
+    folder = shutil.copytree(ternary, tmp_path / "given")
+    (folder / "masters.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"masters\.safetensors is missing"):
+        phase(corpus).check(folder)
 
 
 @pytest.mark.parametrize(
