@@ -11,7 +11,7 @@ from esper.checks import in_range, one_of, require, whole
 from esper.errors import CheckpointError, EsperError, first_line
 from esper.forge.examples import Example, answer_example, think_tokens, thought_example
 from esper.forge.sampling import sample
-from esper.tasks.procedural import FAMILIES, Problem, draw_problem
+from esper.tasks.procedural import FAMILIES, Problem, draw_problem, is_right
 from esper.tasks.task import named_generator
 from esper.tasks.text.tokenizer import Tokenizer
 
@@ -109,12 +109,12 @@ class Lesson:
             prompts = [[*prompt, think] for prompt in prompts]
             most += max(len(tokenizer.encode(problem.thought)) for problem in problems) + 1
         written = sample(network, prompts, most, tokenizer.eos_token_id, temperature, generator)
-        is_right = [
-            FAMILIES[problem.family].is_right(problem, answer_of(tokens, tokenizer, end_think))
+        right = [
+            is_right(problem, answer_of(tokens, tokenizer, end_think))
             for problem, tokens in zip(problems, written, strict=True)
         ]
         examples = [Example(tuple(prompt), tuple(tokens)) for prompt, tokens in zip(prompts, written, strict=True)]
-        return examples, is_right
+        return examples, right
 
 
 def answer_of(tokens: list[int], tokenizer: Tokenizer, end_think: int | None = None) -> str:

@@ -9,7 +9,7 @@ from torch import nn
 from esper.errors import ForgeError
 from esper.forge.lessons import Lesson, answer_of
 from esper.forge.sampling import sample
-from esper.tasks.procedural import FAMILIES, Problem
+from esper.tasks.procedural import Problem, is_right
 from esper.tasks.task import named_generator
 from esper.tasks.text.tokenizer import Tokenizer
 
@@ -72,8 +72,5 @@ class PrefixedTasks:
         asked = [(*prompt, *self.body(problem)) for problem in problems]
         written = sample(network, asked, self.answer_tokens, self.tokenizer.eos_token_id)
         answers = [answer_of(tokens, self.tokenizer) for tokens in written]
-        right = [
-            FAMILIES[problem.family].is_right(problem, answer)
-            for problem, answer in zip(problems, answers, strict=True)
-        ]
+        right = [is_right(problem, answer) for problem, answer in zip(problems, answers, strict=True)]
         return sum(right) / len(right)

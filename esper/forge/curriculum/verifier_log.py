@@ -13,7 +13,7 @@ from esper.files.opening import open_to_append
 from esper.forge.lessons import answer_of
 from esper.forge.sampling import sample
 from esper.nissa.statistics import Interval, wilson_interval
-from esper.tasks.procedural import FAMILIES, Problem
+from esper.tasks.procedural import Problem, is_right
 from esper.tasks.text.tokenizer import Tokenizer
 
 VERIFIER_LOG = "verifier.jsonl"
@@ -52,9 +52,9 @@ class VerifierLog:
         answers = answer(network, problems, self.tokenizer)
         lines, found = [], []
         rows = zip(problems, answers, verified(problems, answers), hints or [0] * len(problems), strict=True)
-        for problem, given, is_right, count in rows:
-            found.append((given, is_right))
-            values = (kind, number, problem.family, problem.level, problem.prompt, given, is_right, count)
+        for problem, given, right, count in rows:
+            found.append((given, right))
+            values = (kind, number, problem.family, problem.level, problem.prompt, given, right, count)
             lines.append(json.dumps(dict(zip(_SHAPE, values, strict=True))) + "\n")
         data = "".join(lines).encode()
         with open_to_append(self.path) as file:
@@ -64,8 +64,8 @@ class VerifierLog:
 
     def examine(self, kind: str, number: int, problems: Sequence[Problem], network: nn.Module) -> Interval:
         """Share of right answers, with Wilson's interval."""
-        right = sum(is_right for _, is_right in self.verify(kind, number, problems, network))
-        return wilson_interval(right, len(problems))
+        right = [said for _, said in self.verify(kind, number, problems, network)]
+        return wilson_interval(sum(right), len(right))
 
 
 def answer(
@@ -80,7 +80,7 @@ def answer(
 
 def verified(problems: Sequence[Problem], answers: Sequence[str]) -> list[bool]:
     """Of each answer, what the family's verifier says."""
-    return [FAMILIES[problem.family].is_right(problem, given) for problem, given in zip(problems, answers, strict=True)]
+    return [is_right(problem, given) for problem, given in zip(problems, answers, strict=True)]
 
 
 def counted(path: Path, kind: str) -> dict[tuple[str, int], Interval]:

@@ -10,7 +10,7 @@ from esper.errors import ForgeError
 from esper.forge.examples import think_tokens
 from esper.forge.lessons import answer_of
 from esper.forge.sampling import sample
-from esper.tasks.procedural import FAMILIES, Problem
+from esper.tasks.procedural import Problem, is_right
 from esper.tasks.text.tokenizer import Tokenizer
 
 _SLACK = 2  # tokens more than the longest right answer that may be written
@@ -102,7 +102,4 @@ def rewards_of(
     """
     end_think = think_tokens(tokenizer)[1] if thinks else None
     answers = [answer_of(list(text), tokenizer, end_think) for text in written]
-    return [
-        float(FAMILIES[problem.family].is_right(problem, answer))
-        for problem, answer in zip(problems, answers, strict=True)
-    ]
+    return [float(is_right(problem, answer)) for problem, answer in zip(problems, answers, strict=True)]

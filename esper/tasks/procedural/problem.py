@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from esper.checks import did_you_mean, in_range
-from esper.errors import TaskError
+from esper.errors import EsperError, TaskError, first_line
 
 LEVELS = 10  # of every family here
 
@@ -70,11 +70,15 @@ class Families(Mapping[str, Family]):
         return name in self._known
 
     def add(self, family: Family) -> Family:
-        """Make a family known. Raises: TaskError where its name is taken, or nothing checks its answers."""
+        """Make a family known. Raises: TaskError where its name won't do, or it cannot draw or check answers."""
+        if not (isinstance(family.name, str) and family.name.isidentifier()):
+            raise TaskError(f"family {family.name!r}: its name becomes a metric's: letters, digits and _")
         if family.name in self._known:
             raise TaskError(f"family {family.name!r} is there already; give yours another name")
         if not callable(family.is_right):
             raise TaskError(f"family {family.name!r} has no verifier: is_right={family.is_right!r} cannot be called")
+        if not callable(family.draw):
+            raise TaskError(f"family {family.name!r} draws no problems: draw={family.draw!r} cannot be called")
         in_range(f"family {family.name}: levels", family.levels, 1)
         self._known[family.name] = family
         return family
@@ -85,10 +89,38 @@ DIGITS = "digits"  # a body of digits and "="
 
 
 def draw_problem(family: str, level: int, generator: torch.Generator) -> Problem:
-    """A problem of this level. Raises: TaskError where there is no such family; ConfigError, no such level."""
+    """A problem of this level.
+
+    Raises: TaskError where there is no such family, or it draws no problem of its own with a body and an answer;
+    ConfigError where there is no such level.
+    """
     known = FAMILIES[family]
     in_range(f"level of {family}", level, 1, known.levels)
-    return known.draw(level, generator)
+    try:
+        found = known.draw(level, generator)
+        is_text = all(isinstance(part, str) and part for part in (found.body, found.answer))
+        is_sound = is_text and (found.family, found.level) == (family, level)
+    except EsperError:
+        raise
+    except Exception as error:
+        raise TaskError(f"family {family!r}: draw fails at level {level}: {_told(error)}") from error
+    if not is_sound:
+        raise TaskError(f"family {family!r}: draw gives no problem of level {level} with a body and an answer: {found}")
+    return found
+
+
+def is_right(problem: Problem, answer: str) -> bool:
+    """What the family's verifier says of an answer. Raises: TaskError where it fails."""
+    try:
+        return bool(FAMILIES[problem.family].is_right(problem, answer))
+    except EsperError:
+        raise
+    except Exception as error:
+        raise TaskError(f"family {problem.family!r}: is_right fails on {answer[:40]!r}: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}, {first_line(error)}"
 
 
 def is_exact(problem: Problem, answer: str) -> bool:

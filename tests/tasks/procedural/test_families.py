@@ -1,10 +1,13 @@
 """Every family: what it draws is what its verifier accepts, and fits what the models read."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from esper.errors import ConfigError, TaskError
 from esper.tasks.procedural import FAMILIES, Family, Problem, draw_problem
+from esper.tasks.procedural import is_right as judged
 from esper.tasks.task import named_generator
 from esper.tasks.text.tokenizer import get_tokenizer
 
@@ -110,6 +113,40 @@ def test_a_family_without_a_verifier_is_refused() -> None:
     with pytest.raises(TaskError, match="is there already"):
         FAMILIES.add(FAMILIES["copy"])
     assert "mute" not in FAMILIES
+
+
+def broken(*given: object) -> Problem:
+    raise ValueError("I fell over")
+
+
+DRAWN = Problem("strange", 1, "odd ", "1=", "1")
+
+
+@pytest.mark.parametrize(
+    ("draw", "is_right", "told"),
+    [
+        (broken, None, "draw fails at level 1: ValueError, I fell over"),
+        (lambda level, generator: "1=", None, "draw fails at level 1: AttributeError"),
+        (lambda level, generator: replace(DRAWN, family="copy"), None, "draw gives no problem of level 1"),
+        (lambda level, generator: replace(DRAWN, level=2), None, "draw gives no problem of level 1"),
+        (lambda level, generator: replace(DRAWN, body=""), None, "draw gives no problem of level 1"),
+        (lambda level, generator: replace(DRAWN, answer=1), None, "draw gives no problem of level 1"),
+        (lambda level, generator: DRAWN, broken, "is_right fails on '1': ValueError, I fell over"),
+        (lambda level, generator: DRAWN, lambda problem, answer: torch.ones(2), "is_right fails on '1'"),
+    ],
+)
+def test_a_family_that_falls_over_is_named(monkeypatch, draw, is_right, told) -> None:
+    monkeypatch.setitem(FAMILIES._known, "strange", Family(name="strange", levels=1, draw=draw, is_right=is_right))
+    with pytest.raises(TaskError, match=rf"^family 'strange': {told}"):
+        judged(draw_problem("strange", 1, torch.Generator()), "1")
+
+
+@pytest.mark.parametrize("changed", [{"name": ""}, {"name": 5}, {"name": "a/b"}, {"draw": None}])
+def test_a_family_that_could_not_be_used_is_refused(changed) -> None:
+    known = len(FAMILIES)
+    with pytest.raises(TaskError):
+        FAMILIES.add(replace(FAMILIES["copy"], **{"name": "new"} | changed))
+    assert len(FAMILIES) == known
 
 
 def test_what_is_not_there_is_refused() -> None:
