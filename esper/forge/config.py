@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from esper.checks import in_range, one_of, require
+from esper.checks import in_range, one_of, require, spelled
 from esper.config.checks import distinct
 from esper.config.telemetry import TelemetryConfig
 from esper.errors import ConfigError
@@ -111,6 +111,14 @@ class ForgeConfig:
         if self.way[0] == "cognate" and self.input is not None:
             raise ConfigError(
                 f"input={self.input}: cognate starts from text alone; leave input out, or another phase first"
+            )
+
+        is_one = self.corpus.name == "text" and len(self.corpus.paths) == 1
+        if is_one and {"cognate", "evomerge"} <= set(self.way):
+            others = ",".join(name for name in self.way if name != "evomerge")
+            raise ConfigError(
+                f"{self.corpus.paths_key}={spelled(self.corpus.paths)}: evomerge merges the specialists of two domains "
+                f"or more, and each path is one\n  name another, or leave it out: 'phases=[{others}]'"
             )
 
     @property

@@ -45,6 +45,7 @@ def test_a_size_sets_the_model_and_every_phases_budget(nano):
         (["phase=bitnet"], "input=null: bitnet works on what an earlier phase has left"),
         (["input=outputs/x"], "cognate starts from text alone"),
         (["phases=[bitnet,cognate]"], "in their order"),
+        (["corpus=text", "corpus.paths=[x.txt]"], r"leave it out: 'phases=\[cognate,quietstar,bitnet"),
         (["phases=[cognate,cognate]"], "cognate"),
         (["phase=bitnett", "input=x"], "bitnet"),
         (["controls=some"], "gates"),

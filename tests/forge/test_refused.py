@@ -11,7 +11,7 @@ from esper import run
 from esper.forge.__main__ import main
 
 GIVEN = ["size=nano", "telemetry.console=off"]
-TEXT = ["corpus=text", "corpus.train_bytes=9000", "corpus.val_bytes=900", "corpus.test_bytes=900"]
+TEXT = ["phases=[cognate]", "corpus=text", "corpus.train_bytes=9000", "corpus.val_bytes=900", "corpus.test_bytes=900"]
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,7 @@ TEXT = ["corpus=text", "corpus.train_bytes=9000", "corpus.val_bytes=900", "corpu
         [*TEXT, "corpus.paths=[a.json.txt]"],
         [*TEXT, "corpus.paths=[absent.txt]"],
         [*TEXT, "corpus.paths=[short.txt]"],
+        ["corpus=text", "corpus.paths=[phase.txt]"],  # one domain, of which no specialists can be merged
         ["tokenizer=absent.json"],
         ["tokenizer=short.txt"],
         ["cognate.trunk=absent"],
