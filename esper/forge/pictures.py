@@ -56,7 +56,7 @@ def curves_picture(phase: str, records: Sequence[Mapping[str, Any]]) -> str:
         return ""
     last = max(float(x.max()) for x, _ in curves.values())
     lows, highs = zip(*(np.percentile(y, (0, 95)) for _, y in curves.values()), strict=True)
-    plot = Plot("training loss, nats a token", (0, last), span(np.array([min(lows), max(highs)])), (1100, 260), "step")
+    plot = Plot("training loss", (0, last), span(np.array([min(lows), max(highs)])), (1100, 260), "step")
     for number, (x, y) in enumerate(curves.values()):
         plot.lines(x, _smoothed(y), tint(f"series{number % SERIES_COLOURS}"), 1.6)
     plot.legend([(name, tint(f"series{number % SERIES_COLOURS}")) for number, name in enumerate(curves)])
