@@ -178,7 +178,7 @@ def _lessons(card: ModelCard, families: Sequence[str]) -> Iterator[tuple[str | N
                 yield lesson.phase, replace(lesson, families={family: [level]})
     for family in dict.fromkeys(families):
         for level in range(1, FAMILIES[family].levels + 1):
-            yield None, Lesson(phase="", families={family: [level]})
+            yield None, Lesson(phase="evaluate", families={family: [level]})
 
 
 def _answered(model: LanguageModel, phase: str | None, lesson: Lesson, problems: int) -> LessonScore:

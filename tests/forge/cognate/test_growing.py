@@ -26,7 +26,7 @@ EPOCHS = 8
 
 def configuration(text: Path, *overrides: str) -> ForgeConfig:
     sizes = ["model.n_embd=16", "model.block_size=16", "corpus.train_bytes=6000", "corpus.val_bytes=600"]
-    given = ["size=nano", "corpus=text", f'corpus.paths=["{text}"]', "corpus.test_bytes=600", *sizes]
+    given = ["size=nano", "phase=cognate", "corpus=text", f'corpus.paths=["{text}"]', "corpus.test_bytes=600", *sizes]
     return compose_forge([*given, *overrides])
 
 
