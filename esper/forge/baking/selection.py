@@ -19,7 +19,7 @@ NO_PROMPT = Prompt(())
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class TaskScores:
     """Of one model on the selection split.
 
     prefixed: accuracy of each task behind its prefix. bits: a byte of text, unprompted. answer_nats: of right answers
@@ -37,7 +37,7 @@ class Standing:
         return asdict(self)
 
 
-def is_better(cycle: str, before: Standing, after: Standing, floor: Standing, config: BakingConfig) -> bool:
+def is_better(cycle: str, before: TaskScores, after: TaskScores, floor: TaskScores, config: BakingConfig) -> bool:
     """Whether a half-bake is kept.
 
     No task may lose more than `max_loss` against the floor, where all cycles began. In cycle A right answers must have
@@ -70,16 +70,16 @@ class Selection:
             for domain in baker.context.corpus.domains.values()
         ]
 
-    def standing(self, network: nn.Module, family: str | None) -> Standing:
+    def standing(self, network: nn.Module, family: str | None) -> TaskScores:
         """Args: family: the task that is being baked, if any."""
         prefixed = self.prefixed(network)
         bits = self.text_bits(network, NO_PROMPT)
         if family is None:
-            return Standing(prefixed, bits)
+            return TaskScores(prefixed, bits)
         tasks, problems = self._baker.tasks, self.problems[family]
         tokenizer = tasks.tokenizer
         answers = [answer_example(problem, tokenizer, problem.body) for problem in problems]
-        return Standing(
+        return TaskScores(
             prefixed,
             bits,
             example_nats(network, answers, tokenizer.pad_token_id),

@@ -1,1 +1,1 @@
-"""Specialists of one trunk merged into one model, by fixed methods and by search over how much each one gives."""
+"""Cognates of one trunk merged into one model, by fixed methods and by search over how much each one gives."""

@@ -14,7 +14,7 @@ _FEWEST = 2  # specialists
 
 
 @dataclass(frozen=True)
-class Family:
+class Cognates:
     """trunk; specialists by name; paths of all, the trunk's first."""
 
     trunk: LanguageModel
@@ -22,7 +22,7 @@ class Family:
     paths: tuple[Path, ...]
 
 
-def read_family(folder: Path, tokenizer: Tokenizer) -> Family:
+def read_family(folder: Path, tokenizer: Tokenizer) -> Cognates:
     """Read a folder that cognate has left.
 
     Raises: ForgeError where it is of another phase or tokenizer, or the specialists are not of this trunk.
@@ -45,4 +45,4 @@ def read_family(folder: Path, tokenizer: Tokenizer) -> Family:
     for name, model in specialists.items():
         if sha256 not in [each["sha256"] for each in model.card.parents if each["relation"] == "trunk"]:
             raise ForgeError(f"{folder}: {name} was not trained from the trunk beside it; run cognate anew")
-    return Family(trunk, specialists, (folder / TRUNK, *stems))
+    return Cognates(trunk, specialists, (folder / TRUNK, *stems))

@@ -16,7 +16,7 @@ from esper.forge.bundles import load_language_model, parent, save_language_model
 from esper.forge.evomerge.candidates import fixed_merges, search_vectors, start_weight
 from esper.forge.evomerge.config import STRATEGIES, EvomergeConfig
 from esper.forge.evomerge.evaluating import MergeEvaluator, Windows, load_state, state_of, window_nats
-from esper.forge.evomerge.family import Family, read_family
+from esper.forge.evomerge.family import Cognates, read_family
 from esper.forge.evomerge.groups import group_names, layer_groups
 from esper.forge.evomerge.methods import State
 from esper.forge.evomerge.search import SearchResult, make_strategy, run_search
@@ -82,7 +82,7 @@ class Evomerge:
         self._context.notes.append(self._verdict(metrics, champion))
         return conclude(self.name, self.gates, metrics, paths, started)
 
-    def _family(self, input: Path | None) -> Family:
+    def _family(self, input: Path | None) -> Cognates:
         if input is None:
             raise ForgeError("evomerge: it merges what cognate has left; name its folder, as in input=RUN_DIR")
         return read_family(input, self._context.tokenizer)
@@ -124,7 +124,7 @@ class Evomerge:
         assert len({result.evaluations for result in found.values()}) == 1, "searches are compared at equal evaluations"
         return found
 
-    def _select(self, merges: dict[str, State], family: Family) -> tuple[dict[str, float], str]:
+    def _select(self, merges: dict[str, State], family: Cognates) -> tuple[dict[str, float], str]:
         """Bits per byte of all merges on validation text, and the best of those that are no controls."""
         windows = self._windows("val", self._config.selection_windows)
         scores = {
@@ -135,7 +135,7 @@ class Evomerge:
         champion = min((name for name in scores if not name.startswith(controls)), key=scores.__getitem__)
         return {f"{name}/val": score for name, score in scores.items()}, champion
 
-    def _measure(self, paths: dict[str, Path], family: Family) -> dict[str, float]:
+    def _measure(self, paths: dict[str, Path], family: Cognates) -> dict[str, float]:
         """Of what was written: bits per byte on the test split, mean over domains."""
         windows = self._windows("test", self._config.test_windows)
         metrics: dict[str, float] = {}
@@ -161,7 +161,7 @@ class Evomerge:
         metrics["search_bits_below_random"] = metrics[f"{RANDOM}/median_bits_per_byte"] - searched
         return metrics
 
-    def _continue_trunk(self, family: Family, output: Path) -> Path:
+    def _continue_trunk(self, family: Cognates, output: Path) -> Path:
         """The trunk trained on, on all domains alike, for as long as the specialists were together."""
         context, budget = self._context, self._config.continued_training
         batches = even_text(context, budget.batch_size, context.model.block_size, f"evomerge/{CONTINUED}")
@@ -169,12 +169,12 @@ class Evomerge:
         trained = LanguageTraining(network, batches, budget, CONTINUED, output / CHECKPOINTS).run(context)
         return self._save(output / CANDIDATES / CONTINUED, trained, family, None)
 
-    def _network(self, family: Family, state: State) -> nn.Module:
+    def _network(self, family: Cognates, state: State) -> nn.Module:
         network = copy.deepcopy(family.trunk.host).eval()
         load_state(network, state)
         return network
 
-    def _save(self, path: Path, network: nn.Module, family: Family, val: float | None) -> Path:
+    def _save(self, path: Path, network: nn.Module, family: Cognates, val: float | None) -> Path:
         trunk, *specialists = family.paths
         return save_language_model(
             path,

@@ -7,7 +7,7 @@ from esper.forge.budget import TrainingBudget
 
 
 @dataclass(kw_only=True)
-class RewardConfig:
+class RewardBudget:
     """Training by verified reward: in each step, so many answers to so many problems."""
 
     steps: int
@@ -40,7 +40,7 @@ class ExpertsConfig:
     prefixes: int
     stages: list[int]
     training: TrainingBudget
-    reward: RewardConfig
+    reward: RewardBudget
     train_windows: int
     search_windows: int
     selection_windows: int

@@ -21,7 +21,7 @@ _PROCEDURAL_SHARE = 0.5  # of a kind's prefixes that are prompts, from which on 
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class TextKind:
     """One choice of the router.
 
     lessons: whose prompts are of it, where most of it are prompts; else none. share: of all prefixes.
@@ -37,7 +37,7 @@ class Kind:
         return bool(self.lessons)
 
 
-def kinds_of(clusters: Clusters, prefixes: Prefixes, lessons: Sequence[Lesson]) -> list[Kind]:
+def kinds_of(clusters: Clusters, prefixes: Prefixes, lessons: Sequence[Lesson]) -> list[TextKind]:
     """What each cluster is made of."""
     by_name = {lesson.name: lesson for lesson in lessons}
     found = []
@@ -47,7 +47,7 @@ def kinds_of(clusters: Clusters, prefixes: Prefixes, lessons: Sequence[Lesson]) 
         prompts = sum(count for source, count in counts.items() if source in by_name)
         own = [lesson for name, lesson in by_name.items() if counts[name]]
         is_procedural = prompts > _PROCEDURAL_SHARE * len(members)
-        found.append(Kind(number, tuple(own) if is_procedural else (), len(members) / len(prefixes.sources)))
+        found.append(TextKind(number, tuple(own) if is_procedural else (), len(members) / len(prefixes.sources)))
     return found
 
 
@@ -72,7 +72,7 @@ class Dealer:
         return x, y, self.kinds(x)
 
     @torch.inference_mode()
-    def problems(self, kind: Kind, lesson: Lesson, count: int, generator: torch.Generator) -> list[Problem]:
+    def problems(self, kind: TextKind, lesson: Lesson, count: int, generator: torch.Generator) -> list[Problem]:
         """Of a lesson, at most so many of one kind."""
         found: list[Problem] = []
         for _ in range(_ROUNDS):
@@ -84,7 +84,7 @@ class Dealer:
                 break
         return found[:count]
 
-    def examples(self, kind: Kind, count: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def examples(self, kind: TextKind, count: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Prompts and right answers of a procedural kind, as `pad_examples` has them."""
         examples = [each for lesson in kind.lessons for each in lesson.examples(count, generator, self._tokenizer)]
         return pad_examples(examples, self._tokenizer.pad_token_id, length)

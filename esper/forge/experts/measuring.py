@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from esper.forge.evaluation import WindowScores, score_windows
 from esper.forge.experts.config import ExpertsConfig
-from esper.forge.experts.kinds import Dealer, Kind, PoolBatches
+from esper.forge.experts.kinds import Dealer, PoolBatches, TextKind
 from esper.forge.experts.singular_values import SingularValues, put_in
 from esper.forge.language_model import LanguageModel
 from esper.forge.lora import LoRA
@@ -33,7 +33,7 @@ class Measuring:
         base: LanguageModel,
         scaled: SingularValues,
         dealer: Dealer,
-        kinds: Sequence[Kind],
+        kinds: Sequence[TextKind],
     ) -> None:
         self._config, self._context, self._base = config, context, base
         self._scaled, self._dealer, self._kinds = scaled, dealer, kinds
@@ -45,7 +45,7 @@ class Measuring:
         generator = named_generator(self._context.seed, f"experts/{purpose}")
         return self._dealer.windows(streams, count, self._length, generator)
 
-    def searched(self, kind: Kind) -> tuple[Tensor, Tensor]:
+    def searched(self, kind: TextKind) -> tuple[Tensor, Tensor]:
         """What mixtures are searched by: windows of one kind, or examples of its problems: x, y [N, T]."""
         count = self._config.search_windows
         if kind.is_procedural:
@@ -163,7 +163,7 @@ class Measuring:
             return Interval(None, None, None, 0)
         return self._scores(self._base, x, y).difference(self._scores(network, x, y))
 
-    def _right_gain(self, network: nn.Module, kind: Kind, purpose: str) -> Interval:
+    def _right_gain(self, network: nn.Module, kind: TextKind, purpose: str) -> Interval:
         """Of problems of a kind, by their greedy answers."""
         generator = named_generator(self._context.seed, f"experts/{purpose}/problems/{kind.number}")
         count = self._config.test_problems // len(kind.lessons)

@@ -13,7 +13,7 @@ from esper.checks import is_number
 from esper.errors import CheckpointError, FormatError, first_line
 from esper.files import read_object, write_atomic
 from esper.forge.examples import IGNORED
-from esper.forge.experts.nsga2 import SearchResult
+from esper.forge.experts.nsga2 import Evaluated
 from esper.forge.experts.routed import WEIGHT_STEP
 from esper.forge.experts.singular_values import SingularValues, mixed
 from esper.forge.phase import Interrupted
@@ -107,7 +107,7 @@ class MixtureAims:
         generator = named_generator(seed, f"experts/{name}")
         return torch.cat((known, random_points(count - len(known), len(own), generator)))
 
-    def choose(self, searches: Sequence[SearchResult]) -> Tensor:
+    def choose(self, searches: Sequence[Evaluated]) -> Tensor:
         """Of all that was found, the mixtures with the fewest active experts among the best. Returns: [M, K] uint8."""
         points = torch.cat([search.points for search in searches])
         aims = torch.cat([search.aims for search in searches])

@@ -64,7 +64,7 @@ def _standing(aims: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass
-class SearchResult:
+class Evaluated:
     """All points that were evaluated, [N, D], and their aims, [N, A]."""
 
     points: Tensor
@@ -84,7 +84,7 @@ def nsga2(
     grid: int | None = None,
     crossover_eta: float = CROSSOVER_ETA,
     mutation_eta: float = MUTATION_ETA,
-) -> SearchResult:
+) -> Evaluated:
     """Evaluate a first population [N, D] and as many children in each generation, none of them twice.
 
     Args: grid: parts of the cube's edge that points are rounded to; None: none. etas: the lower, the wider children
@@ -112,7 +112,7 @@ def nsga2(
         order = (-crowding).argsort(stable=True)
         kept = order[ranks[order].argsort(stable=True)][: len(start)]
         population, aims = population[kept], aims[kept]
-    return SearchResult(points, found)
+    return Evaluated(points, found)
 
 
 def _on_grid(points: Tensor, grid: int | None) -> Tensor:

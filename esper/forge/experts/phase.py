@@ -19,7 +19,7 @@ from esper.forge.examples import IGNORED
 from esper.forge.experts.bundle import FORMAT, routed_tensors
 from esper.forge.experts.config import ExpertsConfig
 from esper.forge.experts.discovery import check_enough, discover, draw_prefixes
-from esper.forge.experts.kinds import Dealer, Kind, PoolBatches, kinds_of
+from esper.forge.experts.kinds import Dealer, PoolBatches, TextKind, kinds_of
 from esper.forge.experts.layers import dense_copy
 from esper.forge.experts.measuring import Measuring
 from esper.forge.experts.mixing import MixtureAims
@@ -39,10 +39,10 @@ MOST_PARAMETERS_SHARE = 0.01  # of one expert, of the base's
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Discovery:
     """What the text was found to be made of."""
 
-    kinds: list[Kind]
+    kinds: list[TextKind]
     router: PrefixRouter
     silhouettes: dict[int, float]
 
@@ -127,16 +127,16 @@ class Experts:
             )
         return conclude(self.name, self.gates, metrics, artifacts, started)
 
-    def _discover(self, base: Any) -> Found:
+    def _discover(self, base: Any) -> Discovery:
         config, context = self._config, self._context
         context.progress(0, 1, "discovering kinds of text")
         lessons, length = base.card.lessons, config.stages[-1]
         prefixes = draw_prefixes(context.corpus, lessons, context.tokenizer, config.prefixes, length, context.seed)
         clusters = discover(base.host, prefixes.tokens, config.max_experts, context.seed)
         router = fit_router(base.host, prefixes.tokens, clusters.labels, config.stages)
-        return Found(kinds_of(clusters, prefixes, lessons), router, clusters.silhouettes)
+        return Discovery(kinds_of(clusters, prefixes, lessons), router, clusters.silhouettes)
 
-    def _text_batches(self, dealer: Dealer, kinds: Sequence[Kind], length: int) -> dict[int, PoolBatches]:
+    def _text_batches(self, dealer: Dealer, kinds: Sequence[TextKind], length: int) -> dict[int, PoolBatches]:
         """Of each kind of text, those of the training text's windows that are dealt to it."""
         config, context = self._config, self._context
         generator = named_generator(context.seed, "experts/train_windows")
@@ -154,7 +154,7 @@ class Experts:
         }
 
     def _train(
-        self, kind: Kind, scaled: SingularValues, dealer: Dealer, batches: PoolBatches | None, output: Path
+        self, kind: TextKind, scaled: SingularValues, dealer: Dealer, batches: PoolBatches | None, output: Path
     ) -> Tensor:
         """z - 1 of one kind's expert."""
         config, context = self._config, self._context
@@ -181,7 +181,7 @@ class Experts:
         scaled: SingularValues,
         experts: Tensor,
         owners: Sequence[int],
-        kinds: Sequence[Kind],
+        kinds: Sequence[TextKind],
         measuring: Measuring,
         output: Path,
     ) -> tuple[Tensor, SearchReport]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from esper.checkpoint import Checkpoint, read_bundle, restoring, write_bundle
 from esper.checkpoint.bundle import bundle_paths
 from esper.forge.examples import IGNORED, pad_examples
-from esper.forge.experts.config import RewardConfig
+from esper.forge.experts.config import RewardBudget
 from esper.forge.experts.singular_values import SingularValues, put_in
 from esper.forge.lessons import Lesson
 from esper.forge.phase import Interrupted, PhaseContext
@@ -38,7 +38,7 @@ class RewardTraining:
         scaled: SingularValues,
         lessons: Sequence[Lesson],
         draw: Draw,
-        config: RewardConfig,
+        config: RewardBudget,
         tokenizer: Tokenizer,
         name: str,
         folder: Path,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from esper.forge.experts.config import ExpertsConfig
 from esper.forge.experts.mixing import MOST_STEPS, REFERENCE, MixtureAims, random_points
-from esper.forge.experts.nsga2 import SearchResult, hypervolume, nsga2
+from esper.forge.experts.nsga2 import Evaluated, hypervolume, nsga2
 from esper.forge.phase import PhaseContext
 from esper.tasks.task import named_generator
 
@@ -37,7 +37,7 @@ def search_mixtures(aims: MixtureAims, config: ExpertsConfig, context: PhaseCont
         generator = named_generator(context.seed, f"experts/random/{seed}")
         drawn = random_points(len(found.points) - len(start), start.shape[1], generator)
         points = torch.cat((start, drawn))
-        for name, search in {"nsga2": found, "random": SearchResult(points, aims(points))}.items():
+        for name, search in {"nsga2": found, "random": Evaluated(points, aims(points))}.items():
             volume = hypervolume(search.aims, REFERENCE)
             volumes[name].append(volume)
             metrics[f"hypervolume/{name}_{seed}"] = volume

@@ -8,14 +8,14 @@ import torch
 
 from esper.forge.baking.baker import Baker
 from esper.forge.baking.cycles import Cycles, Scored, best_of
-from esper.forge.baking.selection import NO_PROMPT, Selection, Standing, example_nats, is_better
+from esper.forge.baking.selection import NO_PROMPT, Selection, TaskScores, example_nats, is_better
 from esper.forge.baking.tasks import Prompt
 from esper.forge.examples import Example
 from tests.forge.baking.parts import BLOCK, config, context, tasks
 from tests.forge.baking.test_tasks import Copies
 from tests.forge.models import network, tokenizer
 
-BEFORE = Standing({"copy": 1.0, "sort": 0.9}, bits=2.0, answer_nats=3.0, unprompted=0.4)
+BEFORE = TaskScores({"copy": 1.0, "sort": 0.9}, bits=2.0, answer_nats=3.0, unprompted=0.4)
 RULES = config(max_loss=0.05, max_text_ratio=1.02)
 
 

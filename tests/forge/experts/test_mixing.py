@@ -8,7 +8,7 @@ from esper.forge.bundles import load_language_model
 from esper.forge.examples import IGNORED
 from esper.forge.experts.layers import dense_copy
 from esper.forge.experts.mixing import MOST_STEPS, MixtureAims
-from esper.forge.experts.nsga2 import SearchResult
+from esper.forge.experts.nsga2 import Evaluated
 from esper.forge.experts.routed import WEIGHT_STEP
 from esper.forge.experts.singular_values import SingularValues
 from esper.forge.phase import Interrupted
@@ -71,7 +71,7 @@ def test_the_first_population_has_the_base_and_each_kind_by_its_own(made):
 def test_of_the_best_the_one_with_the_fewest_active_is_taken(made):
     aims = made[0]()
     points = torch.cat((point(3, 3, 3, 3), point(2, 0, 0, 0), point(0, 0, 0, 0)))
-    found = SearchResult(points, torch.tensor([[0.9, 1.0, 0.5], [0.9003, 0.4, 1.0], [1.0, 0.0, 0.5]]))
+    found = Evaluated(points, torch.tensor([[0.9, 1.0, 0.5], [0.9003, 0.4, 1.0], [1.0, 0.0, 0.5]]))
     assert aims.choose([found]).tolist() == [[2, 0], [0, 0]]
 
 

@@ -13,7 +13,7 @@ from esper.checkpoint import read_bundle
 from esper.errors import CheckpointError, ConfigError, ForgeError
 from esper.forge.budget import TrainingBudget
 from esper.forge.bundles import load_language_model, save_language_model
-from esper.forge.experts.config import ExpertsConfig, RewardConfig
+from esper.forge.experts.config import ExpertsConfig, RewardBudget
 from esper.forge.experts.phase import build_experts
 from esper.forge.phase import Interrupted, PhaseContext
 from esper.tasks.text.windows import every_window
@@ -24,7 +24,7 @@ CONFIG = ExpertsConfig(
     prefixes=30,
     stages=[4, 8],
     training=TrainingBudget(steps=25, batch_size=8, learning_rate=0.05, weight_decay=0.0),
-    reward=RewardConfig(steps=3, problems=4, answers=4, learning_rate=0.02, max_grad_norm=1.0),
+    reward=RewardBudget(steps=3, problems=4, answers=4, learning_rate=0.02, max_grad_norm=1.0),
     train_windows=60,
     search_windows=8,
     selection_windows=24,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from esper.errors import ConfigError
-from esper.forge.experts.config import RewardConfig
+from esper.forge.experts.config import RewardBudget
 from esper.forge.experts.reward import RewardTraining, against_siblings, reward_loss
 from esper.forge.experts.singular_values import SingularValues
 from esper.forge.lessons import Lesson
@@ -13,7 +13,7 @@ from esper.kasmina.decoder import Decoder
 from esper.tasks.task import named_generator
 from esper.tasks.text.tokenizer import get_tokenizer
 
-CONFIG = RewardConfig(steps=12, problems=8, answers=4, learning_rate=0.05, max_grad_norm=1.0)
+CONFIG = RewardBudget(steps=12, problems=8, answers=4, learning_rate=0.05, max_grad_norm=1.0)
 LESSON = Lesson(phase="curriculum", families={"parity": [1]})
 
 
@@ -89,4 +89,4 @@ def test_stopped_and_gone_on_with_it_ends_bit_for_bit_the_same(network, tmp_path
 
 def test_one_answer_has_no_siblings():
     with pytest.raises(ConfigError, match=r"experts\.reward\.answers=1"):
-        RewardConfig(steps=1, problems=1, answers=1, learning_rate=0.1, max_grad_norm=1.0)
+        RewardBudget(steps=1, problems=1, answers=1, learning_rate=0.1, max_grad_norm=1.0)
