@@ -11,7 +11,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <vector>
+#include <memory>
 
 #include "arguments.h"
 
@@ -72,12 +72,49 @@ template <class T> inline Vec<T> inverse_root(Vec<T> v) {
 struct Block { BLOCK_FIELDS(DECLARE_INTEGER, DECLARE_REAL, DECLARE_POINTER) };
 struct Seed { SEED_FIELDS(DECLARE_INTEGER, DECLARE_REAL, DECLARE_POINTER) };
 
+// Memory of a thread's own, kept from call to call: a fresh piece costs a page fault for every four kilobytes.
+template <class T> class Scratch {
+ public:
+  T* get(size_t count) {
+    if (count > count_) memory_.reset(new T[count_ = count]);
+    return memory_.get();
+  }
+
+ private:
+  std::unique_ptr<T[]> memory_;
+  size_t count_ = 0;
+};
+
+// Sums over a channel's values less `shift`, of them and of their squares, taken while they are still in registers. Any
+// value of the channel will do as the shift: it only has to lie near the mean.
+template <class T> struct ChannelSums {
+  Vec<T> first = {}, second = {};
+  T first_rest = 0, second_rest = 0, shift = 0;
+};
+
+template <class T> inline void add_to(ChannelSums<T>& sums, Vec<T> first, Vec<T> second) {
+  sums.first += first;
+  sums.second += second;
+}
+template <class T> inline void add_to(ChannelSums<T>& sums, T first, T second) {
+  sums.first_rest += first;
+  sums.second_rest += second;
+}
+
+template <class T> inline void moments_of(const ChannelSums<T>& sums, int64_t count, T& mean, T& variance) {
+  const T first = (lane_sum<T>(sums.first) + sums.first_rest) / count;
+  const T second = (lane_sum<T>(sums.second) + sums.second_rest) / count;
+  mean = sums.shift + first;
+  variance = second - first * first;
+  if (variance < 0) variance = 0;
+}
+
 // ---- convolution -----------------------------------------------------------------------------------------------
 
-// Output channels [0, OB) at one position and NV vectors of samples.
+// Output channels [0, OB) at one position and NV vectors of samples. sums: of each channel, null where not wanted.
 template <class V, class T, int OB, int NV>
 inline void conv_tile(const T* x, const T* w, const T* bias, T* out, int64_t in, int64_t h, int64_t wd, int64_t n,
-                      int k, int64_t row, int64_t col) {
+                      int k, int64_t row, int64_t col, ChannelSums<T>* sums) {
   constexpr int lanes = sizeof(V) / sizeof(T);
   const int p = k / 2;
   const int ky0 = std::max<int64_t>(0, p - row), ky1 = std::min<int64_t>(k, h + p - row);
@@ -98,39 +135,61 @@ inline void conv_tile(const T* x, const T* w, const T* bias, T* out, int64_t in,
     }
   for (int o = 0; o < OB; ++o)
     for (int v = 0; v < NV; ++v) store<V>(out + (o * h * wd + row * wd + col) * n + v * lanes, acc[o][v]);
-}
-
-template <class T, int OB>
-inline void conv_channels(const T* x, const T* w, const T* bias, T* out, int64_t in, int64_t h, int64_t wd, int64_t n,
-                          int k, int64_t row, int64_t col, int64_t s, int64_t span) {
-  if (span == 4 * kLanes<T>) conv_tile<Vec<T>, T, OB, 4>(x + s, w, bias, out + s, in, h, wd, n, k, row, col);
-  else if (span == kLanes<T>) conv_tile<Vec<T>, T, OB, 1>(x + s, w, bias, out + s, in, h, wd, n, k, row, col);
-  else conv_tile<T, T, OB, 1>(x + s, w, bias, out + s, in, h, wd, n, k, row, col);
-}
-
-// Channels are taken kChannelTile at a time, then 2, then 1; `w` is packed by pack() in the same order.
-template <class T>
-void conv(const T* x, const T* w, const T* bias, T* out, int64_t in, int64_t outc, int64_t h, int64_t wd, int64_t n,
-          int k) {
-  const int64_t plane = h * wd * n, taps = in * k * k;
-  for (int64_t s = 0; s < n;) {
-    const int64_t left = n - s, span = left >= 4 * kLanes<T> ? 4 * kLanes<T> : left >= kLanes<T> ? kLanes<T> : 1;
-    for (int64_t row = 0; row < h; ++row)
-      for (int64_t col = 0; col < wd; ++col) {
-        int64_t o = 0;
-        for (; o + kChannelTile <= outc; o += kChannelTile)
-          conv_channels<T, kChannelTile>(x, w + o * taps, bias ? bias + o : nullptr, out + o * plane, in, h, wd, n, k,
-                                         row, col, s, span);
-        for (; o + 2 <= outc; o += 2)
-          conv_channels<T, 2>(x, w + o * taps, bias ? bias + o : nullptr, out + o * plane, in, h, wd, n, k, row, col, s,
-                              span);
-        for (; o < outc; ++o)
-          conv_channels<T, 1>(x, w + o * taps, bias ? bias + o : nullptr, out + o * plane, in, h, wd, n, k, row, col, s,
-                              span);
-      }
-    s += span;
+  if (!sums) return;
+  for (int o = 0; o < OB; ++o) {
+    V first = {}, second = {};
+    for (int v = 0; v < NV; ++v) {
+      const V d = acc[o][v] - sums[o].shift;
+      first += d;
+      second += d * d;
+    }
+    add_to<T>(sums[o], first, second);
   }
 }
+
+template <class T> struct Convolution {
+  const T *x, *w, *bias;
+  T* out;
+  int64_t in, outc, h, wd, n;
+  int k;
+
+  // The samples that one pass takes from `s` on.
+  int64_t span(int64_t s) const {
+    const int64_t left = n - s;
+    return left >= 4 * kLanes<T> ? 4 * kLanes<T> : left >= kLanes<T> ? kLanes<T> : 1;
+  }
+
+  template <int OB> void channels(int64_t o, int64_t row, int64_t col, int64_t s, ChannelSums<T>* sums) const {
+    const T *from = x + s, *packed = w + o * in * k * k, *start = bias ? bias + o : nullptr;
+    T* to = out + o * h * wd * n + s;
+    ChannelSums<T>* own = sums ? sums + o : nullptr;
+    if (span(s) == 4 * kLanes<T>) conv_tile<Vec<T>, T, OB, 4>(from, packed, start, to, in, h, wd, n, k, row, col, own);
+    else if (span(s) == kLanes<T>) conv_tile<Vec<T>, T, OB, 1>(from, packed, start, to, in, h, wd, n, k, row, col, own);
+    else conv_tile<T, T, OB, 1>(from, packed, start, to, in, h, wd, n, k, row, col, own);
+  }
+
+  // Channels are taken kChannelTile at a time, then 2, then 1; `w` is packed by pack() in the same order.
+  void position(int64_t row, int64_t col, int64_t s, ChannelSums<T>* sums) const {
+    int64_t o = 0;
+    for (; o + kChannelTile <= outc; o += kChannelTile) channels<kChannelTile>(o, row, col, s, sums);
+    for (; o + 2 <= outc; o += 2) channels<2>(o, row, col, s, sums);
+    for (; o < outc; ++o) channels<1>(o, row, col, s, sums);
+  }
+
+  void run(ChannelSums<T>* sums = nullptr) const {
+    if (sums) {
+      position(h / 2, wd / 2, 0, nullptr);
+      for (int64_t o = 0; o < outc; ++o) {
+        const T* centre = out + ((o * h + h / 2) * wd + wd / 2) * n;
+        sums[o] = {};
+        for (int64_t s = 0; s < span(0); ++s) sums[o].shift += centre[s] / span(0);
+      }
+    }
+    for (int64_t s = 0; s < n; s += span(s))
+      for (int64_t row = 0; row < h; ++row)
+        for (int64_t col = 0; col < wd; ++col) position(row, col, s, sums);
+  }
+};
 
 // [O, I, k, k] to tiles of [I, k, k, tile]; `flip` packs the transposed, mirrored kernel that carries gradients back.
 template <class T> void pack(const T* w, T* packed, int64_t outc, int64_t in, int k, bool flip) {
@@ -146,80 +205,109 @@ template <class T> void pack(const T* w, T* packed, int64_t outc, int64_t in, in
   }
 }
 
-// Weight gradients of OB output and IB input channels: dot products of shifted rows. Row by row, so that all taps of the
-// kernel find the same few rows in the first-level cache; U vectors at a time where OB * IB alone leaves the adders idle.
-template <class T, int OB, int IB, int U>
-void weight_tile(const T* g, const T* x, T* gw, int64_t gw_o, int64_t gw_i, int64_t h, int64_t wd, int64_t n, int k) {
+// Dot products of OB output and IB input channels over one run of positions, for K neighbouring taps of a kernel's row at
+// once: a loaded gradient then serves them all. U vectors at a time where the rest alone leaves the adders idle.
+template <class T, int OB, int IB, int K, int U>
+inline void weight_run(const T* g, const T* x, int64_t plane, int64_t n, int64_t length, Vec<T> (*sums)[OB][IB],
+                       T (*rests)[OB][IB]) {
   constexpr int lanes = kLanes<T>;
+  Vec<T> acc[U][K][OB][IB] = {};
+  int64_t l = 0;
+  for (; l + U * lanes <= length; l += U * lanes)
+    for (int u = 0; u < U; ++u) {
+      Vec<T> xv[K][IB];
+      for (int t = 0; t < K; ++t)
+        for (int i = 0; i < IB; ++i) xv[t][i] = load<Vec<T>>(x + i * plane + t * n + l + u * lanes);
+      for (int o = 0; o < OB; ++o) {
+        const Vec<T> gv = load<Vec<T>>(g + o * plane + l + u * lanes);
+        for (int t = 0; t < K; ++t)
+          for (int i = 0; i < IB; ++i) acc[u][t][o][i] += gv * xv[t][i];
+      }
+    }
+  for (int u = 0; u < U; ++u)
+    for (int t = 0; t < K; ++t)
+      for (int o = 0; o < OB; ++o)
+        for (int i = 0; i < IB; ++i) sums[t][o][i] += acc[u][t][o][i];
+  for (; l < length; ++l)
+    for (int t = 0; t < K; ++t)
+      for (int o = 0; o < OB; ++o)
+        for (int i = 0; i < IB; ++i) rests[t][o][i] += g[o * plane + l] * x[i * plane + t * n + l];
+}
+
+// Weight gradients of OB output and IB input channels. Row by row, so that all taps of the kernel find the same few rows
+// in the first-level cache; K of a row's three at once, but at its ends, where one of them is outside.
+template <class T, int OB, int IB, int K, int U>
+void weight_tile(const T* g, const T* x, T* gw, int64_t gw_o, int64_t gw_i, int64_t h, int64_t wd, int64_t n, int k) {
   const int64_t plane = h * wd * n, pitch = wd * n;
   const int p = k / 2;
   Vec<T> sums[9][OB][IB] = {};
   T rests[9][OB][IB] = {};
   for (int64_t row = 0; row < h; ++row)
-    for (int ky = std::max<int64_t>(0, p - row); ky < std::min<int64_t>(k, h + p - row); ++ky)
+    for (int ky = std::max<int64_t>(0, p - row); ky < std::min<int64_t>(k, h + p - row); ++ky) {
+      const T *gp = g + row * pitch, *xp = x + (row + ky - p) * pitch;
+      const int tap = ky * k;
+      if (K == 3 && k == 3 && wd > 2) {
+        const int64_t end = (wd - 1) * n;
+        weight_run<T, OB, IB, K, U>(gp + n, xp, plane, n, end - n, sums + tap, rests + tap);
+        for (int kx = 1; kx < 3; ++kx)
+          weight_run<T, OB, IB, 1, 1>(gp, xp + (kx - 1) * n, plane, n, n, sums + tap + kx, rests + tap + kx);
+        for (int kx = 0; kx < 2; ++kx)
+          weight_run<T, OB, IB, 1, 1>(gp + end, xp + end + (kx - 1) * n, plane, n, n, sums + tap + kx, rests + tap + kx);
+        continue;
+      }
       for (int kx = 0; kx < k; ++kx) {
         const int64_t x0 = std::max(0, p - kx), length = (std::min<int64_t>(wd, wd + p - kx) - x0) * n;
-        const T* gp = g + row * pitch + x0 * n;
-        const T* xp = x + (row + ky - p) * pitch + (x0 + kx - p) * n;
-        Vec<T> acc[U][OB][IB] = {};
-        int64_t l = 0;
-        for (; l + U * lanes <= length; l += U * lanes)
-          for (int u = 0; u < U; ++u) {
-            Vec<T> xv[IB];
-            for (int i = 0; i < IB; ++i) xv[i] = load<Vec<T>>(xp + i * plane + l + u * lanes);
-            for (int o = 0; o < OB; ++o) {
-              const Vec<T> gv = load<Vec<T>>(gp + o * plane + l + u * lanes);
-              for (int i = 0; i < IB; ++i) acc[u][o][i] += gv * xv[i];
-            }
-          }
-        const int tap = ky * k + kx;
-        for (int u = 0; u < U; ++u)
-          for (int o = 0; o < OB; ++o)
-            for (int i = 0; i < IB; ++i) sums[tap][o][i] += acc[u][o][i];
-        for (; l < length; ++l)
-          for (int o = 0; o < OB; ++o)
-            for (int i = 0; i < IB; ++i) rests[tap][o][i] += gp[o * plane + l] * xp[i * plane + l];
+        weight_run<T, OB, IB, 1, U>(gp + x0 * n, xp + (x0 + kx - p) * n, plane, n, length, sums + tap + kx,
+                                    rests + tap + kx);
       }
+    }
   for (int o = 0; o < OB; ++o)
     for (int i = 0; i < IB; ++i)
       for (int tap = 0; tap < k * k; ++tap)
         gw[o * gw_o + i * gw_i + tap] = lane_sum<T>(sums[tap][o][i]) + rests[tap][o][i];
 }
 
+constexpr int64_t kWide = 8;
+
 template <class T>
 void conv_grad_weight(const T* g, const T* x, T* gw, int64_t outc, int64_t in, int64_t h, int64_t wd, int64_t n, int k) {
   const int64_t plane = h * wd * n, taps = k * k;
   int64_t o = 0;
+  const auto at = [&](auto tile, int64_t i) {
+    tile(g + o * plane, x + i * plane, gw + (o * in + i) * taps, in * taps, taps, h, wd, n, k);
+  };
   for (; o + 4 <= outc; o += 4) {
     int64_t i = 0;
-    for (; i + 4 <= in; i += 4)
-      weight_tile<T, 4, 4, 1>(g + o * plane, x + i * plane, gw + (o * in + i) * taps, in * taps, taps, h, wd, n, k);
-    for (; i < in; ++i)
-      weight_tile<T, 4, 1, 4>(g + o * plane, x + i * plane, gw + (o * in + i) * taps, in * taps, taps, h, wd, n, k);
+    if (k == 3 && wd >= kWide)
+      for (; i + 2 <= in; i += 2) at(weight_tile<T, 4, 2, 3, 1>, i);
+    for (; i + 4 <= in; i += 4) at(weight_tile<T, 4, 4, 1, 1>, i);
+    for (; i + 2 <= in; i += 2) at(weight_tile<T, 4, 2, 1, 2>, i);
+    for (; i < in; ++i) at(weight_tile<T, 4, 1, 3, 1>, i);
   }
   for (; o < outc; ++o)
-    for (int64_t i = 0; i < in; ++i)
-      weight_tile<T, 1, 1, 8>(g + o * plane, x + i * plane, gw + (o * in + i) * taps, in * taps, taps, h, wd, n, k);
+    for (int64_t i = 0; i < in; ++i) at(weight_tile<T, 1, 1, 3, 2>, i);
 }
 
-template <class T> void conv_row(const Block& b, const T* x, const T* w, const T* bias, T* y, std::vector<T>& packed) {
+// sums: of each output channel, null where not wanted.
+template <class T>
+void conv_row(const Block& b, const T* x, const T* w, const T* bias, T* y, Scratch<T>& packed, ChannelSums<T>* sums) {
   const int k = b.kernel;
-  const int64_t plane = b.height * b.width * b.samples;
-  packed.resize(b.out_channels * b.in_channels * k * k);
+  const int64_t h = b.height, wd = b.width, n = b.samples, plane = h * wd * n;
   if (b.depthwise) {
     for (int64_t c = 0; c < b.out_channels; ++c)
-      conv<T>(x + c * plane, w + c * k * k, bias ? bias + c : nullptr, y + c * plane, 1, 1, b.height, b.width,
-              b.samples, k);
+      Convolution<T>{x + c * plane, w + c * k * k, bias ? bias + c : nullptr, y + c * plane, 1, 1, h, wd, n, k}.run(
+          sums ? sums + c : nullptr);
     return;
   }
-  pack<T>(w, packed.data(), b.out_channels, b.in_channels, k, false);
-  conv<T>(x, packed.data(), bias, y, b.in_channels, b.out_channels, b.height, b.width, b.samples, k);
+  T* tiles = packed.get(b.out_channels * b.in_channels * k * k);
+  pack<T>(w, tiles, b.out_channels, b.in_channels, k, false);
+  Convolution<T>{x, tiles, bias, y, b.in_channels, b.out_channels, h, wd, n, k}.run(sums);
 }
 
 template <class T>
-void conv_row_backward(const Block& b, const T* x, const T* w, const T* g, T* gx, T* gw, T* gb, std::vector<T>& packed) {
+void conv_row_backward(const Block& b, const T* x, const T* w, const T* g, T* gx, T* gw, T* gb, Scratch<T>& packed) {
   const int k = b.kernel;
-  const int64_t plane = b.height * b.width * b.samples;
+  const int64_t h = b.height, wd = b.width, n = b.samples, plane = h * wd * n;
   if (gb)
     for (int64_t c = 0; c < b.out_channels; ++c) {
       Vec<T> total = {};
@@ -229,20 +317,20 @@ void conv_row_backward(const Block& b, const T* x, const T* w, const T* g, T* gx
       for (; j < plane; ++j) rest += g[c * plane + j];
       gb[c] = lane_sum<T>(total) + rest;
     }
-  packed.resize(b.out_channels * b.in_channels * k * k);
+  T* tiles = packed.get(b.out_channels * (b.depthwise ? 1 : b.in_channels) * k * k);
   if (b.depthwise) {
     for (int64_t c = 0; c < b.out_channels; ++c) {
-      conv_grad_weight<T>(g + c * plane, x + c * plane, gw + c * k * k, 1, 1, b.height, b.width, b.samples, k);
+      conv_grad_weight<T>(g + c * plane, x + c * plane, gw + c * k * k, 1, 1, h, wd, n, k);
       if (!gx) continue;
-      pack<T>(w + c * k * k, packed.data(), 1, 1, k, true);
-      conv<T>(g + c * plane, packed.data(), nullptr, gx + c * plane, 1, 1, b.height, b.width, b.samples, k);
+      pack<T>(w + c * k * k, tiles, 1, 1, k, true);
+      Convolution<T>{g + c * plane, tiles, nullptr, gx + c * plane, 1, 1, h, wd, n, k}.run();
     }
     return;
   }
-  conv_grad_weight<T>(g, x, gw, b.out_channels, b.in_channels, b.height, b.width, b.samples, k);
+  conv_grad_weight<T>(g, x, gw, b.out_channels, b.in_channels, h, wd, n, k);
   if (!gx) return;
-  pack<T>(w, packed.data(), b.out_channels, b.in_channels, k, true);
-  conv<T>(g, packed.data(), nullptr, gx, b.out_channels, b.in_channels, b.height, b.width, b.samples, k);
+  pack<T>(w, tiles, b.out_channels, b.in_channels, k, true);
+  Convolution<T>{g, tiles, nullptr, gx, b.out_channels, b.in_channels, h, wd, n, k}.run();
 }
 
 // ---- batch norm, ReLU, pooling ---------------------------------------------------------------------------------
@@ -291,7 +379,8 @@ inline void pool_run(const T* y, int64_t pitch, int64_t n, T* out, T scale, T sh
   }
 }
 
-template <class T> void activate_row(const Block& b, int64_t r, const T* y, T* out) {
+// sums: of y's channels, null where nobody has taken them.
+template <class T> void activate_row(const Block& b, int64_t r, const T* y, T* out, const ChannelSums<T>* sums) {
   const int64_t h = b.height, w = b.width, n = b.samples, plane = h * w * n, pitch = w * n;
   const int64_t ph = h / 2, pw = w / 2, whole = n / kLanes<T> * kLanes<T>;
   for (int64_t c = 0; c < b.out_channels; ++c, y += plane) {
@@ -301,7 +390,8 @@ template <class T> void activate_row(const Block& b, int64_t r, const T* y, T* o
       T mean, variance;
       T &running_mean = ((T*)b.running_mean)[rc], &running_var = ((T*)b.running_var)[rc];
       if (b.training) {
-        moments<T>(y, plane, mean, variance);
+        if (sums) moments_of<T>(sums[c], plane, mean, variance);
+        else moments<T>(y, plane, mean, variance);
         const T unbiased = variance * plane / std::max<int64_t>(1, plane - 1);
         running_mean = b.momentum * mean + (1 - b.momentum) * running_mean;
         running_var = b.momentum * unbiased + (1 - b.momentum) * running_var;
@@ -331,96 +421,94 @@ template <class T> void activate_row(const Block& b, int64_t r, const T* y, T* o
   }
 }
 
-// Gradient before ReLU and pooling into `g`; adds up its sum and its product with the normalised input.
-template <class V, class T>
-inline void ungate_run(const T* y, const T* go, T* g, T scale, T shift, T mean, T invstd, bool relu, int64_t from,
-                       int64_t to, V& sum, V& product) {
-  constexpr int lanes = sizeof(V) / sizeof(T);
-  for (int64_t j = from; j < to; j += lanes) {
-    const V yv = load<V>(y + j);
-    V gv = load<V>(go + j);
-    if (relu) gv = yv * scale + shift <= T(0) ? V{} : gv;
-    store<V>(g + j, gv);
-    sum += gv;
-    product += gv * ((yv - mean) * invstd);
-  }
-}
+// One channel's batch norm on the way forward.
+template <class T> struct Affine {
+  T scale = 1, shift = 0, mean = 0;
+};
 
-template <class V, class T>
-inline void unpool_run(const T* y, int64_t pitch, int64_t n, const T* go, T* g, T scale, T shift, T mean, T invstd,
-                       bool relu, int64_t from, int64_t to, V& sum, V& product) {
-  constexpr int lanes = sizeof(V) / sizeof(T);
-  const int64_t offset[4] = {0, n, pitch, pitch + n};
-  for (int64_t j = from; j < to; j += lanes) {
-    V yv[4], z[4];
-    for (int q = 0; q < 4; ++q) {
-      yv[q] = load<V>(y + offset[q] + j);
-      z[q] = yv[q] * scale + shift;
-    }
-    // The first position that holds the maximum takes the gradient, as in torch.
-    V best = z[0], winner = {}, gradient = load<V>(go + j);
-    for (int q = 1; q < 4; ++q) {
-      const auto wins = beats<V>(z[q], best);
-      best = wins ? z[q] : best;
+// The gradient of one vector of outputs before ReLU and pooling. Of its Q inputs, the largest gets it: the first that
+// holds the maximum, as in torch.
+template <class V, class T, int Q> struct Gated {
+  V winner = {}, winners_y, gradient, nothing = {};  // `nothing` times a number: NaN where a loser is not finite
+
+  Gated(const T* y, const T* go, const int64_t* offset, const Affine<T>& a, bool relu)
+      : winners_y(load<V>(y)), gradient(load<V>(go)) {
+    V best = winners_y * a.scale + a.shift;
+    for (int q = 1; q < Q; ++q) {
+      const V other = load<V>(y + offset[q]), z = other * a.scale + a.shift;
+      const auto wins = beats<V>(z, best);
+      best = wins ? z : best;
       winner = wins ? V{} + T(q) : winner;
+      winners_y = wins ? other : winners_y;
+      nothing += other * T(0);
     }
     if (relu) gradient = best <= T(0) ? V{} : gradient;
-    for (int q = 0; q < 4; ++q) {
-      const V gv = winner == T(q) ? gradient : V{};
-      store<V>(g + offset[q] + j, gv);
-      sum += gv;
-      product += gv * ((yv[q] - mean) * invstd);
-    }
+  }
+
+  void spread(T* g, const int64_t* offset) const {
+    for (int q = 0; q < Q; ++q) store<V>(g + offset[q], Q == 1 || winner == T(q) ? gradient : V{});
+  }
+};
+
+// All vectors of a channel's outputs, then what is left of them sample by sample: visit(V{}, where its inputs and it are).
+template <class T, class Visit> inline void every_output(const Block& b, Visit visit) {
+  const int64_t n = b.samples, pitch = b.width * n, plane = b.height * pitch, columns = b.pool ? b.width / 2 : 1;
+  const int64_t runs = b.pool ? b.height / 2 * columns : 1, length = b.pool ? n : plane;
+  for (int64_t run = 0; run < runs; ++run) {
+    const int64_t from = 2 * (run / columns * pitch + run % columns * n);
+    int64_t j = 0;
+    for (; j + kLanes<T> <= length; j += kLanes<T>) visit(Vec<T>{}, from + j, run * n + j);
+    for (; j < length; ++j) visit(T{}, from + j, run * n + j);
   }
 }
 
-template <class T> void activate_row_backward(const Block& b, int64_t r, const T* y, const T* go, T* g) {
-  const int64_t h = b.height, w = b.width, n = b.samples, plane = h * w * n, pitch = w * n;
-  const int64_t ph = h / 2, pw = w / 2, whole = n / kLanes<T> * kLanes<T>, full = plane / kLanes<T> * kLanes<T>;
-  for (int64_t c = 0; c < b.out_channels; ++c, y += plane, g += plane) {
+// What no window covers, at an odd last row and column, gets no gradient through pooling.
+template <class T> void clear_uncovered(const Block& b, T* g) {
+  const int64_t h = b.height, w = b.width, n = b.samples, pitch = w * n;
+  if (h % 2) std::memset(g + (h - 1) * pitch, 0, pitch * sizeof(T));
+  for (int64_t row = 0; w % 2 && row < h; ++row) std::memset(g + row * pitch + (w - 1) * n, 0, n * sizeof(T));
+}
+
+template <class T, int Q> void activate_row_backward(const Block& b, int64_t r, const T* y, const T* go, T* g) {
+  const int64_t h = b.height, w = b.width, n = b.samples, pitch = w * n, plane = h * pitch;
+  const int64_t out_plane = Q == 1 ? plane : (h / 2) * (w / 2) * n;
+  const int64_t offset[4] = {0, n, pitch, pitch + n};
+  const bool relu = b.relu, spreads = Q > 1 || !b.norm, follows = b.training;
+  for (int64_t c = 0; c < b.out_channels; ++c, y += plane, g += plane, go += out_plane) {
     const int64_t rc = r * b.out_channels + c;
-    T scale = 1, shift = 0, mean = 0, invstd = 1;
+    Affine<T> a;
+    T invstd = 1;
     if (b.norm) {
-      mean = ((const T*)b.mean)[rc];
       invstd = ((const T*)b.invstd)[rc];
-      scale = ((const T*)b.gamma)[rc] * invstd;
-      shift = ((const T*)b.beta)[rc] - mean * scale;
+      a.mean = ((const T*)b.mean)[rc];
+      a.scale = ((const T*)b.gamma)[rc] * invstd;
+      a.shift = ((const T*)b.beta)[rc] - a.mean * a.scale;
     }
-    Vec<T> sum = {}, product = {};
-    T sum_rest = 0, product_rest = 0;
-    if (!b.pool) {
-      ungate_run<Vec<T>, T>(y, go, g, scale, shift, mean, invstd, b.relu, 0, full, sum, product);
-      ungate_run<T, T>(y, go, g, scale, shift, mean, invstd, b.relu, full, plane, sum_rest, product_rest);
-      go += plane;
-    } else {
-      if (h % 2) std::memset(g + (h - 1) * pitch, 0, pitch * sizeof(T));
-      for (int64_t row = 0; row < ph; ++row) {
-        if (w % 2)
-          for (int64_t half = 0; half < 2; ++half)
-            std::memset(g + (2 * row + half) * pitch + (w - 1) * n, 0, n * sizeof(T));
-        for (int64_t col = 0; col < pw; ++col, go += n) {
-          const int64_t q = 2 * row * pitch + 2 * col * n;
-          unpool_run<Vec<T>, T>(y + q, pitch, n, go, g + q, scale, shift, mean, invstd, b.relu, 0, whole, sum, product);
-          unpool_run<T, T>(y + q, pitch, n, go, g + q, scale, shift, mean, invstd, b.relu, whole, n, sum_rest,
-                           product_rest);
-        }
-      }
-    }
+    ChannelSums<T> sums;
+    if (Q > 1) clear_uncovered<T>(b, g);
+    every_output<T>(b, [=, &sums](auto kind, int64_t in, int64_t out) {
+      using V = decltype(kind);
+      const Gated<V, T, Q> gated(y + in, go + out, offset, a, relu);
+      if (spreads) gated.spread(g + in, offset);
+      add_to<T>(sums, gated.gradient, gated.gradient * (gated.winners_y - a.mean) + (follows ? V{} : gated.nothing));
+    });
     if (!b.norm) continue;
-    const T grad_beta = lane_sum<T>(sum) + sum_rest, grad_gamma = lane_sum<T>(product) + product_rest;
-    ((T*)b.grad_beta)[rc] = grad_beta;
-    ((T*)b.grad_gamma)[rc] = grad_gamma;
+    const T sum = lane_sum<T>(sums.first) + sums.first_rest, product = lane_sum<T>(sums.second) + sums.second_rest;
+    ((T*)b.grad_beta)[rc] = sum;
+    ((T*)b.grad_gamma)[rc] = product * invstd;
     // In training the statistics depend on the input too; else it is not even read, since nothing times NaN is NaN.
-    const T slope = grad_gamma / plane * invstd, offset = grad_beta / plane;
+    const T slope = product / plane * invstd * invstd, offset_all = sum / plane;
+    const auto through_norm = [=](auto kind, int64_t j) {
+      using V = decltype(kind);
+      V gv;
+      if constexpr (Q == 1) gv = Gated<V, T, Q>(y + j, go + j, offset, a, relu).gradient;
+      else gv = load<V>(g + j);
+      if (follows) gv = gv - (load<V>(y + j) - a.mean) * slope - offset_all;
+      store<V>(g + j, gv * a.scale);
+    };
     int64_t j = 0;
-    if (b.training) {
-      for (; j < full; j += kLanes<T>)
-        store<Vec<T>>(g + j, (load<Vec<T>>(g + j) - (load<Vec<T>>(y + j) - mean) * slope - offset) * scale);
-      for (; j < plane; ++j) g[j] = (g[j] - (y[j] - mean) * slope - offset) * scale;
-    } else {
-      for (; j < full; j += kLanes<T>) store<Vec<T>>(g + j, load<Vec<T>>(g + j) * scale);
-      for (; j < plane; ++j) g[j] *= scale;
-    }
+    for (; j + kLanes<T> <= plane; j += kLanes<T>) through_norm(Vec<T>{}, j);
+    for (; j < plane; ++j) through_norm(T{}, j);
   }
 }
 
@@ -431,27 +519,24 @@ template <class T> void block_forward(const Block& b) {
   const int64_t y_size = b.out_channels * plane;
   const int64_t out_size = b.pool ? b.out_channels * (b.height / 2) * (b.width / 2) * b.samples : y_size;
   const int64_t w_size = b.out_channels * (b.depthwise ? 1 : b.in_channels) * taps;
-  const bool plain = !(b.norm || b.relu || b.pool);
+  const bool plain = !(b.norm || b.relu || b.pool), counts = b.kernel && b.norm && b.training;
 #pragma omp parallel num_threads(b.threads)
   {
-    std::vector<T> packed, scratch;
+    static thread_local Scratch<T> packed, scratch;
+    static thread_local Scratch<ChannelSums<T>> kept;
+    ChannelSums<T>* sums = counts ? kept.get(b.out_channels) : nullptr;
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < b.rows; ++r) {
       const T* x = (const T*)b.x + r * b.x_row_stride;
       T* out = (T*)b.out + r * out_size;
       const T* y = x;
       if (b.kernel) {
-        T* target = out;
-        if (!plain && b.y) target = (T*)b.y + r * y_size;
-        else if (!plain) {
-          scratch.resize(y_size);
-          target = scratch.data();
-        }
+        T* target = plain ? out : b.y ? (T*)b.y + r * y_size : scratch.get(y_size);
         conv_row<T>(b, x, (const T*)b.weight + r * w_size, b.bias ? (const T*)b.bias + r * b.out_channels : nullptr,
-                    target, packed);
+                    target, packed, sums);
         y = target;
       }
-      if (!plain) activate_row<T>(b, r, y, out);
+      if (!plain) activate_row<T>(b, r, y, out, sums);
     }
   }
 }
@@ -464,19 +549,17 @@ template <class T> void block_backward(const Block& b) {
   const bool plain = !(b.norm || b.relu || b.pool);
 #pragma omp parallel num_threads(b.threads)
   {
-    std::vector<T> packed, scratch;
+    static thread_local Scratch<T> packed, scratch;
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < b.rows; ++r) {
       const T* x = (const T*)b.x + r * b.x_row_stride;
       const T* g = (const T*)b.grad_out + r * out_size;
       T* gx = b.grad_x ? (T*)b.grad_x + r * x_size : nullptr;
       if (!plain) {
-        T* target = gx;
-        if (b.kernel || !gx) {
-          scratch.resize(y_size);
-          target = scratch.data();
-        }
-        activate_row_backward<T>(b, r, b.kernel ? (const T*)b.y + r * y_size : x, g, target);
+        T* target = b.kernel || !gx ? scratch.get(y_size) : gx;
+        const T* y = b.kernel ? (const T*)b.y + r * y_size : x;
+        if (b.pool) activate_row_backward<T, 4>(b, r, y, g, target);
+        else activate_row_backward<T, 1>(b, r, y, g, target);
         g = target;
       }
       if (b.kernel)
