@@ -135,6 +135,8 @@ def prepare(
     check_precision(config.engine.precision, device)
     task = loaded.get(_data_key(config)) or build_task(config.task, device, dtype, config.seed)
     loaded[_data_key(config)] = task
+    config.check_inputs(task.inputs)
+    config.host.check_image(task.side_pixels)
     examples = task.train_y.numel()  # of text as many as tokens: a window may begin at each
     if config.batch_size > examples:
         raise ConfigError(

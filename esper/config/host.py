@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class HostConfig:
-    """What every host has; `topology` is the kind of task it takes, empty where that is not known beforehand."""
+    """What every host has.
 
-    topology: ClassVar[str]
+    `inputs`: the kinds of data it takes (see `BaseTaskConfig.inputs`); none: whatever there is. `topology`: of the
+    features at its slots, which says what can be planted there; empty where that is not known beforehand.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ()
+    topology: ClassVar[str] = ""
 
     name: str
 
@@ -39,6 +44,7 @@ class HostConfig:
 class CNNHostConfig(HostConfig):
     """Blocks of 3x3 convolution, batch norm, ReLU and (all but the last) pooling; then a linear head."""
 
+    inputs: ClassVar[tuple[str, ...]] = ("images",)
     topology: ClassVar[str] = "cnn"
 
     channels: list[int]
@@ -67,6 +73,7 @@ class CNNHostConfig(HostConfig):
 class TransformerHostConfig(HostConfig):
     """A decoder of so many layers; the task says how long its sequences are and how many tokens there are."""
 
+    inputs: ClassVar[tuple[str, ...]] = ("tokens",)
     topology: ClassVar[str] = "transformer"
 
     n_embd: int
@@ -92,6 +99,7 @@ class TransformerHostConfig(HostConfig):
 class DecoderHostConfig(HostConfig):
     """The decoder of the forge: rotary positions, RMSNorm, SwiGLU, a tied head; the task says the rest."""
 
+    inputs: ClassVar[tuple[str, ...]] = ("tokens",)
     topology: ClassVar[str] = "transformer"
 
     n_embd: int
@@ -116,9 +124,7 @@ class DecoderHostConfig(HostConfig):
 
 @dataclass(kw_only=True)
 class CustomHostConfig(HostConfig):
-    """A network of the user's own; what kind of seeds it takes shows when it is tried."""
-
-    topology: ClassVar[str] = ""
+    """A network of the user's own; what kind of data and of seeds it takes shows when it is tried."""
 
     factory: str
     positions: list[str]

@@ -48,12 +48,8 @@ class RunConfig:
         in_range("seed", self.seed, 0, 2**31 - 1)
         in_range("epochs", self.epochs, 1, 1_000_000)
         in_range("batch_size", self.batch_size, 1, 1_000_000)
-        if self.host.topology not in ("", self.task.topology):
-            fitting = [f"host={name}" for name, host in HOSTS.items() if host.topology == self.task.topology]
-            raise ConfigError(
-                f"host={self.host.name}: task={self.task.name} asks for a {self.task.topology} host, and this is a "
-                f"{self.host.topology}; choose {' or '.join(fitting)}, or another task"
-            )
+        if self.task.inputs:
+            self.check_inputs(self.task.inputs)
         gamma = getattr(self.policy, "gamma", self.reward.discount)
         if gamma != self.reward.discount:
             raise ConfigError(
@@ -62,6 +58,15 @@ class RunConfig:
             )
         if self.resume is not None:
             raise ConfigError(f"resume={self.resume}: belongs on the command line: python -m esper.run resume=RUN_DIR")
+
+    def check_inputs(self, inputs: str) -> None:
+        """Raise ConfigError where the host takes no such data. inputs: its kind, see `BaseTaskConfig.inputs`."""
+        if self.host.inputs and inputs not in self.host.inputs:
+            fitting = [f"host={name}" for name, host in HOSTS.items() if inputs in host.inputs]
+            raise ConfigError(
+                f"host={self.host.name}: takes {' or '.join(self.host.inputs)}, and task={self.task.name} gives "
+                f"{inputs}; choose {' or '.join(fitting or ['host=custom'])}, or another task"
+            )
 
     def check_fit(self) -> None:
         """Raise ConfigError where the host has no such slots, or cannot take the task's images."""

@@ -58,7 +58,6 @@ def build_digits(settings: DigitsConfig, device: torch.device, dtype: torch.dtyp
 
     return Task(
         name="digits",
-        topology="cnn",
         num_classes=10,
         input_shape=(1, size, size),
         train_x=train_x,

@@ -55,10 +55,11 @@ class BaseTaskConfig:
     """What every task takes.
 
     name: chooses the builder. split_seed: fixes which example falls into which split; None follows the run's seed.
-    `topology` is the kind of host that the task asks for.
+    `inputs` is the kind of data that a host gets: "images" [C, H, W], "tokens" [T] int64, "vectors" [F], "sequences"
+    [T, F]; empty where only the data tells it.
     """
 
-    topology: ClassVar[str] = "cnn"
+    inputs: ClassVar[str] = "images"
 
     name: str = ""
     split_seed: int | None = 0
@@ -166,7 +167,7 @@ class BytesConfig(BaseTaskConfig):
     train_bytes, val_bytes, test_bytes: size of the splits.
     """
 
-    topology: ClassVar[str] = "transformer"
+    inputs: ClassVar[str] = "tokens"
 
     block_size: int = 64
     epoch_windows: int = 1024

@@ -17,19 +17,18 @@ Draw = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 class Task:
     """Inputs and labels of three disjoint splits, as tensors on one device.
 
-    Validation drives decisions, test is for the final figure alone. Images ("cnn") are standardised with the training
-    split's mean and spread, [N, C, H, W] with labels [N] int64; where an evaluation split holds several distortions of
-    each example they follow each other as whole sets. Text ("transformer") is windows of tokens [N, T] int64 with the
-    token that follows each as its label [N, T].
+    Validation drives decisions, test is for the final figure alone. Images are standardised with the training split's
+    mean and spread, [N, C, H, W] with labels [N] int64; where an evaluation split holds several distortions of each
+    example they follow each other as whole sets. Text is windows of tokens [N, T] int64 with the token that follows
+    each as its label [N, T]. Vectors are [N, F] and sequences [N, T, F], with labels [N].
 
-    input_shape: of one example, (C, H, W) or (T,). train_x, train_y: the whole training split, images at their own size
-    and range. draw: makes an epoch's examples of it (None: it is taken as it is); epoch_size: how many of them
-    (default: as many as train_y). tokenizer_sha256: of what made a text's tokens, None where a token is a byte value.
-    bytes_per_label: of text, on the test split, by which a loss becomes bits per byte.
+    input_shape: of one example, (C, H, W), (T,), (F,) or (T, F). train_x, train_y: the whole training split, images at
+    their own size and range. draw: makes an epoch's examples of it (None: it is taken as it is); epoch_size: how many
+    of them (default: as many as train_y). tokenizer_sha256: of what made a text's tokens, None where a token is a byte
+    value. bytes_per_label: of text, on the test split, by which a loss becomes bits per byte.
     """
 
     name: str
-    topology: str
     num_classes: int
     input_shape: tuple[int, ...]
     train_x: Tensor
@@ -47,9 +46,21 @@ class Task:
         self.epoch_size = self.epoch_size or len(self.train_y)
 
     @property
+    def inputs(self) -> str:
+        """The kind of its data, as `BaseTaskConfig.inputs` has it; "other" where there is no word for it."""
+        if not self.val_x.is_floating_point():
+            return "tokens"
+        return {1: "vectors", 2: "sequences", 3: "images"}.get(len(self.input_shape), "other")
+
+    @property
+    def side_pixels(self) -> int | None:
+        """The shorter of its images' height and width; None where there are no images."""
+        return min(self.input_shape[1:]) if self.inputs == "images" else None
+
+    @property
     def is_text(self) -> bool:
         """Whether labels stand for bytes of text, so that a loss can be told in bits per byte."""
-        return self.topology == "transformer"
+        return self.inputs == "tokens"
 
     def bits_per_byte(self, loss: Tensor) -> list[float]:
         """Of text. Args: loss: [M] on the test split, in nats a label."""

@@ -25,7 +25,7 @@ EASY = GateConfig(min_training_improvement=-100.0, min_gradient_ratio=0.0, min_c
 
 def task() -> Task:
     x, y, _ = data(count=90)
-    return Task("toy", "cnn", 5, (2, 9, 9), x[:50], y[:50], x[50:70], y[50:70], x[70:], y[70:])
+    return Task("toy", 5, (2, 9, 9), x[:50], y[:50], x[50:70], y[50:70], x[70:], y[70:])
 
 
 def growth(

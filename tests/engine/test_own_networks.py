@@ -44,7 +44,7 @@ def growth(kind, members=3):
     models = [esper.grow(kind().double(), {"mid": "body"}, x[:2]) for _ in range(members)]
     return Growth(
         Population(models, OptimizerConfig(learning_rate=0.02), "sequential"),
-        Task("toy", "cnn", 5, (2, 8, 8), x[:40], y[:40], x[40:60], y[40:60], x[60:], y[60:]),
+        Task("toy", 5, (2, 8, 8), x[:40], y[:40], x[40:60], y[40:60], x[60:], y[60:]),
         QualityGates(),
         Governor(GovernorConfig(snapshot_every_epochs=1)),
         grown=2,

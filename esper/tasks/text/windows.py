@@ -83,7 +83,6 @@ def build_streams_task(
     )
     return Task(
         name=settings.name,
-        topology=settings.topology,
         num_classes=BYTE_VALUES if tokenizer is None else tokenizer.vocab_size,
         input_shape=(length,),
         train_x=train_x,

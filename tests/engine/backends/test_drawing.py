@@ -54,7 +54,7 @@ def growth(seed: int = 3, layer: nn.Module | None = None) -> Growth:
     models = [network(layer or nn.Dropout(0.5)) for _ in range(3)]
     return Growth(
         Population(models, OptimizerConfig(learning_rate=0.05), "sequential"),
-        Task("toy", "cnn", 5, (2, 9, 9), x[:40], y[:40], x[40:60], y[40:60], x[60:], y[60:]),
+        Task("toy", 5, (2, 9, 9), x[:40], y[:40], x[40:60], y[40:60], x[60:], y[60:]),
         QualityGates(),
         Governor(GovernorConfig()),
         grown=2,

@@ -45,7 +45,7 @@ def library(folder, names):
 
 def test_the_default_task_is_a_thousand_windows_of_python_an_epoch():
     task = build_task(PysourceConfig())
-    assert (task.topology, task.num_classes, task.input_shape, task.epoch_size) == ("transformer", 256, (64,), 1024)
+    assert (task.inputs, task.num_classes, task.input_shape, task.epoch_size) == ("tokens", 256, (64,), 1024)
     x, y = task.epoch_data(1, named_generator(0, "epochs"))
     assert x.shape == y.shape == (1024, 64) and x.dtype == y.dtype == torch.int64
     assert task.train_x.shape == (8191, 64) and task.val_x.shape == task.test_x.shape == (511, 64)
