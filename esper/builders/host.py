@@ -38,7 +38,7 @@ def build_model(
         host=host,
         device=device,
         slots=slots.names,
-        task_config=TaskConfig(host.topology, slots.blending_epochs * steps, task.num_classes, config.epochs),
+        task_config=TaskConfig(host.topology, slots.blending_epochs * steps, task.num_outputs, config.epochs),
         slot_config=SlotConfig(
             blending_steps=slots.blending_epochs * steps,
             cull_steps=slots.cull_epochs * steps,
@@ -53,7 +53,7 @@ def build_model(
 def build_cnn(host: CNNHostConfig, task: Task, generator: torch.Generator) -> Host:
     """Convolutions, as wide as the configuration says."""
     return CNNHost(
-        num_classes=task.num_classes,
+        num_classes=task.num_outputs,
         n_blocks=len(host.channels),
         in_channels=task.input_shape[0],
         channels=host.channels,
@@ -65,14 +65,14 @@ def build_cnn(host: CNNHostConfig, task: Task, generator: torch.Generator) -> Ho
 def build_transformer(host: TransformerHostConfig, task: Task, generator: torch.Generator) -> Host:
     """A decoder for windows as long as the task's."""
     (block_size,) = task.input_shape
-    return TransformerHost(task.num_classes, host.n_embd, host.n_head, host.n_layer, block_size, generator)
+    return TransformerHost(task.num_outputs, host.n_embd, host.n_head, host.n_layer, block_size, generator)
 
 
 @HOSTS.register("decoder", DecoderHostConfig)
 def build_decoder(host: DecoderHostConfig, task: Task, generator: torch.Generator) -> Host:
     """The forge's decoder, for windows as long as the task's."""
     (block_size,) = task.input_shape
-    sizes = (task.num_classes, host.n_embd, host.n_head, host.n_layer, block_size, host.window)
+    sizes = (task.num_outputs, host.n_embd, host.n_head, host.n_layer, block_size, host.window)
     return Decoder(*sizes, generator=generator)
 
 
@@ -80,7 +80,7 @@ def build_decoder(host: DecoderHostConfig, task: Task, generator: torch.Generato
 def build_custom(host: CustomHostConfig, task: Task, generator: torch.Generator) -> Host:
     """The user's own network, with slots where the configuration wants them."""
     with weights_from(generator):
-        network = _call_factory(host.factory, input_shape=task.input_shape, num_classes=task.num_classes)
+        network = _call_factory(host.factory, input_shape=task.input_shape, num_classes=task.num_outputs)
     example = task.val_x[:1].cpu()
     network = network.to(example.dtype) if example.is_floating_point() else network
     positions = {path.replace(".", "_"): path for path in host.positions}

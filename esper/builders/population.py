@@ -161,9 +161,9 @@ def _check_outputs(config: RunConfig, model: MorphogeneticModel, task: Task) -> 
         outputs = count_classes(model, task.val_x[:1], task.val_y[:1])
     except EngineError as error:
         raise ConfigError(f"host.factory={factory}: {error}") from None
-    if outputs < task.num_classes:
+    if outputs < task.num_outputs:
         raise ConfigError(
-            f"host.factory={factory}: the network gives {outputs} outputs, the task has {task.num_classes} classes"
+            f"host.factory={factory}: the network gives {outputs} outputs, the task has {task.num_outputs} classes"
         )
 
 

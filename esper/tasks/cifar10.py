@@ -157,7 +157,7 @@ def build_cifar10(settings: Cifar10Config, device: torch.device, dtype: torch.dt
 
     return Task(
         name="cifar10",
-        num_classes=NUM_CLASSES,
+        num_outputs=NUM_CLASSES,
         input_shape=IMAGE_SHAPE,
         train_x=train_x,
         train_y=train_y,

@@ -58,7 +58,7 @@ def build_digits(settings: DigitsConfig, device: torch.device, dtype: torch.dtyp
 
     return Task(
         name="digits",
-        num_classes=10,
+        num_outputs=10,
         input_shape=(1, size, size),
         train_x=train_x,
         train_y=train_y,

@@ -29,7 +29,7 @@ class Task:
     """
 
     name: str
-    num_classes: int
+    num_outputs: int
     input_shape: tuple[int, ...]
     train_x: Tensor
     train_y: Tensor

@@ -54,7 +54,7 @@ def source(tmp_path):
 def test_builds_a_task_from_the_published_format(source):
     _, content, settings = source
     task = build_task(settings)
-    assert task.name == "cifar10" and task.num_classes == 10 and task.input_shape == (3, 32, 32)
+    assert task.name == "cifar10" and task.num_outputs == 10 and task.input_shape == (3, 32, 32)
     assert len(task.train_y) == 80 and len(task.val_y) == 20 and len(task.test_y) == RECORDS_PER_FILE
     images = torch.cat([content[name][0] for name in TRAIN_FILES])
     assert {tuple(image) for image in task.train_x.flatten(1).tolist()} < {

@@ -19,7 +19,7 @@ def stream(seed=0):
 
 
 def test_default_task_is_16x16_distorted_and_leaves_whole_batches(task):
-    assert task.input_shape == (1, 16, 16) and task.num_classes == 10 and task.inputs == "images"
+    assert task.input_shape == (1, 16, 16) and task.num_outputs == 10 and task.inputs == "images"
     assert task.train_x.shape == (1088, 1, 8, 8)
     assert task.val_x.shape == (359 * 4, 1, 16, 16) and task.test_x.shape == (350 * 4, 1, 16, 16)
     assert task.train_y.shape == (1088,) and task.train_y.dtype == torch.int64

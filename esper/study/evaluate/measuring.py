@@ -118,5 +118,5 @@ def _replaced(task: Task, suite: HostSuite, generator: torch.Generator) -> Tenso
     """The test split's tokens [N, T], of which a share is drawn anew."""
     tokens = task.test_x
     is_replaced = (torch.rand(tokens.shape, generator=generator) < suite.replaced_share).to(tokens.device)
-    drawn = torch.randint(task.num_classes, tokens.shape, generator=generator).to(tokens.device)
+    drawn = torch.randint(task.num_outputs, tokens.shape, generator=generator).to(tokens.device)
     return torch.where(is_replaced, drawn, tokens)

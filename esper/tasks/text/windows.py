@@ -83,7 +83,7 @@ def build_streams_task(
     )
     return Task(
         name=settings.name,
-        num_classes=BYTE_VALUES if tokenizer is None else tokenizer.vocab_size,
+        num_outputs=BYTE_VALUES if tokenizer is None else tokenizer.vocab_size,
         input_shape=(length,),
         train_x=train_x,
         train_y=train_y,

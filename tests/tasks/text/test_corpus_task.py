@@ -41,7 +41,7 @@ def test_its_splits_are_those_of_the_forge(task, corpus):
         windows = [every_window(getattr(domain, split), 16) for domain in corpus.domains.values()]
         for name, own in zip("xy", zip(*windows, strict=True), strict=True):
             assert torch.equal(getattr(task, f"{split}_{name}"), torch.cat(own))
-    assert (task.num_classes, task.tokenizer_sha256) == (264, get_tokenizer().sha256)
+    assert (task.num_outputs, task.tokenizer_sha256) == (264, get_tokenizer().sha256)
 
 
 def test_installed_text_is_split_as_the_forge_splits_it():

@@ -45,7 +45,7 @@ def library(folder, names):
 
 def test_the_default_task_is_a_thousand_windows_of_python_an_epoch():
     task = build_task(PysourceConfig())
-    assert (task.inputs, task.num_classes, task.input_shape, task.epoch_size) == ("tokens", 256, (64,), 1024)
+    assert (task.inputs, task.num_outputs, task.input_shape, task.epoch_size) == ("tokens", 256, (64,), 1024)
     x, y = task.epoch_data(1, named_generator(0, "epochs"))
     assert x.shape == y.shape == (1024, 64) and x.dtype == y.dtype == torch.int64
     assert task.train_x.shape == (8191, 64) and task.val_x.shape == task.test_x.shape == (511, 64)
@@ -148,7 +148,7 @@ def test_of_a_folder_or_several_files_each_is_in_one_split(tmp_path):
 
 def test_the_bytes_tokenizer_reads_what_is_read_without_and_has_specials(corpus):
     plain, with_specials = (build_task(TextConfig(path=str(corpus), tokenizer=name)) for name in (None, "bytes"))
-    assert (plain.num_classes, with_specials.num_classes) == (256, 264)
+    assert (plain.num_outputs, with_specials.num_outputs) == (256, 264)
     assert torch.equal(plain.test_x, with_specials.test_x) and torch.equal(plain.train_y, with_specials.train_y)
     epochs = [task.epoch_data(1, named_generator(0, "epochs"))[0] for task in (plain, with_specials)]
     assert torch.equal(*epochs)
@@ -163,7 +163,7 @@ def test_bits_per_byte_count_bytes_whatever_the_tokens(tmp_path):
     file.write_bytes(train_tokenizer([str(path)], 300)[0])
     task = build_task(TextConfig(path=str(path), tokenizer=str(file), block_size=16))
     tokenizer = get_tokenizer(str(file))
-    assert (task.num_classes, task.tokenizer_sha256) == (tokenizer.vocab_size, tokenizer.sha256)
+    assert (task.num_outputs, task.tokenizer_sha256) == (tokenizer.vocab_size, tokenizer.sha256)
     text = tokenizer.decode(task.test_y.flatten().tolist())
     assert task.bytes_per_label == pytest.approx(len(text) / task.test_y.numel()) and task.bytes_per_label > 2
     (bits,) = task.bits_per_byte(torch.tensor([math.log(2)]))  # a bit a token
@@ -230,7 +230,7 @@ def test_a_bigram_counts_pairs_and_smooths_by_one():
 
 def test_a_bigram_of_python_beats_even_odds_by_far():
     task = build_task(PysourceConfig())
-    bigram = Bigram(task.train_x, task.train_y, task.num_classes)
+    bigram = Bigram(task.train_x, task.train_y, task.num_outputs)
     assert 3.0 < bigram.bits_per_token(task.train_x, task.train_y) < 4.2
     assert 3.0 < bigram.bits_per_token(task.test_x, task.test_y) < 4.5
     assert bigram.accuracy(task.test_x, task.test_y) > 20.0
