@@ -8,9 +8,10 @@ if TYPE_CHECKING:
     from esper.forge.bundles import load_language_model
     from esper.kasmina.graft import grow
     from esper.runner.checkpointing import load_member
+    from esper.tasks.data import Data
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "grow", "load_language_model", "load_member"]
+__all__ = ["Data", "__version__", "grow", "load_language_model", "load_member"]
 
 # A thread that waits for another soon sleeps: on a busy machine one that spins keeps the other from running. The OpenMP
 # runtime reads this when torch loads it.
@@ -18,6 +19,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 _LAZY = {
+    "Data": "esper.tasks.data",
     "grow": "esper.kasmina.graft",
     "load_language_model": "esper.forge.bundles",
     "load_member": "esper.runner.checkpointing",

@@ -14,13 +14,16 @@ from esper.tasks.settings import (
 )
 
 if TYPE_CHECKING:
-    from esper.tasks.task import Task, build_task
+    from esper.tasks.building import build_task
+    from esper.tasks.data import Data
+    from esper.tasks.task import Task
 
 __all__ = [
     "TASKS",
     "BaseTaskConfig",
     "Cifar10Config",
     "CorpusConfig",
+    "Data",
     "DigitsConfig",
     "PysourceConfig",
     "Task",
@@ -28,10 +31,10 @@ __all__ = [
     "build_task",
 ]
 
-_LAZY = ("Task", "build_task")
+_LAZY = {"Data": "esper.tasks.data", "Task": "esper.tasks.task", "build_task": "esper.tasks.building"}
 
 
 def __getattr__(name: str) -> Any:  # settings are read where torch must not be loaded
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("esper.tasks.task"), name)
+    return getattr(import_module(_LAZY[name]), name)

@@ -11,10 +11,13 @@ from esper.errors import ConfigError
 from esper.registry import Registry
 
 if TYPE_CHECKING:
+    from esper.tasks.data import Data
     from esper.tasks.task import Task
 
 DIGITS_PIXELS, CIFAR10_PIXELS = 8, 32  # height and width of the images as they come
 CORPORA = ("installed", "text")
+LOSSES = ("cross_entropy", "mse", "huber")
+LAYOUTS = ("auto", "nchw", "nhwc", "nhw", "ntf", "nf")  # which axis of inputs is what: N examples, C channels, T time
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 
@@ -329,7 +332,7 @@ class CorpusTaskConfig(BytesConfig):
         )
 
 
-TASKS: "Registry[BaseTaskConfig, Task]" = Registry("task")
+TASKS: "Registry[BaseTaskConfig, Task | Data]" = Registry("task")
 TASKS.declare("digits", DigitsConfig, "esper.tasks.digits:build_digits")
 TASKS.declare("cifar10", Cifar10Config, "esper.tasks.cifar10:build_cifar10")
 TASKS.declare("pysource", PysourceConfig, "esper.tasks.text.pysource:build_pysource")

@@ -29,7 +29,8 @@ def stratified_splits(labels: Tensor, val_fraction: float, test_fraction: float,
     """
     count = len(labels)
     val_count, test_count = round(count * val_fraction), round(count * test_fraction)
-    if min(val_count, count - val_count - test_count) < 1 or (test_fraction > 0 and test_count < 1):
+    asked = ((val_fraction, val_count), (test_fraction, test_count), (1.0, count - val_count - test_count))
+    if any(fraction > 0 and size < 1 for fraction, size in asked):
         raise TaskError(
             f"{count} examples leave an empty split at val_fraction={val_fraction:g}, test_fraction={test_fraction:g}; "
             "set task.val_fraction and task.test_fraction so that each split gets one."

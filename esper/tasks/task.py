@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from esper.tasks.settings import TASKS, BaseTaskConfig
-
 Draw = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 
 
@@ -26,6 +24,7 @@ class Task:
     their own size and range. draw: makes an epoch's examples of it (None: it is taken as it is); epoch_size: how many
     of them (default: as many as train_y). tokenizer_sha256: of what made a text's tokens, None where a token is a byte
     value. bytes_per_label: of text, on the test split, by which a loss becomes bits per byte.
+    class_names: in order, where the data names them.
     """
 
     name: str
@@ -41,6 +40,7 @@ class Task:
     epoch_size: int = 0
     tokenizer_sha256: str | None = None
     bytes_per_label: float = 1.0
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.epoch_size = self.epoch_size or len(self.train_y)
@@ -73,21 +73,6 @@ class Task:
         time, not to be written to.
         """
         return (self.train_x, self.train_y) if self.draw is None else self.draw(generator)
-
-
-def build_task(
-    settings: BaseTaskConfig, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
-) -> Task:
-    """Load and split the data that the settings name.
-
-    Args:
-        seed: the run's seed; it decides the splits only where `settings.split_seed` is None.
-
-    Raises:
-        ConfigError: no task has this name. TaskError: its data is missing, altered or unreadable.
-    """
-    split_seed = seed if settings.split_seed is None else settings.split_seed
-    return TASKS.build(settings, device=torch.device(device), dtype=dtype, split_seed=split_seed)
 
 
 def named_generator(seed: int, name: str) -> torch.Generator:

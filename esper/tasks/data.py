@@ -1,0 +1,234 @@
+"""Data of the user's own, and the task that it becomes: three disjoint splits, whatever was given."""
+
+import hashlib
+import itertools
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from esper.checks import in_range, one_of, require
+from esper.errors import ConfigError, TaskError
+from esper.printing import say
+from esper.tasks.examples import class_names_of, read_examples
+from esper.tasks.labels import NUMBERS_HINT, as_classes, as_numbers
+from esper.tasks.layouts import to_inputs
+from esper.tasks.settings import LAYOUTS, LOSSES
+from esper.tasks.splits import stratified_splits
+from esper.tasks.standardizing import standard_of
+from esper.tasks.task import Task, named_generator
+
+_WORDS = {"train": "training", "val": "validation", "test": "test"}
+
+Array = NDArray[Any]
+
+
+@dataclass(kw_only=True)
+class Data:
+    """Data of one's own: what a task's builder gives, and what `task.factory` may give.
+
+    Each split is a pair (x, y) of tensors or arrays, a torch Dataset of such pairs, or a Hugging Face dataset; Datasets
+    are read once, in full. x: images [N, C, H, W], [N, H, W, C] or [N, H, W], sequences [N, T, F], vectors [N, F], or
+    tokens [N, T] of whole numbers, whose y is [N, T]. y: of classes whole numbers or text, [N]; of numbers to predict
+    [N] or [N, K].
+
+    train: what is trained on. val: what decisions are made by; test: for the final figure alone; None: a part of train
+    is kept for it. loss: "cross_entropy" of classes, "mse" or "huber" of numbers. num_outputs: classes, or numbers to
+    predict; None: as the labels say. class_names: of all classes, in order; labels may be names, then. layout: which
+    axis is what (`esper.tasks.layouts.to_inputs`). standardize: whether inputs become standardised by the training
+    split, channel by channel or feature by feature; tokens never are.
+
+    Raises: ConfigError on wrong values; what is wrong with examples shows when a task is made of them.
+    """
+
+    train: Any
+    val: Any = None
+    test: Any = None
+    loss: str = "cross_entropy"
+    num_outputs: int | None = None
+    class_names: tuple[str, ...] = field(default=())
+    layout: str = "auto"
+    standardize: bool = True
+
+    def __post_init__(self) -> None:
+        one_of("loss", self.loss, LOSSES)
+        one_of("layout", self.layout, LAYOUTS)
+        self.class_names = tuple(map(str, self.class_names or class_names_of(self.train)))
+        require(len(set(self.class_names)) == len(self.class_names), "class_names", self.class_names, "each once")
+        if self.num_outputs is not None:
+            in_range("num_outputs", self.num_outputs, 1, 1_000_000)
+            fits = not self.class_names or len(self.class_names) == self.num_outputs
+            require(fits, "num_outputs", self.num_outputs, f"{len(self.class_names)}, as many as class_names")
+
+
+@dataclass(slots=True)
+class _Split:
+    """x [N, ...] as `to_inputs` gives them, y [N], [N, K] or [N, T]."""
+
+    x: Tensor
+    y: Tensor
+
+    def part(self, index: Tensor) -> "_Split":
+        return _Split(self.x[index], self.y[index])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Build:
+    """How a task is built: see `build_from_data`."""
+
+    name: str
+    device: torch.device
+    dtype: torch.dtype
+    split_seed: int
+    val_fraction: float
+    test_fraction: float
+
+
+def build_from_data(
+    data: Data,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    split_seed: int,
+    val_fraction: float = 0.2,
+    test_fraction: float = 0.2,
+) -> Task:
+    """The task that data of a user's own become.
+
+    Args: name: of the task. val_fraction, test_fraction: of the training examples, kept where a split is not given.
+
+    Raises: TaskError, ConfigError where they make none; each names the split.
+    """
+    how = _Build(
+        name=name,
+        device=device,
+        dtype=dtype,
+        split_seed=split_seed,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+    )
+    try:
+        return _build(data, how)
+    except (TaskError, ConfigError) as error:
+        raise type(error)(f"task={name}: {error}") from error
+
+
+def _build(data: Data, how: _Build) -> Task:
+    given = {key: getattr(data, key) for key in _WORDS if getattr(data, key) is not None}
+    splits = {key: read_examples(source, key) for key, source in given.items()}
+    layout, inputs = _inputs(splits, data)
+    labels, outputs, names = _labels({key: y for key, (_, y) in splits.items()}, layout, inputs, data)
+    found = {key: _Split(inputs[key], torch.from_numpy(labels[key])) for key in splits}
+    _check_apart(found, how.name)
+    is_classes = data.loss == "cross_entropy" and layout != "tokens"
+    _keep_apart(found, how, is_classes)
+    if is_classes:
+        _check_trained(found, names)
+    if data.loss != "cross_entropy":
+        raise ConfigError(f"loss={data.loss}: expected cross_entropy")
+    x = _finished(found, layout, data.standardize, how)
+    y = {key: split.y.to(how.device) for key, split in found.items()}
+    return Task(
+        name=how.name,
+        num_outputs=outputs,
+        input_shape=tuple(x["train"].shape[1:]),
+        train_x=x["train"],
+        train_y=y["train"],
+        val_x=x["val"],
+        val_y=y["val"],
+        test_x=x["test"],
+        test_y=y["test"],
+        class_names=names,
+    )
+
+
+def _inputs(splits: dict[str, tuple[Array, Array]], data: Data) -> tuple[str, dict[str, Tensor]]:
+    x, y = splits["train"]
+    if data.layout == "auto" and x.ndim == y.ndim == 2 and x.dtype.kind in "iu" and x.shape == y.shape:
+        found = {key: (torch.from_numpy(tokens.astype(np.int64)), "tokens") for key, (tokens, _) in splits.items()}
+    else:
+        found = {key: to_inputs(inputs, data.layout, f"{key} x") for key, (inputs, _) in splits.items()}
+    layouts = {layout for _, layout in found.values()}
+    shapes = {key: list(inputs.shape[1:]) for key, (inputs, _) in found.items()}
+    for key, shape in shapes.items():
+        if shape != shapes["train"] or len(layouts) > 1:
+            raise TaskError(f"{key} x: examples of {shape}, and of train {shapes['train']}; expected one size")
+    return layouts.pop(), {key: inputs for key, (inputs, _) in found.items()}
+
+
+def _labels(
+    labels: dict[str, Array], layout: str, inputs: dict[str, Tensor], data: Data
+) -> tuple[dict[str, Array], int, tuple[str, ...]]:
+    if data.loss != "cross_entropy":
+        return *as_numbers(labels, data.num_outputs), ()
+    if layout != "tokens":
+        return as_classes(labels, data.num_outputs, data.class_names)
+    tokens = {key: y.astype(np.int64) for key, y in labels.items()}
+    every = [*(x for x in inputs.values()), *map(torch.from_numpy, tokens.values())]
+    low, high = min(int(part.min()) for part in every), max(int(part.max()) for part in every)
+    count = data.num_outputs or high + 1
+    if low < 0 or high >= count:
+        raise TaskError(f"tokens: {low if low < 0 else high}: expected 0 to {count - 1}")
+    return tokens, count, data.class_names
+
+
+def _check_apart(found: dict[str, _Split], name: str) -> None:
+    """Raise TaskError where most examples of one split stand in another; say so where some do."""
+    known = {key: [hashlib.sha256(example.numpy()).digest() for example in split.x] for key, split in found.items()}
+    for first, second in itertools.combinations(known, 2):
+        others = set(known[first])
+        shared = sum(example in others for example in known[second])
+        if 2 * shared > len(known[second]) and 2 * len(others) > len(known[first]):  # few values repeat anywhere
+            raise TaskError(
+                f"{second} x: {shared:,} of its {len(known[second]):,} examples stand in {first}, too\n"
+                "  a split that is not given is kept apart from the training examples"
+            )
+        if shared:
+            say(f"task={name}: {shared:,} of {len(known[second]):,} {second} examples stand in {first}", is_error=True)
+
+
+def _keep_apart(found: dict[str, _Split], how: _Build, is_classes: bool) -> None:
+    """Add the splits that were not given, and say so."""
+    missing = [key for key in ("val", "test") if key not in found]
+    if not missing:
+        return
+    whole = found["train"]
+    groups = whole.y if is_classes else torch.zeros(len(whole.y), dtype=torch.int64)
+    fractions = (how.val_fraction if "val" in missing else 0.0, how.test_fraction if "test" in missing else 0.0)
+    index = stratified_splits(groups, *fractions, named_generator(how.split_seed, f"{how.name}/splits"))
+    found |= {key: whole.part(getattr(index, key)) for key in ("train", *missing)}
+    counts = ", ".join(f"{len(found[key].y):,} {word}" for key, word in _WORDS.items())
+    kept = " and ".join(_WORDS[key] for key in missing)
+    say(
+        f"task={how.name}: {counts}; {kept} kept apart from the training examples by split_seed={how.split_seed}",
+        is_error=True,
+    )
+
+
+def _check_trained(found: dict[str, _Split], names: tuple[str, ...]) -> None:
+    known = found["train"].y.unique()
+    for key in ("val", "test"):
+        strange = found[key].y[~torch.isin(found[key].y, known)]
+        if len(strange):
+            label = names[int(strange[0])] if names else int(strange[0])
+            raise TaskError(f"{key} y: class {label} has no training example\n{NUMBERS_HINT}")
+
+
+def _finished(found: dict[str, _Split], layout: str, standardize: bool, how: _Build) -> dict[str, Tensor]:
+    """Inputs of each split on the device, standardised by the training split's where that is asked for."""
+    if layout == "tokens":
+        return {key: split.x.to(how.device) for key, split in found.items()}
+    if standardize:
+        standard = standard_of(found["train"].x)
+        # Bytes are exact in any type; others may lie so far from 0 that their differences show in float64 alone.
+        wide = how.dtype if found["train"].x.dtype == torch.uint8 else torch.float64
+        for split in found.values():
+            split.x = standard.apply(split.x.to(how.device, wide, copy=True))
+    finished = {key: split.x.to(how.device, how.dtype) for key, split in found.items()}
+    for key, x in finished.items():
+        if not x.isfinite().all():
+            raise TaskError(f"{key} x: holds numbers that are too large for {str(how.dtype).removeprefix('torch.')}")
+    return finished
