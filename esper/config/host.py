@@ -9,6 +9,7 @@ from esper.checks import in_range, one_of, require, spelled
 from esper.config.checks import distinct
 from esper.errors import ConfigError
 from esper.leyline.positions import resolve_slots
+from esper.leyline.topologies import TOPOLOGIES
 from esper.registry import Registry
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class CustomHostConfig(HostConfig):
         require(bool(self.positions), "host.positions", self.positions, "at least one, such as [layer1,layer2]")
         distinct("host.positions", self.positions)
         if self.features is not None:
-            one_of("host.features", self.features, ("cnn", "transformer"))
+            one_of("host.features", self.features, tuple(TOPOLOGIES))
 
     def check_slots(self, names: Sequence[str]) -> None:
         """Which of them is met first shows when the network is tried: only whether they are there is known."""

@@ -2,7 +2,7 @@
 
 from esper.kasmina.blueprints import BlueprintRegistry
 from esper.kasmina.gates import GateConfig, QualityGates
-from esper.kasmina.host import CNNHost, Decoder, MorphogeneticModel, TransformerHost
+from esper.kasmina.host import CNNHost, Decoder, MLPHost, MorphogeneticModel, TransformerHost
 from esper.kasmina.slot import SeedSlot, SlotConfig
 from esper.kasmina.state import SeedState
 
@@ -11,6 +11,7 @@ __all__ = [
     "CNNHost",
     "Decoder",
     "GateConfig",
+    "MLPHost",
     "MorphogeneticModel",
     "QualityGates",
     "SeedSlot",

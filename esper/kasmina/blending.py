@@ -54,12 +54,13 @@ def _sigmoid(x: float) -> float:
 class BlendGate(nn.Module):
     """Lets each sample run ahead of the ramp or behind it: a = p + 2p(1-p)(g - 1/2), g = sigmoid(linear(mean h)).
 
-    In a sequence each token has an alpha of its own, g = sigmoid(linear(h)): a mean would show it the tokens to come.
+    by_token: each token has an alpha of its own, g = sigmoid(linear(h)): a mean would show it the tokens to come.
     Zero-initialised, so that a = p at first; a stays within [0, 1] and is p wherever p is 0 or 1.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, by_token: bool = False) -> None:
         super().__init__()
+        self.by_token = by_token
         self.linear = nn.Linear(channels, 1)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
@@ -67,25 +68,27 @@ class BlendGate(nn.Module):
     def forward(self, features: Tensor, ramp: float) -> Tensor:
         """Alpha of each sample or token.
 
-        Args: features [B, C, H, W] or [B, T, C]; ramp: p in [0, 1]. Returns: [B, 1, 1, 1] or [B, T, 1].
+        Args: features [B, C, ...] or, by token, [B, T, C]; ramp: p in [0, 1]. Returns: [B, 1, ...] or [B, T, 1].
         """
-        if features.dim() == 4:
-            gate = torch.sigmoid(self.linear(features.mean((2, 3))))[..., None, None]
-        else:
+        if self.by_token:
             gate = torch.sigmoid(self.linear(features))
+        else:
+            over = tuple(range(2, features.dim()))
+            logits = self.linear(features.mean(over) if over else features)
+            gate = torch.sigmoid(logits).view(-1, *(1,) * (features.dim() - 1))
         return ramp + 2.0 * ramp * (1.0 - ramp) * (gate - 0.5)
 
 
 @torch.fx.wrap
-def bound_residual(x: Tensor, delta: Tensor, max_ratio: float = 1.0) -> Tensor:
+def bound_residual(x: Tensor, delta: Tensor, max_ratio: float = 1.0, by_token: bool = False) -> Tensor:
     """x plus delta, shrunk smoothly so that its norm stays below max_ratio times that of x, sample by sample.
 
-    In a sequence, token by token: a norm over T would show a token those to come. Near delta = 0 it is plain addition,
+    by_token: token by token, as a norm over T would show a token those to come. Near delta = 0 it is plain addition,
     so a zero-initialised branch gets its full gradient.
 
-    Args: x, delta [B, C], [B, C, H, W] or [B, T, C]. Returns: the same shape.
+    Args: x, delta [B, C, ...] or, by token, [B, T, C]. Returns: the same shape.
     """
-    dims = (-1,) if x.dim() == 3 else tuple(range(1, x.dim()))
+    dims = (-1,) if by_token else tuple(range(1, x.dim()))
     delta_square = delta.square().sum(dims, keepdim=True)
     x_square = x.square().sum(dims, keepdim=True)
     ratio_square = delta_square / (max_ratio**2 * x_square + BOUND_EPS)

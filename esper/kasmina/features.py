@@ -12,11 +12,15 @@ from esper.errors import ConfigError, first_line
 from esper.kasmina.copying import copy_network
 from esper.kasmina.probe import evaluating
 from esper.kasmina.seeding import undisturbed_streams
+from esper.leyline.topologies import TOPOLOGIES, channel_dim, shape_spelled
 
 _SEQUENCE_LAYERS = (nn.Linear, nn.Bilinear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.MultiheadAttention, nn.RNNBase)
-CHANNEL_DIMS = {"cnn": 1, "transformer": -1}  # where the channels of each topology's features are
-_DIMS = {"cnn": 4, "transformer": 3}
-_EXPECTED = "a seed takes images [B, C, H, W] or sequences [B, T, C]"
+_CHANNELS_FIRST, _CHANNELS_LAST = 1, -1
+_EXPECTED = (
+    "a seed takes "
+    + ", ".join(f"{shape_spelled(topology)} ({topology})" for topology in list(TOPOLOGIES)[:-1])
+    + f" or {shape_spelled(list(TOPOLOGIES)[-1])} ({list(TOPOLOGIES)[-1]})"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +134,8 @@ def _note(
 
 
 def _check(said: str, output: Tensor, batch: int, topology: str | None) -> None:
-    dims = _DIMS.values() if topology is None else (_DIMS[topology],)
-    if output.dim() not in dims or not output.is_floating_point():
+    kinds = TOPOLOGIES.values() if topology is None else (TOPOLOGIES[topology],)
+    if output.dim() not in map(len, kinds) or not output.is_floating_point():
         raise ConfigError(f"{said}: its output is {list(output.shape)} {output.dtype}; {_EXPECTED}")
     if output.shape[0] != batch:
         raise ConfigError(
@@ -142,33 +146,35 @@ def _check(said: str, output: Tensor, batch: int, topology: str | None) -> None:
 def _topology(said: str, output: Tensor, makers: list[tuple[nn.Module, Tensor]], is_run: bool) -> str:
     """Told by the last layer that knows what its dimensions mean; by their number alone [B, C, L] looks like [B, T, C].
 
-    Raises: ConfigError where that layer makes neither images nor sequences, or none does.
+    Raises: ConfigError where that layer makes no such features, or none tells and there is more than one way.
     """
+    possible = {channel_dim(name): name for name, letters in TOPOLOGIES.items() if len(letters) == output.dim()}
+    if len(possible) == 1 and output.dim() == 2:
+        return possible[1]
     for layer, made in reversed(makers):
-        kind = _kind(layer, made)
-        if kind is None:
+        dim = _channels_at(layer)
+        if dim is None:
             continue
-        if _DIMS.get(kind) == output.dim():
-            return kind
+        is_kept = dim == _CHANNELS_LAST or (made.dim() == output.dim() and made.shape[dim] == output.shape[dim])
+        if is_kept and dim % output.dim() in possible:
+            return possible[dim % output.dim()]
         what = f"made by {type(layer).__name__}"
         break
     else:
         what = "made by no layer that tells what its dimensions mean"
-    meant = next(topology for topology, dims in _DIMS.items() if dims == output.dim())
+    key = "host.features" if is_run else "topology"
     raise ConfigError(
         f"{said}: its output {list(output.shape)} is {what}; {_EXPECTED}\n"
-        f"  if its dimensions are these, say so: {'host.features' if is_run else 'topology'}={meant}"
+        f"  if its dimensions are these, say so: {' or '.join(f'{key}={topology}' for topology in possible.values())}"
     )
 
 
-def _kind(layer: nn.Module, made: Any) -> str | None:
-    """What a layer makes: "cnn" (images), "transformer" (vectors in the last dimension), or another word."""
+def _channels_at(layer: nn.Module) -> int | None:
+    """Which dimension of what a layer makes holds the channels; None where it does not tell."""
     if isinstance(layer, nn.LayerNorm | nn.RMSNorm) and len(layer.normalized_shape) > 1:
         return None
     if isinstance(layer, _SEQUENCE_LAYERS):
-        return "transformer"
-    if isinstance(layer, nn.GroupNorm):
-        return "cnn" if isinstance(made, Tensor) and made.dim() == 4 else "channels first"
+        return _CHANNELS_LAST
     names = [kind.__name__ for kind in type(layer).__mro__ if kind.__module__.startswith("torch.nn.")]
-    ending = next((name[-2:] for name in names if name[-2:] in ("1d", "2d", "3d")), None)
-    return None if ending is None else {"2d": "cnn"}.get(ending, "channels first")
+    is_first = isinstance(layer, nn.GroupNorm) or any(name[-2:] in ("1d", "2d", "3d") for name in names)
+    return _CHANNELS_FIRST if is_first else None

@@ -1,5 +1,6 @@
 """Counting the arithmetic of a forward pass: one multiply-add is two FLOPs."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,8 @@ from esper.kasmina.probe import evaluating
 from esper.kasmina.rotary import RotaryAttention
 
 
-def _conv(layer: nn.Conv2d, inputs: Tensor, output: Tensor) -> int:
-    taps = layer.in_channels // layer.groups * layer.kernel_size[0] * layer.kernel_size[1]
+def _conv(layer: nn.Conv1d | nn.Conv2d, inputs: Tensor, output: Tensor) -> int:
+    taps = layer.in_channels // layer.groups * math.prod(layer.kernel_size)
     return output.numel() * (2 * taps + (layer.bias is not None))
 
 
@@ -21,7 +22,7 @@ def _linear(layer: nn.Linear, inputs: Tensor, output: Tensor) -> int:
     return output.numel() * (2 * layer.in_features + (layer.bias is not None))
 
 
-def _max_pool(layer: nn.MaxPool2d, inputs: Tensor, output: Tensor) -> int:
+def _pool(layer: nn.Module, inputs: Tensor, output: Tensor) -> int:
     return inputs.numel()
 
 
@@ -45,19 +46,26 @@ def _tied_head(layer: Decoder, inputs: Tensor, output: Tensor) -> int:
 
 
 _COUNTERS: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], int]] = {
+    nn.Conv1d: _conv,
     nn.Conv2d: _conv,
     nn.Linear: _linear,
     CausalSelfAttention: _attention,
     RotaryAttention: _rotary_attention,
     Decoder: _tied_head,
-    nn.BatchNorm2d: lambda layer, inputs, output: 2 * output.numel(),  # at inference: one scale and shift
+    nn.BatchNorm1d: lambda layer, inputs, output: 2 * output.numel(),  # at inference: one scale and shift
+    nn.BatchNorm2d: lambda layer, inputs, output: 2 * output.numel(),
     nn.LayerNorm: lambda layer, inputs, output: 7 * output.numel(),  # two sums, centre, square, scale; scale and shift
     nn.RMSNorm: lambda layer, inputs, output: 4 * output.numel(),  # square and sum, scale; scale by weight
     nn.ReLU: lambda layer, inputs, output: output.numel(),
     nn.GELU: lambda layer, inputs, output: output.numel(),
+    nn.SiLU: lambda layer, inputs, output: output.numel(),
     nn.Sigmoid: lambda layer, inputs, output: output.numel(),
-    nn.MaxPool2d: _max_pool,
-    nn.AdaptiveAvgPool2d: _max_pool,
+    nn.MaxPool1d: _pool,
+    nn.MaxPool2d: _pool,
+    nn.AvgPool1d: _pool,
+    nn.AvgPool2d: _pool,
+    nn.AdaptiveAvgPool1d: _pool,
+    nn.AdaptiveAvgPool2d: _pool,
 }
 
 

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from esper.errors import ConfigError
 from esper.kasmina.base import Host, like
 from esper.kasmina.copying import check_graph, copy_network
-from esper.kasmina.features import CHANNEL_DIMS, probe, run_example
+from esper.kasmina.features import probe, run_example
 from esper.kasmina.host import MorphogeneticModel
 from esper.kasmina.lifecycle import SlotConfig
 from esper.kasmina.seeding import undisturbed_streams
 from esper.leyline import TaskConfig
+from esper.leyline.topologies import TOPOLOGIES, channel_dim
 
 
 class GraftedHost(Host):
@@ -22,7 +23,7 @@ class GraftedHost(Host):
 
     Args: module: any network; positions: slot name -> path of a submodule, such as "layer2" or "encoder.layers.1";
     example: an input [B, ...] to try the network on; key: what the paths were given as, for messages; topology: of the
-    features there, "cnn" for [B, C, H, W] or "transformer" for [B, T, C] (None: told by the layers that make them).
+    features there, one of `esper.leyline.topologies` (None: told by the layers that make them).
     Raises: ConfigError, with the reason, on a submodule that does not exist or whose output takes no seed.
     """
 
@@ -41,8 +42,8 @@ class GraftedHost(Host):
             raise ConfigError("slots: name at least one submodule, such as slots={'mid': 'layer2'}")
         if any("." in name or not name for name in positions):
             raise ConfigError(f"slots: names are plain words, not {', '.join(positions)}")
-        if topology not in (None, *CHANNEL_DIMS):
-            raise ConfigError(f"topology={topology!r}: must be one of {', '.join(CHANNEL_DIMS)}")
+        if topology not in (None, *TOPOLOGIES):
+            raise ConfigError(f"topology={topology!r}: must be one of {', '.join(TOPOLOGIES)}")
         _check_eager(module, positions, key)
         self.module = copy_network(module)
         found = probe(self.module, positions, example, key, topology)
@@ -52,7 +53,7 @@ class GraftedHost(Host):
             raise ConfigError(f"{key or 'slots'}: all must be of one topology, and these are not ({listed})")
         (self.topology,) = topologies
         self.injection_points = {
-            name: found[path].shape[CHANNEL_DIMS[self.topology]]
+            name: found[path].shape[channel_dim(self.topology)]
             for path in found  # in the order in which the data meets them
             for name in positions
             if positions[name] == path

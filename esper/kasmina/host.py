@@ -13,6 +13,7 @@ from esper.kasmina.copying import copy_network
 from esper.kasmina.decoder import Decoder
 from esper.kasmina.flops import count_flops
 from esper.kasmina.lifecycle import SlotConfig
+from esper.kasmina.mlp import MLPHost
 from esper.kasmina.python_state import has_own_code
 from esper.kasmina.seeding import undisturbed_streams
 from esper.kasmina.slot import SeedSlot
@@ -21,7 +22,7 @@ from esper.kasmina.transformer import TransformerHost
 from esper.leyline import SeedStage, TaskConfig, is_active_stage
 from esper.leyline.positions import resolve_slots
 
-__all__ = ["CNNHost", "Decoder", "Host", "MorphogeneticModel", "TransformerHost", "resolve_slots"]
+__all__ = ["CNNHost", "Decoder", "Host", "MLPHost", "MorphogeneticModel", "TransformerHost", "resolve_slots"]
 
 
 class MorphogeneticModel(nn.Module):

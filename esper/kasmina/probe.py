@@ -9,19 +9,22 @@ from torch import Tensor, nn
 from esper.errors import BlueprintError
 from esper.kasmina.copying import copy_network
 from esper.kasmina.seeding import undisturbed_streams
+from esper.leyline.topologies import TOPOLOGIES
 
 _PROBE_SEED = 0
+_PROBE_SIZE = 8
 
 
 def shape_probe(topology: str, channels: int) -> Tensor:
-    """Features as a host of this topology has them: "cnn" [2, C, 8, 8], "transformer" [2, 8, C].
+    """Two samples of features as a host of this topology has them, 8 along each dimension but the channels.
 
     Raises: BlueprintError on an unknown topology.
     """
-    shapes = {"cnn": (2, channels, 8, 8), "transformer": (2, 8, channels)}
-    if topology not in shapes:
-        raise BlueprintError(f"no topology {topology!r}: known are {', '.join(shapes)}")
-    return torch.randn(shapes[topology], generator=torch.Generator().manual_seed(_PROBE_SEED))
+    if topology not in TOPOLOGIES:
+        raise BlueprintError(f"no topology {topology!r}: known are {', '.join(TOPOLOGIES)}")
+    sizes = {"B": 2, "C": channels}
+    shape = [sizes.get(letter, _PROBE_SIZE) for letter in TOPOLOGIES[topology]]
+    return torch.randn(shape, generator=torch.Generator().manual_seed(_PROBE_SEED))
 
 
 @contextmanager

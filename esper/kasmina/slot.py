@@ -17,6 +17,7 @@ from esper.kasmina.probe import check_fit, evaluating, shape_probe
 from esper.kasmina.seeding import default_generator, undisturbed_streams, weights_from
 from esper.kasmina.state import SeedState
 from esper.leyline import SeedMetrics, SeedStage
+from esper.leyline.topologies import is_by_token
 
 __all__ = ["GateConfig", "QualityGates", "SeedMetrics", "SeedSlot", "SeedState", "SlotConfig"]
 
@@ -157,7 +158,7 @@ class SeedSlot(SlotLifecycle):
             seed = BlueprintRegistry.create(
                 topology, state.blueprint_id, self.channels, max_ratio=self.config.max_ratio
             )
-            gate = BlendGate(self.channels) if state.has_gate else None
+            gate = BlendGate(self.channels, is_by_token(topology)) if state.has_gate else None
         for module in (seed, gate):
             if module is not None:
                 module.to(device=self.device, dtype=self._like.dtype).train(self.training)

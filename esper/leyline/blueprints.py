@@ -6,10 +6,12 @@ from typing import Any
 
 from esper.checks import QUOTED, did_you_mean
 from esper.errors import BlueprintError
+from esper.leyline.topologies import TOPOLOGIES
 from esper.registry import Part, Registry
 
 # What planting a blueprint counts as, for whoever tells no more kinds apart. In a language model dense layers stand in
-# for convolutions, and low-rank ones for depthwise: each pair is the full and the thrifty way to do the same.
+# for convolutions, and low-rank ones for depthwise: each pair is the full and the thrifty way to do the same. What
+# weighs features by features counts as attention.
 FAMILIES = ("conv", "attention", "norm", "depthwise")
 
 
@@ -31,7 +33,7 @@ class BlueprintSpec(Part):
 
 
 # topology -> name -> blueprint, fewest parameters first: esper.kasmina.blueprints adds what else there is to each.
-BLUEPRINTS: dict[str, dict[str, BlueprintSpec]] = {"cnn": {}, "transformer": {}}
+BLUEPRINTS: dict[str, dict[str, BlueprintSpec]] = {topology: {} for topology in TOPOLOGIES}
 
 
 def blueprints_of(topology: str, parts: dict[str, dict[str, BlueprintSpec]]) -> Registry[dict[str, Any], Any]:
@@ -56,6 +58,18 @@ _declare(
     conv_enhance="conv",
     conv_heavy="conv",
 )
+_declare(
+    "cnn1d",
+    norm="norm",
+    attention="attention",
+    bottleneck="conv",
+    conv_small="conv",
+    depthwise="depthwise",
+    conv_light="conv",
+    conv_enhance="conv",
+    conv_heavy="conv",
+)
+_declare("mlp", norm="norm", bottleneck="conv", gated="attention", hidden="conv", wide="conv")
 _declare(
     "transformer",
     norm="norm",

@@ -9,6 +9,8 @@ from esper.kasmina.blueprints.registry import REFERENCE_WIDTH, BlueprintRegistry
 SHIPPED = {
     "cnn": ["norm", "conv_enhance", "conv_light", "conv_heavy", "conv_small", "attention", "depthwise", "bottleneck"],
     "transformer": ["norm", "lora", "lora_large", "attention", "mlp_small", "mlp", "flex_attention"],
+    "mlp": ["norm", "bottleneck", "hidden", "gated", "wide"],
+    "cnn1d": ["norm", "conv_light", "depthwise", "bottleneck"],
 }
 EVERY_ONE = [(topology, name) for topology, names in SHIPPED.items() for name in names]
 
@@ -22,7 +24,8 @@ def scratch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def inputs(topology: str, dim: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randn((2, dim, 6, 6) if topology == "cnn" else (2, 6, dim), generator=generator)
+    shapes = {"cnn": (2, dim, 6, 6), "transformer": (2, 6, dim), "mlp": (2, dim), "cnn1d": (2, dim, 6)}
+    return torch.randn(shapes[topology], generator=generator)
 
 
 @pytest.mark.parametrize("topology", SHIPPED)

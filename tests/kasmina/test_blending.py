@@ -37,9 +37,12 @@ def test_an_unknown_blend_names_the_known_ones():
         check_blend_algorithm("cubic")
 
 
-@pytest.mark.parametrize(("shape", "expected"), [((5, 4, 3, 3), (5, 1, 1, 1)), ((5, 7, 4), (5, 7, 1))])
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((5, 4, 3, 3), (5, 1, 1, 1)), ((5, 7, 4), (5, 7, 1)), ((5, 4, 7), (5, 1, 1)), ((5, 4), (5, 1))],
+)
 def test_a_new_gate_gives_every_sample_or_token_the_ramps_alpha(shape, expected):
-    alpha = BlendGate(4)(torch.ones(shape), 0.3)
+    alpha = BlendGate(4, by_token=shape == (5, 7, 4))(torch.ones(shape), 0.3)
     assert alpha.shape == expected
     assert torch.allclose(alpha, torch.tensor(0.3))
 
@@ -74,9 +77,9 @@ def test_a_residual_stays_below_its_bound_sample_by_sample(scale, max_ratio):
 def test_in_a_sequence_a_residual_stays_below_its_bound_token_by_token(scale, max_ratio):
     x, delta = torch.ones(2, 5, 3), torch.ones(2, 5, 3)
     x[:, 1] *= 10.0
-    whole = bound_residual(x, scale * delta, max_ratio)
+    whole = bound_residual(x, scale * delta, max_ratio, by_token=True)
     assert ((whole - x).norm(dim=-1) <= max_ratio * x.norm(dim=-1) * 1.0001).all()
-    assert torch.equal(bound_residual(x[:, :2], scale * delta[:, :2], max_ratio), whole[:, :2])
+    assert torch.equal(bound_residual(x[:, :2], scale * delta[:, :2], max_ratio, by_token=True), whole[:, :2])
 
 
 def test_a_small_residual_is_added_as_it_is():

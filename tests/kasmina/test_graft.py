@@ -12,6 +12,7 @@ import esper
 from esper.engine.optimizer import OptimizerConfig
 from esper.engine.population import Population
 from esper.errors import ConfigError
+from esper.kasmina.blueprints import BlueprintRegistry
 from esper.kasmina.slot import SlotConfig
 from esper.leyline import SeedStage
 
@@ -121,11 +122,18 @@ class TwoPasses(nn.Module):
         return self.flatten(self.conv(self.conv(x)))
 
 
+class Volumes(nn.Sequential):
+    """Features with a dimension too many."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv3d(1, 4, 1), nn.Flatten(), nn.Linear(108, 3))
+
+
 @pytest.mark.parametrize(
     ("network", "slots", "shape", "reason"),
     [
         (ResNet, {"mid": "layer9"}, (2, 1, 8, 8), "no such submodule; it has stem, layer1"),
-        (ResNet, {"mid": "head"}, (2, 1, 8, 8), r"its output is \[2, 3\]"),
+        (Volumes, {"mid": "0"}, (2, 1, 3, 3, 3), r"its output is \[2, 4, 3, 3, 3\] .*\[B, C, L\] \(cnn1d\)"),
         (ResNet, {"a": "layer1", "b": "layer1"}, (2, 1, 8, 8), "a submodule of its own"),
         (ResNet, {}, (2, 1, 8, 8), "at least one submodule"),
         (ResNet, {"mid": "layer1"}, (2, 5, 8, 8), "fails on the example"),
@@ -161,22 +169,56 @@ def test_what_is_no_network_or_no_place_is_refused_in_words(arguments, reason):
         esper.grow(*arguments)
 
 
-class Sequence1d(nn.Module):
+class Series(nn.Module):
     """[B, 3, L] -> [B, 4, L] by a convolution: channels first, which looks like [B, T, C]."""
 
-    def __init__(self) -> None:
+    def __init__(self, *more: nn.Module) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv1d(3, 4, 3, padding=1), nn.ReLU())
-        self.head = nn.Linear(4, 3)
+        self.body = nn.Sequential(nn.Conv1d(3, 4, 3, padding=1), nn.ReLU(), *more)
+        self.head = nn.LazyLinear(3)
 
     def forward(self, x):
-        return self.head(self.body(x).mean(-1))
+        return self.head(self.body(x).flatten(1))
 
 
-class GroupedSequence(Sequence1d):
+class Swap(nn.Module):
+    """Features the other way round."""
+
+    def forward(self, x):
+        return x.transpose(1, 2)
+
+
+class Patches(nn.Module):
+    """[B, 1, 8, 8] -> [B, 4, 16]: tokens that an image convolution made and that lie channels first."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.body.append(nn.GroupNorm(2, 4))
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 2, 2), nn.Flatten(2))
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.head(self.body(x)).mean(1)
+
+
+@pytest.mark.parametrize(
+    ("network", "position", "shape", "topology", "channels"),
+    [
+        (Series, "body", (2, 3, 7), "cnn1d", 4),
+        (lambda: Series(nn.GroupNorm(2, 4)), "body", (2, 3, 7), "cnn1d", 4),
+        (lambda: Series(nn.MaxPool1d(2)), "body", (2, 3, 7), "cnn1d", 4),
+        (lambda: Series(nn.BatchNorm1d(4)), "body.2", (2, 3, 7), "cnn1d", 4),
+        (lambda: nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)), "1", (2, 5), "mlp", 6),
+        (lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 3)), "1", (2, 1, 8, 8), "mlp", 72),
+        (lambda: nn.Sequential(nn.Linear(4, 6), nn.Flatten(), nn.Linear(18, 3)), "0", (2, 3, 4), "transformer", 6),
+    ],
+)
+def test_the_layer_that_makes_features_tells_what_they_are(network, position, shape, topology, channels):
+    model = esper.grow(network(), {"mid": position}, torch.randn(shape))
+    assert model.host.topology == topology and model.slots["mid"].channels == channels
+    for blueprint in BlueprintRegistry.list_specs(topology):
+        slot = esper.grow(network(), {"mid": position}, torch.randn(shape))
+        slot.germinate_seed(blueprint.name, "s", "mid")
+        assert slot(torch.randn(shape)).shape == (2, 3)
 
 
 class Counting(nn.Module):
@@ -236,8 +278,8 @@ class Weighted(nn.Module):
 @pytest.mark.parametrize(
     ("network", "position", "shape", "reason", "topology"),
     [
-        (Sequence1d, "body", (2, 3, 7), "made by Conv1d; .*topology=transformer", "transformer"),
-        (GroupedSequence, "body", (2, 3, 7), "made by GroupNorm; .*topology=transformer", "transformer"),
+        (lambda: Series(Swap()), "body", (2, 3, 7), "made by Conv1d; .*topology=transformer", "transformer"),
+        (Patches, "body", (2, 1, 8, 8), "made by Conv2d; .*topology=transformer or topology=cnn1d", "cnn1d"),
         (Counting, "body", (2, 1, 8, 8), r"its output is \[2, 3, 8, 8\] torch.int64", None),
         (TimeFirst, "lstm", (2, 5, 4), "whose first dimension is not the batch, 2", None),
         (ChannelsLast, "body", (2, 1, 8, 8), "made by LayerNorm", "cnn"),
@@ -254,7 +296,7 @@ def test_topology_is_told_by_layers_or_the_user_and_never_by_the_number_of_dimen
         assert model.host.topology == topology
         model.germinate_seed("norm", "s", "mid")
         assert model(torch.randn(shape)).shape == (2, 3)
-    with pytest.raises(ConfigError, match="topology='image': must be one of cnn, transformer"):
+    with pytest.raises(ConfigError, match="topology='image': must be one of cnn, transformer, mlp, cnn1d"):
         esper.grow(network(), {"mid": position}, torch.randn(shape), topology="image")
 
 

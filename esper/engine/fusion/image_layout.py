@@ -36,7 +36,7 @@ class ImageLayout:
         if _chain(node, modules):
             return _block(chain, modules)
         if node.op == "call_function" and node.target is blending.bound_residual:
-            max_ratio = bound_arguments(node)
+            max_ratio = bound_arguments(node, by_token=False)
             return lambda inputs, tensors, training: bound_residual(inputs[0], inputs[1], max_ratio)
         layer: Any = modules.get(str(node.target)) if node.op == "call_module" else None
         if type(layer) is nn.AdaptiveAvgPool2d and layer.output_size in (1, (1, 1)):

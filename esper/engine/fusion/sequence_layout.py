@@ -40,7 +40,7 @@ class SequenceLayout:
         (node,) = chain
         name = str(node.target)
         if node.op == "call_function" and node.target is blending.bound_residual:
-            max_ratio = bound_arguments(node)
+            max_ratio = bound_arguments(node, by_token=True)
             return lambda inputs, tensors, training: bound_tokens(inputs[0], inputs[1], max_ratio)
         if node.op == "get_attr" and all(user.target is rotary.tied_logits for user in node.users):
             return lambda inputs, tensors, training: tensors[name]

@@ -228,7 +228,9 @@ def _binary(function: Callable[..., Tensor], args: tuple[Any, ...]) -> LayerFn:
     return run
 
 
-def bound_arguments(node: fx.Node) -> float:
-    """max_ratio of a call of `esper.kasmina.blending.bound_residual`."""
-    arguments = dict(zip(("x", "delta", "max_ratio"), node.args, strict=False)) | node.kwargs
+def bound_arguments(node: fx.Node, by_token: bool) -> float:
+    """max_ratio of a call of `esper.kasmina.blending.bound_residual`. Raises EngineError where it goes otherwise."""
+    arguments = dict(zip(("x", "delta", "max_ratio", "by_token"), node.args, strict=False)) | node.kwargs
+    if bool(arguments.get("by_token", False)) is not by_token:
+        raise EngineError(f"{node}: bounds {'samples' if by_token else 'tokens'}, which features here are not")
     return float(arguments.get("max_ratio", 1.0))  # type: ignore[arg-type]

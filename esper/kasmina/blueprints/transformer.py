@@ -35,23 +35,23 @@ def _heads(dim: int) -> int:
 
 def _lora(dim: int, rank: int, max_ratio: float) -> nn.Module:
     up = zeroed(nn.Linear(rank, dim, bias=False))
-    return ResidualSeed(nn.Sequential(nn.Linear(dim, rank, bias=False), up), max_ratio)
+    return ResidualSeed(nn.Sequential(nn.Linear(dim, rank, bias=False), up), max_ratio, by_token=True)
 
 
 def _mlp(dim: int, hidden: int, max_ratio: float, container: type[nn.Sequential] = nn.Sequential) -> nn.Module:
     layers = [nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), zeroed(nn.Linear(hidden, dim))]
-    return ResidualSeed(container(*layers), max_ratio)
+    return ResidualSeed(container(*layers), max_ratio, by_token=True)
 
 
 def _attention(attention: CausalSelfAttention, max_ratio: float) -> nn.Module:
     zeroed(attention.proj)
-    return ResidualSeed(nn.Sequential(nn.LayerNorm(attention.proj.out_features), attention), max_ratio)
+    return ResidualSeed(nn.Sequential(nn.LayerNorm(attention.proj.out_features), attention), max_ratio, by_token=True)
 
 
 @BlueprintRegistry.register("norm", "transformer", param_estimate=128, description="layer norm", family="norm")
 def build_norm(dim: int, max_ratio: float = 1.0) -> nn.Module:
     """Layer norm of the features, with a scale and shift that start at zero."""
-    return ResidualSeed(zeroed(nn.LayerNorm(dim)), max_ratio)
+    return ResidualSeed(zeroed(nn.LayerNorm(dim)), max_ratio, by_token=True)
 
 
 @BlueprintRegistry.register(

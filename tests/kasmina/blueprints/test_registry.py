@@ -7,8 +7,14 @@ from esper.kasmina.blueprints.registry import BlueprintRegistry
 
 CNN = ("norm", "attention", "conv_small", "bottleneck", "depthwise", "conv_light", "conv_enhance", "conv_heavy")
 TRANSFORMER = ("norm", "lora", "lora_large", "mlp_small", "attention", "flex_attention", "mlp")
+MLP = ("norm", "bottleneck", "gated", "hidden", "wide")
 EVERY = pytest.mark.parametrize(
-    ("topology", "name"), [("cnn", name) for name in CNN] + [("transformer", name) for name in TRANSFORMER]
+    ("topology", "name"),
+    [
+        (topology, name)
+        for topology, names in {"cnn": CNN, "transformer": TRANSFORMER, "mlp": MLP, "cnn1d": CNN}.items()
+        for name in names
+    ],
 )
 
 
@@ -21,7 +27,8 @@ def scratch(monkeypatch):
 @pytest.mark.parametrize("width", [1, 3, 8, 40])
 def test_a_seed_keeps_the_shape_at_any_width_and_can_be_traced(topology, name, width):
     seed = BlueprintRegistry.create(topology, name, width)
-    features = torch.ones(2, width, 5, 7) if topology == "cnn" else torch.ones(2, 9, width)
+    shapes = {"cnn": (2, width, 5, 7), "transformer": (2, 9, width), "mlp": (2, width), "cnn1d": (2, width, 9)}
+    features = torch.ones(shapes[topology])
     assert seed(features).shape == features.shape
     traced = torch.fx.symbolic_trace(seed)
     functions = {node.target.__name__ for node in traced.graph.nodes if node.op == "call_function"}
