@@ -41,6 +41,8 @@ inline void conv_tile(const T* x, const T* w, const T* bias, T* out, int64_t in,
 }
 
 template <class T> struct Convolution {
+  static constexpr int kStep = 1;
+
   const T *x, *w, *bias;
   T* out;
   int64_t in, outc, h, wd, n;
@@ -68,21 +70,24 @@ template <class T> struct Convolution {
     for (; o + 2 <= outc; o += 2) channels<2>(o, row, col, s, sums);
     for (; o < outc; ++o) channels<1>(o, row, col, s, sums);
   }
-
-  void run(ChannelSums<T>* sums = nullptr) const {
-    if (sums) {
-      position(h / 2, wd / 2, 0, nullptr);
-      for (int64_t o = 0; o < outc; ++o) {
-        const T* centre = out + ((o * h + h / 2) * wd + wd / 2) * n;
-        sums[o] = {};
-        for (int64_t s = 0; s < span(0); ++s) sums[o].shift += centre[s] / span(0);
-      }
-    }
-    for (int64_t s = 0; s < n; s += span(s))
-      for (int64_t row = 0; row < h; ++row)
-        for (int64_t col = 0; col < wd; ++col) position(row, col, s, sums);
-  }
 };
+
+// All positions of a convolution of either kind. sums: of each output channel, null where not wanted.
+template <class T, class Way> void run(const Way& way, ChannelSums<T>* sums) {
+  const int64_t h = way.h, wd = way.wd, n = way.n;
+  if (sums) {
+    const int64_t row = h / 2 / Way::kStep * Way::kStep, col = wd / 2 / Way::kStep * Way::kStep;
+    way.position(row, col, 0, nullptr);
+    for (int64_t o = 0; o < way.outc; ++o) {
+      const T* centre = way.out + ((o * h + row) * wd + col) * n;
+      sums[o] = {};
+      for (int64_t s = 0; s < way.span(0); ++s) sums[o].shift += centre[s] / way.span(0);
+    }
+  }
+  for (int64_t s = 0; s < n; s += way.span(s))
+    for (int64_t row = 0; row < h; row += Way::kStep)
+      for (int64_t col = 0; col < wd; col += Way::kStep) way.position(row, col, s, sums);
+}
 
 // [O, I, k, k] to tiles of [I, k, k, tile]; `flip` packs the transposed, mirrored kernel that carries gradients back.
 template <class T> void pack(const T* w, T* packed, int64_t outc, int64_t in, int k, bool flip) {

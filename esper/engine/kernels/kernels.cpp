@@ -10,25 +10,34 @@
 #include "activation.h"
 #include "convolution.h"
 #include "seed.h"
+#include "winograd.h"
 
-// sums: of each output channel, null where not wanted.
+// w, flip: as in pack(). sums: of each output channel, null where not wanted.
 template <class T>
-void conv_row(const Block& b, const T* x, const T* w, const T* bias, T* y, Scratch<T>& packed, ChannelSums<T>* sums) {
+void conv(const T* x, const T* w, const T* bias, T* out, int64_t in, int64_t outc, const Block& b, bool flip,
+          Scratch<T>& memory, ChannelSums<T>* sums) {
   const int k = b.kernel;
-  const int64_t h = b.height, wd = b.width, n = b.samples, plane = h * wd * n;
-  if (b.depthwise) {
-    for (int64_t c = 0; c < b.out_channels; ++c)
-      Convolution<T>{x + c * plane, w + c * k * k, bias ? bias + c : nullptr, y + c * plane, 1, 1, h, wd, n, k}.run(
-          sums ? sums + c : nullptr);
+  if (Winograd<T>::pays(in, outc, b.height, b.width, b.samples, k)) {
+    T* scratch = memory.get(Winograd<T>::scratch(in, outc));
+    run<T>(Winograd<T>(x, w, bias, out, in, outc, b.height, b.width, b.samples, flip, scratch), sums);
     return;
   }
-  T* tiles = packed.get(b.out_channels * b.in_channels * k * k);
-  pack<T>(w, tiles, b.out_channels, b.in_channels, k, false);
-  Convolution<T>{x, tiles, bias, y, b.in_channels, b.out_channels, h, wd, n, k}.run(sums);
+  T* packed = memory.get(in * outc * k * k);
+  pack<T>(w, packed, flip ? in : outc, flip ? outc : in, k, flip);
+  run<T>(Convolution<T>{x, packed, bias, out, in, outc, b.height, b.width, b.samples, k}, sums);
 }
 
 template <class T>
-void conv_row_backward(const Block& b, const T* x, const T* w, const T* g, T* gx, T* gw, T* gb, Scratch<T>& packed) {
+void conv_row(const Block& b, const T* x, const T* w, const T* bias, T* y, Scratch<T>& memory, ChannelSums<T>* sums) {
+  const int64_t plane = b.height * b.width * b.samples, taps = b.kernel * b.kernel;
+  if (!b.depthwise) return conv<T>(x, w, bias, y, b.in_channels, b.out_channels, b, false, memory, sums);
+  for (int64_t c = 0; c < b.out_channels; ++c)
+    conv<T>(x + c * plane, w + c * taps, bias ? bias + c : nullptr, y + c * plane, 1, 1, b, false, memory,
+            sums ? sums + c : nullptr);
+}
+
+template <class T>
+void conv_row_backward(const Block& b, const T* x, const T* w, const T* g, T* gx, T* gw, T* gb, Scratch<T>& memory) {
   const int k = b.kernel;
   const int64_t h = b.height, wd = b.width, n = b.samples, plane = h * wd * n;
   if (gb)
@@ -40,20 +49,15 @@ void conv_row_backward(const Block& b, const T* x, const T* w, const T* g, T* gx
       for (; j < plane; ++j) rest += g[c * plane + j];
       gb[c] = lane_sum<T>(total) + rest;
     }
-  T* tiles = packed.get(b.out_channels * (b.depthwise ? 1 : b.in_channels) * k * k);
-  if (b.depthwise) {
-    for (int64_t c = 0; c < b.out_channels; ++c) {
-      conv_grad_weight<T>(g + c * plane, x + c * plane, gw + c * k * k, 1, 1, h, wd, n, k);
-      if (!gx) continue;
-      pack<T>(w + c * k * k, tiles, 1, 1, k, true);
-      Convolution<T>{g + c * plane, tiles, nullptr, gx + c * plane, 1, 1, h, wd, n, k}.run();
-    }
+  if (!b.depthwise) {
+    conv_grad_weight<T>(g, x, gw, b.out_channels, b.in_channels, h, wd, n, k);
+    if (gx) conv<T>(g, w, nullptr, gx, b.out_channels, b.in_channels, b, true, memory, nullptr);
     return;
   }
-  conv_grad_weight<T>(g, x, gw, b.out_channels, b.in_channels, h, wd, n, k);
-  if (!gx) return;
-  pack<T>(w, tiles, b.out_channels, b.in_channels, k, true);
-  Convolution<T>{g, tiles, nullptr, gx, b.out_channels, b.in_channels, h, wd, n, k}.run();
+  for (int64_t c = 0; c < b.out_channels; ++c) {
+    conv_grad_weight<T>(g + c * plane, x + c * plane, gw + c * k * k, 1, 1, h, wd, n, k);
+    if (gx) conv<T>(g + c * plane, w + c * k * k, nullptr, gx + c * plane, 1, 1, b, true, memory, nullptr);
+  }
 }
 
 template <class T> void block_forward(const Block& b) {
@@ -64,7 +68,7 @@ template <class T> void block_forward(const Block& b) {
   const bool plain = !(b.norm || b.relu || b.pool), counts = b.kernel && b.norm && b.training;
 #pragma omp parallel num_threads(b.threads)
   {
-    static thread_local Scratch<T> packed, scratch;
+    static thread_local Scratch<T> memory, scratch;
     static thread_local Scratch<ChannelSums<T>> kept;
     ChannelSums<T>* sums = counts ? kept.get(b.out_channels) : nullptr;
 #pragma omp for schedule(static)
@@ -75,7 +79,7 @@ template <class T> void block_forward(const Block& b) {
       if (b.kernel) {
         T* target = plain ? out : b.y ? (T*)b.y + r * y_size : scratch.get(y_size);
         conv_row<T>(b, x, (const T*)b.weight + r * w_size, b.bias ? (const T*)b.bias + r * b.out_channels : nullptr,
-                    target, packed, sums);
+                    target, memory, sums);
         y = target;
       }
       if (!plain) activate_row<T>(b, r, y, out, sums);
@@ -91,7 +95,7 @@ template <class T> void block_backward(const Block& b) {
   const bool plain = !(b.norm || b.relu || b.pool);
 #pragma omp parallel num_threads(b.threads)
   {
-    static thread_local Scratch<T> packed, scratch;
+    static thread_local Scratch<T> memory, scratch;
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < b.rows; ++r) {
       const T* x = (const T*)b.x + r * b.x_row_stride;
@@ -106,7 +110,7 @@ template <class T> void block_backward(const Block& b) {
       }
       if (b.kernel)
         conv_row_backward<T>(b, x, (const T*)b.weight + r * w_size, g, gx, (T*)b.grad_weight + r * w_size,
-                             b.grad_bias ? (T*)b.grad_bias + r * b.out_channels : nullptr, packed);
+                             b.grad_bias ? (T*)b.grad_bias + r * b.out_channels : nullptr, memory);
     }
   }
 }

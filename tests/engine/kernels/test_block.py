@@ -137,6 +137,30 @@ def test_max_pooling_shows_what_is_no_number_and_sends_the_gradient_where_torch_
     assert torch.equal(grad, expected)
 
 
+@pytest.mark.parametrize("shape", [(16, 32, 8, 8, 64), (33, 17, 4, 6, 80), (64, 16, 2, 2, 16), (16, 33, 6, 4, 144)])
+def test_many_channels_in_float32_equal_torchs_in_float64(shape):
+    """Wide enough for the products to be saved by additions: rounding may be as large as torch's own."""
+    channels, outs, height, width, samples = shape
+    spec = BlockSpec(3, norm=True, relu=True)
+    generator = torch.Generator().manual_seed(channels)
+    drawn = [(ROWS, channels, height, width, samples), (ROWS, outs, channels, 3, 3), *[(ROWS, outs)] * 3]
+    x, weight, bias, gamma, beta = (torch.randn(*size, generator=generator) for size in drawn)
+    slope = torch.randn(ROWS, outs, height, width, samples, generator=generator)
+
+    def result(convolve, dtype):
+        leaves = [t.to(dtype).requires_grad_() for t in (x, weight / channels**0.5, bias, gamma, beta)]
+        running = [torch.zeros(ROWS, outs, dtype=dtype), torch.ones(ROWS, outs, dtype=dtype)]
+        out = convolve(spec, leaves[0], BlockTensors(*leaves[1:], *running), True)
+        grads = torch.autograd.grad(out, [leaves[0], leaves[1], *leaves[3:]], slope.to(dtype))
+        return [out.detach(), *grads, *running]
+
+    exact, torchs = result(reference, torch.float64), result(reference, torch.float32)
+    for ours, theirs, true in zip(result(block, torch.float32), torchs, exact, strict=True):
+        scale = true.abs().max()
+        allowed = 4 * (theirs - true).abs().max() / scale + 1e-6
+        assert (ours - true).abs().max() / scale <= allowed
+
+
 def spoiled(values, place):
     """The tensor with one value in its middle replaced: at a border, torch multiplies padding with it, or does not."""
     values = values.clone()
