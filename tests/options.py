@@ -1,6 +1,7 @@
 """Options that need another one beside them."""
 
 from tests.networks import CHOSEN
+from tests.own_data import NEEDED, OF_VECTORS
 
 PARTNERS = {
     "decoder": ["task=pysource"],
@@ -8,11 +9,16 @@ PARTNERS = {
     "corpus": ["host=decoder"],
     "pysource": ["host=transformer"],
     "text": ["host=transformer", f"task.path={__file__}"],
+    "table": [*OF_VECTORS, *NEEDED["table"]],
+    "images": NEEDED["images"],
+    "arrays": NEEDED["arrays"],
 }
 
 
 def chosen(group: str, option: str) -> list[str]:
     """Overrides that choose this option, and what it cannot be without."""
-    if option == "custom":
+    if (group, option) == ("host", "custom"):
         return [*CHOSEN, "slots=early_late"]
+    if option == "custom":
+        return ["task=custom", *NEEDED["custom"]]
     return [*PARTNERS.get(option, []), f"{group}={option}"]

@@ -66,6 +66,13 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], Callable[[dict[str, Any]], 
     ),
     "checkpoints.md": (lambda: {"network": torch.nn.Linear(2, 2)}, lambda end: end["sidecar"]["metadata"]["note"] == 1),
     "configuration.md": (dict, lambda end: end["config"].engine.members == 4),
+    "data.md": (
+        dict,
+        lambda end: (
+            [end[name].input_shape for name in ("images", "arrays", "table", "custom")]
+            == [(3, 16, 16), (1, 8, 8), (4,), (1, 8, 8)]
+        ),
+    ),
     "distributed.md": (ranks_given, lambda end: end["learner"] is not None),
     "text.md": (dict, lambda end: 0.0 < end["corpus"].overlap < 0.2),
     "language-models.md": (models_given, lambda end: len(end["card"].phase) and end["logits"].shape == (2, 8, 264)),

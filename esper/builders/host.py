@@ -1,16 +1,12 @@
 """Hosts by name, the networks that a configuration can ask for, and members made of them."""
 
-from importlib import import_module
-from inspect import signature
-from traceback import extract_tb
-from typing import Any
-
 import torch
 from torch import nn
 
 from esper.config.host import HOSTS, CNNHostConfig, CustomHostConfig, DecoderHostConfig, TransformerHostConfig
 from esper.config.root import RunConfig
-from esper.errors import ConfigError, first_line
+from esper.errors import ConfigError
+from esper.factories import call_factory
 from esper.kasmina import CNNHost, Decoder, MorphogeneticModel, SlotConfig, TransformerHost
 from esper.kasmina.graft import GraftedHost
 from esper.kasmina.host import Host, resolve_slots
@@ -80,31 +76,10 @@ def build_decoder(host: DecoderHostConfig, task: Task, generator: torch.Generato
 def build_custom(host: CustomHostConfig, task: Task, generator: torch.Generator) -> Host:
     """The user's own network, with slots where the configuration wants them."""
     with weights_from(generator):
-        network = _call_factory(host.factory, input_shape=task.input_shape, num_classes=task.num_outputs)
+        network = call_factory("host.factory", host.factory, input_shape=task.input_shape, num_classes=task.num_outputs)
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"host.factory={host.factory}: expected an nn.Module, and it gave {type(network).__name__}")
     example = task.val_x[:1].cpu()
     network = network.to(example.dtype) if example.is_floating_point() else network
     positions = {path.replace(".", "_"): path for path in host.positions}
     return GraftedHost(network, positions, example, "host.positions", host.features)
-
-
-def _call_factory(name: str, **given: Any) -> nn.Module:
-    """What the user's "module:function" gives. Raises ConfigError, in a line, for whatever goes wrong in there."""
-    module_name, _, function_name = name.partition(":")
-    try:
-        factory = getattr(import_module(module_name), function_name)
-    except Exception as error:
-        raise ConfigError(
-            f"host.factory={name}: {first_line(error)}; it is looked up from where the run starts"
-        ) from None
-    try:
-        signature(factory).bind(**given)
-    except (TypeError, ValueError) as error:  # it takes others, or is no function of Python's
-        raise ConfigError(f"host.factory={name}: is called with {' and '.join(given)} ({first_line(error)})") from None
-    try:
-        network = factory(**given)
-    except Exception as error:
-        place = "".join(f", line {frame.lineno}" for frame in extract_tb(error.__traceback__)[1:2])
-        raise ConfigError(f"host.factory={name} failed{place}: {type(error).__name__}: {first_line(error)}") from None
-    if not isinstance(network, nn.Module):
-        raise ConfigError(f"host.factory={name}: expected an nn.Module, and it gave {type(network).__name__}")
-    return network

@@ -1,6 +1,5 @@
 """Group `host`: the network that grows."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from esper.checks import in_range, one_of, require, spelled
 from esper.config.checks import distinct
 from esper.errors import ConfigError
+from esper.factories import check_factory
 from esper.leyline.positions import resolve_slots
 from esper.leyline.topologies import TOPOLOGIES
 from esper.registry import Registry
@@ -133,8 +133,7 @@ class CustomHostConfig(HostConfig):
 
     def __post_init__(self) -> None:
         require(self.name == "custom", "host.name", self.name, "custom (the option host=... chooses the host)")
-        named = re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", self.factory) is not None
-        require(named, "host.factory", self.factory, "package.module:function")
+        check_factory("host.factory", self.factory)
         require(bool(self.positions), "host.positions", self.positions, "at least one, such as [layer1,layer2]")
         distinct("host.positions", self.positions)
         if self.features is not None:

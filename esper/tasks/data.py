@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -196,16 +197,24 @@ def _keep_apart(found: dict[str, _Split], how: _Build, is_classes: bool) -> None
     if not missing:
         return
     whole = found["train"]
-    groups = whole.y if is_classes else torch.zeros(len(whole.y), dtype=torch.int64)
+    classes = whole.y if is_classes else torch.zeros(len(whole.y), dtype=torch.int64)
     fractions = (how.val_fraction if "val" in missing else 0.0, how.test_fraction if "test" in missing else 0.0)
-    index = stratified_splits(groups, *fractions, named_generator(how.split_seed, f"{how.name}/splits"))
-    found |= {key: whole.part(getattr(index, key)) for key in ("train", *missing)}
-    counts = ", ".join(f"{len(found[key].y):,} {word}" for key, word in _WORDS.items())
+    index = split_off(classes, *fractions, how.split_seed, how.name)
+    found |= {key: whole.part(index[key]) for key in ("train", *missing)}
+    say_split(how.name, {key: len(found[key].y) for key in _WORDS}, missing, how.split_seed)
+
+
+def split_off(classes: Tensor, val_fraction: float, test_fraction: float, seed: int, name: str) -> dict[str, Tensor]:
+    """Indices of examples by split, ascending. Args: classes: [N] int64, each divided alike; name: of the task."""
+    index = stratified_splits(classes, val_fraction, test_fraction, named_generator(seed, f"{name}/splits"))
+    return {"train": index.train, "val": index.val, "test": index.test}
+
+
+def say_split(name: str, counts: dict[str, int], missing: Sequence[str], split_seed: int) -> None:
+    """Say how many examples each split of a task has, and which of them were taken from the training data."""
+    sizes = ", ".join(f"{counts[key]:,} {word}" for key, word in _WORDS.items())
     kept = " and ".join(_WORDS[key] for key in missing)
-    say(
-        f"task={how.name}: {counts}; {kept} kept apart from the training examples by split_seed={how.split_seed}",
-        is_error=True,
-    )
+    say(f"task={name}: {sizes}; {kept} kept apart from the training data by split_seed={split_seed}", is_error=True)
 
 
 def _check_trained(found: dict[str, _Split], names: tuple[str, ...]) -> None:

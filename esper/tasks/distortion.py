@@ -46,12 +46,13 @@ def distort(images: Tensor, strength: DistortionStrength, size: int, generator: 
     return distorted.add_(noise, alpha=strength.noise_std)
 
 
-def shift_and_mirror(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
+def shift_and_mirror(images: Tensor, max_shift: int, generator: torch.Generator, is_mirrored: bool = True) -> Tensor:
     """Move every image by whole pixels, up to `max_shift` along each axis, and mirror every other one at random.
 
     Args:
         images: [N, C, H, W] of any dtype; what enters from outside is 0.
         generator: the only source of chance; on the images' device or the CPU.
+        is_mirrored: False: none is mirrored.
 
     Returns:
         [N, C, H, W], same dtype and device.
@@ -60,7 +61,7 @@ def shift_and_mirror(images: Tensor, max_shift: int, generator: torch.Generator)
     device = images.device
     span = 2 * max_shift + 1
     offset = torch.randint(span, (2, count, 1), generator=generator, device=generator.device).to(device)
-    mirror = (torch.rand(count, 1, generator=generator, device=generator.device) < 0.5).to(device)
+    mirror = (torch.rand(count, 1, generator=generator, device=generator.device) < 0.5 * is_mirrored).to(device)
     column = torch.arange(width, device=device)
     rows = offset[0] + torch.arange(height, device=device)  # [N, H]
     columns = offset[1] + torch.where(mirror, column.flip(0), column)  # [N, W]

@@ -74,7 +74,8 @@ def test_values_agree_with_the_defaults_of_the_rooms():
     for group in ("task", "policy"):
         for name, settings in VARIANTS[group].items():
             composed = getattr(compose(chosen(group, name)), group)
-            assert composed == (settings(path=composed.path) if name == "text" else settings())
+            needed = {key: getattr(composed, key) for key in ("path", "target", "factory") if hasattr(composed, key)}
+            assert composed == settings(**needed)
 
 
 def test_yaml_files_hold_no_key_twice():

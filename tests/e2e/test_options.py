@@ -1,10 +1,5 @@
 """Every option that is shipped runs for two epochs."""
 
-import hashlib
-import io
-import random
-import tarfile
-
 import pytest
 
 from esper.config.composing import compose
@@ -13,6 +8,7 @@ from esper.runner.launch import start
 from esper.runner.spec import RunSpec
 from tests.e2e.conftest import record_of
 from tests.options import chosen
+from tests.own_data import made
 
 SHORT = ["debug=smoke", "epochs=2", "engine.members=1", "engine.threads=1", "telemetry.report=false"]
 OPTIONS = [(group, option) for group, options in groups().items() for option in options]
@@ -34,8 +30,8 @@ def test_two_epochs(group, option, tmp_path):
         overrides.append(f"task.path={__file__}")
     if {"host=transformer", "host=decoder"} & set(overrides) or option == "language":
         overrides += ["task.epoch_windows=32", "task.train_bytes=8000", "task.val_bytes=2000", "task.test_bytes=2000"]
-    if option == "cifar10":
-        overrides += small_cifar10(tmp_path)
+    if group == "task":
+        overrides += made(option, tmp_path)
     learns = option in ("ppo", "reinforce", "marathon")
     if learns:
         overrides += ["policy.updates=1", "policy.members=2", "policy.validate_every=0"]
@@ -60,17 +56,3 @@ def test_the_engines_agree_on_what_happens(tmp_path):
         overrides = [*SHORT, f"engine={kind}", "engine.precision=float64", "telemetry=none", "policy=scheduled"]
         accuracies[kind] = run(tmp_path / kind, overrides)["summary"]["grown"]["val_accuracy"]
     assert accuracies["fused"] == accuracies["sequential"]
-
-
-def small_cifar10(folder):
-    """An archive in the published format, with a few images."""
-    draw = random.Random(0)
-    archive = folder / "cifar-10-binary.tar.gz"
-    with tarfile.open(archive, "w:gz") as tar:
-        for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
-            content = b"".join(bytes([label]) + draw.randbytes(3072) for label in range(10) for _ in range(4))
-            info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    md5 = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
-    return [f"task.data_dir={folder}", f"task.md5={md5}"]

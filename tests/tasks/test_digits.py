@@ -2,8 +2,9 @@ import time
 
 import pytest
 import torch
+from sklearn import datasets
 
-from esper.errors import ConfigError
+from esper.errors import ConfigError, TaskError
 from esper.tasks import DigitsConfig, build_task
 from esper.tasks.digits import load_digits
 from esper.tasks.task import named_generator
@@ -91,6 +92,19 @@ def test_double_precision_holds_the_same_data(task):
     assert torch.equal(double.epoch_data(1, stream())[0], task.epoch_data(1, stream())[0].double())
 
 
+def test_the_bundled_file_holds_what_scikit_learn_gives():
+    images, labels = load_digits()
+    bunch = datasets.load_digits()
+    assert torch.equal(images.squeeze(1), torch.tensor(bunch.images, dtype=torch.float32) / 16)
+    assert torch.equal(labels, torch.tensor(bunch.target))
+
+
+def test_a_library_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr("esper.tasks.digits.BUNDLED_FILE", "datasets/data/none.csv.gz")
+    with pytest.raises(TaskError, match=r"needs scikit-learn \(.*none.csv.gz.*pip install"):
+        load_digits()
+
+
 def test_labels_belong_to_the_images():
     images, labels = load_digits()
     assert images.shape == (1797, 1, 8, 8) and images.min() == 0 and images.max() == 1
@@ -115,5 +129,5 @@ def test_an_epoch_s_images_take_milliseconds(task):
 
 
 def test_unknown_task_name_lists_what_there_is():
-    with pytest.raises(ConfigError, match="cifar10, corpus, digits, pysource, text"):
+    with pytest.raises(ConfigError, match=r"cifar100, corpus, custom, digits, .*; did you mean digits"):
         build_task(DigitsConfig(name="digitz"))

@@ -6,24 +6,29 @@ import pytest
 import torch
 
 from esper.errors import TaskError
-from esper.tasks import Cifar10Config, build_task
-from esper.tasks.cifar10 import ARCHIVE_NAME, MOST_FILE_BYTES, TEST_FILES, TRAIN_FILES, fetch_archive, read_archive
+from esper.tasks import build_task
+from esper.tasks.published.cifar import CIFAR10, CIFAR100, read_archive
+from esper.tasks.published.download import fetch
+from esper.tasks.settings import Cifar10Config, Cifar100Config
 from esper.tasks.task import named_generator
 
 RECORDS_PER_FILE = 20
+TRAIN_FILES, TEST_FILES = CIFAR10.train_files, CIFAR10.test_files
+MOST_FILE_BYTES = 30_730_000
 
 
-def write_archive(path, change=None):
+def write_archive(path, change=None, archive=CIFAR10):
     """A small archive in the published format; returns its images and labels, file by file."""
     generator = named_generator(0, "archive")
     content = {}
-    for name in TRAIN_FILES + TEST_FILES:
+    for name in archive.train_files + archive.test_files:
         images = torch.randint(0, 256, (RECORDS_PER_FILE, 3, 32, 32), generator=generator, dtype=torch.uint8)
         images[:, 0] //= 2  # channels of unlike brightness
         labels = torch.arange(RECORDS_PER_FILE) % 10
         content[name] = (images, labels)
+    coarse = torch.full((RECORDS_PER_FILE, archive.label_bytes - 1), 19)  # of CIFAR-100: a superclass
     files = {
-        name: torch.cat((labels.to(torch.uint8)[:, None], images.flatten(1)), dim=1).numpy().tobytes()
+        name: torch.cat((coarse, labels[:, None], images.flatten(1)), dim=1).to(torch.uint8).numpy().tobytes()
         for name, (images, labels) in content.items()
     }
     files["batches.meta.txt"] = b"airplane\nautomobile\n"
@@ -39,6 +44,10 @@ def write_archive(path, change=None):
 
 def md5(path):
     return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def fetch_archive(settings):
+    return fetch(settings.url, settings.md5, settings.data_dir, CIFAR10.name, "cifar10")
 
 
 @pytest.fixture
@@ -68,6 +77,19 @@ def test_builds_a_task_from_the_published_format(source):
     assert torch.bincount(task.val_y).tolist() == [2] * 10
 
 
+def test_cifar100_is_read_by_its_second_label(tmp_path):
+    path = tmp_path / "mirror.tar.gz"
+    content = write_archive(path, archive=CIFAR100)
+    settings = Cifar100Config(url=path.as_uri(), md5=md5(path), data_dir=str(tmp_path), val_fraction=0.5)
+    task = build_task(settings)
+    assert task.name == "cifar100" and task.num_outputs == 100 and task.input_shape == (3, 32, 32)
+    assert len(task.train_y) == len(task.val_y) == 10
+    assert torch.equal(task.test_y, content["test.bin"][1])
+    (train, _), (test, labels) = read_archive(tmp_path / CIFAR100.name, CIFAR100)
+    assert torch.equal(train, content["train.bin"][0]) and torch.equal(test, content["test.bin"][0])
+    assert torch.equal(labels, content["test.bin"][1])
+
+
 def test_training_images_are_shifted_and_mirrored_anew(source):
     task = build_task(source[2])
     generator = named_generator(0, "epochs")
@@ -94,13 +116,13 @@ def test_downloads_once_and_leaves_nothing_else_behind(source):
     archive = fetch_archive(settings)
     path.unlink()
     assert fetch_archive(settings) == archive
-    assert [entry.name for entry in archive.parent.iterdir()] == [ARCHIVE_NAME]
+    assert [entry.name for entry in archive.parent.iterdir()] == [CIFAR10.name]
 
 
 def test_a_wrong_download_never_gets_the_archive_s_name(source, tmp_path):
     settings = source[2]
     settings.md5 = "0" * 32
-    with pytest.raises(TaskError, match=r"not the expected archive.*task\.url"):
+    with pytest.raises(TaskError, match=r"not the expected file.*task\.url"):
         fetch_archive(settings)
     assert list((tmp_path / "data").iterdir()) == []
 
@@ -144,7 +166,7 @@ def test_malformed_content_is_refused(tmp_path, change, message):
     path = tmp_path / "bad.tar.gz"
     write_archive(path, change)
     with pytest.raises(TaskError, match=message):
-        read_archive(path)
+        read_archive(path, CIFAR10)
 
 
 @pytest.mark.parametrize("data", [b"", b"not a gzip file", b"\x1f\x8b\x08\x00truncated"])
@@ -152,14 +174,14 @@ def test_garbage_is_refused(tmp_path, data):
     path = tmp_path / "garbage.tar.gz"
     path.write_bytes(data)
     with pytest.raises(TaskError, match="cannot be read"):
-        read_archive(path)
+        read_archive(path, CIFAR10)
 
 
 def test_a_truncated_archive_is_refused(source):
     path = source[0]
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(TaskError, match="cannot be read"):
-        read_archive(path)
+        read_archive(path, CIFAR10)
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE, "large"])
@@ -176,4 +198,4 @@ def test_a_member_that_is_no_plain_file_is_refused(tmp_path, kind, target):
             info.type = kind
             tar.addfile(info)
     with pytest.raises(TaskError, match=r"test_batch.bin in .* is (no plain file|of 30,730,001 bytes)"):
-        read_archive(path)
+        read_archive(path, CIFAR10)

@@ -1,0 +1,89 @@
+"""Arrays of the user's own: .npz, .npy and .safetensors files."""
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esper.checks import did_you_mean, spelled
+from esper.errors import TaskError, first_line
+from esper.tasks.data import Data
+from esper.tasks.settings import TASKS, ArraysConfig
+
+_EXPECTED = "x, y, or x_train, y_train and x_test, y_test (and x_val, y_val)"
+_SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+_KNOWN = ("x", "y", *(f"{letter}_{split}" for split in _SPLITS for letter in "xy"))
+_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError)
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@TASKS.register("arrays", ArraysConfig)
+def build_arrays(settings: ArraysConfig) -> Data:
+    """Data of the arrays that the files hold."""
+    given = settings.path if isinstance(settings.path, list) else [settings.path]
+    arrays = _read([Path(path).expanduser() for path in given])
+    by_split: dict[str, dict[str, NDArray[Any]]] = {}
+    for name, array in arrays.items():
+        letter, _, split = name.lower().partition("_")
+        by_split.setdefault(_SPLITS.get(split, "train"), {})[letter] = array
+    for split, pair in by_split.items():
+        if missing := [letter for letter in "xy" if letter not in pair]:
+            raise TaskError(
+                f"task.path={spelled(settings.path)}: there is no {missing[0]} for {split}: {_held(arrays)}"
+            )
+    if "train" not in by_split:
+        raise TaskError(f"task.path={spelled(settings.path)}: nothing to train on: {_held(arrays)}")
+    splits: dict[str, Any] = {split: (pair["x"], pair["y"]) for split, pair in by_split.items()}
+    return Data(**splits, loss=settings.loss, num_outputs=settings.num_outputs, layout=settings.layout)
+
+
+def _read(paths: list[Path]) -> Arrays:
+    """The arrays of all files by name, of which each is a known one."""
+    if len(paths) == 1 and paths[0].is_dir():
+        folder = paths[0]
+        paths = sorted(folder.glob("*.npy"))
+        if not paths:
+            raise TaskError(f"task.path={folder}: there is no .npy file in it")
+    found: dict[str, NDArray[Any]] = {}
+    for path in paths:
+        for name, array in _load(path).items():
+            if name in found:
+                raise TaskError(f"{path}: {name} stands in another file, too")
+            found[name] = array
+    names = list(found)
+    if len(paths) == len(names) == 2 and not {name.lower() for name in names} & set(_KNOWN):
+        found = dict(zip("xy", found.values(), strict=True))  # a pair, whatever its files are called
+    for name in found:
+        if name.lower() not in _KNOWN:
+            near = did_you_mean(name, _KNOWN)
+            raise TaskError(f"{paths[0]}: holds {spelled(list(found))}\n  expected {_EXPECTED}{near}")
+    return found
+
+
+def _load(path: Path) -> Arrays:
+    """What one file holds, by name; of an .npy file its own is the name."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.numpy import load_file
+
+            return dict(load_file(path))
+        if path.suffix == ".npy":
+            return {path.stem: np.asarray(np.load(path))}
+        if path.suffix == ".npz":
+            with np.load(path) as archive:
+                return {name: archive[name] for name in archive.files}
+    except Exception as error:
+        if isinstance(error, _UNREADABLE) or type(error).__name__ == "SafetensorError":
+            why = getattr(error, "strerror", None) or first_line(error)
+            raise TaskError(f"{path}: cannot be read ({why})") from error
+        raise
+    raise TaskError(f"{path}: expected a file that ends in .npz, .npy or .safetensors, or a folder of .npy files")
+
+
+def _held(arrays: Arrays) -> str:
+    return f"it holds {', '.join(arrays)}\n  expected {_EXPECTED}"
