@@ -76,7 +76,8 @@ def _split_folders(root: Path) -> dict[str, Path]:
         raise TaskError(
             f"task.path={root}: holds {', '.join(names)}\n  expected a folder for each class, or train, val and test"
         )
-    return {split: root / name for name, split in found.items()}
+    places = {split: root / name for name, split in found.items()}
+    return {"train": places.pop("train"), **places}  # first, as what it holds the others must not
 
 
 def _listed(folder: Path) -> list[ImageFile]:
