@@ -14,6 +14,7 @@ CHECKPOINT_PREFIX = "agent_epoch_"  # of the files in it
 TENSORBOARD = "tensorboard"
 WANDB = "wandb"
 TOKENIZER = "tokenizer_sha256"  # in run.json: of what made a text's tokens, where that is more than byte values
+DATA = "data_sha256"  # in run.json: of the data of a user's own
 SWEEP_FILE = "sweep.json"
 SWEEP_LOCK = "sweep.lock"
 JOB_FILE = "job.json"
@@ -67,9 +68,10 @@ RUN: dict[str, Shape] = {
     "ranks": _COUNT,
     "together": _COUNT,
     TOKENIZER: str,
+    DATA: str,
 }
 # What a run needs to go on; its engine is its checkpoint's.
-_LEFT_OUT = ("finished_at", "heartbeat_at", "error", "pid", "host", "versions", "ranks", "together", TOKENIZER)
+_LEFT_OUT = ("finished_at", "heartbeat_at", "error", "pid", "host", "versions", "ranks", "together", TOKENIZER, DATA)
 RESUMED = {name: shape for name, shape in RUN.items() if name not in _LEFT_OUT} | {"engine": (dict, None)}
 RESUMED_NEEDS = AllBut("sweep", "engine", "summary")
 

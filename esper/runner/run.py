@@ -17,7 +17,7 @@ from esper.config.root import RunConfig
 from esper.config.telemetry import require_packages
 from esper.engine.population import Scores
 from esper.errors import ConfigError, DivergedError
-from esper.files.records import EVENTS_FILE, TOKENIZER
+from esper.files.records import DATA, EVENTS_FILE, TOKENIZER
 from esper.leyline import WAIT, Action, EpochReport, TelemetryEvent, TelemetryEventType
 from esper.nissa import EventHub, JsonlSink, cut_back, read_jsonl, write_report
 from esper.printing import say
@@ -68,7 +68,7 @@ class Run:
         self.lines: JsonlSink | None = None
         self.is_resumed = checkpoint is not None
         if checkpoint:
-            self._check_tokenizer(checkpoint)
+            self._check_data(checkpoint)
             self.checkpoints.restore(self, checkpoint)
 
     @property
@@ -96,10 +96,10 @@ class Run:
             seed=self.config.seed,
             max_epochs=self.config.epochs,
             max_updates=self.learning.total if self.learning else 0,
-            **({TOKENIZER: sha256} if (sha256 := self.growth.task.tokenizer_sha256) else {}),
+            **{name: sha256 for name in (TOKENIZER, DATA) if (sha256 := getattr(self.growth.task, name))},
         )
-        if owns_terminal and (note := self.config.policy.note):
-            say(note, is_error=True)
+        if owns_terminal:
+            say(*filter(None, (*self.growth.task.notes, self.config.policy.note)), is_error=True)
         sinks = open_sinks(self.config, self.folder, owns_terminal)
         self.lines = next((sink for sink in sinks if isinstance(sink, JsonlSink)), None)
         self.hub = EventHub(sinks)
@@ -219,14 +219,19 @@ class Run:
         if self.is_resumed:
             self.checkpoints.prune()
 
-    def _check_tokenizer(self, checkpoint: Checkpoint) -> None:
-        """Raises ConfigError where the file that made the text's tokens is another one by now."""
-        was = (checkpoint.metadata.get("run") or {}).get(TOKENIZER)
-        if was != self.growth.task.tokenizer_sha256:
-            name = getattr(self.config.task, "tokenizer", None)
+    def _check_data(self, checkpoint: Checkpoint) -> None:
+        """Raises ConfigError where the data, or the file that made a text's tokens, are others by now."""
+        began_with = checkpoint.metadata.get("run") or {}
+        task, settings = self.growth.task, self.config.task
+        if (was := began_with.get(TOKENIZER)) != task.tokenizer_sha256:
             raise ConfigError(
-                f"task.tokenizer={name}: this is not the tokenizer that the run began with\n"
-                f"  put the file back whose sha256 is {was}"
+                f"task.tokenizer={getattr(settings, 'tokenizer', None)}: this is not the tokenizer that the run began "
+                f"with\n  put the file back whose sha256 is {was}"
+            )
+        if began_with.get(DATA) != task.data_sha256:
+            raise ConfigError(
+                f"task={settings.name}: the data are not those that the run began with\n"
+                "  put them back as they were, or begin a new run"
             )
 
     def _was_told_saved(self) -> bool:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from esper.checks import in_range, one_of, require
 from esper.errors import ConfigError, TaskError
-from esper.printing import say
 from esper.tasks.examples import class_names_of, read_examples
 from esper.tasks.labels import NUMBERS_HINT, as_classes, as_numbers
 from esper.tasks.layouts import to_inputs
@@ -40,7 +39,7 @@ class Data:
     is kept for it. loss: "cross_entropy" of classes, "mse" or "huber" of numbers. num_outputs: classes, or numbers to
     predict; None: as the labels say. class_names: of all classes, in order; labels may be names, then. layout: which
     axis is what (`esper.tasks.layouts.to_inputs`). standardize: whether inputs become standardised by the training
-    split, channel by channel or feature by feature; tokens never are.
+    split, channel by channel or feature by feature; tokens never are. notes: what a run is to say at its start.
 
     Raises: ConfigError on wrong values; what is wrong with examples shows when a task is made of them.
     """
@@ -53,6 +52,7 @@ class Data:
     class_names: tuple[str, ...] = field(default=())
     layout: str = "auto"
     standardize: bool = True
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         one_of("loss", self.loss, LOSSES)
@@ -123,9 +123,11 @@ def _build(data: Data, how: _Build) -> Task:
     layout, inputs = _inputs(splits, data)
     labels, outputs, names = _labels({key: y for key, (_, y) in splits.items()}, layout, inputs, data)
     found = {key: _Split(inputs[key], torch.from_numpy(labels[key])) for key in splits}
-    _check_apart(found, how.name)
+    digests = {key: [hashlib.sha256(example.numpy()).digest() for example in split.x] for key, split in found.items()}
+    notes = [*data.notes, *_check_apart(digests, how.name)]
+    sha256 = _fingerprint(digests, found)
     is_classes = data.loss == "cross_entropy" and layout != "tokens"
-    _keep_apart(found, how, is_classes)
+    notes += _keep_apart(found, how, is_classes)
     if is_classes:
         _check_trained(found, names)
     if data.loss != "cross_entropy":
@@ -143,6 +145,8 @@ def _build(data: Data, how: _Build) -> Task:
         test_x=x["test"],
         test_y=y["test"],
         class_names=names,
+        data_sha256=sha256,
+        notes=tuple(notes),
     )
 
 
@@ -176,32 +180,43 @@ def _labels(
     return tokens, count, data.class_names
 
 
-def _check_apart(found: dict[str, _Split], name: str) -> None:
-    """Raise TaskError where most examples of one split stand in another; say so where some do."""
-    known = {key: [hashlib.sha256(example.numpy()).digest() for example in split.x] for key, split in found.items()}
-    for first, second in itertools.combinations(known, 2):
-        others = set(known[first])
-        shared = sum(example in others for example in known[second])
-        if 2 * shared > len(known[second]) and 2 * len(others) > len(known[first]):  # few values repeat anywhere
+def _check_apart(digests: dict[str, list[bytes]], name: str) -> list[str]:
+    """Notes of splits of which some examples stand in another. Raises TaskError where most do."""
+    notes = []
+    for first, second in itertools.combinations(digests, 2):
+        others, own = set(digests[first]), digests[second]
+        shared = sum(example in others for example in own)
+        if 2 * shared > len(own) and 2 * len(others) > len(digests[first]):  # where few values repeat, they do anywhere
             raise TaskError(
-                f"{second} x: {shared:,} of its {len(known[second]):,} examples stand in {first}, too\n"
+                f"{second} x: {shared:,} of its {len(own):,} examples stand in {first}, too\n"
                 "  a split that is not given is kept apart from the training examples"
             )
         if shared:
-            say(f"task={name}: {shared:,} of {len(known[second]):,} {second} examples stand in {first}", is_error=True)
+            notes.append(f"task={name}: {shared:,} of {len(own):,} {second} examples stand in {first}")
+    return notes
 
 
-def _keep_apart(found: dict[str, _Split], how: _Build, is_classes: bool) -> None:
-    """Add the splits that were not given, and say so."""
+def _fingerprint(digests: dict[str, list[bytes]], found: dict[str, _Split]) -> str:
+    """The sha256 of all that was given: examples, labels, and which split they are of."""
+    whole = hashlib.sha256()
+    for key, split in found.items():
+        whole.update(f"{key} {split.x.dtype} {list(split.x.shape)} {list(split.y.shape)} ".encode())
+        whole.update(b"".join(digests[key]))
+        whole.update(split.y.numpy().tobytes())
+    return whole.hexdigest()
+
+
+def _keep_apart(found: dict[str, _Split], how: _Build, is_classes: bool) -> list[str]:
+    """Add the splits that were not given; a note of it."""
     missing = [key for key in ("val", "test") if key not in found]
     if not missing:
-        return
+        return []
     whole = found["train"]
     classes = whole.y if is_classes else torch.zeros(len(whole.y), dtype=torch.int64)
     fractions = (how.val_fraction if "val" in missing else 0.0, how.test_fraction if "test" in missing else 0.0)
     index = split_off(classes, *fractions, how.split_seed, how.name)
     found |= {key: whole.part(index[key]) for key in ("train", *missing)}
-    say_split(how.name, {key: len(found[key].y) for key in _WORDS}, missing, how.split_seed)
+    return [split_note(how.name, {key: len(found[key].y) for key in _WORDS}, missing, how.split_seed)]
 
 
 def split_off(classes: Tensor, val_fraction: float, test_fraction: float, seed: int, name: str) -> dict[str, Tensor]:
@@ -210,11 +225,11 @@ def split_off(classes: Tensor, val_fraction: float, test_fraction: float, seed: 
     return {"train": index.train, "val": index.val, "test": index.test}
 
 
-def say_split(name: str, counts: dict[str, int], missing: Sequence[str], split_seed: int) -> None:
-    """Say how many examples each split of a task has, and which of them were taken from the training data."""
+def split_note(name: str, counts: dict[str, int], missing: Sequence[str], split_seed: int) -> str:
+    """How many examples each split of a task has, and which of them were taken from the training data."""
     sizes = ", ".join(f"{counts[key]:,} {word}" for key, word in _WORDS.items())
     kept = " and ".join(_WORDS[key] for key in missing)
-    say(f"task={name}: {sizes}; {kept} kept apart from the training data by split_seed={split_seed}", is_error=True)
+    return f"task={name}: {sizes}; {kept} kept apart from the training data by split_seed={split_seed}"
 
 
 def _check_trained(found: dict[str, _Split], names: tuple[str, ...]) -> None:

@@ -24,7 +24,8 @@ class Task:
     their own size and range. draw: makes an epoch's examples of it (None: it is taken as it is); epoch_size: how many
     of them (default: as many as train_y). tokenizer_sha256: of what made a text's tokens, None where a token is a byte
     value. bytes_per_label: of text, on the test split, by which a loss becomes bits per byte.
-    class_names: in order, where the data names them.
+    class_names: in order, where the data names them. data_sha256: of data of the user's own, which may change.
+    notes: what a run says of them at its start.
     """
 
     name: str
@@ -41,6 +42,8 @@ class Task:
     tokenizer_sha256: str | None = None
     bytes_per_label: float = 1.0
     class_names: tuple[str, ...] = ()
+    data_sha256: str | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.epoch_size = self.epoch_size or len(self.train_y)

@@ -4,12 +4,14 @@ import random
 import resource
 import shutil
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
 from esper.tasks.text.tokenizer import get_tokenizer
 from esper.tasks.text.training import train_tokenizer
 from tests.e2e.conftest import CommandLine, last_epoch, lines, record_of
+from tests.own_data import made, pictures
 
 EPOCHS = 9
 # Seeds are planted, trained, blended by a gate, fossilised and culled within a few epochs, so that kills meet them all.
@@ -171,5 +173,22 @@ def test_a_run_on_tokens_knows_its_tokenizer_again(esper):
     other = esper.run_here(f"resume={copy}")
     assert other.code == 2 and f"whose sha256 is {sha256}" in other.err and len(other.err.splitlines()) == 2
     file.write_bytes(definitions[0])
+    assert esper.run_here(f"resume={copy}").code == 0
+    assert record_of(copy)["summary"]["grown"] == record_of(esper.folder / "run")["summary"]["grown"]
+
+
+def test_a_run_on_data_of_ones_own_knows_them_again(esper):
+    own = made("arrays", esper.folder)
+    quick = ["debug=smoke", "epochs=3", "checkpoint.every_epochs=1", "checkpoint.keep_last=9", "telemetry.report=false"]
+    done = esper.run_here("task=arrays", *own, *quick, "engine.kind=sequential", "hydra.run.dir=run")
+    assert done.code == 0, done.err
+    copy, file = esper.folder / "copy", esper.folder / "own.npz"
+    unfinished(esper.folder / "run", copy, 1)
+    before = file.read_bytes()
+    images, labels = pictures()
+    np.savez(file, x=images, y=(labels + 1) % 3)
+    other = esper.run_here(f"resume={copy}")
+    assert other.code == 2 and "the data are not those that the run began with\n" in other.err
+    file.write_bytes(before)
     assert esper.run_here(f"resume={copy}").code == 0
     assert record_of(copy)["summary"]["grown"] == record_of(esper.folder / "run")["summary"]["grown"]

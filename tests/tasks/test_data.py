@@ -56,13 +56,13 @@ def rows(x):
         ({"val": (X[:9] + 99, Y[:9]), "test": (X[:6] - 99, Y[:6])}, (60, 9, 6), ""),
     ],
 )
-def test_what_is_not_given_is_split_off_and_said(given, sizes, said, capsys):
+def test_what_is_not_given_is_split_off_and_said(given, sizes, said):
     task = built(train=(X, Y), **given)
     assert (len(task.train_y), len(task.val_y), len(task.test_y)) == sizes
     splits = [rows(x) for x in (task.train_x, task.val_x, task.test_x)]
     assert len(set.union(*splits)) == sum(sizes)
     assert all(torch.bincount(y).unique().numel() == 1 for y in (task.train_y, task.val_y))  # as many of each class
-    heard = capsys.readouterr().err
+    heard = "".join(task.notes)
     assert said in heard and bool(heard) == bool(said)
 
 
@@ -72,9 +72,9 @@ def test_the_split_follows_its_seed():
     assert rows(first.val_x) != rows(other.val_x)
 
 
-def test_examples_that_occur_in_two_splits_are_told(capsys):
-    built(train=(X[:40], Y[:40]), val=(X[38:50], Y[38:50]), test=(X[50:], Y[50:]))
-    assert "2 of 12 val examples stand in train" in capsys.readouterr().err
+def test_examples_that_occur_in_two_splits_are_told():
+    task = built(train=(X[:40], Y[:40]), val=(X[38:50], Y[38:50]), test=(X[50:], Y[50:]))
+    assert "2 of 12 val examples stand in train" in task.notes[0]
 
 
 # ---- layouts
@@ -264,3 +264,24 @@ def test_what_makes_no_task_is_refused(given, said):
     with pytest.raises((TaskError, ConfigError), match=said) as refused:
         built(**given)
     assert str(refused.value).count("\n") <= 1
+
+
+# ---- the fingerprint
+
+
+def test_the_fingerprint_is_of_all_that_was_given():
+    y = Y.copy()
+    y[:2] = y[1::-1]
+    x = X.copy()
+    x[5, 2] += 1e-3
+    given = [
+        {"train": (X, Y)},
+        {"train": (x, Y)},
+        {"train": (X, y)},
+        {"train": (X[::-1].copy(), Y[::-1].copy())},
+        {"train": (X[:50], Y[:50]), "test": (X[50:], Y[50:])},
+        {"train": (X[:50], Y[:50]), "val": (X[50:], Y[50:])},
+    ]
+    found = [built(**one).data_sha256 for one in given]
+    assert len(set(found)) == len(given)
+    assert built(train=(X, Y), seed=1, standardize=False).data_sha256 == found[0]

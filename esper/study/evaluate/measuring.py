@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from esper.builders.population import build_growths
+from esper.checks import spelled
 from esper.config.root import RunConfig
 from esper.config.suite import HostSuite
 from esper.engine.epoch import EpochRunner
@@ -47,8 +48,16 @@ def grow(stored: Stored, configs: Sequence[RunConfig]) -> list[Samples]:
 
 
 def score_hosts(growth: Growth, suite: HostSuite, seed: int) -> Samples:
-    """The grown members of a growth that trains alone, on the test split as this seed distorts it."""
+    """The grown members of a growth that trains alone, on the test split as this seed distorts it.
+
+    Raises EngineError where it cannot be distorted: it is neither text nor square images.
+    """
     task, generator = growth.task, named_generator(seed, "evaluation/distortion")
+    if not task.is_text and (task.inputs != "images" or task.input_shape[1] != task.input_shape[2]):
+        shape = spelled(list(task.input_shape))
+        raise EngineError(
+            f"task={task.name}: a suite distorts text and square images, and these are {task.inputs} {shape}"
+        )
     distorted = _replaced(task, suite, generator) if task.is_text else _moved(task.test_x, suite, generator)
     scores = growth.population.parent.evaluate(distorted, task.test_y)[0]
     return _scored(growth, scores) | _sizes(growth.reports()[: growth.grown])

@@ -53,7 +53,7 @@ def _read(paths: list[Path]) -> Arrays:
     for path in paths:
         for name, array in _load(path).items():
             if name in found:
-                raise TaskError(f"{path}: {name} stands in another file, too")
+                raise TaskError(f"task.path={path}: {name} stands in another file, too")
             found[name] = array
     names = list(found)
     if len(paths) == len(names) == 2 and not {name.lower() for name in names} & set(_KNOWN):
@@ -61,7 +61,7 @@ def _read(paths: list[Path]) -> Arrays:
     for name in found:
         if name.lower() not in _KNOWN:
             near = did_you_mean(name, _KNOWN)
-            raise TaskError(f"{paths[0]}: holds {spelled(list(found))}\n  expected {_EXPECTED}{near}")
+            raise TaskError(f"task.path={paths[0]}: holds {spelled(list(found))}\n  expected {_EXPECTED}{near}")
     return found
 
 
@@ -80,9 +80,9 @@ def _load(path: Path) -> Arrays:
     except Exception as error:
         if isinstance(error, _UNREADABLE) or type(error).__name__ == "SafetensorError":
             why = getattr(error, "strerror", None) or first_line(error)
-            raise TaskError(f"{path}: cannot be read ({why})") from error
+            raise TaskError(f"task.path={path}: cannot be read ({why})") from error
         raise
-    raise TaskError(f"{path}: expected a file that ends in .npz, .npy or .safetensors, or a folder of .npy files")
+    raise TaskError(f"task.path={path}: expected an .npz, .npy or .safetensors file, or a folder of .npy files")
 
 
 def _held(arrays: Arrays) -> str:

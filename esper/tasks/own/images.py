@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from esper.checks import did_you_mean
 from esper.errors import TaskError, first_line
-from esper.tasks.data import Data, say_split
+from esper.tasks.data import Data, split_note
 from esper.tasks.settings import TASKS, ImagesConfig
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -46,9 +46,11 @@ def build_images(settings: ImagesConfig, split_seed: int) -> Data:
             near = did_you_mean(file.label, classes)
             raise TaskError(f"{file.path}: class {file.label} has no folder to train on{near}")
     missing = [split for split in ("val", "test") if split not in files]
+    notes = []
     if missing:
         _split_by_name(files, settings, split_seed)
-        say_split(settings.name, {split: len(own) for split, own in files.items()}, missing, split_seed)
+        counts = {split: len(own) for split, own in files.items()}
+        notes = [split_note(settings.name, counts, missing, split_seed)]
     for split, own in files.items():
         if not own:
             raise TaskError(
@@ -59,7 +61,15 @@ def build_images(settings: ImagesConfig, split_seed: int) -> Data:
     shapes = {x.shape[1:] for x, _ in splits.values()}
     if len(shapes) > 1:
         raise TaskError(f"task.path={settings.path}: splits of unlike sizes; task.image_size=PIXELS makes them alike")
-    return Data(**splits, class_names=tuple(classes), layout="nhwc")
+    return Data(**splits, class_names=tuple(classes), layout="nhwc", notes=tuple(notes))
+
+
+def _pillow() -> tuple[Any, Any]:
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise TaskError(f"task=images needs Pillow ({error}); run: pip install 'esper[data]'") from error
+    return Image, ImageOps
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -82,9 +92,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 def _listed(folder: Path) -> list[ImageFile]:
     """The images of all classes, by name. Raises TaskError where a class has none, or there are no classes."""
-    from PIL import Image
-
-    known = set(Image.registered_extensions())
+    known = set(_pillow()[0].registered_extensions())
     found: list[ImageFile] = []
     classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
@@ -158,16 +166,15 @@ def _read(files: list[ImageFile], settings: ImagesConfig, classes: list[str]) ->
 
 def read_image(path: Path, size: int | None, color: str) -> Pixels:
     """An image [H, W, C], upright, of `size` x `size` pixels where that is given. Raises TaskError, with the file."""
-    from PIL import Image, ImageOps
-
+    pillow, operations = _pillow()
     try:
-        with Image.open(path) as image:
-            upright: Any = ImageOps.exif_transpose(image)
+        with pillow.open(path) as image:
+            upright = operations.exif_transpose(image)
             if upright.mode.startswith("I;16"):  # Pillow would cut what lies above 255
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+                upright = pillow.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
             upright = upright.convert("RGB" if color == "rgb" else "L")
             if size is not None:
-                upright = upright.resize((size, size), Image.Resampling.BILINEAR)
+                upright = upright.resize((size, size), pillow.Resampling.BILINEAR)
             pixels = np.asarray(upright)
     except Exception as error:  # what is no image is answered with errors of many kinds
         why = getattr(error, "strerror", None) or first_line(error)

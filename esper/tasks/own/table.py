@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from esper.checks import did_you_mean, spelled
 from esper.errors import TaskError
-from esper.tasks.data import Data, say_split, split_off
+from esper.tasks.data import Data, split_note, split_off
 from esper.tasks.labels import as_classes
 from esper.tasks.own.columns import MISSING, read_columns
 from esper.tasks.settings import TASKS, TableConfig
@@ -51,9 +51,9 @@ def build_table(settings: TableConfig, split_seed: int) -> Data:
     fractions = (settings.val_fraction, settings.test_fraction)
     rows = split_off(classes, *fractions, split_seed, settings.name)
     x = np.concatenate([encode(column, rows["train"].numpy(), path) for column in inputs], axis=1)
-    say_split(settings.name, {key: len(index) for key, index in rows.items()}, ("val", "test"), split_seed)
+    note = split_note(settings.name, {key: len(index) for key, index in rows.items()}, ("val", "test"), split_seed)
     splits: dict[str, Any] = {key: (x[index.numpy()], y[index.numpy()]) for key, index in rows.items()}
-    return Data(**splits, loss=settings.loss, layout="nf", standardize=False)
+    return Data(**splits, loss=settings.loss, layout="nf", standardize=False, notes=(note,))
 
 
 def parse(name: str, values: Sequence[str]) -> Column:

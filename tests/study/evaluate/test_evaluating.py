@@ -8,6 +8,7 @@ import pytest
 from esper.cli import main as esper
 from esper.run import main as run
 from esper.study.evaluate.database import Evaluations
+from tests.own_data import OF_VECTORS, csv_file
 
 pytestmark = pytest.mark.slow  # it grows hosts throughout
 
@@ -299,3 +300,13 @@ def test_a_count_of_seeds_is_a_count(grown, database, capsys):
         with pytest.raises(SystemExit):
             evaluate(database, grown, f"--seeds={count}")
         assert "--seeds: " in capsys.readouterr().err
+
+
+def test_what_cannot_be_distorted_is_said(database, tmp_path, capsys):
+    table = ["task=table", f"task.path={csv_file(tmp_path / 'own.csv')}", "task.target=kind", *OF_VECTORS]
+    path = start(tmp_path / "run", *table, "policy=static", "engine.members=1", "epochs=1", "batch_size=8", *EXACT[2:])
+    assert evaluate(database, path, "--suite", "distorted") == 1
+    said = capsys.readouterr()
+    assert "task=table: 36 training, 12 validation, 12 test; validation" in said.err  # the run, once
+    assert said.err.count("kept apart") == 1
+    assert "a suite distorts text and square images, and these are vectors [4]" in said.out + said.err

@@ -91,7 +91,7 @@ def halved(folder):
     ("write", "said"),
     [
         (lambda folder: folder / "none.npz", r"none.npz: cannot be read \(No such file"),
-        (lambda folder: folder / "own.csv", "own.csv: expected a file that ends in .npz, .npy or .safetensors"),
+        (lambda folder: folder / "own.csv", "own.csv: expected an .npz, .npy or .safetensors file"),
         (lambda folder: folder, "there is no .npy file in it"),
         (garbage(".npz"), "own.npz: cannot be read"),
         (garbage(".npy"), "own.npy: cannot be read"),

@@ -27,10 +27,10 @@ def numbered(row="{n},{n2},{kind}", head="a,b,kind", joined="\n"):
     return joined.join([head, *lines]) + joined
 
 
-def test_a_table_becomes_vectors_and_classes(tmp_path, capsys):
+def test_a_table_becomes_vectors_and_classes(tmp_path):
     task = built(csv_file(tmp_path / "own.csv"))
     assert (task.inputs, task.input_shape, task.class_names) == ("vectors", (4,), CLASSES)
-    assert "36 training, 12 validation, 12 test; validation and test kept apart" in capsys.readouterr().err
+    assert "36 training, 12 validation, 12 test; validation and test kept apart" in task.notes[0]
     assert torch.allclose(task.train_x[:, :2].mean(0), torch.zeros(2), atol=1e-5)
     assert torch.allclose(task.train_x[:, :2].std(0, correction=0), torch.ones(2), atol=1e-5)
     for x in (task.train_x, task.val_x, task.test_x):
