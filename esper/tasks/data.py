@@ -250,7 +250,7 @@ def _finished(found: dict[str, _Split], layout: str, standardize: bool, how: _Bu
         # Bytes are exact in any type; others may lie so far from 0 that their differences show in float64 alone.
         wide = how.dtype if found["train"].x.dtype == torch.uint8 else torch.float64
         for split in found.values():
-            split.x = standard.apply(split.x.to(how.device, wide, copy=True))
+            split.x = standard.apply(split.x.to(how.device, wide))
     finished = {key: split.x.to(how.device, how.dtype) for key, split in found.items()}
     for key, x in finished.items():
         if not x.isfinite().all():

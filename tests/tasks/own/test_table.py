@@ -89,6 +89,7 @@ def test_what_the_target_column_holds_are_classes(kinds, names, tmp_path):
 def test_csv_of_any_make_is_read(text, tmp_path):
     expected = built(table(tmp_path, numbered(), "plain.csv"))
     assert torch.equal(built(table(tmp_path, text)).train_x, expected.train_x)
+    assert built(table(tmp_path, text), drop=["a"]).input_shape == (1,)
 
 
 def test_columns_can_be_left_out(tmp_path):
