@@ -141,10 +141,11 @@ def test_inputs_can_be_left_as_they_are():
 
 
 def test_what_was_given_is_not_written_to():
-    x = torch.from_numpy(X.copy())
-    for standardize in (True, False):
-        built(train=(x, Y), standardize=standardize)
-    assert np.array_equal(x.numpy(), X)
+    for given in (X, X.astype(np.float64), IMAGES):
+        x = torch.from_numpy(given.copy())
+        for standardize in (True, False):
+            build_from_data(Data(train=(x, Y), standardize=standardize), "mine", torch.device("cpu"), torch.float64, 0)
+        assert np.array_equal(x.numpy(), given)
 
 
 # ---- labels

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from esper.checks import did_you_mean, spelled
 from esper.errors import TaskError, first_line
+from esper.files import open_to_read
 from esper.tasks.data import Data
 from esper.tasks.settings import TASKS, ArraysConfig
 
@@ -73,9 +74,10 @@ def _load(path: Path) -> Arrays:
 
             return dict(load_file(path))
         if path.suffix == ".npy":
-            return {path.stem: np.asarray(np.load(path))}
+            with open_to_read(path) as file:
+                return {path.stem: np.asarray(np.load(file))}
         if path.suffix == ".npz":
-            with np.load(path) as archive:
+            with open_to_read(path) as file, np.load(file) as archive:
                 return {name: archive[name] for name in archive.files}
     except Exception as error:
         if isinstance(error, _UNREADABLE) or type(error).__name__ == "SafetensorError":

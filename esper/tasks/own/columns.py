@@ -2,9 +2,11 @@
 
 import csv
 from collections.abc import Sequence
+from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 
 from esper.errors import TaskError, first_line
+from esper.files import open_to_read
 
 MISSING = frozenset(("", "na", "n/a", "nan", "null", "none", "?"))
 DELIMITERS = ",;\t|"
@@ -30,7 +32,7 @@ def read_columns(path: str) -> dict[str, Sequence[str]]:
 
 def _csv(path: Path) -> dict[str, Sequence[str]]:
     csv.field_size_limit(_MOST_FIELD_BYTES)
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with TextIOWrapper(BufferedReader(open_to_read(path)), newline="", encoding="utf-8-sig") as file:
         head = file.readline()
         delimiter = max(DELIMITERS, key=head.count)
         file.seek(0)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from esper.checks import did_you_mean
 from esper.errors import TaskError, first_line
+from esper.files import open_to_read
 from esper.tasks.data import Data, split_note
 from esper.tasks.settings import TASKS, ImagesConfig
 
@@ -147,19 +149,21 @@ def _split_by_name(files: dict[str, list[ImageFile]], settings: ImagesConfig, sp
 def _read(files: list[ImageFile], settings: ImagesConfig, classes: list[str]) -> tuple[Pixels, torch.Tensor]:
     """Pixels [N, H, W, C] and labels [N] of one split."""
 
-    def read(file: ImageFile) -> Pixels:
-        return read_image(file.path, settings.image_size, settings.color)
+    first = read_image(files[0].path, settings.image_size, settings.color)
 
-    first = read(files[0])
+    def read(file: ImageFile) -> Pixels:
+        image = read_image(file.path, settings.image_size, settings.color)
+        if image.shape != first.shape:
+            sizes = (f"{one.shape[1]}x{one.shape[0]}" for one in (image, first))
+            raise TaskError(
+                f"{file.path}: {' pixels, and the first image is '.join(sizes)}\n"
+                "  task.image_size=PIXELS makes them alike"
+            )
+        return image
+
     pixels = np.empty((len(files), *first.shape), np.uint8)
     with ThreadPoolExecutor() as pool:  # decoding leaves the interpreter to others
         for place, image in enumerate(pool.map(read, files)):
-            if image.shape != first.shape:
-                sizes = (f"{one.shape[1]}x{one.shape[0]}" for one in (image, first))
-                raise TaskError(
-                    f"{files[place].path}: {' pixels, and the first image is '.join(sizes)}\n"
-                    "  task.image_size=PIXELS makes them alike"
-                )
             pixels[place] = image
     return pixels, torch.tensor([classes.index(file.label) for file in files])
 
@@ -168,7 +172,7 @@ def read_image(path: Path, size: int | None, color: str) -> Pixels:
     """An image [H, W, C], upright, of `size` x `size` pixels where that is given. Raises TaskError, with the file."""
     pillow, operations = _pillow()
     try:
-        with pillow.open(path) as image:
+        with BufferedReader(open_to_read(path)) as file, pillow.open(file) as image:
             upright = operations.exif_transpose(image)
             if upright.mode.startswith("I;16"):  # Pillow would cut what lies above 255
                 upright = pillow.fromarray((np.asarray(upright) >> 8).astype(np.uint8))

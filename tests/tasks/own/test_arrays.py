@@ -1,5 +1,7 @@
 """Files of arrays become tasks; what is wrong is told with the file."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +89,11 @@ def halved(folder):
     return path
 
 
+def fifo(folder):
+    os.mkfifo(folder / "own.npz")
+    return folder / "own.npz"
+
+
 @pytest.mark.parametrize(
     ("write", "said"),
     [
@@ -97,6 +104,7 @@ def halved(folder):
         (garbage(".npy"), "own.npy: cannot be read"),
         (garbage(".safetensors"), "own.safetensors: cannot be read"),
         (halved, "own.npz: cannot be read"),
+        (fifo, "own.npz: cannot be read .it is a FIFO; expected a file"),
         (lambda folder: npz(folder, x=np.array([{}, {}]), y=Y[:2]), r"own.npz: cannot be read \(.*[Oo]bject"),
         (lambda folder: npz(folder, x=X), "there is no y for train: it holds x\n.*x, y, or x_train"),
         (lambda folder: npz(folder, x_test=X, y_test=Y), "nothing to train on: it holds x_test, y_test"),

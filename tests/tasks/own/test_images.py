@@ -151,6 +151,7 @@ def few(folder):
         (cut, r"bee/4.png: cannot be read as an image \(.*; mend it, or remove it"),
         (lambda folder: (folder / "ant" / "x.jpg").write_text("text"), "ant/x.jpg: cannot be read as an image"),
         (lambda folder: (folder / "ant" / "x.jpg").symlink_to("gone"), r"ant/x.jpg: cannot be read .*\(No such file"),
+        (lambda folder: os.mkfifo(folder / "ant" / "x.jpg"), r"ant/x.jpg: cannot be read .*\(it is a FIFO"),
         (larger, "bee/4.png: 8x9 pixels, and the first image is 8x8\n.*task.image_size=PIXELS"),
         (emptied, "bee: no image in it"),
         (lambda folder: [shutil.rmtree(folder / name) for name in CLASSES], "images: holds no folders"),

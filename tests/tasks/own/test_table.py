@@ -1,5 +1,7 @@
 """Tables become tasks; what is wrong is told with row and column."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -123,6 +125,7 @@ UNLIKE = "".join(f"{n},t{n},{n % 2}\n" for n in range(300))
         (None, {}, r"task.path=.*own.csv: cannot be read \(No such file"),
         ("", {}, "holds no row"),
         ("a,kind\n", {}, "holds no row"),
+        (os.mkfifo, {}, "own.csv: cannot be read .it is a FIFO; expected a file"),
         (numbered().encode("utf-16"), {}, "cannot be read .it is no UTF-8"),
         (
             numbered(),
@@ -146,7 +149,11 @@ UNLIKE = "".join(f"{n},t{n},{n % 2}\n" for n in range(300))
     ],
 )
 def test_what_makes_no_task_is_refused(tmp_path, text, values, said):
-    path = tmp_path / "own.csv" if text is None else table(tmp_path, text)
+    path = tmp_path / "own.csv"
+    if callable(text):
+        text(path)
+    elif text is not None:
+        table(tmp_path, text)
     with pytest.raises((TaskError, ConfigError), match=said) as refused:
         built(path, **values)
     assert str(refused.value).count("\n") <= 1
