@@ -2,8 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,9 @@ from esper.tasks.examples import class_names_of, read_examples
 from esper.tasks.labels import NUMBERS_HINT, as_classes, as_numbers
 from esper.tasks.layouts import to_inputs
 from esper.tasks.settings import LAYOUTS, LOSSES
-from esper.tasks.splits import stratified_splits
+from esper.tasks.splits import SPLITS, split_note, split_off
 from esper.tasks.standardizing import standard_of
-from esper.tasks.task import Task, named_generator
-
-_WORDS = {"train": "training", "val": "validation", "test": "test"}
+from esper.tasks.task import Task
 
 Array = NDArray[Any]
 
@@ -49,7 +46,7 @@ class Data:
     test: Any = None
     loss: str = "cross_entropy"
     num_outputs: int | None = None
-    class_names: tuple[str, ...] = field(default=())
+    class_names: tuple[str, ...] = ()
     layout: str = "auto"
     standardize: bool = True
     notes: tuple[str, ...] = ()
@@ -118,7 +115,7 @@ def build_from_data(
 
 
 def _build(data: Data, how: _Build) -> Task:
-    given = {key: getattr(data, key) for key in _WORDS if getattr(data, key) is not None}
+    given = {key: getattr(data, key) for key in SPLITS if getattr(data, key) is not None}
     splits = {key: read_examples(source, key) for key, source in given.items()}
     layout, inputs = _inputs(splits, data)
     labels, outputs, names = _labels({key: y for key, (_, y) in splits.items()}, layout, inputs, data)
@@ -151,8 +148,7 @@ def _build(data: Data, how: _Build) -> Task:
 
 
 def _inputs(splits: dict[str, tuple[Array, Array]], data: Data) -> tuple[str, dict[str, Tensor]]:
-    x, y = splits["train"]
-    if data.layout == "auto" and x.ndim == y.ndim == 2 and x.dtype.kind in "iu" and x.shape == y.shape:
+    if data.layout == "auto" and data.loss == "cross_entropy" and all(_are_tokens(*pair) for pair in splits.values()):
         found = {key: (torch.from_numpy(tokens.astype(np.int64)), "tokens") for key, (tokens, _) in splits.items()}
     else:
         found = {key: to_inputs(inputs, data.layout, f"{key} x") for key, (inputs, _) in splits.items()}
@@ -164,6 +160,10 @@ def _inputs(splits: dict[str, tuple[Array, Array]], data: Data) -> tuple[str, di
     return layouts.pop(), {key: inputs for key, (inputs, _) in found.items()}
 
 
+def _are_tokens(x: Array, y: Array) -> bool:
+    return x.ndim == 2 and x.shape == y.shape and all(part.dtype.kind in "iu" for part in (x, y))
+
+
 def _labels(
     labels: dict[str, Array], layout: str, inputs: dict[str, Tensor], data: Data
 ) -> tuple[dict[str, Array], int, tuple[str, ...]]:
@@ -172,7 +172,7 @@ def _labels(
     if layout != "tokens":
         return as_classes(labels, data.num_outputs, data.class_names)
     tokens = {key: y.astype(np.int64) for key, y in labels.items()}
-    every = [*(x for x in inputs.values()), *map(torch.from_numpy, tokens.values())]
+    every = [*inputs.values(), *map(torch.from_numpy, tokens.values())]
     low, high = min(int(part.min()) for part in every), max(int(part.max()) for part in every)
     count = data.num_outputs or high + 1
     if low < 0 or high >= count:
@@ -216,20 +216,7 @@ def _keep_apart(found: dict[str, _Split], how: _Build, is_classes: bool) -> list
     fractions = (how.val_fraction if "val" in missing else 0.0, how.test_fraction if "test" in missing else 0.0)
     index = split_off(classes, *fractions, how.split_seed, how.name)
     found |= {key: whole.part(index[key]) for key in ("train", *missing)}
-    return [split_note(how.name, {key: len(found[key].y) for key in _WORDS}, missing, how.split_seed)]
-
-
-def split_off(classes: Tensor, val_fraction: float, test_fraction: float, seed: int, name: str) -> dict[str, Tensor]:
-    """Indices of examples by split, ascending. Args: classes: [N] int64, each divided alike; name: of the task."""
-    index = stratified_splits(classes, val_fraction, test_fraction, named_generator(seed, f"{name}/splits"))
-    return {"train": index.train, "val": index.val, "test": index.test}
-
-
-def split_note(name: str, counts: dict[str, int], missing: Sequence[str], split_seed: int) -> str:
-    """How many examples each split of a task has, and which of them were taken from the training data."""
-    sizes = ", ".join(f"{counts[key]:,} {word}" for key, word in _WORDS.items())
-    kept = " and ".join(_WORDS[key] for key in missing)
-    return f"task={name}: {sizes}; {kept} kept apart from the training data by split_seed={split_seed}"
+    return [split_note(how.name, {key: len(found[key].y) for key in SPLITS}, missing, how.split_seed)]
 
 
 def _check_trained(found: dict[str, _Split], names: tuple[str, ...]) -> None:

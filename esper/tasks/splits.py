@@ -1,11 +1,15 @@
 """Train, validation and test: disjoint, stratified, drawn by a generator."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from esper.errors import TaskError
+from esper.tasks.task import named_generator
+
+SPLITS = {"train": "training", "val": "validation", "test": "test"}  # as keys have them, and as one says
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +49,16 @@ def stratified_splits(labels: Tensor, val_fraction: float, test_fraction: float,
     order = by_class[torch.argsort(place, stable=True)]
     val, test, train = order.split([val_count, test_count, count - val_count - test_count])
     return Splits(train=train.sort().values, val=val.sort().values, test=test.sort().values)
+
+
+def split_off(classes: Tensor, val_fraction: float, test_fraction: float, seed: int, name: str) -> dict[str, Tensor]:
+    """Indices of examples by split, ascending. Args: classes: [N] int64, each divided alike; name: of the task."""
+    index = stratified_splits(classes, val_fraction, test_fraction, named_generator(seed, f"{name}/splits"))
+    return {"train": index.train, "val": index.val, "test": index.test}
+
+
+def split_note(name: str, counts: dict[str, int], missing: Sequence[str], split_seed: int) -> str:
+    """How many examples each split of a task has, and which of them were taken from the training data."""
+    sizes = ", ".join(f"{counts[key]:,} {word}" for key, word in SPLITS.items())
+    kept = " and ".join(SPLITS[key] for key in missing)
+    return f"task={name}: {sizes}; {kept} kept apart from the training data by split_seed={split_seed}"

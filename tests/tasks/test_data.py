@@ -201,6 +201,7 @@ HOLED = X.copy()
 HOLED[3, 1] = np.nan
 TARGETS = X[:, 0]
 NEGATIVE = Y[:, None] - np.ones((1, 2), int)
+TOKENS = np.arange(240).reshape(60, 4) % 11
 LETTERS = np.array(["a", "b", "c"])
 BROKEN = type("Broken", (Own,), {"__getitem__": lambda self, index: 1 / 0})
 
@@ -244,6 +245,10 @@ BROKEN = type("Broken", (Own,), {"__getitem__": lambda self, index: 1 / 0})
         (
             {"train": (Y[:, None] - np.ones((1, 2), int), Y[:, None] - np.ones((1, 2), int))},
             "tokens: -1: expected 0 to",
+        ),
+        (
+            {"train": (TOKENS, TOKENS), "test": (TOKENS, TOKENS[:, 0])},
+            r"y: \[60, 4\]; expected a label for each example",
         ),
         ({"train": DataLoader(TensorDataset(torch.zeros(2)))}, "a DataLoader; .*loader.dataset"),
         ({"train": Endless()}, "train: expected .*Endless"),

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from esper.checks import did_you_mean
 from esper.errors import TaskError, first_line
 from esper.files import open_to_read
-from esper.tasks.data import Data, split_note
+from esper.tasks.data import Data
 from esper.tasks.settings import TASKS, ImagesConfig
+from esper.tasks.splits import split_note
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 MOST_IMAGES = 1_000_000

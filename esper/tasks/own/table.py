@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from esper.checks import did_you_mean, spelled
 from esper.errors import TaskError
-from esper.tasks.data import Data, split_note, split_off
+from esper.tasks.data import Data
 from esper.tasks.labels import as_classes
 from esper.tasks.own.columns import MISSING, read_columns
 from esper.tasks.settings import TASKS, TableConfig
+from esper.tasks.splits import split_note, split_off
 
 MOST_CATEGORIES = 100
 

@@ -141,7 +141,6 @@ UNLIKE = "".join(f"{n},t{n},{n % 2}\n" for n in range(300))
         (numbered() + "1,2,\n", {}, "row 31 has no kind, which is to be predicted"),
         (numbered() + "1,inf,x\n", {}, "row 31, column b: inf is beyond all bounds"),
         ("n,id,kind\n" + UNLIKE, {}, r"column id has \d+ different texts, .*\n  .*'task.drop=\[id\]'"),
-        (numbered(), {"target": "b", "loss": "mse", "drop": ["kind"]}, "loss=mse"),
         (numbered(), {"loss": "mse"}, "row 1, column kind: x is no number to predict"),
         ("a,kind\n" + "".join(f"{n},{n / 2}\n" for n in range(9)), {}, "train y: holds float64 values"),
         ("a,kind\n1,x\n2,y\n", {}, "2 examples leave an empty split"),
