@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BufferedReader
@@ -42,7 +42,7 @@ def build_images(settings: ImagesConfig, split_seed: int) -> Data:
     root = Path(str(settings.path)).expanduser()
     folders = _split_folders(root)
     files = {split: _listed(folder) for split, folder in folders.items()}
-    _check_apart(files)
+    _check_apart(itertools.chain(*files.values()))
     classes = sorted({file.label for file in files["train"]})
     for file in itertools.chain(*files.values()):
         if file.label not in classes:
@@ -121,14 +121,13 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in sorted(names))
 
 
-def _check_apart(files: dict[str, list[ImageFile]]) -> None:
-    """Raise TaskError where one file stands in two splits, as by a link."""
-    places: dict[Path, tuple[str, Path]] = {}
-    for split, own in files.items():
-        for file in own:
-            other, path = places.setdefault(file.path.resolve(), (split, file.path))
-            if other != split:
-                raise TaskError(f"{file.path} is {path}: the same image in {other} and {split}; remove one")
+def _check_apart(files: Iterable[ImageFile]) -> None:
+    """Raise TaskError where one file stands in two places, as by a link: in two splits, or as two classes."""
+    places: dict[Path, Path] = {}
+    for file in files:
+        other = places.setdefault(file.path.resolve(), file.path)
+        if other != file.path:
+            raise TaskError(f"{file.path} is {other}: one image in two places; remove one")
 
 
 def _split_by_name(files: dict[str, list[ImageFile]], settings: ImagesConfig, split_seed: int) -> None:

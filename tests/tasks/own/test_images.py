@@ -155,6 +155,10 @@ def few(folder):
         (larger, "bee/4.png: 8x9 pixels, and the first image is 8x8\n.*task.image_size=PIXELS"),
         (emptied, "bee: no image in it"),
         (lambda folder: [shutil.rmtree(folder / name) for name in CLASSES], "images: holds no folders"),
+        (
+            lambda folder: (folder / "loop").symlink_to(folder),
+            "loop/ant/0.png is .*/ant/0.png: one image in two places",
+        ),
         (one_class, "all training labels are 0"),
         (few, "no image falls into (val|test|train); .*task.(val|test)_fraction"),
         (
@@ -188,7 +192,7 @@ def copied(folder):
     ("change", "said"),
     [
         (stray, "test/cta/.*png: class cta has no folder to train on; did you mean cat"),
-        (linked, "test/ant/0.png is .*train/ant/0.png: the same image in train and test; remove one"),
+        (linked, "test/ant/0.png is .*train/ant/0.png: one image in two places; remove one"),
         (copied, "test x: 24 of its 30 examples stand in train"),
         (lambda folder: shutil.copytree(folder / "test", folder / "Test"), "holds Test, test, train"),
     ],
