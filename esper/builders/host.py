@@ -1,13 +1,33 @@
 """Hosts by name, the networks that a configuration can ask for, and members made of them."""
 
+import math
+
 import torch
 from torch import nn
 
-from esper.config.host import HOSTS, CNNHostConfig, CustomHostConfig, DecoderHostConfig, TransformerHostConfig
+from esper.config.host import (
+    HOSTS,
+    CNNHostConfig,
+    CustomHostConfig,
+    DecoderHostConfig,
+    MLPHostConfig,
+    ResNetHostConfig,
+    TransformerHostConfig,
+    ViTHostConfig,
+)
 from esper.config.root import RunConfig
 from esper.errors import ConfigError
 from esper.factories import call_factory
-from esper.kasmina import CNNHost, Decoder, MorphogeneticModel, SlotConfig, TransformerHost
+from esper.kasmina import (
+    CNNHost,
+    Decoder,
+    MLPHost,
+    MorphogeneticModel,
+    ResNetHost,
+    SlotConfig,
+    TransformerHost,
+    ViTHost,
+)
 from esper.kasmina.graft import GraftedHost
 from esper.kasmina.host import Host, resolve_slots
 from esper.kasmina.seeding import weights_from
@@ -70,6 +90,25 @@ def build_decoder(host: DecoderHostConfig, task: Task, generator: torch.Generato
     (block_size,) = task.input_shape
     sizes = (task.num_outputs, host.n_embd, host.n_head, host.n_layer, block_size, host.window)
     return Decoder(*sizes, generator=generator)
+
+
+@HOSTS.register("mlp", MLPHostConfig)
+def build_mlp(host: MLPHostConfig, task: Task, generator: torch.Generator) -> Host:
+    """Linear layers over all numbers of an example."""
+    return MLPHost(task.num_classes, math.prod(task.input_shape), host.widths, generator)
+
+
+@HOSTS.register("resnet", ResNetHostConfig)
+def build_resnet(host: ResNetHostConfig, task: Task, generator: torch.Generator) -> Host:
+    """A residual network for the task's images."""
+    return ResNetHost(task.num_classes, host.depth, host.width, task.input_shape[0], generator)
+
+
+@HOSTS.register("vit", ViTHostConfig)
+def build_vit(host: ViTHostConfig, task: Task, generator: torch.Generator) -> Host:
+    """A transformer over patches of the task's images."""
+    sizes = (host.patch, host.n_embd, host.n_head, host.n_layer)
+    return ViTHost(task.num_classes, task.input_shape, *sizes, generator=generator)
 
 
 @HOSTS.register("custom", CustomHostConfig)

@@ -124,6 +124,82 @@ class DecoderHostConfig(HostConfig):
 
 
 @dataclass(kw_only=True)
+class MLPHostConfig(HostConfig):
+    """Blocks of linear layer, layer norm and ReLU; then a linear head. What is no vector is laid out as one."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("vectors", "images", "sequences")
+    topology: ClassVar[str] = "mlp"
+
+    widths: list[int]
+
+    def __post_init__(self) -> None:
+        require(self.name == "mlp", "host.name", self.name, "mlp (the option host=... chooses the host)")
+        require(1 <= len(self.widths) <= 256, "host.widths", self.widths, "1 to 256 blocks, such as [32,32,32]")
+        for index, width in enumerate(self.widths):
+            in_range(f"host.widths[{index}]", width, 1, 65_536)
+
+    def positions_by_depth(self) -> list[str]:
+        """One behind every block."""
+        return blocks(len(self.widths))
+
+
+@dataclass(kw_only=True)
+class ResNetHostConfig(HostConfig):
+    """Three stages of residual blocks, as for CIFAR-10; depth 6n + 2."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("images",)
+    topology: ClassVar[str] = "cnn"
+
+    depth: int
+    width: int
+
+    def __post_init__(self) -> None:
+        require(self.name == "resnet", "host.name", self.name, "resnet (the option host=... chooses the host)")
+        fits = 8 <= self.depth <= 1202 and self.depth % 6 == 2
+        require(fits, "host.depth", self.depth, "6n + 2 layers, such as 8, 14 or 20")
+        in_range("host.width", self.width, 1, 4096)
+
+    def positions_by_depth(self) -> list[str]:
+        """One behind every stage."""
+        return ["stage1", "stage2", "stage3"]
+
+
+@dataclass(kw_only=True)
+class ViTHostConfig(HostConfig):
+    """A transformer over patches of an image; the task says how large that is."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("images",)
+    topology: ClassVar[str] = "transformer"
+
+    patch: int
+    n_embd: int
+    n_head: int
+    n_layer: int
+
+    def __post_init__(self) -> None:
+        require(self.name == "vit", "host.name", self.name, "vit (the option host=... chooses the host)")
+        in_range("host.patch", self.patch, 1, 1024)
+        in_range("host.n_embd", self.n_embd, 1, 16_384)
+        in_range("host.n_head", self.n_head, 1, 1024)
+        in_range("host.n_layer", self.n_layer, 1, 256)
+        fits = self.n_embd % self.n_head == 0
+        require(fits, "host.n_head", self.n_head, f"a divisor of host.n_embd, {self.n_embd}")
+
+    def positions_by_depth(self) -> list[str]:
+        """One behind every layer."""
+        return blocks(self.n_layer)
+
+    def check_image(self, side_pixels: int | None) -> None:
+        """Patches fill the image."""
+        if side_pixels is not None and side_pixels % self.patch:
+            fitting = [patch for patch in range(1, side_pixels + 1) if side_pixels % patch == 0]
+            raise ConfigError(
+                f"host.patch={self.patch}: does not divide images of {side_pixels}x{side_pixels} pixels\n"
+                f"  expected one of {', '.join(map(str, fitting))}"
+            )
+
+
+@dataclass(kw_only=True)
 class CustomHostConfig(HostConfig):
     """A network of the user's own; what kind of data and of seeds it takes shows when it is tried."""
 
@@ -155,3 +231,6 @@ HOSTS.declare("cnn", CNNHostConfig)
 HOSTS.declare("custom", CustomHostConfig)
 HOSTS.declare("decoder", DecoderHostConfig)
 HOSTS.declare("transformer", TransformerHostConfig)
+HOSTS.declare("mlp", MLPHostConfig)
+HOSTS.declare("resnet", ResNetHostConfig)
+HOSTS.declare("vit", ViTHostConfig)

@@ -2,7 +2,7 @@
 
 from esper.kasmina.blueprints import BlueprintRegistry
 from esper.kasmina.gates import GateConfig, QualityGates
-from esper.kasmina.host import CNNHost, Decoder, MLPHost, MorphogeneticModel, TransformerHost
+from esper.kasmina.host import CNNHost, Decoder, MLPHost, MorphogeneticModel, ResNetHost, TransformerHost, ViTHost
 from esper.kasmina.slot import SeedSlot, SlotConfig
 from esper.kasmina.state import SeedState
 
@@ -14,8 +14,10 @@ __all__ = [
     "MLPHost",
     "MorphogeneticModel",
     "QualityGates",
+    "ResNetHost",
     "SeedSlot",
     "SeedState",
     "SlotConfig",
     "TransformerHost",
+    "ViTHost",
 ]

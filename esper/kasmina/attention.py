@@ -1,4 +1,6 @@
-"""The parts of a decoder that read tokens and look back at earlier ones; leaves for whoever traces a network."""
+"""The parts of a transformer that read tokens and look at other positions; leaves for whoever traces a network."""
+
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -8,13 +10,13 @@ from esper.errors import ConfigError
 
 
 @fx.wrap
-def attend(qkv: Tensor, n_head: int) -> Tensor:
-    """Every position's look at itself and those before it.
+def attend(qkv: Tensor, n_head: int, is_causal: bool = True) -> Tensor:
+    """Every position's look at all others or, causal, at itself and those before it.
 
     Args: qkv [B, T, 3 C]: queries, keys and values one after the other. Returns: [B, T, C].
     """
     query, key, value = split_heads(qkv, n_head)
-    return merge_heads(F.scaled_dot_product_attention(query, key, value, is_causal=True))
+    return merge_heads(F.scaled_dot_product_attention(query, key, value, is_causal=is_causal))
 
 
 @fx.wrap
@@ -46,11 +48,13 @@ def merge_heads(features: Tensor) -> Tensor:
     return features.transpose(1, 2).flatten(2)
 
 
-class CausalSelfAttention(nn.Module):
-    """Multi-head self-attention that never looks ahead (Vaswani et al. 2017, arXiv:1706.03762).
+class SelfAttention(nn.Module):
+    """Multi-head self-attention of each position to all (Vaswani et al. 2017, arXiv:1706.03762).
 
     Raises: ConfigError when `dim` does not divide into `n_head` heads.
     """
+
+    is_causal: ClassVar[bool] = False
 
     def __init__(self, dim: int, n_head: int) -> None:
         super().__init__()
@@ -62,7 +66,13 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Args: x [B, T, C]. Returns: [B, T, C]."""
-        return self.proj(attend(self.qkv(x), self.n_head))
+        return self.proj(attend(self.qkv(x), self.n_head, self.is_causal))
+
+
+class CausalSelfAttention(SelfAttention):
+    """The same, that never looks ahead."""
+
+    is_causal: ClassVar[bool] = True
 
 
 class TokenEmbedding(nn.Module):

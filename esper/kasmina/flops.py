@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper.kasmina.attention import CausalSelfAttention
+from esper.kasmina.attention import SelfAttention
 from esper.kasmina.decoder import Decoder
 from esper.kasmina.probe import evaluating
 from esper.kasmina.rotary import RotaryAttention
@@ -26,10 +26,11 @@ def _pool(layer: nn.Module, inputs: Tensor, output: Tensor) -> int:
     return inputs.numel()
 
 
-def _attention(layer: CausalSelfAttention, inputs: Tensor, output: Tensor) -> int:
+def _attention(layer: SelfAttention, inputs: Tensor, output: Tensor) -> int:
     """The products between pairs of positions that may see each other; its linear layers are counted by themselves."""
     length = inputs.shape[1]
-    return inputs.shape[0] * length * (length + 1) // 2 * (2 + 2) * inputs.shape[2]
+    pairs = length * (length + 1) // 2 if layer.is_causal else length**2
+    return inputs.shape[0] * pairs * (2 + 2) * inputs.shape[2]
 
 
 def _rotary_attention(layer: RotaryAttention, inputs: Tensor, output: Tensor) -> int:
@@ -49,7 +50,7 @@ _COUNTERS: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], int]] = {
     nn.Conv1d: _conv,
     nn.Conv2d: _conv,
     nn.Linear: _linear,
-    CausalSelfAttention: _attention,
+    SelfAttention: _attention,
     RotaryAttention: _rotary_attention,
     Decoder: _tied_head,
     nn.BatchNorm1d: lambda layer, inputs, output: 2 * output.numel(),  # at inference: one scale and shift

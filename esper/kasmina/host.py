@@ -15,14 +15,26 @@ from esper.kasmina.flops import count_flops
 from esper.kasmina.lifecycle import SlotConfig
 from esper.kasmina.mlp import MLPHost
 from esper.kasmina.python_state import has_own_code
+from esper.kasmina.resnet import ResNetHost
 from esper.kasmina.seeding import undisturbed_streams
 from esper.kasmina.slot import SeedSlot
 from esper.kasmina.state import SeedState
 from esper.kasmina.transformer import TransformerHost
+from esper.kasmina.vit import ViTHost
 from esper.leyline import SeedStage, TaskConfig, is_active_stage
 from esper.leyline.positions import resolve_slots
 
-__all__ = ["CNNHost", "Decoder", "Host", "MLPHost", "MorphogeneticModel", "TransformerHost", "resolve_slots"]
+__all__ = [
+    "CNNHost",
+    "Decoder",
+    "Host",
+    "MLPHost",
+    "MorphogeneticModel",
+    "ResNetHost",
+    "TransformerHost",
+    "ViTHost",
+    "resolve_slots",
+]
 
 
 class MorphogeneticModel(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.errors import ConfigError
-from esper.kasmina.attention import CausalSelfAttention, TokenEmbedding
+from esper.kasmina.attention import CausalSelfAttention, SelfAttention, TokenEmbedding
 from esper.kasmina.base import Host
 from esper.kasmina.seeding import default_generator, weights_from
 
@@ -17,13 +17,13 @@ _MLP_RATIO = 4
 _LAST_WEIGHTS = ("attention.proj.weight", "mlp.2.weight")
 
 
-class DecoderLayer(nn.Module):
-    """Causal attention, then two linear layers around a GELU, each on normed features and added to what came in."""
+class TransformerLayer(nn.Module):
+    """Attention, then two linear layers around a GELU, each on normed features and added to what came in."""
 
-    def __init__(self, dim: int, n_head: int) -> None:
+    def __init__(self, dim: int, n_head: int, attention: type[SelfAttention]) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(dim)
-        self.attention = CausalSelfAttention(dim, n_head)
+        self.attention = attention(dim, n_head)
         self.mlp_norm = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, _MLP_RATIO * dim), nn.GELU(), nn.Linear(_MLP_RATIO * dim, dim))
 
@@ -62,14 +62,10 @@ class TransformerHost(Host):
         self.block_size = block_size
         with weights_from(generator or default_generator("host")):
             self.embedding = TokenEmbedding(vocab_size, n_embd, block_size)
-            self.layers = nn.ModuleList(DecoderLayer(n_embd, n_head) for _ in range(n_layer))
+            self.layers = nn.ModuleList(TransformerLayer(n_embd, n_head, CausalSelfAttention) for _ in range(n_layer))
             self.norm = nn.LayerNorm(n_embd)
             self.head = nn.Linear(n_embd, vocab_size)
-            std = _INIT_SCALE / math.sqrt(n_embd)
-            self.apply(functools.partial(_initialise, std=std))
-            for name, weight in self.layers.named_parameters():
-                if name.endswith(_LAST_WEIGHTS):  # the features keep their size however many layers add to them
-                    nn.init.normal_(weight, std=std / math.sqrt(2 * n_layer))
+            initialise(self, n_embd, n_layer)
         self.injection_points = {f"block{i}": n_embd for i in range(1, n_layer + 1)}
         self._slot_keys = tuple(self.injection_points)
         self.slots = nn.ModuleDict({key: nn.Identity() for key in self._slot_keys})
@@ -89,7 +85,16 @@ class TransformerHost(Host):
         return torch.zeros(1, *shape, dtype=torch.int64, device=self.head.weight.device)
 
 
-def _initialise(module: nn.Module, std: float) -> None:
+def initialise(host: nn.Module, n_embd: int, n_layer: int) -> None:
+    """Draw all weights of a transformer of so many `TransformerLayer`s of this width."""
+    std = _INIT_SCALE / math.sqrt(n_embd)
+    host.apply(functools.partial(_draw, std=std))
+    for name, weight in host.named_parameters():
+        if name.endswith(_LAST_WEIGHTS):  # the features keep their size however many layers add to them
+            nn.init.normal_(weight, std=std / math.sqrt(2 * n_layer))
+
+
+def _draw(module: nn.Module, std: float) -> None:
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=std)
     if isinstance(module, nn.Linear):

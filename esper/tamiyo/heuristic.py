@@ -11,6 +11,9 @@ from esper.tamiyo.settings import POLICIES, Catalogue, PolicyConfig, check_blend
 from esper.tamiyo.signals import SignalTracker, TrainingSignals
 from esper.tamiyo.slot_memory import SlotMemory
 
+# Of convolutions, of transformers, of linear layers: a host's catalogue has those of one kind.
+_PREFERRED = ("conv_enhance", "conv_light", "depthwise", "mlp", "mlp_small", "hidden", "gated")
+
 
 @dataclass(kw_only=True)
 class HeuristicPolicyConfig(PolicyConfig):
@@ -26,7 +29,7 @@ class HeuristicPolicyConfig(PolicyConfig):
 
     name: str = "heuristic"
     blend: str = "sigmoid"
-    preferred_blueprints: list[str] = field(default_factory=lambda: ["conv_enhance", "conv_light", "depthwise"])
+    preferred_blueprints: list[str] = field(default_factory=lambda: list(_PREFERRED))
     first_plant_epoch: int = 2
     max_live_seeds: int = 3
     min_training_epochs: int = 3

@@ -4,6 +4,7 @@ import pytest
 
 from esper.errors import ConfigError
 from esper.leyline import WAIT, Operation, SeedStage
+from esper.leyline.blueprints import blueprint_names
 from esper.simic.curriculum import BlueprintCurriculum
 from esper.tamiyo import HeuristicPolicyConfig, HeuristicTamiyo
 
@@ -69,8 +70,18 @@ def test_plants_only_what_the_host_s_catalogue_has(report):
     controller = HeuristicTamiyo(language)
     names = {one(controller, report(epoch)).blueprint for epoch in range(1, 9)}  # each refused, so it rotates
     assert names == {"norm", "lora", "mlp"}
-    assert one(HeuristicTamiyo(language), report(1)).blueprint == "norm"  # the lightest, as nothing preferred is there
+    assert one(HeuristicTamiyo(language), report(1)).blueprint == "mlp"
+    assert one(HeuristicTamiyo(language[:2]), report(1)).blueprint == "norm"  # the lightest: nothing preferred is there
     assert one(HeuristicTamiyo([]), report(1)) == WAIT
+
+
+@pytest.mark.parametrize(
+    ("topology", "first"),
+    [("cnn", "conv_enhance"), ("cnn1d", "conv_enhance"), ("transformer", "mlp"), ("mlp", "hidden")],
+)
+def test_every_kind_of_host_gets_layers_that_can_learn_something(report, topology, first):
+    offered = [(name, 1) for name in blueprint_names()[topology]]
+    assert one(HeuristicTamiyo(offered), report(1)).blueprint == first
 
 
 def test_after_a_cull_another_blueprint_takes_the_slot(build, report, seed, full):
