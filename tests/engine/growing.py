@@ -3,11 +3,23 @@
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from esper.engine.epoch import EpochRunner
 from esper.engine.optimizer import OptimizerConfig
 from esper.engine.population import Population
-from esper.kasmina.host import CNNHost, Decoder, MorphogeneticModel, TransformerHost
+from esper.kasmina.graft import GraftedHost
+from esper.kasmina.host import (
+    CNNHost,
+    Decoder,
+    Host,
+    MLPHost,
+    MorphogeneticModel,
+    ResNetHost,
+    TransformerHost,
+    ViTHost,
+)
+from esper.kasmina.seeding import weights_from
 from esper.kasmina.slot import SlotConfig
 from esper.leyline import SeedStage
 
@@ -44,6 +56,37 @@ def rotary_model(seed: int, window: int | None = 3, dtype: torch.dtype = torch.f
     return MorphogeneticModel(host, slot_config=SlotConfig(blending_steps=5, cull_steps=4)).to(dtype)
 
 
+def vector_model(seed: int) -> MorphogeneticModel:
+    return _grown(MLPHost(5, 7, [4, 6, 6], _named(seed)))
+
+
+def residual_model(seed: int) -> MorphogeneticModel:
+    return _grown(ResNetHost(5, 8, 2, 2, _named(seed)))
+
+
+def patch_model(seed: int) -> MorphogeneticModel:
+    return _grown(ViTHost(5, (2, 9, 9), 3, 8, 2, 3, _named(seed)))
+
+
+def series_model(seed: int) -> MorphogeneticModel:
+    """Convolutions, and what stands beside them, along one dimension."""
+    with weights_from(_named(seed)):
+        first = nn.Sequential(nn.Conv1d(2, 4, 5, stride=2, padding=2), nn.BatchNorm1d(4), nn.ReLU(), nn.MaxPool1d(2))
+        second = nn.Sequential(nn.Conv1d(4, 6, 3, padding="same", dilation=2), nn.ReLU())
+        third = nn.Sequential(nn.Conv1d(6, 6, 3, padding=1, groups=6, bias=False), nn.BatchNorm1d(6))
+        network = nn.Sequential(first, second, third, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(6, 5))
+    slots = {"early": "0", "mid": "1", "late": "2"}
+    return _grown(GraftedHost(network.double(), slots, torch.zeros(2, 2, 16, dtype=torch.float64)))
+
+
+def _grown(host: Host) -> MorphogeneticModel:
+    return MorphogeneticModel(host, slot_config=SlotConfig(blending_steps=5, cull_steps=4)).to(torch.float64)
+
+
+def _named(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 def plant(body: MorphogeneticModel, slot: str, blueprint: str, blend: str, stage: SeedStage, seed: int) -> None:
     """A seed whose weights have all moved away from their start, in the given stage."""
     generator = torch.Generator().manual_seed(seed)
@@ -74,6 +117,18 @@ def data(count: int = 37, in_channels: int = 2, size: int = 9, classes: int = 5,
     x = torch.randn(count, in_channels, size, size, generator=generator, dtype=dtype)
     y = torch.randint(classes, (count,), generator=generator)
     return x, y, torch.randperm(count, generator=generator)
+
+
+def vectors(count: int = 37):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(count, 7, generator=generator, dtype=torch.float64)
+    return x, torch.randint(5, (count,), generator=generator), torch.randperm(count, generator=generator)
+
+
+def series(count: int = 37):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(count, 2, 16, generator=generator, dtype=torch.float64)
+    return x, torch.randint(5, (count,), generator=generator), torch.randperm(count, generator=generator)
 
 
 def tokens(count: int = 21, length: int = 5, vocab_size: int = 11):

@@ -12,7 +12,7 @@ from esper.engine.fusion.blueprint_groups import Group, make_group, signature, t
 from esper.engine.fusion.fusable import HostWatch, check_hosts, check_plain
 from esper.engine.fusion.image_layout import ImageLayout
 from esper.engine.fusion.seed_ops import blend, isolate, scatter
-from esper.engine.fusion.sequence_layout import SequenceLayout
+from esper.engine.fusion.sequence_layout import SequenceLayout, VectorLayout
 from esper.engine.fusion.tracing import Captured, Layout, Program
 from esper.engine.stacks import HOST, ModuleStack
 from esper.errors import EngineError
@@ -273,7 +273,12 @@ def host_program(models: Sequence[MorphogeneticModel], layout: Layout) -> Progra
         raise EngineError(models[0].host.in_own_words(str(error))) from error
 
 
-LAYOUTS: dict[str, type[Layout]] = {"cnn": ImageLayout, "transformer": SequenceLayout}
+LAYOUTS: dict[str, type[Layout]] = {
+    "cnn": ImageLayout,
+    "cnn1d": ImageLayout,
+    "transformer": SequenceLayout,
+    "mlp": VectorLayout,
+}
 
 
 def make_layout(topology: str) -> Layout:

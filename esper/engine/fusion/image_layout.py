@@ -1,4 +1,4 @@
-"""Images of many networks as [R, C, H, W, N]: samples innermost, one vector lane a sample.
+"""Images of many networks as [R, C, H, W, N], series as [R, C, L, N]: samples innermost, one vector lane a sample.
 
 Chains of convolution, batch norm, ReLU and pooling run as one block.
 """
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from esper.engine.fusion.convolution import Geometry, convolve, geometry
 from esper.engine.fusion.losses import class_losses
 from esper.engine.fusion.seed_ops import bound_residual
 from esper.engine.fusion.tracing import LayerFn, Modules, Tensors, bound_arguments
@@ -18,13 +19,13 @@ from esper.kasmina import blending
 
 
 class ImageLayout:
-    """The layout of convolutional hosts; see `esper.engine.fusion.tracing.Layout`."""
+    """The layout of convolutional hosts, of images and of series; see `esper.engine.fusion.tracing.Layout`."""
 
     leaves: tuple[type[nn.Module], ...] = ()
 
     def to_layout(self, x: Tensor) -> Tensor:
-        """x [J, B, C, H, W] -> [J, C, H, W, B]."""
-        return x.permute(0, 2, 3, 4, 1).contiguous()
+        """x [J, B, C, H, W] -> [J, C, H, W, B]; x [J, B, C, L] -> [J, C, L, B]."""
+        return x.movedim(1, -1).contiguous()
 
     def fusable_chain(self, node: fx.Node, modules: Modules) -> list[fx.Node]:
         """See `Layout.fusable_chain`."""
@@ -39,8 +40,10 @@ class ImageLayout:
             max_ratio = bound_arguments(node, by_token=False)
             return lambda inputs, tensors, training: bound_residual(inputs[0], inputs[1], max_ratio)
         layer: Any = modules.get(str(node.target)) if node.op == "call_module" else None
-        if type(layer) is nn.AdaptiveAvgPool2d and layer.output_size in (1, (1, 1)):
-            return lambda inputs, tensors, training: inputs[0].mean((2, 3), keepdim=True)
+        if type(layer) in _MEANS and layer.output_size in (1, (1,), (1, 1)):
+            return lambda inputs, tensors, training: inputs[0].mean(tuple(range(2, inputs[0].dim() - 1)), keepdim=True)
+        if type(layer) in (nn.AvgPool2d, nn.MaxPool1d):
+            return _pooling(str(node.target), layer)
         if type(layer) is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1):
             return lambda inputs, tensors, training: inputs[0].flatten(1, -2)
         if type(layer) is nn.Linear:
@@ -48,13 +51,25 @@ class ImageLayout:
         return None
 
     def gate(self, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """features [g, C, H, W, N], weight [g, 1, C], bias [g, 1] -> [g, 1, 1, 1, N]."""
-        logits = torch.baddbmm(bias.unsqueeze(-1), weight, features.mean((2, 3)))
-        return torch.sigmoid(logits)[:, :, None, None]
+        """features [g, C, *space, N], weight [g, 1, C], bias [g, 1] -> [g, 1, *(1 for each of space), N]."""
+        over = tuple(range(2, features.dim() - 1))
+        logits = torch.baddbmm(bias.unsqueeze(-1), weight, features.mean(over))
+        return torch.sigmoid(logits)[(slice(None), slice(None), *(None,) * len(over))]
 
     def losses(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """logits [M, K, N], y [M or 1, N]."""
         return class_losses(logits, y)
+
+
+_MEANS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
+_KINDS: dict[type, str] = {
+    nn.Conv1d: "conv",
+    nn.Conv2d: "conv",
+    nn.BatchNorm1d: "norm",
+    nn.BatchNorm2d: "norm",
+    nn.ReLU: "relu",
+    nn.MaxPool2d: "pool",
+}
 
 
 def _kind(node: fx.Node, modules: Modules) -> str:
@@ -62,7 +77,7 @@ def _kind(node: fx.Node, modules: Modules) -> str:
     if node.op == "call_function":
         return "relu" if node.target in (F.relu, torch.relu) and len(node.args) == 1 else ""
     kind = type(modules.get(str(node.target))) if node.op == "call_module" else type(None)
-    return {nn.Conv2d: "conv", nn.BatchNorm2d: "norm", nn.ReLU: "relu", nn.MaxPool2d: "pool"}.get(kind, "")
+    return _KINDS.get(kind, "")
 
 
 def _chain(node: fx.Node, modules: Modules) -> list[fx.Node]:
@@ -82,13 +97,18 @@ def _chain(node: fx.Node, modules: Modules) -> list[fx.Node]:
 def _block(chain: list[fx.Node], modules: Modules) -> LayerFn:
     facts: dict[str, Any] = {}
     names: dict[str, str] = {}
+    convolution: LayerFn | None = None  # where the block has no kernel for it
     for node in chain:
         name, module = str(node.target), modules.get(str(node.target))
         match module:
-            case nn.Conv2d():
-                facts |= _convolution_facts(name, module)
-                names |= {"weight": f"{name}.weight"} | ({} if module.bias is None else {"bias": f"{name}.bias"})
-            case nn.BatchNorm2d():
+            case nn.Conv1d() | nn.Conv2d():
+                own = geometry(name, module)
+                if _is_same(own):
+                    facts |= {"kernel": own.kernel[0], "depthwise": own.depthwise}
+                    names |= {"weight": f"{name}.weight"} | ({} if module.bias is None else {"bias": f"{name}.bias"})
+                else:
+                    convolution = _convolution(name, own)
+            case nn.BatchNorm1d() | nn.BatchNorm2d():
                 if not (module.affine and module.track_running_stats and module.momentum is not None):
                     raise EngineError(f"layer {name}: only affine batch norm with running statistics and a momentum")
                 facts |= {"norm": True, "eps": module.eps, "momentum": module.momentum}
@@ -101,22 +121,53 @@ def _block(chain: list[fx.Node], modules: Modules) -> LayerFn:
                 facts["pool"] = True
             case _:
                 facts["relu"] = True
+    if convolution is not None and not facts:
+        return convolution
     spec = BlockSpec(**facts)
 
     def run(inputs: list[Tensor], tensors: Tensors, training: bool) -> Tensor:
-        return block(spec, inputs[0], BlockTensors(**{k: tensors[v] for k, v in names.items()}), training)
+        x = inputs[0] if convolution is None else convolution(inputs, tensors, training)
+        own = BlockTensors(**{k: tensors[v] for k, v in names.items()})
+        if x.dim() == 5:
+            return block(spec, x, own, training)
+        flat = block(spec, x.reshape(*x.shape[:2], 1, -1, x.shape[-1]), own, training)  # of series or vectors
+        return flat.reshape(*flat.shape[:2], *x.shape[2:])
 
     return run
 
 
-def _convolution_facts(name: str, conv: nn.Conv2d) -> dict[str, Any]:
-    kernel = conv.kernel_size[0]
-    depthwise = conv.groups == conv.in_channels == conv.out_channels and conv.groups > 1
-    same = conv.padding in ((kernel // 2, kernel // 2), "same") and conv.stride == (1, 1) and conv.dilation == (1, 1)
-    square = conv.kernel_size in ((1, 1), (3, 3))
-    if not (same and square and (conv.groups == 1 or depthwise) and conv.padding_mode == "zeros"):
-        raise EngineError(f"layer {name}: only 1x1 and 3x3 'same' convolutions, dense or depthwise, can be fused")
-    return {"kernel": kernel, "depthwise": depthwise}
+def _is_same(own: Geometry) -> bool:
+    """Whether the kernels have it: 1x1 and 3x3, keeping the size."""
+    side = own.kernel[0]
+    return own == Geometry((side,) * 2, (1, 1), (side // 2,) * 2, (1, 1), own.depthwise) and side in (1, 3)
+
+
+def _convolution(name: str, own: Geometry) -> LayerFn:
+    def run(inputs: list[Tensor], tensors: Tensors, training: bool) -> Tensor:
+        return convolve(own, inputs[0], tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
+
+    return run
+
+
+def _pooling(name: str, pool: nn.AvgPool2d | nn.MaxPool1d) -> LayerFn:
+    """The pooling of torch, with a dimension more that nothing is pooled along: the samples."""
+    if isinstance(pool, nn.AvgPool2d):
+        kernel, stride, padding = (_sizes(each, 2) for each in (pool.kernel_size, pool.stride, pool.padding))
+        settings = (pool.ceil_mode, pool.count_include_pad, pool.divisor_override)
+        return lambda inputs, tensors, training: F.avg_pool3d(
+            inputs[0], (*kernel, 1), (*stride, 1), (*padding, 0), *settings
+        )
+    if pool.return_indices:
+        raise EngineError(f"layer {name}: gives indices, too, and cannot be fused")
+    kernel, stride, padding = (_sizes(each, 1) for each in (pool.kernel_size, pool.stride, pool.padding))
+    dilation = _sizes(pool.dilation, 1)
+    return lambda inputs, tensors, training: F.max_pool2d(
+        inputs[0], (*kernel, 1), (*stride, 1), (*padding, 0), (*dilation, 1), pool.ceil_mode
+    )
+
+
+def _sizes(given: int | tuple[int, ...], dims: int) -> tuple[int, ...]:
+    return given if isinstance(given, tuple) else (given,) * dims
 
 
 def _linear(name: str, has_bias: bool) -> LayerFn:

@@ -14,7 +14,7 @@ def class_losses(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def token_losses(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """logits [M, B, T, K], y [M or 1, B, T] -> mean cross-entropy [M] in nats, and how many are right [M]."""
+    """logits [M, B, ..., K], y [M or 1, B, ...] -> mean cross-entropy [M] in nats, and how many are right [M]."""
     members, classes = logits.shape[0], logits.shape[-1]
     flat, labels = logits.reshape(-1, classes), y.expand(members, *y.shape[1:]).reshape(-1)
     losses = F.cross_entropy(flat.float() if flat.dtype.itemsize < 4 else flat, labels, reduction="none")

@@ -1,4 +1,4 @@
-"""Token sequences of many networks as [R, B, T, C]; every linear layer is one batched product."""
+"""Token sequences of many networks as [R, B, T, C], vectors as [R, B, C]; a linear layer is one batched product."""
 
 from typing import Any
 
@@ -11,9 +11,10 @@ from esper.engine.fusion.seed_ops import bound_tokens
 from esper.engine.fusion.tracing import LayerFn, Modules, Tensors, bound_arguments
 from esper.errors import EngineError
 from esper.kasmina import blending, rotary
-from esper.kasmina.attention import BoundedEmbedding, CausalSelfAttention, TokenEmbedding
+from esper.kasmina.attention import BoundedEmbedding, CausalSelfAttention, SelfAttention, TokenEmbedding
+from esper.kasmina.vit import PatchEmbedding, TokenMean, cut_patches
 
-_ATTENTION: tuple[type[nn.Module], ...] = (CausalSelfAttention,)
+_ATTENTION: tuple[type[nn.Module], ...] = (SelfAttention, CausalSelfAttention)
 try:
     from esper.kasmina.flex import FlexCausalSelfAttention
 
@@ -25,10 +26,18 @@ except ImportError:  # a torch without flex attention
 class SequenceLayout:
     """The layout of transformer hosts; see `esper.engine.fusion.tracing.Layout`."""
 
-    leaves: tuple[type[nn.Module], ...] = (*_ATTENTION, rotary.RotaryAttention, BoundedEmbedding, TokenEmbedding)
+    leaves: tuple[type[nn.Module], ...] = (
+        *_ATTENTION,
+        rotary.RotaryAttention,
+        BoundedEmbedding,
+        TokenEmbedding,
+        PatchEmbedding,
+        TokenMean,
+    )
+    by_token = True  # what is bounded, and gated
 
     def to_layout(self, x: Tensor) -> Tensor:
-        """x [J, B, T], as it is."""
+        """x [J, B, ...], as it is."""
         return x
 
     def fusable_chain(self, node: fx.Node, modules: Modules) -> list[fx.Node]:
@@ -40,7 +49,7 @@ class SequenceLayout:
         (node,) = chain
         name = str(node.target)
         if node.op == "call_function" and node.target is blending.bound_residual:
-            max_ratio = bound_arguments(node, by_token=True)
+            max_ratio = bound_arguments(node, self.by_token)
             return lambda inputs, tensors, training: bound_tokens(inputs[0], inputs[1], max_ratio)
         if node.op == "get_attr" and all(user.target is rotary.tied_logits for user in node.users):
             return lambda inputs, tensors, training: tensors[name]
@@ -56,7 +65,7 @@ class SequenceLayout:
         if type(layer) in self.leaves and not all(_is_plain(part) for part in layer.children()):
             raise EngineError(f"layer {name}: has parts that are not those it was made with")
         if type(layer) in _ATTENTION:
-            return lambda inputs, tensors, training: _attention(inputs[0], tensors, name, layer.n_head)
+            return lambda inputs, tensors, training: _attention(inputs[0], tensors, name, layer)
         if type(layer) is rotary.RotaryAttention:
             return lambda inputs, tensors, training: _rotary_attention(inputs[0], tensors, name, layer)
         if type(layer) is BoundedEmbedding and _is_plain_embedding(layer):
@@ -64,17 +73,29 @@ class SequenceLayout:
         if type(layer) is TokenEmbedding:
             size = layer.position.num_embeddings
             return lambda inputs, tensors, training: _embedding(inputs[0], tensors, name, size)
+        if type(layer) is PatchEmbedding:
+            return lambda inputs, tensors, training: _patches(inputs[0], tensors, name, layer.patch)
+        if type(layer) is TokenMean:
+            return lambda inputs, tensors, training: inputs[0].mean(-2)
+        if type(layer) is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1):
+            return lambda inputs, tensors, training: inputs[0].flatten(2)
         return None
 
     def gate(self, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """features [g, B, T, C], weight [g, 1, C], bias [g, 1] -> [g, B, T, 1]: token by token, blind to the future."""
+        """features [g, B, ..., C], weight [g, 1, C], bias [g, 1] -> [g, B, ..., 1]: of tokens, blind to the future."""
         rows, width = features.shape[0], features.shape[-1]
         logits = torch.baddbmm(bias.unsqueeze(1), features.reshape(rows, -1, width), weight.transpose(1, 2))
         return torch.sigmoid(logits).view(*features.shape[:-1], 1)
 
     def losses(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """logits [M, B, T, K], y [M or 1, B, T]."""
+        """logits [M, B, ..., K], y [M or 1, B, ...]."""
         return token_losses(logits, y)
+
+
+class VectorLayout(SequenceLayout):
+    """The layout of hosts of linear layers: sequences without positions, which are bounded as a whole."""
+
+    by_token = False
 
 
 def _is_plain(part: nn.Module) -> bool:
@@ -114,11 +135,11 @@ def _rms_norm(x: Tensor, tensors: Tensors, name: str, eps: float | None) -> Tens
     return out if weight is None else out * weight.view(weight.shape[0], *(1,) * (x.dim() - 2), -1)
 
 
-def _attention(x: Tensor, tensors: Tensors, name: str, heads: int) -> Tensor:
+def _attention(x: Tensor, tensors: Tensors, name: str, layer: SelfAttention) -> Tensor:
     qkv = _linear(x, tensors, f"{name}.qkv")
     rows, samples, length, width = qkv.shape
-    q, k, v = qkv.view(rows * samples, length, 3, heads, width // 3 // heads).permute(2, 0, 3, 1, 4)
-    out = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # [R B, heads, T, D]
+    q, k, v = qkv.view(rows * samples, length, 3, layer.n_head, width // 3 // layer.n_head).permute(2, 0, 3, 1, 4)
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=layer.is_causal)  # [R B, heads, T, D]
     return _linear(out.transpose(1, 2).reshape(rows, samples, length, width // 3), tensors, f"{name}.proj")
 
 
@@ -132,6 +153,10 @@ def _rotary_attention(x: Tensor, tensors: Tensors, name: str, layer: rotary.Rota
 def _embedding(x: Tensor, tensors: Tensors, name: str, block_size: int) -> Tensor:
     embedded = _look_up(x, tensors[f"{name}.token.weight"], block_size)
     return embedded + tensors[f"{name}.position.weight"][:, None, : x.shape[-1]]
+
+
+def _patches(x: Tensor, tensors: Tensors, name: str, patch: int) -> Tensor:
+    return _linear(cut_patches(x, patch), tensors, f"{name}.linear") + tensors[f"{name}.position.weight"][:, None]
 
 
 def _look_up(x: Tensor, weight: Tensor, block_size: int) -> Tensor:

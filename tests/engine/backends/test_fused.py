@@ -12,16 +12,35 @@ from esper.engine.population import build
 from esper.errors import EngineError
 from esper.kasmina.blueprints.registry import BlueprintRegistry
 from esper.leyline import SeedStage
-from tests.engine.growing import STAGES, data, language_model, model, plant, population, rotary_model, state, tokens
+from tests.engine.growing import (
+    STAGES,
+    data,
+    language_model,
+    model,
+    patch_model,
+    plant,
+    population,
+    residual_model,
+    rotary_model,
+    series,
+    series_model,
+    state,
+    tokens,
+    vector_model,
+    vectors,
+)
 
 BLENDS = ("linear", "sigmoid", "gated")
 SLOTS = ("early", "mid", "late")
 HOSTS = {"cnn": (model, data), "transformer": (language_model, tokens), "decoder": (rotary_model, tokens)}
+HOSTS |= {"mlp": (vector_model, vectors), "cnn1d": (series_model, series)}
+HOSTS |= {"resnet": (residual_model, data), "vit": (patch_model, data)}
 CASES = [
     (host, spec.name)
     for host, (make, _) in HOSTS.items()
     for spec in BlueprintRegistry.list_specs(make(0).host.topology)
     if spec.name != "flex_attention"  # it cannot be trained on a CPU
+    and not (host in ("resnet", "vit") and spec.name not in ("norm", "attention", "conv_light", "mlp"))
 ]
 
 
