@@ -5,7 +5,7 @@ what each tap of the kernel sees, side by side, times the weights: one batched p
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -47,30 +47,51 @@ def _same(name: str, kernel: int, dilation: int) -> int:
 def convolve(facts: Geometry, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x [R or 1, I, *space, N], weight [R, O, I, *kernel], bias [R, O] -> [R, O, *space', N]."""
     rows, outs = weight.shape[:2]
-    columns, space = _columns(facts, x)  # [R or 1, I, taps, *space', N]
-    samples = x.shape[-1]
+    columns = _Columns.apply(facts, x)
     if facts.depthwise:
         out = (weight.reshape(rows, outs, -1, 1) * columns.flatten(3)).sum(2)
     elif columns.shape[0] == 1:
-        out = weight.reshape(rows * outs, -1) @ columns.view(-1, columns[0, 0, 0].numel())
+        out = weight.reshape(rows * outs, -1) @ columns.flatten(3).flatten(1, 2)[0]
     else:
         out = torch.bmm(weight.reshape(rows, outs, -1), columns.flatten(3).flatten(1, 2))
-    out = out.view(rows, outs, *space, samples)
-    return out if bias is None else out + bias.view(rows, outs, *(1,) * (len(space) + 1))
+    out = out.view(rows, outs, *columns.shape[3:])
+    return out if bias is None else out + bias.view(rows, outs, *(1,) * (out.dim() - 2))
 
 
-def _columns(facts: Geometry, x: Tensor) -> tuple[Tensor, Sequence[int]]:
-    around: list[Any] = [0, 0]  # the samples, which come last
-    for padding in reversed(facts.padding):
-        around += [padding, padding]
-    x = F.pad(x, around) if any(around) else x
-    sizes = x.shape[2:-1]
-    reach = [dilation * (kernel - 1) for kernel, dilation in zip(facts.kernel, facts.dilation, strict=True)]
-    space = [(size - far - 1) // stride + 1 for size, far, stride in zip(sizes, reach, facts.stride, strict=True)]
-    taps = []
+class _Columns(torch.autograd.Function):
+    """What each tap sees, [R, I, taps, *space', N]; the way back adds it up in one place, not once for each tap."""
+
+    @staticmethod
+    def forward(ctx: Any, facts: Geometry, x: Tensor) -> Tensor:
+        around: list[int] = [0, 0]  # the samples, which come last
+        for padding in reversed(facts.padding):
+            around += [padding, padding]
+        padded = F.pad(x, around) if any(around) else x
+        ctx.facts, ctx.shape = facts, padded.shape
+        return torch.stack([padded[window] for window in _windows(facts, padded.shape[2:-1])], 2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        padded = grad.new_zeros(ctx.shape)
+        for tap, window in enumerate(_windows(ctx.facts, ctx.shape[2:-1])):
+            padded[window] += grad[:, :, tap]
+        inner = [
+            slice(padding, size - padding) for padding, size in zip(ctx.facts.padding, ctx.shape[2:-1], strict=True)
+        ]
+        return None, padded[(slice(None), slice(None), *inner)]
+
+
+def _windows(facts: Geometry, sizes: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+    """Of each tap of the kernel, what it sees of features of these sizes, padded."""
+    counts = [
+        (size - dilation * (kernel - 1) - 1) // stride + 1
+        for size, kernel, dilation, stride in zip(sizes, facts.kernel, facts.dilation, facts.stride, strict=True)
+    ]
     for tap in itertools.product(*map(range, facts.kernel)):
         starts = [place * dilation for place, dilation in zip(tap, facts.dilation, strict=True)]
-        windows = zip(starts, space, facts.stride, strict=True)
-        seen = [slice(start, start + stride * (count - 1) + 1, stride) for start, count, stride in windows]
-        taps.append(x[(slice(None), slice(None), *seen)])
-    return torch.stack(taps, 2), space
+        seen = zip(starts, counts, facts.stride, strict=True)
+        yield (
+            slice(None),
+            slice(None),
+            *(slice(start, start + stride * (count - 1) + 1, stride) for start, count, stride in seen),
+        )

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from esper.engine.fusion.losses import token_losses
+from esper.engine.fusion.losses import class_losses, token_losses
 from esper.engine.fusion.seed_ops import bound_tokens
 from esper.engine.fusion.tracing import LayerFn, Modules, Tensors, bound_arguments
 from esper.errors import EngineError
@@ -97,6 +97,10 @@ class VectorLayout(SequenceLayout):
 
     by_token = False
 
+    def losses(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """logits [M, B, K], y [M or 1, B]."""
+        return class_losses(logits.transpose(1, 2).contiguous(), y)
+
 
 def _is_plain(part: nn.Module) -> bool:
     return type(part) is nn.Linear or (type(part) is nn.Embedding and _is_plain_embedding(part))
@@ -113,7 +117,12 @@ def _linear(x: Tensor, tensors: Tensors, name: str) -> Tensor:
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [R or 1, ..., I], weight [R, O, I], bias [R, O] -> [R, ..., O]."""
     rows, outs, width = weight.shape
-    flat = x.expand(rows, *x.shape[1:]).reshape(rows, -1, width)
+    if x.shape[0] < rows:  # what all networks read: one product for all of them
+        flat = x.reshape(-1, width).t()
+        weight = weight.reshape(-1, width)
+        out = weight @ flat if bias is None else torch.addmm(bias.reshape(-1, 1), weight, flat)
+        return out.view(rows, outs, -1).transpose(1, 2).reshape(rows, *x.shape[1:-1], outs)
+    flat = x.reshape(rows, -1, width)
     weight = weight.transpose(1, 2)
     out = torch.bmm(flat, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), flat, weight)
     return out.view(rows, *x.shape[1:-1], outs)
