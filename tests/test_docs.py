@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 
+import esper
 from esper.cli.commands import build_parser
 from esper.config.composing import compose
 from esper.forge.bundles import save_language_model
@@ -97,6 +98,23 @@ def test_code_runs(page, tmp_path, monkeypatch):
     space = given()
     exec(compile(CODE[page], page, "exec"), space)
     assert holds(space)
+
+
+@pytest.mark.parametrize(
+    ("factory", "positions"),
+    [
+        ("timm_resnet", ["layer1", "layer2", "layer3"]),
+        ("timm_vit", ["blocks.0", "blocks.1", "blocks.3"]),
+        ("torchvision_resnet", ["layer1", "layer2", "layer3"]),
+    ],
+)
+def test_networks_of_other_libraries_grow_as_shown(factory, positions):
+    pytest.importorskip(factory.partition("_")[0])
+    space: dict[str, Any] = {}
+    exec(next(block for block in BLOCKS["bring-your-own.md"] if factory in block), space)
+    network, images = space[factory]((1, 16, 16), 10), torch.zeros(2, 1, 16, 16)
+    model = esper.grow(network, {f"slot{number}": path for number, path in enumerate(positions)}, images)
+    assert model(images).shape == (2, 10)
 
 
 def test_the_program_that_sweeps_runs(tmp_path):

@@ -95,20 +95,20 @@ def build_decoder(host: DecoderHostConfig, task: Task, generator: torch.Generato
 @HOSTS.register("mlp", MLPHostConfig)
 def build_mlp(host: MLPHostConfig, task: Task, generator: torch.Generator) -> Host:
     """Linear layers over all numbers of an example."""
-    return MLPHost(task.num_classes, math.prod(task.input_shape), host.widths, generator)
+    return MLPHost(task.num_outputs, math.prod(task.input_shape), host.widths, generator)
 
 
 @HOSTS.register("resnet", ResNetHostConfig)
 def build_resnet(host: ResNetHostConfig, task: Task, generator: torch.Generator) -> Host:
     """A residual network for the task's images."""
-    return ResNetHost(task.num_classes, host.depth, host.width, task.input_shape[0], generator)
+    return ResNetHost(task.num_outputs, host.depth, host.width, task.input_shape[0], generator)
 
 
 @HOSTS.register("vit", ViTHostConfig)
 def build_vit(host: ViTHostConfig, task: Task, generator: torch.Generator) -> Host:
     """A transformer over patches of the task's images."""
     sizes = (host.patch, host.n_embd, host.n_head, host.n_layer)
-    return ViTHost(task.num_classes, task.input_shape, *sizes, generator=generator)
+    return ViTHost(task.num_outputs, task.input_shape, *sizes, generator=generator)
 
 
 @HOSTS.register("custom", CustomHostConfig)

@@ -883,7 +883,16 @@ FUSES = {
     "unused",
     "norm settings",
 }
-FUSES |= {"norm twice", "in place alone", "module twice", "default argument", "named", "squeezes", "lazy"}
+FUSES |= {
+    "norm twice",
+    "in place alone",
+    "module twice",
+    "default argument",
+    "named",
+    "squeezes",
+    "lazy",
+    "average pool",
+}
 BY_IDENTITY = {"parameter list", "compiled", "instance forward"}  # keep what is another object in every copy
 PROVEN_OTHERWISE = {"checkpointed", "type branch", "linear on images"}  # no trace shows it, the comparison does
 

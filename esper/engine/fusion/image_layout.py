@@ -44,8 +44,9 @@ class ImageLayout:
             return lambda inputs, tensors, training: inputs[0].mean(tuple(range(2, inputs[0].dim() - 1)), keepdim=True)
         if type(layer) in (nn.AvgPool2d, nn.MaxPool1d):
             return _pooling(str(node.target), layer)
-        if type(layer) is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1):
-            return lambda inputs, tensors, training: inputs[0].flatten(1, -2)
+        if type(layer) is nn.Flatten and layer.start_dim >= 1:
+            end = layer.end_dim - (layer.end_dim < 0)  # the samples come last
+            return lambda inputs, tensors, training: inputs[0].flatten(layer.start_dim, end)
         if type(layer) is nn.Linear:
             return _linear(str(node.target), layer.bias is not None)
         return None

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from esper.engine.fusion.losses import class_losses, token_losses
+from esper.engine.fusion.losses import token_losses
 from esper.engine.fusion.seed_ops import bound_tokens
 from esper.engine.fusion.tracing import LayerFn, Modules, Tensors, bound_arguments
 from esper.errors import EngineError
@@ -96,10 +96,6 @@ class VectorLayout(SequenceLayout):
     """The layout of hosts of linear layers: sequences without positions, which are bounded as a whole."""
 
     by_token = False
-
-    def losses(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """logits [M, B, K], y [M or 1, B]."""
-        return class_losses(logits.transpose(1, 2).contiguous(), y)
 
 
 def _is_plain(part: nn.Module) -> bool:

@@ -230,7 +230,7 @@ def test_steps_that_rounding_alone_would_make_are_no_difference():
 class Odd(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.stretch = nn.Conv2d(2, 2, 3, stride=2)
+        self.stretch = nn.ConvTranspose2d(2, 2, 3, stride=2)
 
     def forward(self, x):
         return self.stretch(x)
@@ -282,7 +282,7 @@ def test_what_cannot_be_fused_is_refused_by_name(module, named):
 def bodies_with_an_odd_layer():
     bodies = [model(0), model(1)]
     for body in bodies:
-        body.host.blocks[0][0] = nn.Conv2d(2, 3, 3, padding=2, dilation=2, bias=False).double()
+        body.host.blocks[0][0] = nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect", bias=False).double()
     return bodies
 
 
