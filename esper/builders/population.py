@@ -9,14 +9,15 @@ import torch
 from esper.builders.host import build_host, build_model
 from esper.config.blueprint import check_blueprints
 from esper.config.root import RunConfig
-from esper.engine.backends.plain import count_classes
+from esper.engine.backends.base import Way
+from esper.engine.backends.plain import count_outputs
 from esper.engine.backends.proof import check_resumable
 from esper.engine.choice import choose_engine
 from esper.engine.environment import GrowthVectorEnv, Reward
 from esper.engine.governor import Governor
 from esper.engine.growth import Growth
 from esper.engine.kernels import native
-from esper.engine.population import Population
+from esper.engine.population import Population, build
 from esper.engine.sharded import ShardedGrowth
 from esper.engine.state.view import Members, split
 from esper.errors import ConfigError, EngineError
@@ -155,10 +156,10 @@ def prepare(
 
 
 def _check_outputs(config: RunConfig, model: MorphogeneticModel, task: Task) -> None:
-    """Raises ConfigError where the user's network does not tell the task's classes apart."""
+    """Raises ConfigError where the user's network does not give what the task's targets are compared with."""
     factory = getattr(config.host, "factory", config.host.name)
     try:
-        outputs = count_classes(model, task.val_x[:1], task.val_y[:1])
+        outputs = count_outputs(model, task.val_x[:1], task.val_y[:1], task.loss)
     except EngineError as error:
         raise ConfigError(f"host.factory={factory}: {error}") from None
     if outputs < task.num_outputs:
@@ -206,13 +207,13 @@ def build_population(prepared: Sequence[Prepared], engine: dict[str, Any] | None
     precision, reason = PRECISIONS[config.engine.precision], ""
     if engine:  # was proven and measured when the run began
         torch.set_num_threads(engine["threads"])
-        is_channels_last = engine["memory_format"] == "channels_last"
-        population = Population(models, optimizers, engine["kind"], precision, is_channels_last, is_proven=True)
+        way = Way(engine["kind"], engine["memory_format"] == "channels_last")
+        population = build(models, optimizers, way, precision, task.loss)
     else:
         torch.set_num_threads(config.engine.threads or DEFAULT_THREADS)
         x, y = (part[: config.batch_size] for part in task.epoch_data(1, named_generator(config.seed, "measure")))
         if models[0].is_users_own:
-            check_resumable(models[0], x, y)
+            check_resumable(models[0], x, y, task.loss)
         population, reason = choose_engine(
             models,
             optimizers,
@@ -223,6 +224,7 @@ def build_population(prepared: Sequence[Prepared], engine: dict[str, Any] | None
             config.engine.threads,
             config.engine.memory_format,
             sorted({name for part in prepared for name, _ in part.catalogue}),
+            task.loss,
         )
         population.check_minibatches(x[:1], y[:1], task.epoch_size, config.batch_size)
     library, why_not = native.load()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.errors import ConfigError
+from esper.leyline import SCORE_KINDS
 from esper.printing import say, say_text
 from esper.study.runs.folders import ROOT
 
@@ -123,6 +124,7 @@ def _print_table(table: Any, known: int, options: argparse.Namespace) -> None:
         footer.append("to see all: --limit 0")
     if common:
         footer.append(f"the same of each: {', '.join(common)}")
-    if any(row["test_accuracy"] is None and row["val_accuracy"] is not None for row in rows):
+    scores = [(row[f"test_{kind.name}"], row[f"val_{kind.name}"]) for kind in SCORE_KINDS for row in rows]
+    if any(tested is None and validated is not None for tested, validated in scores):
         footer.append("~ on validation, not tested yet")
     aside.print(Text("; ".join(footer), "dim"))

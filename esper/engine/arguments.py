@@ -11,6 +11,7 @@ from esper.engine.optimizer import OptimizerConfig
 from esper.errors import EngineError
 from esper.kasmina.base import like
 from esper.kasmina.host import MorphogeneticModel
+from esper.leyline import CROSS_ENTROPY
 
 
 def checked_members(models: Any, optimizer: Any) -> tuple[list[MorphogeneticModel], list[OptimizerConfig]]:
@@ -50,10 +51,17 @@ def _optimizers(optimizer: Any, count: int) -> list[OptimizerConfig]:
 
 
 def checked_epoch(
-    x: Tensor, y: Tensor, order: Tensor, batch_size: int, source: Tensor | None, members: int, device: torch.device
+    x: Tensor,
+    y: Tensor,
+    order: Tensor,
+    batch_size: int,
+    source: Tensor | None,
+    members: int,
+    device: torch.device,
+    loss: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What an epoch is made of, as sets of examples: x, y and order [J, N, ...]."""
-    x, y = checked_examples(x, y, source, members, device)
+    x, y = checked_examples(x, y, source, members, device, loss)
     if not is_whole(batch_size) or batch_size < 1:
         raise EngineError(f"batch_size={spelled(batch_size)}: expected a whole number, 1 or more")
     _check_tensor("order", order, device, "as torch.randperm(len(x)) gives it")
@@ -74,9 +82,12 @@ def checked_epoch(
 
 
 def checked_examples(
-    x: Tensor, y: Tensor, source: Tensor | None, members: int, device: torch.device
+    x: Tensor, y: Tensor, source: Tensor | None, members: int, device: torch.device, loss: str
 ) -> tuple[Tensor, Tensor]:
-    """Inputs and targets as sets of examples [J, N, ...]; source [M]: which set each member sees, None where J is 1."""
+    """Inputs and targets as sets of examples [J, N, ...]; source [M]: which set each member sees, None where J is 1.
+
+    Of a regression targets are [J, N, K].
+    """
     _check_tensor("x", x, device, "[N, ...]")
     _check_tensor("y", y, device, "[N, ...]")
     if source is None:
@@ -89,10 +100,20 @@ def checked_examples(
     if x.dim() < 2 or y.dim() < 2 or x.shape[:2] != y.shape[:2] or not y.numel():
         counts = [list(part.shape if source is not None else part.shape[1:]) for part in (x, y)]
         raise EngineError(f"x is {counts[0]} and y {counts[1]}: expected as many targets as examples, and at least one")
+    if loss != CROSS_ENTROPY:
+        return x, _numbers(y, loss)
     if y.dtype is not torch.int64 or int(y.min()) < 0:
         got = "a negative one" if y.dtype is torch.int64 else str(y.dtype)
         raise EngineError(f"targets: expected the numbers of classes, int64 from 0 on (no ignore_index), and got {got}")
     return x, y
+
+
+def _numbers(y: Tensor, loss: str) -> Tensor:
+    y = y.unsqueeze(2) if y.dim() == 2 else y
+    if y.dim() == 3 and y.is_floating_point() and y.isfinite().all():
+        return y
+    got = f"{y.dtype} {list(y.shape[1:])}" + (", not all finite" if y.is_floating_point() else "")
+    raise EngineError(f"targets under loss={loss}: expected finite floating point [N] or [N, K], and got {got}")
 
 
 def check_rates(rate_factors: Sequence[float] | None, seeds: Sequence[int] | None, members: int) -> None:

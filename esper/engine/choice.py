@@ -11,6 +11,7 @@ from esper.engine.backends.selection import choose, thread_counts
 from esper.engine.optimizer import OptimizerConfig
 from esper.engine.population import Population, build
 from esper.kasmina.host import MorphogeneticModel
+from esper.leyline import CROSS_ENTROPY
 
 
 def choose_engine(
@@ -23,6 +24,7 @@ def choose_engine(
     threads: int | None = None,
     memory_format: str = "auto",
     blueprints: Sequence[str] = (),
+    loss: str = CROSS_ENTROPY,
 ) -> tuple[Population, str]:
     """A population on the fastest engine, and why; torch is set to the number of threads that is fastest with it.
 
@@ -33,6 +35,7 @@ def choose_engine(
     counts = thread_counts(threads, x.device)
     asked = None if kind == "auto" else kind
     is_channels_last = None if memory_format == "auto" else memory_format == "channels_last"
-    choice = choose(Trial(models, configs, x, y, build), precision, asked, counts, is_channels_last, blueprints)
+    trial = Trial(models, configs, x, y, build, loss)
+    choice = choose(trial, precision, asked, counts, is_channels_last, blueprints)
     torch.set_num_threads(choice.threads)
-    return build(models, configs, choice.way, precision), choice.reason
+    return build(models, configs, choice.way, precision, loss), choice.reason

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from esper.engine.growth import Growth
-from esper.engine.population import Population, Scores
+from esper.engine.population import Population
 from esper.engine.reports import Score
+from esper.engine.scores import Scores
 from esper.engine.sharded import ShardedGrowth
 from esper.engine.state.gradients import SeedGradients, note_seed_gradients
 from esper.errors import EngineError
@@ -69,11 +70,11 @@ class EpochRunner:
         return [growth.conclude(epoch, seen[0]) for growth, epoch, seen in zip(self.growths, epochs, now, strict=True)]
 
     def test(self) -> list[Scores]:
-        """Loss and accuracy of every member on the test split."""
+        """Scores of every member on the test split."""
         x, y, source = self._split("test")
         scores = self._population.evaluate(x, y, source=source)[0]
-        pairs = zip(scores.loss.split(self._counts), scores.accuracy.split(self._counts), strict=True)
-        return [growth.all_scores(Scores(*pair)) for growth, pair in zip(self.growths, pairs, strict=True)]
+        parts = zip(*(figure.split(self._counts) for figure in (scores.loss, scores.score, scores.rmse)), strict=True)
+        return [growth.all_scores(Scores(*part)) for growth, part in zip(self.growths, parts, strict=True)]
 
     def validate(self, seeds: Sequence[Seeds] | None = None) -> list[Validated]:
         """Scores of this process's members on the validation split, and without these seeds, for each growth."""
@@ -88,7 +89,7 @@ class EpochRunner:
             scores, ablated, seconds = self._population.evaluate(x, y, asked, source)
             without: list[dict[str, Score]] = [{} for _ in self._population.models]
             for (member, slot), score in ablated.items():
-                without[member][slot] = score
+                without[member][slot] = Score(*score)
             found = self._by_growth(scores)
         for growth in self._locals:
             growth.seconds["validation"] -= seconds
@@ -148,8 +149,14 @@ class EpochRunner:
         return torch.tensor(numbers, device=device)
 
     def _by_growth(self, scores: Scores) -> list[list[Score]]:
-        pairs = iter(zip(scores.loss.tolist(), scores.accuracy.tolist(), strict=True))
-        return [[next(pairs) for _ in range(count)] for count in self._counts]
+        found, offset = [], 0
+        for growth, count in zip(self._locals, self._counts, strict=True):
+            rows = slice(offset, offset + count)
+            errors = growth.task.target_errors(scores.rmse[rows])
+            figures = zip(scores.loss[rows].tolist(), scores.score[rows].tolist(), errors, strict=True)
+            found.append([Score(*each) for each in figures])
+            offset += count
+        return found
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:

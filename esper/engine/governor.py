@@ -7,6 +7,7 @@ from typing import Any
 
 from esper.engine.state.snapshot import Snapshot, restore_snapshot, take_snapshot
 from esper.engine.state.view import Members
+from esper.leyline import LEAST_SCORE
 from esper.leyline.governor import GovernorConfig
 
 
@@ -15,7 +16,7 @@ class _Monitor:
     """snapshot_epoch: after which of its epochs the member was last copied; None before the first copy."""
 
     first_loss: float = math.inf
-    best_accuracy: float = 0.0
+    best_score: float = LEAST_SCORE
     rollbacks: int = 0
     snapshot_epoch: int | None = None
 
@@ -49,17 +50,17 @@ class Governor:
         for member in due:
             self.monitors[member].snapshot_epoch = epochs[member] - 1
 
-    def failure_reason(self, member: int, train_loss: float, val_loss: float, val_accuracy: float) -> str | None:
-        """What is wrong with this member's epoch, or None. Accuracy in percent."""
+    def failure_reason(self, member: int, train_loss: float, val_loss: float, val_score: float) -> str | None:
+        """What is wrong with this member's epoch, or None. Its score in percent."""
         monitor = self.monitors[member]
         if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
             return "the loss is not finite"
         limit = self.config.explode_factor * monitor.first_loss
         if train_loss > limit:
             return f"training exploded: loss {train_loss:.3g} is above {limit:.3g}"
-        if val_accuracy < monitor.best_accuracy - self.config.collapse_points:
-            return f"training collapsed: accuracy {val_accuracy:.1f}% after {monitor.best_accuracy:.1f}%"
-        monitor.best_accuracy = max(monitor.best_accuracy, val_accuracy)
+        if val_score < monitor.best_score - self.config.collapse_points:
+            return f"training collapsed: validation {val_score:.1f}% after {monitor.best_score:.1f}%"
+        monitor.best_score = max(monitor.best_score, val_score)
         return None
 
     def roll_back(self, member: int, population: Members) -> tuple[int, bool]:

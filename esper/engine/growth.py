@@ -10,8 +10,8 @@ from esper.checkpoint import pack_generators, unpack_generators
 from esper.engine.actions import Episode, SeedActions
 from esper.engine.data_stream import Stream
 from esper.engine.governor import Governor
-from esper.engine.population import Scores
 from esper.engine.reports import UNKNOWN, Score, member_report, plain_report, report_from_plain
+from esper.engine.scores import Scores
 from esper.engine.state.gradients import SeedGradients
 from esper.engine.state.snapshot import join_snapshot, restore_snapshot, split_snapshot, take_snapshot
 from esper.engine.state.view import Members
@@ -19,7 +19,7 @@ from esper.errors import EngineError
 from esper.kasmina.events import is_refusal
 from esper.kasmina.python_state import check_structure
 from esper.kasmina.slot import QualityGates
-from esper.leyline import WAIT, Action, EpochReport, SeedStage, TelemetryEvent, TelemetryEventType
+from esper.leyline import LEAST_SCORE, WAIT, Action, EpochReport, SeedStage, TelemetryEvent, TelemetryEventType
 from esper.tasks import Task
 
 MEASURED = (SeedStage.BLENDING, SeedStage.PROBATIONARY)
@@ -117,7 +117,7 @@ class Growth:
     def report_untrained(self, validated: Sequence[Score]) -> None:
         """Take what validation says of members that begin."""
         begun = self.unreported
-        self.governor.start({member: validated[member][0] for member in begun})
+        self.governor.start({member: validated[member].loss for member in begun})
         self._reports |= {member: self._report(member, UNKNOWN, validated[member], {}) for member in begun}
 
     def restart(self, members: Sequence[int], seeds: Sequence[int]) -> None:
@@ -185,10 +185,10 @@ class Growth:
         for member in self.member_ids:
             if epoch.before[member].retired:
                 continue
-            loss, accuracy = validated[member]
-            reason = self.governor.failure_reason(member, trained[member][0], loss, accuracy)
+            reached = validated[member]
+            reason = self.governor.failure_reason(member, trained[member].loss, reached.loss, reached.score)
             if reason is None:
-                epoch.events += self._end_epoch(member, accuracy, without[member], gradients)
+                epoch.events += self._end_epoch(member, reached.score, without[member], gradients)
             else:
                 epoch.is_retired[member], happened = self._roll_back(member, reason)
                 epoch.events += happened
@@ -211,13 +211,13 @@ class Growth:
         return self._stamp(events, member)
 
     def _end_epoch(
-        self, member: int, accuracy: float, without: Mapping[str, Score], gradients: SeedGradients
+        self, member: int, score: float, without: Mapping[str, Score], gradients: SeedGradients
     ) -> list[TelemetryEvent]:
         events: list[TelemetryEvent] = []
         for name, slot in self.population.models[member].slots.items():
             if name in without and slot.state is not None:
-                slot.state.metrics.counterfactual_contribution = accuracy - without[name][1]
-            events += slot.end_epoch(accuracy, self.gates)
+                slot.state.metrics.counterfactual_contribution = score - without[name].score
+            events += slot.end_epoch(score, self.gates)
             if slot.state is not None and (member, name) in gradients:
                 slot.state.sync_telemetry(*gradients[member, name], self.epoch_of(member), self.epochs)
         return self._stamp(events, member)
@@ -244,7 +244,7 @@ class Growth:
         trained: Score,
         validated: Score,
         without: Mapping[str, Score],
-        best_before: float = 0.0,
+        best_before: float = LEAST_SCORE,
     ) -> EpochReport:
         return member_report(
             self.population.models[member],
@@ -256,7 +256,7 @@ class Growth:
             member=member,
             epoch=self.epoch_of(member),
             max_epochs=self.epochs,
-            best_val_accuracy=max(validated[1], best_before),
+            best_val_accuracy=max(validated.score, best_before),
             rollbacks=self.governor.monitors[member].rollbacks,
             is_twin=member >= self.grown,
         )

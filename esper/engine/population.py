@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,32 +11,26 @@ from esper.engine.arguments import check_rates, check_seeds, checked_epoch, chec
 from esper.engine.backends.base import FUSED, KINDS, SEQUENTIAL, Engine, Gradients, Way
 from esper.engine.backends.cuda_graph import GraphedStep
 from esper.engine.backends.fused import FusedEngine
-from esper.engine.backends.plain import check_classes, check_step, count_classes
+from esper.engine.backends.plain import check_classes, check_step, count_outputs
 from esper.engine.backends.proof import EXAMPLES, Trial
 from esper.engine.backends.selection import choose
 from esper.engine.backends.sequential import SequentialEngine
 from esper.engine.fusion.blueprint_groups import row_roles
 from esper.engine.fusion.tracing import Captured
-from esper.engine.optimizer import OptimizerConfig, StackedOptimizer, accurate
+from esper.engine.optimizer import OptimizerConfig, StackedOptimizer
+from esper.engine.scores import Scores, Totals
 from esper.engine.stacks import HOST, ModuleStack
 from esper.errors import EngineError
 from esper.kasmina.base import like
 from esper.kasmina.host import MorphogeneticModel
 from esper.kasmina.python_state import read_state, structure, write_state
 from esper.kasmina.seeding import undisturbed_streams
+from esper.leyline import CROSS_ENTROPY, LOSSES
 
 # Targets of one evaluation chunk: of each member, and of all together where they run as one program on a CPU. There
 # fresh memory for larger activations costs more than computing them.
 EVALUATION_TARGETS = 512
 CACHED_TARGETS = 4096
-
-
-@dataclass(slots=True)
-class Scores:
-    """loss [M] in nats, accuracy [M] in percent."""
-
-    loss: Tensor
-    accuracy: Tensor
 
 
 class Population:
@@ -48,7 +41,8 @@ class Population:
     "sequential", or None: the faster one that trains these very networks, chosen on the first data it sees (see
     `esper.engine.backends.selection`); precision: float32, float64, or bfloat16 (CUDA autocast); is_channels_last: how
     images lie where members train one by one (None: contiguous, or chosen with the kind); is_proven: that the kind was
-    compared with plain PyTorch before.
+    compared with plain PyTorch before; loss: "cross_entropy" of labels, or "mse" or "huber" of numbers as targets,
+    standardised, of which networks give one output each.
 
     Raises EngineError where a layer forbids the kind or an argument is not of this sort, and when its first step turns
     out not to be plain PyTorch's.
@@ -62,10 +56,14 @@ class Population:
         precision: torch.dtype = torch.float32,
         is_channels_last: bool | None = None,
         is_proven: bool = False,
+        loss: str = CROSS_ENTROPY,
     ) -> None:
         self.models, self.configs = checked_members(models, optimizer)
         if kind not in (None, *KINDS):
             raise EngineError(f"engine kind {kind!r}: must be one of {', '.join(KINDS)}")
+        if loss not in LOSSES:
+            raise EngineError(f"loss {loss!r}: must be one of {', '.join(LOSSES)}")
+        self.loss = loss
         self.precision = precision
         self.version = 0
         self.halted: set[int] = set()
@@ -75,7 +73,7 @@ class Population:
         self._graph: GraphedStep | None = None
         self._asked = kind, is_channels_last if kind is None else bool(is_channels_last)
         self._is_settled = is_proven
-        self._outputs: dict[object, int] = {}  # of each kind of minibatch that was met: how many classes are told apart
+        self._outputs: dict[object, int] = {}  # of each kind of minibatch that was met: how many a network gives
         self._fails_on_one: tuple[int, EngineError | None] = (-1, None)  # the version that was tried, and why
         example = like(self.models[0].host)
         self.device, self.dtype = example.device, example.dtype
@@ -93,9 +91,11 @@ class Population:
             self.stacks[name] = ModuleStack(members, skip, way.is_channels_last)
             self.optimizer.track(name, self.stacks[name], set())
         self.engine: Engine = (
-            FusedEngine(self.models, self.stacks, self.halted, self.precision)
+            FusedEngine(self.models, self.stacks, self.halted, self.precision, self.loss)
             if way.kind == FUSED
-            else SequentialEngine(self.models, self.stacks, self.halted, self.precision, way.is_channels_last)
+            else SequentialEngine(
+                self.models, self.stacks, self.halted, self.precision, way.is_channels_last, self.loss
+            )
         )
         self.version += 1
         self.sync_topology()
@@ -105,7 +105,7 @@ class Population:
         if self._is_settled:
             return
         kind, is_channels_last = self._asked
-        trial = Trial(self.models, self.configs, x, y, build)
+        trial = Trial(self.models, self.configs, x, y, build, self.loss)
         way = choose(trial, self.precision, kind, is_channels_last=is_channels_last).way
         if way != Way(self.engine.kind, self.is_channels_last):
             held = {name: dict(zip(s.members, s.modules, strict=True)) for name, s in self.stacks.items()}
@@ -113,14 +113,15 @@ class Population:
         self._is_settled = True
 
     def _check_outputs(self, x: Tensor, y: Tensor, targets: Tensor) -> None:
-        """Raises EngineError unless the networks make logits of such minibatches, with a class for every target.
+        """Raises EngineError unless the networks make outputs of such minibatches that fit every target.
 
         A pass in evaluation mode shows it, the first time that a minibatch is of this kind.
         """
         met = x.dtype, x.shape[1:], y.shape[1:]
         if met not in self._outputs:
-            self._outputs[met] = count_classes(self.models[0], x, y)
-        check_classes(self._outputs[met], int(targets.max()) + 1)
+            self._outputs[met] = count_outputs(self.models[0], x, y, self.loss)
+        if self.loss == CROSS_ENTROPY:
+            check_classes(self._outputs[met], int(targets.max()) + 1)
 
     @property
     def parent(self) -> "Population":
@@ -180,14 +181,14 @@ class Population:
         seeds: Sequence[int] | None = None,
         source: Tensor | None = None,
     ) -> Scores:
-        """One epoch for every member. Inputs x [N, ...], targets y [N, ...], in the order [N].
+        """One epoch for every member. Inputs x [N, ...], targets y [N, ...] (a regression's [N] or [N, K]), order [N].
 
         source [M]: which of J sets of examples a member sees, where there are several: x, y and order are then
         [J, N, ...]. rate_factors [M]: shares of the members' learning rates, 1 where they are not given. seeds [M]: of
         what layers such as Dropout draw (None: they draw from torch's own stream). The last gradients stay in
         `last_gradients`.
         """
-        x, y, order = checked_epoch(x, y, order, batch_size, source, len(self), self.device)
+        x, y, order = checked_epoch(x, y, order, batch_size, source, len(self), self.device, self.loss)
         check_rates(rate_factors, seeds, len(self))
         minibatch = x[0, order[0, :batch_size]], y[0, order[0, :batch_size]]
         self._check_outputs(*minibatch, y)
@@ -195,7 +196,7 @@ class Population:
         self.sync_topology()
         self.check_minibatches(x[0, :1], y[0, :1], order.shape[1], batch_size)
         steps = -(-order.shape[1] // batch_size)
-        loss, correct = self._zeros(len(self))
+        totals = Totals(len(self), y, self.dtype, source)
         with self.standing(), nullcontext() if seeds is None else undisturbed_streams(self.device):
             self.engine.prepare(steps, self.version, seeds)
             self.optimizer.scale_rates([1.0] * len(self) if rate_factors is None else rate_factors)
@@ -206,13 +207,11 @@ class Population:
                 places = rows.unsqueeze(1), picked[rows]
                 xb, yb = self.engine.to_layout(x[places]), y[places]
                 step = self._replayed if self.is_graphed else self._step
-                batch_loss, batch_correct = step(xb, yb, index)
-                loss += batch_loss * yb[0].numel()
-                correct += batch_correct
+                totals.add(*step(xb, yb, index), yb)
             self.engine.finish(steps)
             if self.engine.kind == SEQUENTIAL:  # else no network has run itself
                 self._adopt()
-        return Scores(loss / y[0].numel(), 100.0 * correct / y[0].numel())
+        return totals.scores()
 
     def check_minibatches(self, x: Tensor, y: Tensor, count: int, batch_size: int) -> None:
         """Raises EngineError where an epoch has a minibatch of one example and the networks do not train on one.
@@ -224,7 +223,7 @@ class Population:
         if self._fails_on_one[0] != self.version:
             model = max(self.models, key=lambda model: sum(1 for _ in model.modules()))  # the most grown
             try:
-                check_step(model, x, y)
+                check_step(model, x, y, self.loss)
                 self._fails_on_one = self.version, None
             except EngineError as error:
                 self._fails_on_one = self.version, error
@@ -273,7 +272,7 @@ class Population:
         found = self.engine.backward(x, y, index)
         self.last_gradients = found.gradients
         self.optimizer.step(self.stacks, found.gradients, found.absent)
-        return found.losses, found.correct
+        return found.losses, found.hits
 
     def halt(self, member: int) -> None:
         """Train a member no further: its weights, statistics and blends stay as they are."""
@@ -315,11 +314,11 @@ class Population:
     ) -> tuple[Scores, dict[tuple[int, str], tuple[float, float]], float]:
         """Scores of every member; inputs x [N, ...], targets y [N, ...], or several sets as in `train_epoch`.
 
-        without: (member, slot) pairs whose seed's worth is asked for. Returns the scores, for each pair (loss, accuracy
+        without: (member, slot) pairs whose seed's worth is asked for. Returns the scores, for each pair (loss, score
         in percent) of that member with that seed left out, and the seconds that the latter took. Fused, each pair costs
         the host behind its slot, once; one by one, it costs the member's whole pass.
         """
-        x, y = checked_examples(x, y, source, len(self), self.device)
+        x, y = checked_examples(x, y, source, len(self), self.device, self.loss)
         check_seeds(without, self.models)
         count = y[0].numel()
         size = max(1, self._chunk_targets() * y.shape[1] // count)
@@ -330,8 +329,11 @@ class Population:
         slots: dict[str, list[int]] = {}
         for member, slot in sorted(without):
             slots.setdefault(slot, []).append(member)
-        totals = self._zeros(len(self))
-        ablated = {slot: self._zeros(len(members)) for slot, members in slots.items()}
+        totals = Totals(len(self), y, self.dtype, source)
+        ablated = {
+            slot: Totals(len(members), y, self.dtype, None if source is None else source[members])
+            for slot, members in slots.items()
+        }
         seconds = 0.0
         with undisturbed_streams(self.device):
             self.engine.prepare(1, self.version, training=False)
@@ -340,20 +342,21 @@ class Population:
                 if source is not None:
                     xb, yb = xb[source], yb[source]
                 captured: Captured = {}
-                self._add(totals, self.engine.logits(xb, captured), yb)
+                totals.add(*self.engine.losses(self.engine.logits(xb, captured), yb), yb)
                 started = self._now_s()
                 for slot, members in slots.items():
                     targets = yb if len(yb) == 1 else yb[members]
-                    self._add(ablated[slot], self.engine.logits_without(slot, members, captured), targets)
+                    outputs = self.engine.logits_without(slot, members, captured)
+                    ablated[slot].add(*self.engine.losses(outputs, targets), targets)
                 seconds += self._now_s() - started
         if self.engine.kind == SEQUENTIAL:
             self._adopt()
         results: dict[tuple[int, str], tuple[float, float]] = {}
         for slot, members in slots.items():
-            losses, hits = (total.tolist() for total in ablated[slot])
-            for member, loss, correct in zip(members, losses, hits, strict=True):
-                results[member, slot] = (loss / count, 100.0 * correct / count)
-        return Scores(totals[0] / count, 100.0 * totals[1] / count), results, seconds
+            left = ablated[slot].scores()
+            for member, *figures in zip(members, left.loss.tolist(), left.score.tolist(), strict=True):
+                results[member, slot] = (figures[0], figures[1])
+        return totals.scores(), results, seconds
 
     def _chunk_targets(self) -> int:
         if self.engine.kind == FUSED and self.device.type == "cpu":
@@ -365,18 +368,13 @@ class Population:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def _zeros(self, count: int) -> tuple[Tensor, Tensor]:
-        losses = torch.zeros(count, dtype=accurate(self.dtype), device=self.device)
-        return losses, torch.zeros(count, dtype=torch.int64, device=self.device)
-
-    def _add(self, total: tuple[Tensor, Tensor], logits: Tensor, y: Tensor) -> None:
-        loss, correct = self.engine.losses(logits, y)
-        total[0].add_(loss * y[0].numel())
-        total[1].add_(correct)
-
 
 def build(
-    models: Sequence[MorphogeneticModel], configs: Sequence[OptimizerConfig], way: Way, precision: torch.dtype
+    models: Sequence[MorphogeneticModel],
+    configs: Sequence[OptimizerConfig],
+    way: Way,
+    precision: torch.dtype,
+    loss: str = CROSS_ENTROPY,
 ) -> Population:
     """A population that is trained in a way that is taken as it is."""
-    return Population(models, configs, way.kind, precision, way.is_channels_last, is_proven=True)
+    return Population(models, configs, way.kind, precision, way.is_channels_last, is_proven=True, loss=loss)

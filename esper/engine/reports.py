@@ -3,14 +3,22 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from esper.kasmina.host import MorphogeneticModel
 from esper.kasmina.slot import QualityGates, SeedSlot
 from esper.leyline import ADVANCES, Action, EpochReport, Operation, SeedStage, SeedStateReport
 
-Score = tuple[float, float]  # loss in nats, accuracy in percent
-UNKNOWN: Score = (math.nan, math.nan)
+
+class Score(NamedTuple):
+    """Of one member: loss, score in percent, and of a regression the error in the targets' own unit."""
+
+    loss: float
+    score: float
+    rmse: float = math.nan
+
+
+UNKNOWN = Score(math.nan, math.nan)
 
 
 def member_report(
@@ -26,27 +34,25 @@ def member_report(
 
     Args: input_shape: of one sample; without: slot -> validation with its seed left out; known: the other fields.
     """
-    loss, accuracy = validated
     return EpochReport(
-        train_loss=trained[0],
-        train_accuracy=trained[1],
-        val_loss=loss,
-        val_accuracy=accuracy,
+        train_loss=trained.loss,
+        train_accuracy=trained.score,
+        val_loss=validated.loss,
+        val_accuracy=validated.score,
+        val_rmse=validated.rmse,
         parameter_count=model.parameter_count(),
         flops_per_sample=model.flops_per_sample(input_shape),
-        slots={name: slot_report(slot, gates, loss, accuracy, without.get(name)) for name, slot in model.slots.items()},
+        slots={name: slot_report(slot, gates, validated, without.get(name)) for name, slot in model.slots.items()},
         **known,
     )
 
 
-def slot_report(
-    slot: SeedSlot, gates: QualityGates, loss: float, accuracy: float, without: Score | None
-) -> SeedStateReport:
-    """One slot of a member whose validation gave this loss and accuracy (percent)."""
+def slot_report(slot: SeedSlot, gates: QualityGates, validated: Score, without: Score | None) -> SeedStateReport:
+    """One slot of a member whose validation gave this."""
     state = slot.state
     if state is None:
         return SeedStateReport(slot.slot_id)
-    worth_loss = math.nan if without is None else without[0] - loss
+    worth_loss = math.nan if without is None else without.loss - validated.loss
     return SeedStateReport(
         slot_id=slot.slot_id,
         stage=state.stage,
@@ -57,7 +63,7 @@ def slot_report(
         epochs_in_stage=state.metrics.epochs_in_current_stage,
         epochs_total=state.metrics.epochs_total,
         improvement=state.metrics.improvement_since_stage_start,
-        contribution=None if without is None else accuracy - without[1],
+        contribution=None if without is None else validated.score - without.score,
         contribution_loss=worth_loss if math.isfinite(worth_loss) else None,
         gradient_norm=state.telemetry.gradient_norm,
         gradient_health=state.telemetry.gradient_health,

@@ -11,8 +11,8 @@ from esper.checkpoint.rng import PREFIX
 from esper.engine.actions import Episode
 from esper.engine.data_stream import Stream
 from esper.engine.growth import Epoch, Growth
-from esper.engine.population import Scores
 from esper.engine.reports import Score, plain_report, report_from_plain
+from esper.engine.scores import Scores
 from esper.engine.state.snapshot import Snapshot, join_members, join_snapshot, split_snapshot, take_members
 from esper.errors import EngineError
 from esper.leyline import Action, EpochReport, TelemetryEvent
@@ -106,10 +106,11 @@ class ShardedGrowth:
 
     def all_scores(self, scores: Scores) -> Scores:
         """Of all members, from those of this process's."""
-        shares = self.ranks.all_gather([self.numbers, scores.loss.tolist(), scores.accuracy.tolist()])
-        rows = sorted(row for numbers, losses, hits in shares for row in zip(numbers, losses, hits, strict=True))
-        _, losses, hits = zip(*rows, strict=True)
-        return Scores(scores.loss.new_tensor(losses), scores.accuracy.new_tensor(hits))
+        own = (scores.loss, scores.score, scores.rmse)
+        shares = self.ranks.all_gather([self.numbers, *(figure.tolist() for figure in own)])
+        rows = sorted(row for one in shares for row in zip(*one, strict=True))
+        _, *columns = zip(*rows, strict=True)
+        return Scores(*(figure.new_tensor(column) for figure, column in zip(own, columns, strict=True)))
 
     def _share(
         self, reports: Sequence[EpochReport], events: Sequence[TelemetryEvent] = (), asked: Sequence[Action] = ()

@@ -87,11 +87,13 @@ SLOT = {
     **dict.fromkeys(("improvement", "contribution", "contribution_loss"), _NUMBER),
     **dict.fromkeys(("has_vanishing", "has_exploding", "is_healthy", "can_advance"), bool),
 }
+SCORES = dict.fromkeys(("train_accuracy", "val_accuracy", "train_r2", "val_r2", "val_rmse"), _NUMBER)  # as it has them
 MEMBER = {
     "member": _COUNT,
     "is_twin": bool,
     "twin_of": _MAYBE_COUNT,
-    **dict.fromkeys(("train_loss", "train_accuracy", "val_loss", "val_accuracy"), _NUMBER),
+    **dict.fromkeys(("train_loss", "val_loss"), _NUMBER),
+    **SCORES,
     **dict.fromkeys(("parameter_count", "flops_per_sample"), _MOST),
     **dict.fromkeys(("rolled_back", "retired"), bool),
     "action": ACTION,

@@ -6,6 +6,17 @@ from esper.leyline.layout import LEVELS, ActionLayout
 from esper.leyline.optimizer import OptimizerConfig
 from esper.leyline.protocols import Controller, Sink
 from esper.leyline.reports import EpochReport, SeedMetrics, SeedStateReport
+from esper.leyline.score import (
+    ACCURACY,
+    CROSS_ENTROPY,
+    LEAST_SCORE,
+    LOSSES,
+    R_SQUARED,
+    SCORE_KINDS,
+    ScoreKind,
+    recorded_kind,
+    score_kind,
+)
 from esper.leyline.stages import (
     ADVANCES,
     CULLABLE,
@@ -26,10 +37,16 @@ from esper.leyline.telemetry import (
 )
 
 __all__ = [
+    "ACCURACY",
     "ADVANCES",
+    "CROSS_ENTROPY",
     "CULLABLE",
     "DEFAULT_BUDGETS",
+    "LEAST_SCORE",
     "LEVELS",
+    "LOSSES",
+    "R_SQUARED",
+    "SCORE_KINDS",
     "VALID_TRANSITIONS",
     "WAIT",
     "Action",
@@ -42,6 +59,7 @@ __all__ = [
     "Operation",
     "OptimizerConfig",
     "PerformanceBudgets",
+    "ScoreKind",
     "SeedMetrics",
     "SeedStage",
     "SeedStateReport",
@@ -55,4 +73,6 @@ __all__ = [
     "is_failure_stage",
     "is_terminal_stage",
     "is_valid_transition",
+    "recorded_kind",
+    "score_kind",
 ]

@@ -1,5 +1,6 @@
 """What is known of seeds and members at the end of an epoch."""
 
+import math
 from dataclasses import dataclass, field
 
 from esper.leyline.actions import WAIT, Action
@@ -8,7 +9,10 @@ from esper.leyline.stages import SeedStage
 
 @dataclass(slots=True)
 class SeedMetrics:
-    """What a seed has done so far. Accuracies and improvements are in percent (points); every field is assignable."""
+    """What a seed has done so far. Accuracies and improvements are in percent (points); every field is assignable.
+
+    Of a regression an accuracy is the score that takes its place: R-squared in percent (see `esper.leyline.score`).
+    """
 
     epochs_total: int = 0
     epochs_in_current_stage: int = 0
@@ -27,7 +31,7 @@ class SeedMetrics:
         """Count one epoch that ended at this validation accuracy (percent)."""
         if self.epochs_total == 0:
             self.initial_val_accuracy = percent
-            self.accuracy_at_stage_start = percent
+            self.best_val_accuracy = self.accuracy_at_stage_start = percent
         self.epochs_total += 1
         self.epochs_in_current_stage += 1
         self.current_val_accuracy = percent
@@ -70,7 +74,9 @@ class SeedStateReport:
 class EpochReport:
     """One member at the end of an epoch. Accuracies in percent; losses in nats; FLOPs of one forward pass a sample.
 
-    action: what the controller asked for before the epoch; is_refused: it was not done.
+    Of a regression an accuracy is the score that takes its place, R-squared in percent (see `esper.leyline.score`), a
+    loss is that of standardised targets, and val_rmse is in the targets' own unit, the mean over targets (NaN where
+    there are classes). action: what the controller asked for before the epoch; is_refused: it was not done.
     """
 
     member: int
@@ -90,3 +96,4 @@ class EpochReport:
     is_twin: bool = False
     action: Action = WAIT
     is_refused: bool = False
+    val_rmse: float = math.nan

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from esper.leyline import LEVELS, SeedStage, TelemetryEventType
+from esper.leyline import LEVELS, SCORE_KINDS, SeedStage, TelemetryEventType
 from esper.printing import say_text
 
 
@@ -40,10 +40,13 @@ MEMBER_METRICS = _by_name(
     Metric("member", "", "the member's number in its population, from 0"),
     Metric("is_twin", "", "true for a static twin: same first weights and data order, never grown"),
     Metric("twin_of", "", "the member whose twin this is; null for a grown member"),
-    Metric("train_loss", "nats", "mean cross-entropy over this epoch's training steps; null at epoch 0"),
+    Metric("train_loss", "nats", "mean loss over this epoch's training steps (see below); null at epoch 0"),
     Metric("train_accuracy", "%", "accuracy over this epoch's training steps; null at epoch 0"),
-    Metric("val_loss", "nats", "mean cross-entropy on the validation split after the epoch; null if not finite"),
+    Metric("val_loss", "nats", "mean loss on the validation split after the epoch (see below); null if not finite"),
     Metric("val_accuracy", "%", "accuracy on the validation split after the epoch"),
+    Metric("train_r2", "%", "of a regression instead: R-squared over this epoch's training steps; null at epoch 0"),
+    Metric("val_r2", "%", "of a regression instead: R-squared on the validation split after the epoch"),
+    Metric("val_rmse", "the target's", "of a regression: root mean squared error on validation, mean over targets"),
     Metric("parameter_count", "parameters", "parameters of host and seeds now; a culled seed's no longer count"),
     Metric("flops_per_sample", "FLOPs", "one forward pass of one sample through host and seeds as they are now"),
     Metric("rolled_back", "", "true when the governor put the member back to an earlier snapshot in this epoch"),
@@ -61,14 +64,14 @@ SLOT_METRICS = _by_name(
     Metric("alpha", "0 to 1", "the seed's share in the slot's output"),
     Metric("epochs_in_stage", "epochs", "epochs since the seed entered its stage"),
     Metric("epochs_total", "epochs", "epochs since the seed was planted"),
-    Metric("contribution", "points", "validation accuracy with the seed minus without it; null when not measured"),
+    Metric("contribution", "points", "validation score with the seed minus without it; null when not measured"),
     Metric("contribution_loss", "nats", "validation loss without the seed minus with it; null when not measured"),
     Metric("gradient_norm", "", "the seed's gradient norm, raw and unclamped (controllers see it clamped at 10)"),
     Metric("gradient_health", "0 to 1", "1 when none of the seed's gradients vanish or explode"),
     Metric("has_vanishing", "", "true when some of the seed's gradients vanish"),
     Metric("has_exploding", "", "true when some of the seed's gradients explode"),
     Metric("gradient_norm_ratio", "", "the seed's gradient norm over the host's"),
-    Metric("improvement", "points", "validation accuracy gained since the seed entered its stage"),
+    Metric("improvement", "points", "validation score gained since the seed entered its stage"),
     Metric("parameter_count", "parameters", "the seed's own"),
     Metric("is_healthy", "", "false when its output or gradients were not finite"),
     Metric("can_advance", "", "true when the gates would let it take the step that waits for a controller"),
@@ -123,7 +126,9 @@ EVENT_MEANINGS: dict[TelemetryEventType, str] = {
     TelemetryEventType.RUN_FINISHED: "the run ended; its status is in run.json",
 }
 
-_OF_A_MEMBER = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "parameter_count", "flops_per_sample")
+_SCORES = tuple(f"{split}_{kind.name}" for kind in SCORE_KINDS for split in ("train", "val"))
+_OF_A_MEMBER = ("train_loss", "val_loss", *_SCORES, "val_rmse", "parameter_count", "flops_per_sample")
+_OF_A_TEST = (*(f"test_{kind.name}" for kind in SCORE_KINDS), "test_rmse", "test_bits_per_byte")
 # What a dashboard draws, "grown/val_accuracy": a group of curves -> the metrics that it is made of.
 CURVES: dict[str, tuple[str, ...]] = {
     "grown": (*_OF_A_MEMBER, "rolled_back", "retired"),
@@ -144,9 +149,9 @@ CURVES: dict[str, tuple[str, ...]] = {
 }
 # Single numbers that a finished run adds to them, from run.json's summary.
 OUTCOMES: dict[str, tuple[str, ...]] = {
-    "grown": ("test_accuracy", "test_bits_per_byte"),
-    "twin": ("test_accuracy", "test_bits_per_byte"),
-    "difference": ("test_accuracy", "test_bits_per_byte"),
+    "grown": _OF_A_TEST,
+    "twin": _OF_A_TEST,
+    "difference": _OF_A_TEST,
     "seeds": ("planted", "culled", "fossilized"),
 }
 CURVE_MEANINGS = {
@@ -190,6 +195,12 @@ def glossary() -> str:
         *_table(EPOCH_METRICS),
         "\n### Each of `members`\n",
         *_table(MEMBER_METRICS),
+        "\nA member's **score** is what gates, rewards and policies go by, and what reports and tables show: a number",
+        "in percent that grows, whatever the loss. Of classes it is the accuracy. Of a regression (`task.loss=mse` or",
+        "`huber`) it is 100 x R-squared, the share of the targets' variance that is explained: 100 is perfect, 0 as",
+        "good as the mean of the split's targets. What is below -100, or no number, counts as -100: a member that",
+        "diverged has a score, too. Of several targets it is the mean of theirs. The loss is the cross-entropy in",
+        "nats; of a regression it is of targets that are standardised by the training split (`huber`: delta 1).",
         "\n### Each of a member's `slots`\n",
         *_table(SLOT_METRICS),
         "\n## learning.jsonl: one line an update of a policy that learns\n",

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from esper.leyline import SeedStage, TelemetryEvent, TelemetryEventType
+from esper.leyline import ACCURACY, ScoreKind, SeedStage, TelemetryEvent, TelemetryEventType, recorded_kind
 from esper.nissa.formatting import signed
 from esper.nissa.palette import STAGE_LOOKS, stage_look
 from esper.nissa.statistics import mean_interval, paired_difference
@@ -63,14 +63,26 @@ def learning_parts(record: dict[str, Any]) -> list[str]:
     return parts
 
 
-def accuracy_parts(record: dict[str, Any]) -> list[str]:
-    """Validation accuracy of grown and twins and their paired difference, as far as there are any."""
+def score_of(row: dict[str, Any]) -> float | None:
+    """A member's score on validation, in percent; None where it is not known."""
+    score: float | None = row.get(f"val_{recorded_kind(row).name}")
+    return score
+
+
+def kind_of(record: dict[str, Any]) -> ScoreKind:
+    """What its members are judged by."""
+    return recorded_kind(next(iter(record.get("members", ())), {}))
+
+
+def score_parts(record: dict[str, Any]) -> list[str]:
+    """Validation score of grown and twins and their paired difference, as far as there are any."""
     grown, twin = split(record)
     parts = []
     for name, rows in (("grown", grown), ("twin", twin)):
-        interval = mean_interval(row.get("val_accuracy") for row in rows)
+        interval = mean_interval(map(score_of, rows))
         if interval.mean is not None:
-            parts.append(f"{name} {interval.mean:5.1f}%")
+            what = "" if kind_of(record) is ACCURACY else f" {kind_of(record).title}"
+            parts.append(f"{name}{what} {interval.mean:5.1f}%")
     pairs = paired(record)
     gain = paired_difference([mine for mine, _ in pairs], [other for _, other in pairs])
     if gain.mean is not None:
@@ -86,10 +98,10 @@ def split(record: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, 
 
 
 def paired(record: dict[str, Any]) -> list[tuple[float | None, float | None]]:
-    """Validation accuracy of each member that has a twin, and the twin's."""
+    """Validation score of each member that has a twin, and the twin's."""
     grown, twins = split(record)
-    by_member = {row.get("twin_of"): row.get("val_accuracy") for row in twins}
-    return [(row.get("val_accuracy"), by_member[row["member"]]) for row in grown if row["member"] in by_member]
+    by_member = {row.get("twin_of"): score_of(row) for row in twins}
+    return [(score_of(row), by_member[row["member"]]) for row in grown if row["member"] in by_member]
 
 
 def mean_of(record: dict[str, Any], key: str) -> float:

@@ -11,7 +11,6 @@ from esper.errors import EsperError
 from esper.nissa.formatting import signed as with_sign
 
 FEWEST = 3  # values that an interval is given of
-ACCURACY = (0.0, 100.0)  # what one can be, in percent
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from esper.leyline import SeedTelemetry
+from esper.leyline import SeedTelemetry, recorded_kind
 
 GRADIENT_NORM_CLAMP = 10.0  # the feature a controller sees saturates here (SeedTelemetry.to_features)
 
@@ -124,7 +124,7 @@ def seeds_of_record(record: dict[str, Any]) -> Iterator[tuple[SeedTelemetry, flo
                 blueprint_id=state.get("blueprint") or "",
                 layer_id=f"member {member['member']}, {slot}",
                 gradient_norm=norm,
-                accuracy=member.get("val_accuracy") or 0.0,
+                accuracy=member.get(f"val_{recorded_kind(member).name}") or 0.0,
                 epochs_in_stage=state.get("epochs_in_stage") or 0,
                 stage=state.get("stage_value") or 1,
                 alpha=state.get("alpha") or 0.0,

@@ -4,7 +4,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-FIGURES = ("test_accuracy", "test_bits_per_byte", "parameters")
+from esper.leyline import recorded_kind
+
+FIGURES = ("test_accuracy", "test_r2", "test_rmse", "test_bits_per_byte", "parameters")
 
 
 def figures(record: Mapping[str, Any]) -> dict[str, float] | None:
@@ -14,7 +16,7 @@ def figures(record: Mapping[str, Any]) -> dict[str, float] | None:
         return None
     grown, difference = summary["grown"], summary["difference"] or {}
     found = {name: mean(grown[name]) for name in FIGURES if name in grown}
-    found["gain"] = (difference.get("test_accuracy") or {}).get("mean")
+    found["gain"] = (difference.get(f"test_{recorded_kind(grown).name}") or {}).get("mean")
     return {name: value for name, value in found.items() if value is not None}
 
 

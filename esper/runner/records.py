@@ -9,7 +9,15 @@ from typing import Any
 from esper.files.records import ENGINE, EPOCHS
 from esper.files.shapes import ANY, of_dataclass
 from esper.kasmina.state import SeedState
-from esper.leyline import EpochReport, SeedStateReport, TelemetryEvent, TelemetryEventType
+from esper.leyline import (
+    ACCURACY,
+    R_SQUARED,
+    EpochReport,
+    ScoreKind,
+    SeedStateReport,
+    TelemetryEvent,
+    TelemetryEventType,
+)
 from esper.nissa.hub import finite
 from esper.nissa.statistics import paired_difference
 
@@ -52,8 +60,10 @@ class EpochTimes:
     members: int
 
 
-def epoch_record(reports: Sequence[EpochReport], times: EpochTimes, twin_of: Mapping[int, int]) -> dict[str, Any]:
-    """One line of metrics.jsonl. twin_of: member -> the grown member whose twin it is."""
+def epoch_record(
+    reports: Sequence[EpochReport], times: EpochTimes, twin_of: Mapping[int, int], kind: ScoreKind = ACCURACY
+) -> dict[str, Any]:
+    """One line of metrics.jsonl. twin_of: member -> the grown member whose twin it is; kind: of its scores."""
     return {
         "schema": SCHEMA_VERSION,
         "epoch": reports[0].epoch,
@@ -63,7 +73,7 @@ def epoch_record(reports: Sequence[EpochReport], times: EpochTimes, twin_of: Map
         "counterfactual_s": times.counterfactual_s,
         "samples_per_s": times.samples / times.train_s if times.train_s else None,
         "host_epochs_per_s": times.members / times.wall_s if times.samples and times.wall_s else None,
-        "members": [_member(report, twin_of.get(report.member)) for report in reports],
+        "members": [_member(report, twin_of.get(report.member), kind) for report in reports],
     }
 
 
@@ -72,15 +82,16 @@ def update_record(update: int, metrics: Mapping[str, float | None], wall_s: floa
     return {"schema": 1, "update": update, "wall_s": wall_s, **metrics}
 
 
-def _member(report: EpochReport, twin_of: int | None) -> dict[str, Any]:
+def _member(report: EpochReport, twin_of: int | None, kind: ScoreKind) -> dict[str, Any]:
     return {
         "member": report.member,
         "is_twin": report.is_twin,
         "twin_of": twin_of,
         "train_loss": report.train_loss,
-        "train_accuracy": report.train_accuracy,
+        f"train_{kind.name}": report.train_accuracy,
         "val_loss": report.val_loss,
-        "val_accuracy": report.val_accuracy,
+        f"val_{kind.name}": report.val_accuracy,
+        **({"val_rmse": report.val_rmse} if kind is R_SQUARED else {}),
         "parameter_count": report.parameter_count,
         "flops_per_sample": report.flops_per_sample,
         "rolled_back": report.rolled_back,
@@ -127,11 +138,14 @@ def count_seeds(events: Sequence[TelemetryEvent], counts: Mapping[str, int]) -> 
     return {name: counts.get(name, 0) + fresh[name] for name in SEED_EVENTS.values()}
 
 
-def checkpoint_metrics(reports: Sequence[EpochReport]) -> dict[str, float | None]:
+def checkpoint_metrics(reports: Sequence[EpochReport], kind: ScoreKind = ACCURACY) -> dict[str, float | None]:
     """What checkpoints are ranked by: means over grown members whose value is finite, None where there are none."""
     metrics: dict[str, float | None] = {}
-    for name in ("val_accuracy", "val_loss"):
-        values = [getattr(report, name) for report in reports if not report.is_twin]
+    grown = [report for report in reports if not report.is_twin]
+    for name, values in {
+        f"val_{kind.name}": [report.val_accuracy for report in grown],
+        "val_loss": [report.val_loss for report in grown],
+    }.items():
         measured = [value for value in values if math.isfinite(value)]
         metrics[name] = sum(measured) / len(measured) if measured else None
     return metrics
@@ -143,6 +157,7 @@ def summarize(
     twin_of: Mapping[int, int],
     seeds: Mapping[str, int],
     wall_s: float,
+    kind: ScoreKind = ACCURACY,
 ) -> dict[str, Any]:
     """The summary in run.json: grown members, their twins, and the paired difference with its 95% interval.
 
@@ -152,13 +167,13 @@ def summarize(
     grown = [index for index, report in enumerate(reports) if report.member not in twin_of]
     place = {report.member: index for index, report in enumerate(reports)}
     twin_at = {place[original]: place[twin] for twin, original in twin_of.items()}
-    summary: dict[str, Any] = {"grown": _group(reports, test, grown), "twin": None, "difference": None}
+    summary: dict[str, Any] = {"grown": _group(reports, test, grown, kind), "twin": None, "difference": None}
     if twin_at:
         twins = [twin_at[index] for index in grown]
-        summary["twin"] = _group(reports, test, twins)
+        summary["twin"] = _group(reports, test, twins, kind)
         summary["difference"] = {
             key: paired_difference(summary["grown"][key], summary["twin"][key]).to_dict()
-            for key in (*test, "val_accuracy")
+            for key in (*test, f"val_{kind.name}")
         }
     diverged = [report.member for report in reports if report.retired or 0 < report.epoch <= report.rollbacks]
     retired = {"grown": sum(m not in twin_of for m in diverged), "twin": sum(m in twin_of for m in diverged)}
@@ -166,10 +181,10 @@ def summarize(
 
 
 def _group(
-    reports: Sequence[EpochReport], test: Mapping[str, Sequence[float]], indices: Sequence[int]
+    reports: Sequence[EpochReport], test: Mapping[str, Sequence[float]], indices: Sequence[int], kind: ScoreKind
 ) -> dict[str, Any]:
     return {name: [values[index] for index in indices] for name, values in test.items()} | {
-        "val_accuracy": [reports[index].val_accuracy for index in indices],
+        f"val_{kind.name}": [reports[index].val_accuracy for index in indices],
         "parameters": [reports[index].parameter_count for index in indices],
         "flops_per_sample": [reports[index].flops_per_sample for index in indices],
     }

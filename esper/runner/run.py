@@ -15,7 +15,7 @@ from esper.checkpoint import Checkpoint
 from esper.config.composing import to_plain
 from esper.config.root import RunConfig
 from esper.config.telemetry import require_packages
-from esper.engine.population import Scores
+from esper.engine.scores import Scores, test_figures
 from esper.errors import ConfigError, DivergedError
 from esper.files.records import DATA, EVENTS_FILE, TOKENIZER
 from esper.leyline import WAIT, Action, EpochReport, TelemetryEvent, TelemetryEventType
@@ -146,11 +146,11 @@ class Run:
     @_contained
     def on_fit_end(self, scores: Scores) -> None:
         """The last epoch is over; scores: on the test split. Summary, last checkpoint and report are written."""
-        tested = {"test_accuracy": scores.accuracy.tolist()}
-        if self.growth.task.is_text:
-            tested["test_bits_per_byte"] = self.growth.task.bits_per_byte(scores.loss)
+        task = self.growth.task
+        tested = test_figures(task, scores)
         self.folder.update()
-        summary = summarize(self.reports, tested, self.twin_of, self.seeds, self.folder.record["wall_s"])
+        wall_s = self.folder.record["wall_s"]
+        summary = summarize(self.reports, tested, self.twin_of, self.seeds, wall_s, task.score)
         self.save()
         if self.error:
             return
@@ -274,8 +274,8 @@ class Run:
             samples=len(self.reports) * self.growth.task.epoch_size if self.growth.epoch else 0,
             members=len(self.reports),
         )
-        self.hub.epoch(epoch_record(self.reports, times, self.twin_of))
-        self.metrics = checkpoint_metrics(self.reports)
+        self.hub.epoch(epoch_record(self.reports, times, self.twin_of, self.growth.task.score))
+        self.metrics = checkpoint_metrics(self.reports, self.growth.task.score)
 
     def _draw(self) -> None:
         try:

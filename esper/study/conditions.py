@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from esper.errors import ConfigError
+from esper.study.measure import is_score
 
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
@@ -25,7 +26,7 @@ _EXPECTED = "KEY=VALUE, !=, <, <=, > or >=, such as 'test_accuracy>85'"
 class Condition:
     """KEY OP NUMBER or KEY OP TEXT.
 
-    Of `=` and `!=` the value may be a list ("a,b") of numbers and patterns ("digits*"). An accuracy is in percent: a
+    Of `=` and `!=` the value may be a list ("a,b") of numbers and patterns ("digits*"). A score is in percent: a
     number up to 1 without a "%" is read as a share. An age may be "30m", "12h" or "7d".
     """
 
@@ -62,14 +63,14 @@ class Condition:
 
     @property
     def note(self) -> str:
-        """How an accuracy was read, where that needs saying: "0.7 is read as 70%"."""
+        """How a score was read, where that needs saying: "0.7 is read as 70%"."""
         return ", ".join(f"{text} is read as {self.as_number(text):g}%" for text in self.wanted if self._is_share(text))
 
     def as_number(self, text: str) -> float | None:
-        """One of the values as a number; of an age in seconds, of an accuracy in percent; None where it is none."""
+        """One of the values as a number; of an age in seconds, of a score in percent; None where it is none."""
         if self.key == "age" and (parts := re.fullmatch(r"([\d.]+)([smhdw])", text)):
             return _number(parts[1], _SECONDS[parts[2]])
-        if self._is_accuracy and text.endswith("%"):
+        if self._is_score and text.endswith("%"):
             return _number(text[:-1])
         return _number(text, 100.0 if self._is_share(text) else 1.0)
 
@@ -83,12 +84,12 @@ class Condition:
         return any(self._is_like(found, wanted) for wanted in self.wanted) == (self.comparison == "=")
 
     @property
-    def _is_accuracy(self) -> bool:
-        return self.key.endswith("accuracy")
+    def _is_score(self) -> bool:
+        return is_score(self.key)
 
     def _is_share(self, text: str) -> bool:
         value = _number(text)
-        return self._is_accuracy and value is not None and 0 < value <= 1
+        return self._is_score and value is not None and 0 < value <= 1
 
     def _is_like(self, found: Any, wanted: str) -> bool:
         if found is None or isinstance(found, bool):

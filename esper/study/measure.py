@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from esper.leyline import SCORE_KINDS
+
 
 @dataclass(frozen=True, slots=True)
 class Measure:
@@ -17,11 +19,16 @@ class Measure:
     within: tuple[float, float] = (0.0, math.inf)
 
     @property
-    def is_accuracy(self) -> bool:
+    def is_score(self) -> bool:
         """Whether it is in percent."""
-        return self.name.endswith("accuracy")
+        return is_score(self.name)
 
     @property
     def heading(self) -> str:
         """Title and unit."""
         return f"{self.title}, {self.unit}" if self.unit else self.title
+
+
+def is_score(name: str) -> bool:
+    """Whether a figure of this name is a score, and so in percent."""
+    return name.endswith(tuple(kind.name for kind in SCORE_KINDS))

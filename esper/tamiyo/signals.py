@@ -11,7 +11,7 @@ from esper.leyline import EpochReport
 
 @dataclass(slots=True)
 class TrainingSignals:
-    """One member's course so far. Accuracies of validation in percent, losses in nats.
+    """One member's course so far. Accuracies of validation (of a regression, scores) in percent, losses in nats.
 
     accuracy_delta, loss_delta: change over the last epoch. smoothed_improvement: exponential mean of accuracy_delta, in
     points an epoch. plateau_epochs: epochs since progress was last made, which was at progress_accuracy. Histories:
@@ -56,10 +56,12 @@ class SignalTracker:
             signals.accuracy_delta = report.val_accuracy - signals.accuracy_history[-1]
             signals.loss_delta = report.val_loss - signals.loss_history[-1]
             signals.smoothed_improvement += self.smoothing * (signals.accuracy_delta - signals.smoothed_improvement)
-        if not signals.accuracy_history or report.val_accuracy >= signals.progress_accuracy + self.plateau_threshold:
+        is_first = not signals.accuracy_history
+        if is_first or report.val_accuracy >= signals.progress_accuracy + self.plateau_threshold:
             signals.plateau_epochs = 0
             signals.progress_accuracy = report.val_accuracy
-        signals.best_val_accuracy = max(signals.best_val_accuracy, report.val_accuracy)
+        best = report.val_accuracy if is_first else signals.best_val_accuracy
+        signals.best_val_accuracy = max(best, report.val_accuracy)
         best_loss = signals.best_val_loss
         signals.best_val_loss = report.val_loss if best_loss is None else min(best_loss, report.val_loss)
         signals.accuracy_history = [*signals.accuracy_history, report.val_accuracy][-self.history_length :]

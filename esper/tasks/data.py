@@ -127,8 +127,6 @@ def _build(data: Data, how: _Build) -> Task:
     notes += _keep_apart(found, how, is_classes)
     if is_classes:
         _check_trained(found, names)
-    if data.loss != "cross_entropy":
-        raise ConfigError(f"loss={data.loss}: expected cross_entropy")
     x = _finished(found, layout, data.standardize, how)
     y = {key: split.y.to(how.device) for key, split in found.items()}
     return Task(
@@ -144,6 +142,7 @@ def _build(data: Data, how: _Build) -> Task:
         class_names=names,
         data_sha256=sha256,
         notes=tuple(notes),
+        loss=data.loss,
     )
 
 

@@ -50,7 +50,7 @@ def course(ranks: Ranks, overrides: list[str], start: Any = None, epochs: int = 
         "members": [[(r.member, r.epoch, r.is_twin, r.retired, str(r.action)) for r in seen] for seen in told],
         "events": [(e["type"], e["epoch"], e["member"], e["slot"], e["seed"]) for e in events],
         "log": growth.growth_log,
-        "scores": [scores.loss.tolist(), scores.accuracy.tolist()],
+        "scores": [scores.loss.tolist(), scores.score.tolist()],
         "state": kept(growth.state()),
         "twin_of": grown.twin_of,
         "controller": controller.state_dict(),

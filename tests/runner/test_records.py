@@ -6,7 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from esper.leyline import EpochReport, SeedStage, SeedStateReport, TelemetryEvent, TelemetryEventType
+from esper.leyline import (
+    R_SQUARED,
+    SCORE_KINDS,
+    EpochReport,
+    SeedStage,
+    SeedStateReport,
+    TelemetryEvent,
+    TelemetryEventType,
+)
 from esper.nissa.hub import finite
 from esper.nissa.metric_names import EPOCH_METRICS, MEMBER_METRICS, SLOT_METRICS
 from esper.runner.records import EpochTimes, checkpoint_metrics, count_seeds, epoch_record, summarize
@@ -37,10 +45,24 @@ TIMES = EpochTimes(wall_s=2.0, train_s=1.0, validation_s=0.5, counterfactual_s=0
 
 
 def test_a_record_holds_every_name_of_the_glossary_and_no_other():
-    record = epoch_record(REPORTS, TIMES, TWIN_OF)
-    assert set(record) == set(EPOCH_METRICS)
-    assert all(set(row) == set(MEMBER_METRICS) for row in record["members"])
-    assert all(set(slot) == set(SLOT_METRICS) for row in record["members"] for slot in row["slots"].values())
+    classes, numbers = (epoch_record(REPORTS, TIMES, TWIN_OF, kind) for kind in SCORE_KINDS)
+    for record, others in (
+        (classes, {"train_r2", "val_r2", "val_rmse"}),
+        (numbers, {"train_accuracy", "val_accuracy"}),
+    ):
+        assert set(record) == set(EPOCH_METRICS)
+        assert all(set(row) == set(MEMBER_METRICS) - others for row in record["members"])
+        assert all(set(slot) == set(SLOT_METRICS) for row in record["members"] for slot in row["slots"].values())
+
+
+def test_a_regression_is_told_by_its_own_names():
+    reports = [replace(report, val_rmse=2.5) for report in REPORTS]
+    row = epoch_record(reports, TIMES, TWIN_OF, R_SQUARED)["members"][0]
+    assert (row["train_r2"], row["val_r2"], row["val_rmse"]) == (40.0, 60.0, 2.5)
+    assert checkpoint_metrics(reports, R_SQUARED) == {"val_r2": 65.0, "val_loss": pytest.approx(1.1)}
+    summary = summarize(reports, {"test_r2": [61.0, 71.0, 57.0, 65.0]}, TWIN_OF, {}, 1.0, R_SQUARED)
+    assert summary["grown"].keys() == {"test_r2", "val_r2", "parameters", "flops_per_sample"}
+    assert summary["difference"]["test_r2"]["mean"] == summary["difference"]["val_r2"]["mean"] + 1.0 == 5.0
 
 
 def test_a_record_says_who_is_whose_twin_and_how_fast_it_went():

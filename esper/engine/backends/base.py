@@ -15,14 +15,14 @@ Absent = Mapping[str, Mapping[str, Sequence[int]]]  # stack -> parameter -> rows
 
 @dataclass(frozen=True, slots=True)
 class Backward:
-    """What a minibatch gives: losses [M] and correct [M], and the gradients of all that took part.
+    """What a minibatch gives: losses [M] and hits as of `Engine.losses`, and the gradients of all that took part.
 
     absent: rows of a parameter that took no part, where others did; a parameter that took part nowhere has no gradient.
     """
 
     gradients: Gradients
     losses: Tensor
-    correct: Tensor
+    hits: Tensor
     absent: Absent = field(default_factory=dict)
 
 
@@ -66,14 +66,14 @@ class Engine(Protocol):
         """The epoch's steps are done: blends have moved on, seeds that were not finite are marked."""
         ...
 
-    def losses(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy of each row [M] in nats, and how many targets it hits [M]."""
+    def losses(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss of each row [M], and how many labels it hits [M]; of a regression its squared errors [M, K]."""
         ...
 
     def logits(self, x: Tensor, captured: Captured) -> Tensor:
-        """Logits of all members, one row each; `captured` receives what `logits_without` starts from."""
+        """Outputs of all members, one row each; `captured` receives what `logits_without` starts from."""
         ...
 
     def logits_without(self, slot: str, members: Sequence[int], captured: Captured) -> Tensor:
-        """Logits of some members, one row each, with the seed in one slot left out."""
+        """Outputs of some members, one row each, with the seed in one slot left out."""
         ...

@@ -19,6 +19,7 @@ from esper.errors import EngineError
 from esper.kasmina.base import like
 from esper.kasmina.host import MorphogeneticModel
 from esper.kasmina.slot import SeedSlot
+from esper.leyline import CROSS_ENTROPY
 
 
 class FusedEngine:
@@ -36,8 +37,10 @@ class FusedEngine:
         stacks: Mapping[str, ModuleStack],
         halted: Set[int],
         precision: torch.dtype,
+        loss: str = CROSS_ENTROPY,
     ) -> None:
         self.models = models
+        self.loss = loss
         self.stacks = stacks
         self.halted = halted
         self.precision = precision
@@ -120,9 +123,9 @@ class FusedEngine:
         """See `Engine.to_layout`."""
         return self.layout.to_layout(x)
 
-    def losses(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """See `Engine.losses`."""
-        return self.layout.losses(logits, y)
+        return self.layout.losses(outputs, y, self.loss)
 
     def backward(self, x: Tensor, y: Tensor, step: int | Tensor) -> Backward:
         """See `Engine.backward`."""
@@ -133,7 +136,7 @@ class FusedEngine:
                 True,
                 lambda slot, h: self._train_slot(slot, h, step),
             )
-        losses, correct = self.losses(logits, y)
+        losses, hits = self.losses(logits, y)
         flat = [leaf for named in self.leaves.values() for leaf in named.values()]
         # What is not in the pass has no gradient; a frozen network without seeds has none at all.
         found = (
@@ -144,7 +147,7 @@ class FusedEngine:
             stack: {name: grad for name in named if (grad := next(grads)) is not None}
             for stack, named in self.leaves.items()
         }
-        return Backward(gradients, losses.detach(), correct)
+        return Backward(gradients, losses.detach(), hits)
 
     def _train_slot(self, slot: str, h: Tensor, step: int | Tensor) -> Tensor:
         pieces = []

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
 from esper.engine.backends.sequential import EVALUATION_STREAM, stream_of
 from esper.engine.fusion.blueprint_groups import is_isolated
+from esper.engine.fusion.losses import plain_loss
 from esper.engine.optimizer import OptimizerConfig, real
 from esper.errors import EngineError, EsperError, first_line
 from esper.kasmina.base import Host
@@ -18,13 +18,16 @@ from esper.kasmina.copying import copy_network
 from esper.kasmina.host import MorphogeneticModel
 from esper.kasmina.probe import evaluating
 from esper.kasmina.seeding import seed_streams, undisturbed_streams
+from esper.leyline import CROSS_ENTROPY
 
 
 class PlainTraining:
     """Some networks, one after another, each with its own optimizer."""
 
-    def __init__(self, models: Sequence[MorphogeneticModel], configs: Sequence[OptimizerConfig]) -> None:
-        self.models, self.configs = models, configs
+    def __init__(
+        self, models: Sequence[MorphogeneticModel], configs: Sequence[OptimizerConfig], loss: str = CROSS_ENTROPY
+    ) -> None:
+        self.models, self.configs, self.loss = models, configs, loss
         self.optimizers = [_Optimizer(model, config) for model, config in zip(models, configs, strict=True)]
 
     def backward(self, x: Tensor, y: Tensor) -> list[Tensor]:
@@ -34,7 +37,7 @@ class PlainTraining:
             model.train()
             optimizer.zero_grad()
             seed_streams(stream_of(0, 0), x.device)
-            loss = _loss(model(x.clone()), y)
+            loss = _loss(model(x.clone()), y, self.loss)
             if loss.requires_grad:
                 loss.backward()
             elif any(parameter.requires_grad for parameter in model.parameters()):
@@ -59,7 +62,7 @@ class PlainTraining:
         for model in self.models:
             model.eval()
             seed_streams(EVALUATION_STREAM, x.device)
-            losses.append(_loss(model(x.clone()), y))
+            losses.append(_loss(model(x.clone()), y, self.loss))
         return losses
 
 
@@ -122,27 +125,31 @@ class _Optimizer:
         )
 
 
-def _loss(output: object, y: Tensor) -> Tensor:
-    logits = checked_logits(output, y)
-    check_classes(logits.shape[-1], int(y.max()) + 1)
-    flat = logits.flatten(0, -2)
-    return F.cross_entropy(flat.float() if flat.dtype.itemsize < 4 else flat, y.flatten())
+def _loss(output: object, y: Tensor, loss: str) -> Tensor:
+    outputs = checked_outputs(output, y, loss)
+    if loss == CROSS_ENTROPY:
+        check_classes(outputs.shape[-1], int(y.max()) + 1)
+        outputs, y = outputs.flatten(0, -2), y.flatten()
+    return plain_loss(outputs, y, loss)
 
 
-def checked_logits(output: object, y: Tensor) -> Tensor:
-    """What a network gave, if it is logits [..., classes] for targets y [...]; else raises EngineError."""
-    wanted = f"[{', '.join([*map(str, y.shape), 'classes'])}]"
+def checked_outputs(output: object, y: Tensor, loss: str) -> Tensor:
+    """What a network gave, if it fits; else raises EngineError.
+
+    Logits [..., classes] fit labels y [...]; of a regression, outputs [B, K] fit targets y [B, K].
+    """
+    wanted = f"outputs {list(y.shape)}"
+    if loss == CROSS_ENTROPY:
+        wanted = f"logits [{', '.join([*map(str, y.shape), 'classes'])}]"
     if not isinstance(output, Tensor):
         raise EngineError(
-            f"the network gives a {type(output).__name__} for targets {list(y.shape)}; expected one tensor of logits "
+            f"the network gives a {type(output).__name__} for targets {list(y.shape)}; expected one tensor of "
             f"{wanted}: wrap the network in one that returns it"
         )
-    if output.shape[:-1] != y.shape or not output.dim():
-        raise EngineError(
-            f"the network gives {list(output.shape)} for targets {list(y.shape)}; expected logits {wanted}"
-        )
+    if not output.dim() or (output.shape[:-1] if loss == CROSS_ENTROPY else output.shape) != y.shape:
+        raise EngineError(f"the network gives {list(output.shape)} for targets {list(y.shape)}; expected {wanted}")
     if not output.is_floating_point():
-        raise EngineError(f"the network gives {output.dtype}; expected logits {wanted} in floating point")
+        raise EngineError(f"the network gives {output.dtype}; expected {wanted} in floating point")
     return output
 
 
@@ -152,17 +159,17 @@ def check_classes(outputs: int, classes: int) -> None:
         raise EngineError(f"the network gives {outputs} outputs, and the task has {classes} classes or more")
 
 
-def count_classes(model: MorphogeneticModel | Host, x: Tensor, y: Tensor) -> int:
-    """How many classes the network tells apart; a copy is run, in evaluation mode. Raises EngineError as above."""
+def count_outputs(model: MorphogeneticModel | Host, x: Tensor, y: Tensor, loss: str = CROSS_ENTROPY) -> int:
+    """How many outputs the network gives; a copy is run, in evaluation mode. Raises EngineError as above."""
     with own_errors(x, "the network fails"), undisturbed_streams(x.device), torch.no_grad(), evaluating(model):
         attempt = copy_network(model) if model.is_users_own else model
-        return checked_logits(attempt(x.clone()), y).shape[-1]
+        return checked_outputs(attempt(x.clone()), y, loss).shape[-1]
 
 
-def check_step(model: MorphogeneticModel, x: Tensor, y: Tensor) -> None:
+def check_step(model: MorphogeneticModel, x: Tensor, y: Tensor, loss: str = CROSS_ENTROPY) -> None:
     """Raises EngineError where a training step of the network by itself fails; a copy is run."""
     with own_errors(x), undisturbed_streams(x.device):
-        PlainTraining([copy_network(model)], [OptimizerConfig()]).backward(x, y)
+        PlainTraining([copy_network(model)], [OptimizerConfig()], loss).backward(x, y)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from esper.kasmina.python_state import (
     unkept,
 )
 from esper.kasmina.seeding import undisturbed_streams
-from esper.leyline import SeedStage
+from esper.leyline import CROSS_ENTROPY, SeedStage
 
 EXAMPLES = 8
 STEPS = 2
@@ -70,14 +70,14 @@ class Trained(Protocol):
         ...
 
 
-Build = Callable[[Sequence[MorphogeneticModel], Sequence[OptimizerConfig], Way, torch.dtype], Trained]
+Build = Callable[[Sequence[MorphogeneticModel], Sequence[OptimizerConfig], Way, torch.dtype, str], Trained]
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
     """Networks, the optimizer of each, and a minibatch that ways of training them are tried on, with copies.
 
-    x [B, ...], y [B, ...]; build: a population of models, configs, a way and a precision.
+    x [B, ...], y [B, ...]; build: a population of models, configs, a way, a precision and a loss.
     """
 
     models: Sequence[MorphogeneticModel]
@@ -85,6 +85,7 @@ class Trial:
     x: Tensor
     y: Tensor
     build: Build
+    loss: str = CROSS_ENTROPY
 
 
 def difference(trial: Trial, way: Way, blueprints: Sequence[str] = ()) -> str | None:
@@ -99,17 +100,18 @@ def difference(trial: Trial, way: Way, blueprints: Sequence[str] = ()) -> str | 
         chosen = _chosen(models, blueprints)
         if not chosen:
             return None
-        plain, x, y = _accurate([copy_network(models[index]) for index in chosen], trial.x, trial.y)
+        plain, x, y = _accurate([copy_network(models[index]) for index in chosen], trial.x, trial.y, trial.loss)
         dtype = _dtype(plain[0])
         if dtype not in TOLERANCES:
             return None
         _plant(plain, blueprints)
         own = [trial.configs[index] for index in chosen]
-        population = trial.build([copy_network(model) for model in plain], own, way, dtype)
-        return next(_differences(population, PlainTraining(plain, own), x, y, TOLERANCES[dtype]), None)
+        population = trial.build([copy_network(model) for model in plain], own, way, dtype, trial.loss)
+        reference = PlainTraining(plain, own, trial.loss)
+        return next(_differences(population, reference, x, y, TOLERANCES[dtype]), None)
 
 
-def check_resumable(model: MorphogeneticModel, x: Tensor, y: Tensor) -> None:
+def check_resumable(model: MorphogeneticModel, x: Tensor, y: Tensor, loss: str = CROSS_ENTROPY) -> None:
     """Raises EngineError where the network keeps what a checkpoint cannot hold, so that no run could go on with it.
 
     A copy is trained for a step and evaluated, to see what changes.
@@ -119,7 +121,7 @@ def check_resumable(model: MorphogeneticModel, x: Tensor, y: Tensor) -> None:
             what = model.host.in_own_words(name)
             raise EngineError(f"{what} is {tensor.dtype}, which a checkpoint cannot hold; keep it in another dtype")
     with own_errors(x), undisturbed_streams(x.device):
-        plain = PlainTraining([copy_network(model)], [OptimizerConfig()])
+        plain = PlainTraining([copy_network(model)], [OptimizerConfig()], loss)
         copy = plain.models[0]
         before, made_of = fingerprints(copy), structure(copy)
         plain.backward(x, y)
@@ -133,10 +135,10 @@ def check_resumable(model: MorphogeneticModel, x: Tensor, y: Tensor) -> None:
             )
 
 
-def shared_writes(model: MorphogeneticModel, x: Tensor, y: Tensor) -> list[str]:
+def shared_writes(model: MorphogeneticModel, x: Tensor, y: Tensor, loss: str) -> list[str]:
     """What a training step and an evaluation write that all copies of a network share: on classes, in globals."""
     with undisturbed_streams(x.device):
-        plain = PlainTraining([copy_network(model)], [OptimizerConfig()])
+        plain = PlainTraining([copy_network(model)], [OptimizerConfig()], loss)
         before = shared_fingerprints(plain.models[0])
         plain.backward(x, y)
         plain.evaluate(x, y)
@@ -152,7 +154,7 @@ def _chosen(models: Sequence[MorphogeneticModel], blueprints: Sequence[str]) -> 
 
 
 def _accurate(
-    models: list[MorphogeneticModel], x: Tensor, y: Tensor
+    models: list[MorphogeneticModel], x: Tensor, y: Tensor, loss: str
 ) -> tuple[list[MorphogeneticModel], Tensor, Tensor]:
     """The networks and a few examples in float64, or as much of both as they run with.
 
@@ -165,11 +167,11 @@ def _accurate(
             cast = models
             if dtype is not None:
                 cast = [copy_network(model).double() for model in models]
-                few = few.to(dtype) if few.is_floating_point() else few
+                few, targets = (each.to(dtype) if each.is_floating_point() else each for each in (few, targets))
             if not models[0].is_users_own:
                 return cast, few, targets
             try:
-                check_step(cast[0], few, targets)
+                check_step(cast[0], few, targets, loss)
                 return cast, few, targets
             except EngineError as failed:
                 error = failed

@@ -55,7 +55,7 @@ def choose(
     training step itself fails.
     """
     if trial.models[0].is_users_own:
-        check_step(trial.models[0], trial.x, trial.y)
+        check_step(trial.models[0], trial.x, trial.y, trial.loss)
     ways, reasons = [], []
     if kind != SEQUENTIAL:
         reason = _why_not_fused(trial, blueprints)
@@ -95,7 +95,7 @@ def _why_not_fused(trial: Trial, blueprints: Sequence[str]) -> str | None:
     models, host = trial.models, trial.models[0].host
     shapes = tuple((name, tuple(tensor.shape)) for name, tensor in host.named_parameters())
     optimizer, x = trial.configs[0].name, trial.x
-    case = (type(host), shapes, x.shape[1:], optimizer, tuple(blueprints), x.device, native.is_supported(x))
+    case = (type(host), shapes, x.shape[1:], optimizer, tuple(blueprints), x.device, native.is_supported(x), trial.loss)
     is_known = not models[0].is_users_own and all(slot.state is None for one in models for slot in one.slots.values())
     try:
         _check_traceable(models, blueprints)
@@ -119,7 +119,7 @@ def _why_not_sequential(trial: Trial, way: Way) -> str | None:
         return None
     try:
         found = difference(trial, way)
-        if found is not None and (written := shared_writes(trial.models[0], trial.x, trial.y)):
+        if found is not None and (written := shared_writes(trial.models[0], trial.x, trial.y, trial.loss)):
             return f"{written[0]} changes as the network runs, and what it computes with it; {KEEP_APART}"
         if found is None or found != difference(trial, way):
             return None  # or the network gives other figures each time, and cannot be compared
@@ -175,7 +175,7 @@ def _measure(
         with own_errors(x), undisturbed_streams(x.device):
             for way in ways:
                 copies = [copy_network(model) for model in trial.models]  # of its own: ways lay weights out differently
-                population = trial.build(copies, trial.configs, way, precision)
+                population = trial.build(copies, trial.configs, way, precision, trial.loss)
                 engine = population.engine
                 engine.prepare(1, population.version, seeds=[0] * len(copies))
                 steps[way] = functools.partial(engine.backward, engine.to_layout(x.unsqueeze(0)), y.unsqueeze(0), 0)

@@ -8,12 +8,13 @@ from torch import Tensor
 
 from esper.engine.backends.base import SEQUENTIAL, Backward
 from esper.engine.fusion.blueprint_groups import trained_stacks
-from esper.engine.fusion.losses import class_losses
+from esper.engine.fusion.losses import class_losses, target_losses
 from esper.engine.fusion.tracing import Captured
 from esper.engine.stacks import ModuleStack
 from esper.kasmina.copying import copy_network
 from esper.kasmina.host import MorphogeneticModel
 from esper.kasmina.seeding import seed_streams
+from esper.leyline import CROSS_ENTROPY
 
 INPUT = "input"
 EVALUATION_STREAM = 0
@@ -35,7 +36,9 @@ class SequentialEngine:
         halted: Set[int],
         precision: torch.dtype,
         is_channels_last: bool = False,
+        loss: str = CROSS_ENTROPY,
     ) -> None:
+        self.loss = loss
         self.is_channels_last = is_channels_last
         self.models = models
         self.stacks = stacks
@@ -66,34 +69,36 @@ class SequentialEngine:
         """See `Engine.backward`."""
         for name in self.trained:
             self.stacks[name].zero_gradients()
-        losses, correct = [], []
+        losses, hits = [], []
         for member in range(len(self.models)):
             model = self._spare(member) if member in self.halted else self.models[member]
             if self.seeds is not None:
                 seed_streams(stream_of(self.seeds[member], step), x.device)
             with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision is torch.bfloat16):
                 logits = _row(model(_input(model, _of(x, member))))
-            loss, right = self.losses(logits, _of(y, member).unsqueeze(0))
+            loss, hit = self.losses(logits, _of(y, member).unsqueeze(0))
             if loss.requires_grad:  # a frozen network without seeds has nothing to learn
                 loss.sum().backward()
             for slot in model.slots.values() if member not in self.halted else ():
                 slot.step()
             losses.append(loss.detach())
-            correct.append(right)
+            hits.append(hit)
         taken = {name: self.stacks[name].take_gradients() for name in self.trained}
         return Backward(
             gradients={name: gradients for name, (gradients, _) in taken.items()},
             losses=torch.cat(losses),
-            correct=torch.cat(correct),
+            hits=torch.cat(hits),
             absent={name: absent for name, (_, absent) in taken.items() if absent},
         )
 
     def finish(self, steps: int) -> None:
         """Nothing is left to do: the plain modules moved their blends on with every step."""
 
-    def losses(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Engine.losses`; logits [M, K, targets]."""
-        return class_losses(logits, y.flatten(1))
+    def losses(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Engine.losses`; outputs [M, K, targets]."""
+        if self.loss == CROSS_ENTROPY:
+            return class_losses(outputs, y.flatten(1))
+        return target_losses(outputs.transpose(1, 2), y, self.loss)
 
     @torch.no_grad()
     def logits(self, x: Tensor, captured: Captured) -> Tensor:

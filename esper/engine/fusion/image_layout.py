@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from esper.engine.fusion.convolution import Geometry, convolve, geometry
-from esper.engine.fusion.losses import class_losses
+from esper.engine.fusion.losses import class_losses, target_losses
 from esper.engine.fusion.seed_ops import bound_residual
 from esper.engine.fusion.tracing import LayerFn, Modules, Tensors, bound_arguments
 from esper.engine.kernels.block import BlockSpec, BlockTensors, block
 from esper.errors import EngineError
 from esper.kasmina import blending
+from esper.leyline import CROSS_ENTROPY
 
 
 class ImageLayout:
@@ -57,9 +58,9 @@ class ImageLayout:
         logits = torch.baddbmm(bias.unsqueeze(-1), weight, features.mean(over))
         return torch.sigmoid(logits)[(slice(None), slice(None), *(None,) * len(over))]
 
-    def losses(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """logits [M, K, N], y [M or 1, N]."""
-        return class_losses(logits, y)
+    def losses(self, outputs: Tensor, y: Tensor, loss: str) -> tuple[Tensor, Tensor]:
+        """outputs [M, K, N], y [M or 1, N] of classes, [M or 1, N, K] of targets."""
+        return class_losses(outputs, y) if loss == CROSS_ENTROPY else target_losses(outputs.transpose(1, 2), y, loss)
 
 
 _MEANS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)

@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from esper.engine.fusion.losses import token_losses
+from esper.engine.fusion.losses import target_losses, token_losses
 from esper.engine.fusion.seed_ops import bound_tokens
 from esper.engine.fusion.tracing import LayerFn, Modules, Tensors, bound_arguments
 from esper.errors import EngineError
 from esper.kasmina import blending, rotary
 from esper.kasmina.attention import BoundedEmbedding, CausalSelfAttention, SelfAttention, TokenEmbedding
 from esper.kasmina.vit import PatchEmbedding, TokenMean, cut_patches
+from esper.leyline import CROSS_ENTROPY
 
 _ATTENTION: tuple[type[nn.Module], ...] = (SelfAttention, CausalSelfAttention)
 try:
@@ -87,9 +88,9 @@ class SequenceLayout:
         logits = torch.baddbmm(bias.unsqueeze(1), features.reshape(rows, -1, width), weight.transpose(1, 2))
         return torch.sigmoid(logits).view(*features.shape[:-1], 1)
 
-    def losses(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """logits [M, B, ..., K], y [M or 1, B, ...]."""
-        return token_losses(logits, y)
+    def losses(self, outputs: Tensor, y: Tensor, loss: str) -> tuple[Tensor, Tensor]:
+        """outputs [M, B, ..., K], y [M or 1, B, ...] of classes; outputs [M, B, K], y [M or 1, B, K] of targets."""
+        return token_losses(outputs, y) if loss == CROSS_ENTROPY else target_losses(outputs, y, loss)
 
 
 class VectorLayout(SequenceLayout):

@@ -69,8 +69,8 @@ class Layout(Protocol):
         """`BlendGate` for rows of features: sigmoid of its linear layer, of as many dimensions as the features."""
         ...
 
-    def losses(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy [M] in nats, and how many targets are hit [M]."""
+    def losses(self, outputs: Tensor, y: Tensor, loss: str) -> tuple[Tensor, Tensor]:
+        """Mean loss [M], and what scores are made of: hits [M], or of a regression squared errors [M, K]."""
         ...
 
 

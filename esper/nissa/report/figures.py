@@ -1,4 +1,4 @@
-"""The report's pictures of accuracy, size and speed."""
+"""The report's pictures of scores, size and speed."""
 
 from collections.abc import Sequence
 
@@ -10,33 +10,40 @@ from esper.nissa.report.plots import FOR_NAMES, LEAST_POINTS, Plot, over_epochs,
 from esper.nissa.statistics import mean_band
 
 
-def accuracy(history: RunHistory) -> str:
-    """Validation accuracy of grown members and twins: each member thin, means with their 95% bands."""
-    groups = _groups(history, "val_accuracy")
-    y = span(np.concatenate([values for _, values in groups]), 0.0, 100.0)
-    plot = over_epochs(history, "validation accuracy, %", y, (700, 360), right=FOR_NAMES)
+def score(history: RunHistory) -> str:
+    """Validation score of grown members and twins: each member thin, means with their 95% bands."""
+    kind = history.score
+    groups = _groups(history, f"val_{kind.name}")
+    y = span(np.concatenate([values for _, values in groups]), *kind.within)
+    plot = over_epochs(history, f"validation {kind.title}, %", y, (700, 360), right=FOR_NAMES)
     means = [(name, _members(plot, history, values, tint(name))[-1]) for name, values in groups]
     plot.names(history.epochs[-1], [(mean, f"{name} {mean:.1f}", tint(name)) for name, mean in means])
-    return picture("Validation accuracy of grown members and their static twins over epochs", plot)
+    return picture(f"Validation {kind.title} of grown members and their static twins over epochs", plot)
 
 
 def difference(history: RunHistory, width: int = 530) -> str:
-    """Validation accuracy of each grown member minus its twin's, with the mean's 95% band."""
+    """Validation score of each grown member minus its twin's, with the mean's 95% band."""
     pairs = [(member, history.twins[member]) for member in history.grown if member in history.twins]
-    grown, twins = (history.series(members, "val_accuracy") for members in zip(*pairs, strict=True))
+    grown, twins = (history.series(members, f"val_{history.score.name}") for members in zip(*pairs, strict=True))
     y = span(np.append(grown - twins, 0.0), least=LEAST_POINTS)
     plot = over_epochs(history, "grown minus twin, points", y, (width, 340), right=50)
     plot.level(0.0)
     mean = _members(plot, history, grown - twins, tint("grown"))[-1]
     plot.names(history.epochs[-1], [(mean, signed(mean), tint("grown"))])
-    return picture("Paired difference of validation accuracy over epochs", plot)
+    return picture(f"Paired difference of validation {history.score.title} over epochs", plot)
 
 
-def pairs(labels: Sequence[str], grown: Sequence[float], twin: Sequence[float] | None, what: str) -> str:
-    """One row a member, best at the top: its twin's accuracy, its own, and the way between."""
+def pairs(
+    labels: Sequence[str],
+    grown: Sequence[float],
+    twin: Sequence[float] | None,
+    what: str,
+    within: tuple[float, float],
+) -> str:
+    """One row a member, best at the top: its twin's score, its own, and the way between."""
     order = np.argsort(grown)
     rows, mine, other = np.arange(len(order)), np.array(grown)[order], np.array(twin or grown)[order]
-    x, y = span(np.append(mine, other), 0.0, 100.0), (-0.7, len(rows) - 0.3)
+    x, y = span(np.append(mine, other), *within), (-0.7, len(rows) - 0.3)
     plot = Plot("member", x, y, (360, 360), across=what, rows=[labels[i] for i in order])
     thickness, radius = (2.2, 3.7) if len(rows) <= 16 else (1.4, 2.5)
     if twin is not None:

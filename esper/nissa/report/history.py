@@ -25,6 +25,8 @@ from esper.files.records import (
     UPDATE,
     UPDATE_NEEDS,
 )
+from esper.leyline import ScoreKind, recorded_kind
+from esper.nissa.record_view import kind_of
 from esper.nissa.sinks.jsonl import read_jsonl
 
 
@@ -61,6 +63,12 @@ class RunHistory:
         """Slot names in the order of the records."""
         names = (name for record in self.records[-1:] for member in record["members"] for name in member["slots"])
         return list(dict.fromkeys(names))
+
+    @cached_property
+    def score(self) -> ScoreKind:
+        """What its members are judged by."""
+        summary = self.run.get("summary") or {}
+        return kind_of(self.records[0]) if self.records else recorded_kind(summary.get("grown") or {})
 
     @property
     def status(self) -> str:

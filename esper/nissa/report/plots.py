@@ -11,7 +11,7 @@ import numpy as np
 from esper.nissa.formatting import compact, with_minus
 from esper.nissa.report.history import RunHistory
 
-LEAST_POINTS = 2.0  # of accuracy, that a plot of differences spans
+LEAST_POINTS = 2.0  # of score, that a plot of differences spans
 FOR_NAMES = 90  # pixels right of a plot whose curves are named at their ends
 _TOP, _RIGHT, _BOTTOM, _LEFT = 26, 20, 38, 46  # round every plot alike, so that they line up on the page
 _NARROW, _WIDE = " .,:;'|!()[]fijlrtI", "%@&<>=+~#mwDGHMNOQW…"

@@ -42,7 +42,7 @@ def occupancy(history: RunHistory, timelines: Timelines, width: int = 530) -> st
 
 
 def contribution(history: RunHistory, timelines: Timelines) -> str:
-    """What each seed is worth: validation accuracy with it minus without it, by slot, coloured by blueprint."""
+    """What each seed is worth: validation score with it minus without it, by slot, coloured by blueprint."""
     every = np.array([history.slot_series(*place, "contribution") for place in timelines], dtype=float)  # [M * S, T]
     return _by_slot(
         history, timelines, "contribution", ", points", span(np.append(every, 0.0), least=LEAST_POINTS), 250

@@ -8,13 +8,13 @@ from typing import Any
 
 from rich.table import Table
 
-from esper.leyline import SeedStage
+from esper.leyline import ScoreKind, SeedStage, recorded_kind
 from esper.nissa.palette import STAGE_LOOKS
 from esper.nissa.report.history import read_run
 from esper.nissa.report.outcomes import OUTCOMES, commonest, seed_groups
 from esper.nissa.report.run_facts import why_nothing_was_planted
 from esper.nissa.report.timeline import SeedStory, seed_stories
-from esper.nissa.statistics import ACCURACY, FEWEST, mean_interval, paired_difference
+from esper.nissa.statistics import FEWEST, mean_interval, paired_difference
 from esper.printing.tables import Console, Text
 
 MOST_GROUPS = 16
@@ -33,11 +33,15 @@ class _Score:
         return mean_interval(values, within=self.within).text(decimals=self.decimals, unit=self.unit)
 
 
-_SCORES = (
-    _Score("test_accuracy", "test accuracy", unit="%", within=ACCURACY),
-    _Score("test_bits_per_byte", "test bits/byte", decimals=3),
-    _Score("val_accuracy", "validation accuracy", unit="%", within=ACCURACY),
-)
+def _columns(kind: ScoreKind) -> tuple[_Score, ...]:
+    return (
+        _Score(f"test_{kind.name}", f"test {kind.title}", unit="%", within=kind.within),
+        _Score("test_rmse", "test RMSE", decimals=3),
+        _Score("test_bits_per_byte", "test bits/byte", decimals=3),
+        _Score(f"val_{kind.name}", f"validation {kind.title}", unit="%", within=kind.within),
+    )
+
+
 _STYLES = {
     "fossilised": STAGE_LOOKS[SeedStage.FOSSILIZED].colour,
     "growing": STAGE_LOOKS[SeedStage.TRAINING].colour,
@@ -55,7 +59,7 @@ def print_summary(
     """Print the end of a run.
 
     Args:
-        summary: as written to run.json: accuracies (percent) and parameters, a list over members each, of "grown" and,
+        summary: as written to run.json: scores (percent) and parameters, a list over members each, of "grown" and,
             where there are any, of "twin".
         run_dir: its files tell what was planted, culled and fossilised, and why.
         report: path of the report, when one was written.
@@ -84,7 +88,8 @@ def print_summary(
 def _scores(summary: dict[str, Any]) -> Table:
     grown, twin = summary["grown"], summary.get("twin")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    shown = [score for score in _SCORES if score.key in grown or score.key.endswith("_accuracy")]
+    columns = _columns(recorded_kind(grown))
+    shown = [score for score in columns if score.key in grown or score.unit]
     for name in ("", *(score.title for score in shown), "parameters"):
         table.add_column(name, no_wrap=True)
     for label, group, style in (("grown", grown, "bold"), ("static twin", twin, "")):
@@ -114,7 +119,7 @@ def _growth(grown: list[int], twin: list[int]) -> str:
 
 
 def _footnote(summary: dict[str, Any]) -> str:
-    members = len(summary["grown"].get("test_accuracy") or summary["grown"].get("val_accuracy") or [])
+    members = len(summary["grown"].get("parameters") or [])
     if members < FEWEST:
         return f"Below {FEWEST} members there is no interval; for one: engine.members=8"
     difference = "; differences in points, pair by pair" if summary.get("twin") else ""

@@ -6,6 +6,7 @@ from typing import Any
 
 from esper.files.records import REPORT_FILE
 from esper.nissa.palette import STAGE_LOOKS, stage_look
+from esper.nissa.record_view import score_of
 from esper.nissa.report import figures, learning_figures, seed_figures
 from esper.nissa.report.decisions import decisions, gate_totals
 from esper.nissa.report.history import RunHistory, read_run
@@ -14,7 +15,7 @@ from esper.nissa.report.page import render_page, write_page
 from esper.nissa.report.plots import ticks
 from esper.nissa.report.run_facts import facts, why_nothing_was_planted
 from esper.nissa.report.timeline import seed_stories, segments
-from esper.nissa.statistics import ACCURACY, Interval, mean_interval, paired_difference
+from esper.nissa.statistics import Interval, mean_interval, paired_difference
 from esper.nissa.tracker import DiagnosticTracker, seeds_of_record
 
 
@@ -43,11 +44,12 @@ def render(history: RunHistory) -> str:
         run=history.run,
         facts=facts(history),
         why_nothing=why_nothing_was_planted(history),
-        bits=bits_per_byte(history),
+        beside=beside_scores(history),
         scores=scores,
         timelines=timelines,
         sizes=[float(sizes[:, 0].mean()), float(sizes[:, -1].mean())] if sizes.size else [0.0, 0.0],
-        last_accuracy={row["member"]: row.get("val_accuracy") for row in last_rows},
+        last_scores={row["member"]: score_of(row) for row in last_rows},
+        score=history.score,
         epoch_ticks=ticks(0, max(history.max_epochs, 1), 8, whole=True),
         looks=STAGE_LOOKS,
         stage_look=stage_look,
@@ -64,27 +66,28 @@ def render(history: RunHistory) -> str:
 
 @dataclass(slots=True)
 class FinalScores:
-    """The accuracies that a run is judged by, member by member, and their intervals (percent and points)."""
+    """The scores that a run is judged by, member by member, and their intervals (percent and points)."""
 
-    what: str  # "test accuracy", or the last validation accuracy of a run that has not been tested
+    what: str  # "test accuracy", or the last validation score of a run that has not been tested
     labels: list[str]
     grown: list[float | None]
     twin: list[float | None] | None
     grown_mean: Interval
     twin_mean: Interval | None
     difference: Interval | None
+    within: tuple[float, float]
 
 
 def final_scores(history: RunHistory) -> FinalScores | None:
-    """Test accuracies of the run's summary; without one, validation accuracies of the last epoch recorded."""
-    summary = history.run.get("summary") or {}
-    if summary.get("grown", {}).get("test_accuracy"):
-        what = "test accuracy"
-        grown = summary["grown"]["test_accuracy"]
-        twin = (summary.get("twin") or {}).get("test_accuracy") or None
+    """Test scores of the run's summary; without one, validation scores of the last epoch recorded."""
+    summary, kind = history.run.get("summary") or {}, history.score
+    if summary.get("grown", {}).get(f"test_{kind.name}"):
+        what = f"test {kind.title}"
+        grown = summary["grown"][f"test_{kind.name}"]
+        twin = (summary.get("twin") or {}).get(f"test_{kind.name}") or None
     elif history.records:
-        what = f"validation accuracy, epoch {history.epochs[-1]}"
-        last = {row["member"]: row.get("val_accuracy") for row in history.records[-1]["members"]}
+        what = f"validation {kind.title}, epoch {history.epochs[-1]}"
+        last = {row["member"]: score_of(row) for row in history.records[-1]["members"]}
         grown = [last[member] for member in history.grown]
         twin = [last.get(history.twins[member]) for member in history.grown if member in history.twins] or None
     else:
@@ -95,20 +98,25 @@ def final_scores(history: RunHistory) -> FinalScores | None:
         labels=[str(member) for member in history.grown] or [str(index) for index in range(len(grown))],
         grown=grown,
         twin=twin,
-        grown_mean=mean_interval(grown, within=ACCURACY),
-        twin_mean=mean_interval(twin, within=ACCURACY) if twin else None,
+        grown_mean=mean_interval(grown, within=kind.within),
+        twin_mean=mean_interval(twin, within=kind.within) if twin else None,
         difference=paired_difference(grown, twin) if is_paired and twin is not None else None,
+        within=kind.within,
     )
 
 
-def bits_per_byte(history: RunHistory) -> dict[str, Interval]:
-    """Of the test text, by whose they are: "grown", "twin" and "difference", as far as they were measured."""
+def beside_scores(history: RunHistory) -> dict[str, dict[str, Interval]]:
+    """What is measured on the test split beside the score: title -> of "grown", "twin" and "difference"."""
     summary = history.run.get("summary") or {}
-    grown, twin = ((summary.get(who) or {}).get("test_bits_per_byte") or [] for who in ("grown", "twin"))
-    found = {"grown": mean_interval(grown), "twin": mean_interval(twin)}
-    if len(grown) == len(twin):
-        found["difference"] = paired_difference(grown, twin)
-    return {who: interval for who, interval in found.items() if interval.mean is not None}
+    found: dict[str, dict[str, Interval]] = {}
+    for title, name in {"test RMSE": "test_rmse", "test bits per byte": "test_bits_per_byte"}.items():
+        grown, twin = ((summary.get(who) or {}).get(name) or [] for who in ("grown", "twin"))
+        intervals = {"grown": mean_interval(grown), "twin": mean_interval(twin)}
+        if len(grown) == len(twin):
+            intervals["difference"] = paired_difference(grown, twin)
+        if known := {who: interval for who, interval in intervals.items() if interval.mean is not None}:
+            found[title] = known
+    return found
 
 
 def _pictures(history: RunHistory, timelines: seed_figures.Timelines, scores: FinalScores | None) -> dict[str, str]:
@@ -118,7 +126,7 @@ def _pictures(history: RunHistory, timelines: seed_figures.Timelines, scores: Fi
         found |= {"returns": learning_figures.returns(history), "learner": learning_figures.diagnostics(history)}
     if len(history.records) < 2:  # the untrained host alone is a point, no curve
         return {name: picture for name, picture in found.items() if picture}
-    found["accuracy"] = figures.accuracy(history)
+    found["score"] = figures.score(history)
     found["pairs"] = _pairs(scores) if scores else ""
     has_seeds = any(timelines.values())
     if history.twins:
@@ -146,7 +154,7 @@ def _pairs(scores: FinalScores) -> str:
     if not rows:
         return ""
     labels, grown, twin = [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
-    return figures.pairs(labels, grown, twin if scores.difference else None, scores.what + ", %")
+    return figures.pairs(labels, grown, twin if scores.difference else None, f"{scores.what}, %", scores.within)
 
 
 def _troubles(history: RunHistory) -> list[dict[str, Any]]:

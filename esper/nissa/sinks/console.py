@@ -4,7 +4,7 @@ from typing import Any, TextIO, cast
 
 from esper.leyline import Sink, TelemetryEvent, TelemetryEventType
 from esper.nissa.formatting import clock
-from esper.nissa.record_view import Clock, RunTitle, accuracy_parts, event_text, learning_parts, mean_of, stage_counts
+from esper.nissa.record_view import Clock, RunTitle, event_text, learning_parts, mean_of, score_parts, stage_counts
 from esper.printing import output, say
 
 LOUD_EVENTS = (TelemetryEventType.GOVERNOR_ROLLBACK, TelemetryEventType.MEMBER_RETIRED, TelemetryEventType.RUN_RESUMED)
@@ -39,7 +39,7 @@ class PlainConsole:
         """Print the epoch."""
         self._clock.tick(record, record["epoch"], self._title.max_epochs)
         width = len(str(self._title.max_epochs))
-        parts = [f"epoch {record['epoch']:>{width}}/{self._title.max_epochs}", *accuracy_parts(record)]
+        parts = [f"epoch {record['epoch']:>{width}}/{self._title.max_epochs}", *score_parts(record)]
         parts.append(f"{mean_of(record, 'parameter_count'):,.0f} parameters")
         if stages := stage_counts(record):
             parts.append("seeds: " + ", ".join(f"{count} {label}" for label, count in stages.items()))

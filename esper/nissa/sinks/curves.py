@@ -22,7 +22,7 @@ def epoch_curves(record: dict[str, Any]) -> dict[str, float]:
     for group, rows in (("grown", grown), ("twin", twins), ("seeds", seeds)):
         curves |= {f"{group}/{name}": _mean(row.get(name) for row in rows) for name in CURVES[group]}
     for name in CURVES["difference"]:
-        curves[f"difference/{name}"] = _mean(_difference(mine[name], other[name]) for mine, other in pairs)
+        curves[f"difference/{name}"] = _mean(_difference(mine.get(name), other.get(name)) for mine, other in pairs)
     for stage in CURVES["stages"]:
         curves[f"stages/{stage}"] = sum(slot["stage"] == stage for slot in slots)
     return _known(curves)

@@ -16,15 +16,17 @@ from esper.nissa.palette import STAGE_LOOKS, StageLook, stage_look
 from esper.nissa.record_view import (
     Clock,
     RunTitle,
-    accuracy_parts,
     event_text,
+    kind_of,
     learning_parts,
     mean_of,
     paired,
+    score_of,
+    score_parts,
     split,
     stage_counts,
 )
-from esper.nissa.statistics import ACCURACY, mean_interval
+from esper.nissa.statistics import mean_interval
 from esper.nissa.tracker import DiagnosticTracker, seeds_of_record
 from esper.printing.tables import Console, Text
 
@@ -121,7 +123,7 @@ class LiveConsole:
 
 
 def _headline(record: dict[str, Any]) -> Text:
-    parts = accuracy_parts(record)
+    parts = score_parts(record)
     if record.get("samples_per_s"):
         parts.append(f"{record['samples_per_s']:,.0f} samples/s")
     if record.get("host_epochs_per_s"):
@@ -130,9 +132,9 @@ def _headline(record: dict[str, Any]) -> Text:
 
 
 def _members(record: dict[str, Any]) -> Table:
-    """One row a grown member: its accuracy, its twin's, its size, and what each slot is doing."""
+    """One row a grown member: its score, its twin's, its size, and what each slot is doing."""
     grown, twins = split(record)
-    other = {row.get("twin_of"): row.get("val_accuracy") for row in twins}
+    other = {row.get("twin_of"): score_of(row) for row in twins}
     slots = list(grown[0].get("slots") or {}) if grown else []
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("member", "grown %", *(["twin %"] if twins else []), "params"):
@@ -140,7 +142,7 @@ def _members(record: dict[str, Any]) -> Table:
     for slot in slots:
         table.add_column(slot, no_wrap=True, overflow="ellipsis")
     for row in grown:
-        cells = [str(row["member"]), _percent(row.get("val_accuracy"))]
+        cells = [str(row["member"]), _percent(score_of(row))]
         if twins:
             cells.append(_percent(other.get(row["member"])))
         cells.append(f"{row.get('parameter_count') or 0:,}")
@@ -159,7 +161,7 @@ def _slot_cell(slot: dict[str, Any]) -> Text:
 
 
 def _strips(record: dict[str, Any]) -> Table:
-    """One row a slot: a coloured letter for each grown member's stage; and accuracies as means over members."""
+    """One row a slot: a coloured letter for each grown member's stage; and scores as means over members."""
     grown, _ = split(record)
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(justify="right", style="dim", no_wrap=True)
@@ -173,10 +175,10 @@ def _strips(record: dict[str, Any]) -> Table:
     gains = [mine - other for mine, other in paired(record) if mine is not None and other is not None]
     if gains:
         table.add_row("ahead", f"{sum(gain > 0 for gain in gains)} of {len(gains)} members beat their twin")
-    accuracies = [row["val_accuracy"] for row in grown if row.get("val_accuracy") is not None]
-    if accuracies:
-        interval = mean_interval(accuracies, within=ACCURACY)
-        table.add_row("grown", f"{interval.text(unit='%')}, from {min(accuracies):.1f} to {max(accuracies):.1f}")
+    scores = [score for score in map(score_of, grown) if score is not None]
+    if scores:
+        interval = mean_interval(scores, within=kind_of(record).within)
+        table.add_row("grown", f"{interval.text(unit='%')}, from {min(scores):.1f} to {max(scores):.1f}")
     table.add_row("size", f"{mean_of(record, 'parameter_count'):,.0f} parameters")
     return table
 

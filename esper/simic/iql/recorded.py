@@ -8,14 +8,14 @@ from typing import Any
 
 from esper.errors import FormatError, LearnerError
 from esper.files import misfit, read_jsonl, read_object
-from esper.files.records import ACTION, EPOCH, MEMBER, METRICS_FILE, RUN, RUN_FILE, SLOT
-from esper.leyline import Action, EpochReport, Operation, SeedStage, SeedStateReport
+from esper.files.records import ACTION, EPOCH, MEMBER, METRICS_FILE, RUN, RUN_FILE, SCORES, SLOT
+from esper.leyline import Action, EpochReport, Operation, SeedStage, SeedStateReport, recorded_kind
 
 SCHEMA = 2  # of metrics.jsonl
 
 RecordedEpisode = list[EpochReport]  # one member's reports from epoch 0 on
 
-_NEEDED = {"epoch", "members", "slots", *MEMBER, *ACTION, *SLOT} - {"twin_of", "stage"}
+_NEEDED = {"epoch", "members", "slots", *MEMBER, *ACTION, *SLOT} - {"twin_of", "stage", *SCORES}
 _SEED_NAMES = {
     "stage_value": "stage",
     "seed": "seed_id",
@@ -83,17 +83,21 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _report(
     plain: Mapping[str, Any], epoch: int, max_epochs: int, before: EpochReport | None, where: str
 ) -> EpochReport:
-    accuracy = _number(plain["val_accuracy"])
+    kind = recorded_kind(plain)
+    for name in (f"train_{kind.name}", f"val_{kind.name}"):
+        if name not in plain:
+            raise LearnerError(f"{where}: there is no {name!r}; expected a line as this version of esper writes it.")
+    score = _number(plain[f"val_{kind.name}"])
     slots = {name: _seed(name, slot, f"{where}, slot {name!r}") for name, slot in plain["slots"].items()}
     return EpochReport(
         member=plain["member"],
         epoch=epoch,
         max_epochs=max_epochs,
         train_loss=_number(plain["train_loss"]),
-        train_accuracy=_number(plain["train_accuracy"]),
+        train_accuracy=_number(plain[f"train_{kind.name}"]),
         val_loss=_number(plain["val_loss"]),
-        val_accuracy=accuracy,
-        best_val_accuracy=max(accuracy, before.best_val_accuracy if before else 0.0),
+        val_accuracy=score,
+        best_val_accuracy=max(score, before.best_val_accuracy if before else kind.least),
         parameter_count=plain["parameter_count"],
         flops_per_sample=plain["flops_per_sample"],
         slots=slots,

@@ -73,15 +73,15 @@ def minimal_reward(settings: MinimalRewardConfig, before: EpochReport, after: Ep
     """The epoch's change in accuracy, whoever caused it, less rent."""
     if _is_over(before):
         return 0.0
-    return _accuracy(after) - _accuracy(before) - _rent(settings, before, after) - _penalty(settings, after)
+    return _score(after) - _score(before) - _rent(settings, before, after) - _penalty(settings, after)
 
 
 def _is_over(report: EpochReport) -> bool:
     return report.retired or report.epoch >= report.max_epochs
 
 
-def _accuracy(report: EpochReport) -> float:
-    """On validation, 0 to 1; 0 where it is not known."""
+def _score(report: EpochReport) -> float:
+    """On validation, 0 to 1; 0 where it is not known, and for R-squared below it."""
     return _clip(report.val_accuracy / 100, 0.0, 1.0)
 
 
@@ -93,7 +93,7 @@ def _outcome(settings: SparseRewardConfig | ContributionRewardConfig, after: Epo
     epochs = max(1, min(settings.final_epochs, after.max_epochs))
     left = max(0, after.max_epochs - after.epoch)
     due = min(left + 1, epochs) if after.retired else left < epochs
-    return settings.discount**left * due / epochs * _accuracy(after)
+    return settings.discount**left * due / epochs * _score(after)
 
 
 def _penalty(settings: RewardConfig, after: EpochReport) -> float:

@@ -71,10 +71,12 @@ class SuiteResult:
 
     @property
     def main_metric(self) -> str:
-        """What versions are judged by: bits per byte where all have it, else accuracy."""
-        bits = "test_bits_per_byte"
-        has_all = bits in self.metrics and all(bits in row.values for row in self.versions if row.values)
-        return bits if has_all else "test_accuracy"
+        """What versions are judged by, where all have it: bits per byte, R-squared; else accuracy."""
+        measured = [row.values for row in self.versions if row.values]
+        for name in ("test_bits_per_byte", "test_r2"):
+            if measured and all(name in values for values in measured):
+                return name
+        return "test_accuracy"
 
 
 def summarize(database: Evaluations, targets: Sequence[str], suite: str | None) -> list[SuiteResult]:

@@ -124,7 +124,7 @@ def _differences(
             mean = gap.mean * measure.scale
             text = compact(mean) if abs(mean) >= 1000 else signed(mean, measure.decimals)
             _whisker(axes, gap, place, measure, tints[row.sha256], text)
-    unit = "points" if measure.is_accuracy else measure.unit
+    unit = "points" if measure.is_score else measure.unit
     title = ", ".join(filter(None, (f"less {rows[0].title}", unit)))
     # Wrapped: nothing keeps a title from leaving the picture.
     axes.set_title(textwrap.fill(title, _TITLE), loc="left", color=colour("muted"))

@@ -12,7 +12,7 @@ from esper.study.analyze.analysis import SuiteResult, VersionResult
 from esper.study.evaluate.measures import MEASURES
 from esper.study.measure import Measure
 
-_WITH_INTERVAL = ("test_accuracy", "test_bits_per_byte", "val_accuracy")
+_WITH_INTERVAL = ("test_accuracy", "test_r2", "test_rmse", "test_bits_per_byte", "val_accuracy", "val_r2")
 TITLES = ("policy", "less")  # headings of columns that name versions begin so
 Columns = list[tuple[str, list[str]]]  # heading, a cell a row
 
@@ -136,7 +136,7 @@ def differences(result: SuiteResult, metric: str) -> Columns:
     known = [(row, gap) for row, gap in gaps if gap is not None and gap.n]
     if not known:
         return []
-    unit = "points" if measure.is_accuracy else measure.unit
+    unit = "points" if measure.is_score else measure.unit
     return [
         (f"less\n{reference.title}", [row.title for row, _ in known]),
         ("pairs", [str(gap.n) for _, gap in known]),

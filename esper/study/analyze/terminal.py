@@ -11,7 +11,7 @@ from esper.study.analyze.analysis import SuiteResult
 from esper.study.analyze.tables import TITLES, Columns, columns, compared, differences, errors, spelled_seeds
 
 # What a narrow terminal goes without, one after another.
-_DROPPED = ("val_accuracy", "wall_s", "culled", "planted", "fossilized", "training_flops")
+_DROPPED = ("val_accuracy", "val_r2", "wall_s", "culled", "planted", "fossilized", "training_flops")
 _WORDS = ("version", "excludes", *TITLES)  # headings of columns that hold no numbers begin so
 _NARROWEST = 14  # cells of a version's title, before a column is left out for it
 _GAP = 2

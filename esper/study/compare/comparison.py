@@ -7,8 +7,8 @@ from functools import cached_property
 import numpy as np
 
 from esper.errors import RunError
+from esper.leyline import SCORE_KINDS, ScoreKind
 from esper.nissa.statistics import (
-    ACCURACY,
     FEWEST,
     Interval,
     mean_interval,
@@ -16,7 +16,7 @@ from esper.nissa.statistics import (
     unpaired_difference,
 )
 from esper.study.compare.groups import Host, RunGroup, RunGroups
-from esper.study.measure import Measure
+from esper.study.measure import Measure, is_score
 
 Unit = tuple[int, ...]  # (seed,) or (seed, member)
 Curves = dict[Unit, np.ndarray]
@@ -65,12 +65,20 @@ class Comparison:
         return max(set.intersection(*recorded), default=-1)
 
     @cached_property
+    def score(self) -> ScoreKind:
+        """What the first group's members are judged by."""
+        return self.groups[0].score
+
+    @cached_property
     def measures(self) -> list[Measure]:
         """Those that every group has a value for; the first is what groups are judged by."""
-        possible = [
-            Measure("test_accuracy", "test accuracy", "%", within=ACCURACY),
-            Measure("val_accuracy", f"validation accuracy, epoch {self.last_epoch}", "%", within=ACCURACY),
+        possible = [Measure(f"test_{kind.name}", f"test {kind.title}", "%", within=kind.within) for kind in SCORE_KINDS]
+        for kind in SCORE_KINDS:
+            title = f"validation {kind.title}, epoch {self.last_epoch}"
+            possible.append(Measure(f"val_{kind.name}", title, "%", within=kind.within))
+        possible += [
             Measure("gain", "over static twins", within=(-np.inf, np.inf)),
+            Measure("test_rmse", "test RMSE", decimals=3),
             Measure("test_bits_per_byte", "test bits/byte", decimals=3),
             Measure("parameters", "parameters", decimals=0),
             Measure("flops_per_sample", "FLOPs a sample", decimals=0),
@@ -115,7 +123,7 @@ class Comparison:
         return bool(keys) and all(first.get(key) == group.config.get(key) for key in keys)
 
     def _of_hosts(self, group: RunGroup, name: str) -> dict[Host, float]:
-        if name == "val_accuracy":
+        if is_score(name) and name.startswith("val_"):
             at = np.searchsorted(group.epochs, self.last_epoch)
             curves = group.curves(name) if self.last_epoch >= 0 else {}
             return {host: float(curve[at]) for host, curve in curves.items()}

@@ -34,24 +34,25 @@ def drawn(comparison: Comparison) -> list[RunGroup]:
     return [first, *(group for group in others if group in best[: MOST_CURVES - 1])]
 
 
-def accuracy(comparison: Comparison) -> str:
-    """Validation accuracy of each group over epochs, means with their bands."""
+def score(comparison: Comparison) -> str:
+    """Validation score of each group over epochs, means with their bands."""
+    kind = comparison.score
 
-    def accuracies(group: RunGroup) -> Curves:
-        return comparison.curves(group, "val_accuracy")
+    def scores(group: RunGroup) -> Curves:
+        return comparison.curves(group, f"val_{kind.name}")
 
     def fit(values: np.ndarray) -> tuple[float, float]:
-        return span(values, 0.0, 100.0)
+        return span(values, *kind.within)
 
-    return _curves(comparison, accuracies, "validation accuracy, %", (700, 360), "{:.1f}".format, fit)
+    return _curves(comparison, scores, f"validation {kind.title}, %", (700, 360), "{:.1f}".format, fit)
 
 
 def difference(comparison: Comparison) -> str:
-    """Validation accuracy of each other group minus the first one's, unit by unit; empty where none pairs."""
-    first = comparison.groups[0]
+    """Validation score of each other group minus the first one's, unit by unit; empty where none pairs."""
+    first, key = comparison.groups[0], f"val_{comparison.score.name}"
 
     def minus_first(group: RunGroup) -> Curves:
-        mine, other = comparison.curves(group, "val_accuracy"), comparison.curves(first, "val_accuracy")
+        mine, other = comparison.curves(group, key), comparison.curves(first, key)
         shared, at, there = np.intersect1d(group.epochs, first.epochs, return_indices=True)
         found = {unit: mine[unit][at] - other[unit][there] for unit in mine.keys() & other.keys()}
         whole = {unit: np.full(len(group.epochs), np.nan) for unit in found}

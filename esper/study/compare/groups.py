@@ -15,6 +15,7 @@ from esper.errors import FormatError, RunError
 from esper.files import read_object
 from esper.files.marks import holds_run
 from esper.files.records import SWEEP, SWEEP_FILE
+from esper.leyline import ScoreKind
 from esper.nissa.report.history import RunHistory, read_run
 from esper.study.runs.find import find_folders, find_run
 from esper.study.runs.folders import ROOT, is_attempt
@@ -69,18 +70,23 @@ class RunGroup:
         """The configuration, by dotted key."""
         return self.runs[0].config
 
+    @property
+    def score(self) -> ScoreKind:
+        """What its members are judged by."""
+        return self.runs[0].history.score
+
     @cached_property
     def epochs(self) -> np.ndarray:
         """The epochs that any of its runs has recorded. [T]"""
         return np.unique(np.concatenate([run.history.epochs for run in self.runs]))
 
     def finals(self, name: str) -> dict[Host, float]:
-        """One figure of the summaries, host by host; "gain" is the test accuracy over the static twin's."""
+        """One figure of the summaries, host by host; "gain" is the test score over the static twin's."""
         found: dict[Host, float | None] = {}
         for run in self.runs:
-            values = run.final("test_accuracy" if name == "gain" else name)
+            values = run.final(f"test_{self.score.name}" if name == "gain" else name)
             if name == "gain":
-                twins = run.final("test_accuracy", "twin")
+                twins = run.final(f"test_{self.score.name}", "twin")
                 values = [_minus(mine, other) for mine, other in zip(values, twins, strict=False)]
             found |= {(run.seed, host): value for host, value in zip(run.hosts, values, strict=False)}
         return {host: float(value) for host, value in found.items() if value is not None}

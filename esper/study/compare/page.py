@@ -60,6 +60,7 @@ def render(comparison: Comparison, folder: Path) -> str:
         having=comparison.having,
         interval_note=comparison.interval_note,
         measures=comparison.measures,
+        score=comparison.score,
         all_pair=all(comparison.difference(group, main).is_paired for group in comparison.groups[1:]),
         drawn=len(figures.drawn(comparison)),
         is_spread_beside=len(comparison.groups) <= MOST_BESIDE,
@@ -150,7 +151,7 @@ def _group(comparison: Comparison, group: RunGroup) -> dict[str, Any]:
 def _run(group: RunGroup, run: GroupedRun, tint: str, folder: Path) -> dict[str, Any]:
     report = run.folder / REPORT_FILE
     last = int(run.history.epochs[-1]) if run.history.records else 0
-    scores = [score for score in run.final("test_accuracy") if score is not None]
+    scores = [score for score in run.final(f"test_{group.score.name}") if score is not None]
     return {
         "group": group.label,
         "tint": tint,
@@ -160,7 +161,7 @@ def _run(group: RunGroup, run: GroupedRun, tint: str, folder: Path) -> dict[str,
         "status": run.history.status,
         "epochs": f"{last}" if last == run.history.max_epochs else f"{last} of {run.history.max_epochs}",
         "hosts": len(run.hosts),
-        "accuracy": f"{sum(scores) / len(scores):.1f}%" if scores else "",
+        "score": f"{sum(scores) / len(scores):.1f}%" if scores else "",
     }
 
 
@@ -170,7 +171,7 @@ def _pictures(comparison: Comparison, main: Measure) -> dict[str, str]:
     found = {"spread": figures.spread(comparison, main, width), "bought": figures.bought(comparison, main)}
     if comparison.last_epoch > 0:
         found |= {
-            "accuracy": figures.accuracy(comparison),
+            "score": figures.score(comparison),
             "difference": figures.difference(comparison),
             "parameters": figures.parameters(comparison),
             "in_place": figures.in_place(comparison),

@@ -22,8 +22,7 @@ from esper.simic.rewards.config import ContributionRewardConfig
 from esper.simic.rewards.functions import build_reward
 from esper.tamiyo import HeuristicTamiyo
 
-Outcome = dict[str, float]  # of one episode, by the names below
-_OUTCOMES = ("test_accuracy", "val_accuracy", "reward", "parameters", "flops_per_sample", "planted", "fossilized")
+Outcome = dict[str, float]  # of one episode, by name
 
 
 def live_comparison(
@@ -85,7 +84,7 @@ def head_to_head_comparison(
 
     Returns: model (path, state_dim, telemetry); outcomes: the names of what is compared;
     episodes: for each its seed, heuristic and iql (name -> value; accuracies in percent, reward: the sum of the
-    contribution reward), and winner by test accuracy ("heuristic", "iql" or "tie");
+    contribution reward), and winner by test score ("heuristic", "iql" or "tie");
     aggregate: heuristic, iql and difference (iql less heuristic, paired): name -> mean, low, high (95%), n; wins, ties
     and losses of iql.
     """
@@ -96,7 +95,9 @@ def head_to_head_comparison(
     env.growth.restart(range(2 * n_episodes), [*seeds, *seeds])
     outcomes = _play(env, sides, max_epochs)
     pairs = list(zip(outcomes[:n_episodes], outcomes[n_episodes:], strict=True))
-    winners = [_winner(theirs["test_accuracy"] - ours["test_accuracy"]) for ours, theirs in pairs]
+    kind = env.growth.task.score
+    score = f"test_{kind.name}"
+    winners = [_winner(theirs[score] - ours[score]) for ours, theirs in pairs]
     episodes = [
         {"seed": own, "heuristic": ours, "iql": theirs, "winner": winner}
         for own, (ours, theirs), winner in zip(seeds, pairs, winners, strict=True)
@@ -107,9 +108,9 @@ def head_to_head_comparison(
         "losses": winners.count("heuristic"),
     }
     if verbose:
-        gain = aggregate["difference"]["test_accuracy"]
-        say(f"IQL less heuristic: {gain['mean']:+.2f} points of test accuracy, 95% {gain['low']} to {gain['high']}")
-    return about | {"outcomes": list(_OUTCOMES), "episodes": episodes, "aggregate": aggregate}
+        gain = aggregate["difference"][score]
+        say(f"IQL less heuristic: {gain['mean']:+.2f} points of test {kind.title}, 95% {gain['low']} to {gain['high']}")
+    return about | {"outcomes": list(outcomes[0]), "episodes": episodes, "aggregate": aggregate}
 
 
 def _open(
@@ -169,17 +170,18 @@ def _play(env: GrowthVectorEnv, sides: Mapping[str, Controller], epochs: int) ->
             earned[member] += reward(before[member], after)
             planted[member] += after.action.operation is Operation.GERMINATE and not after.is_refused
     (tested,) = env.epochs.test()
+    kind = env.growth.task.score.name
     return [
         {
-            "test_accuracy": accuracy,
-            "val_accuracy": report.val_accuracy,
+            f"test_{kind}": score,
+            f"val_{kind}": report.val_accuracy,
             "reward": earned[member],
             "parameters": report.parameter_count,
             "flops_per_sample": report.flops_per_sample,
             "planted": planted[member],
             "fossilized": sum(seed.stage is SeedStage.FOSSILIZED for seed in report.slots.values()),
         }
-        for member, (report, accuracy) in enumerate(zip(reports, tested.accuracy.tolist(), strict=True))
+        for member, (report, score) in enumerate(zip(reports, tested.score.tolist(), strict=True))
     ]
 
 
@@ -190,7 +192,7 @@ def _winner(margin: float) -> str:
 def _aggregate(pairs: Sequence[tuple[Outcome, Outcome]]) -> dict[str, Any]:
     """Of (heuristic, iql): the mean of every outcome with its interval, and of the paired difference."""
     found: dict[str, Any] = {"heuristic": {}, "iql": {}, "difference": {}}
-    for name in _OUTCOMES:
+    for name in pairs[0][0]:
         ours, theirs = ([side[name] for side in column] for column in zip(*pairs, strict=True))
         found["heuristic"][name] = mean_interval(ours).to_dict()
         found["iql"][name] = mean_interval(theirs).to_dict()

@@ -2,26 +2,33 @@
 
 from esper.checks import did_you_mean
 from esper.errors import ConfigError
-from esper.nissa.statistics import ACCURACY
+from esper.leyline import SCORE_KINDS
 from esper.study.measure import Measure
 
 _MEASURES = (
-    Measure(
-        "test_accuracy",
-        "test accuracy",
-        "%",
-        "accuracy on the test split (of a suite of hosts: distorted)",
-        within=ACCURACY,
+    *(
+        Measure(
+            f"test_{kind.name}",
+            f"test {kind.title}",
+            "%",
+            f"{kind.title} on the test split (of a suite of hosts: distorted)",
+            within=kind.within,
+        )
+        for kind in SCORE_KINDS
     ),
+    Measure("test_rmse", "test RMSE", "", "of a regression: error on the test split in the target's unit", 3),
     Measure(
         "test_bits_per_byte", "test bits/byte", "", "of text alone: mean cross-entropy on the test split, in bits", 3
     ),
-    Measure(
-        "val_accuracy",
-        "validation accuracy",
-        "%",
-        "accuracy on the validation split after the last epoch",
-        within=ACCURACY,
+    *(
+        Measure(
+            f"val_{kind.name}",
+            f"validation {kind.title}",
+            "%",
+            f"{kind.title} on the validation split after the last epoch",
+            within=kind.within,
+        )
+        for kind in SCORE_KINDS
     ),
     Measure("parameters", "parameters", "", "of host and seeds at the end", 0),
     Measure("training_flops", "training", "GFLOPs", "three forward passes a sample, epoch by epoch; FLOPs", 2, 1e-9),

@@ -12,7 +12,7 @@ from esper.config.root import RunConfig
 from esper.config.suite import HostSuite
 from esper.engine.epoch import EpochRunner
 from esper.engine.growth import Growth
-from esper.engine.population import Scores
+from esper.engine.scores import Scores, test_figures
 from esper.errors import EngineError
 from esper.leyline import EpochReport, TelemetryEvent
 from esper.runner.records import SEED_EVENTS, count_seeds
@@ -91,7 +91,7 @@ class _Account:
         reports = self.growth.reports()
         return (
             _scored(self.growth, tested)
-            | {"val_accuracy": [report.val_accuracy for report in reports]}
+            | {f"val_{self.growth.task.score.name}": [report.val_accuracy for report in reports]}
             | _sizes(reports)
             | {"training_flops": self.flops}
             | {name: [float(counts[name]) for counts in self.seeds] for name in SEED_EVENTS.values()}
@@ -99,10 +99,7 @@ class _Account:
 
 
 def _scored(growth: Growth, scores: Scores) -> dict[str, list[float]]:
-    found = {"test_accuracy": scores.accuracy[: growth.grown].tolist()}
-    if growth.task.is_text:
-        found["test_bits_per_byte"] = growth.task.bits_per_byte(scores.loss[: growth.grown])
-    return found
+    return {name: values[: growth.grown] for name, values in test_figures(growth.task, scores).items()}
 
 
 def _sizes(reports: Sequence[EpochReport]) -> dict[str, list[float]]:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from esper.checks import spelled
 from esper.errors import FormatError
 from esper.files import read_object
 from esper.files.records import SWEEP, SWEEP_FILE
+from esper.leyline import ACCURACY, SCORE_KINDS, ScoreKind
 from esper.nissa.formatting import clock, compact, signed
 from esper.printing.tables import Text
 from esper.study.runs.folders import is_attempt
@@ -128,7 +130,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         Column("host", lambda row: row["host"] or "", rank=rank("host", 9)),
         Column("policy", lambda row: row["policy"] or "", rank=rank("policy", 1)),
         Column("seed", lambda row: _spelled(row["seed"]), rank=rank("seed", 4), is_right=True),
-        Column("accuracy", _accuracy, is_right=True),
+        *_scores(rows),
         Column("over twins", _gain, rank=3, is_right=True),
         Column("bits/byte", lambda row: _fixed(row["test_bits_per_byte"], 3), rank=3, is_right=True),
         Column("parameters", lambda row: "" if row["parameters"] is None else compact(row["parameters"]), 6, True),
@@ -189,11 +191,18 @@ def _progress(row: Row) -> str:
     return "" if row["max_epochs"] is None else f"{row['epoch']}/{row['max_epochs']}"
 
 
-def _accuracy(row: Row) -> str | Text:
+def _scores(rows: Sequence[Row]) -> list[Column]:
+    """Accuracy, and R-squared where a row has it, alone where no row has the other."""
+    found = [kind for kind in SCORE_KINDS if any(row[f"val_{kind.name}"] is not None for row in rows)]
+    return [Column(kind.title, partial(_score, kind), is_right=True) for kind in found or [ACCURACY]]
+
+
+def _score(kind: ScoreKind, row: Row) -> str | Text:
     """On the test split; until that is measured, on validation."""
-    if row["test_accuracy"] is not None:
-        return f"{row['test_accuracy']:.1f}%"
-    return "" if row["val_accuracy"] is None else Text(f"~{row['val_accuracy']:.1f}%", "dim")
+    tested, validated = row[f"test_{kind.name}"], row[f"val_{kind.name}"]
+    if tested is not None:
+        return f"{tested:.1f}%"
+    return "" if validated is None else Text(f"~{validated:.1f}%", "dim")
 
 
 def _gain(row: Row) -> str | Text:

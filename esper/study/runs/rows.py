@@ -23,13 +23,14 @@ from esper.files.records import (
     UPDATE_NEEDS,
 )
 from esper.files.shapes import Among, Moment
+from esper.leyline import recorded_kind
 from esper.runner.figures import mean
 from esper.study.runs.folders import Stamp, place
 
 Row = dict[str, Any]
 
 STATUSES = ("queued", "running", "finished", "failed", "interrupted", "killed", "unreadable")
-# Every figure of a row: what it is stored as, and what it means. Accuracies are in percent.
+# Every figure of a row: what it is stored as, and what it means. Accuracies and R-squared are in percent.
 COLUMNS: dict[str, tuple[str, str]] = {
     "run": ("TEXT PRIMARY KEY", "its folder, below the root"),
     "id": ("TEXT", "its folder's own name"),
@@ -48,10 +49,14 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "max_updates": ("INTEGER", "updates the policy is to have"),
     "test_accuracy": ("REAL", "mean over grown members"),
     "twin_test_accuracy": ("REAL", "mean over their static twins"),
+    "test_r2": ("REAL", "of a regression, in the accuracy's place: R-squared, mean over grown members"),
+    "twin_test_r2": ("REAL", "mean over their static twins"),
+    "test_rmse": ("REAL", "of a regression: error in the target's unit, mean over grown members"),
     "gain": ("REAL", "grown minus twin, points"),
     "gain_low": ("REAL", "its 95% interval's lower end"),
     "gain_high": ("REAL", "its 95% interval's upper end"),
     "val_accuracy": ("REAL", "mean over grown members, of the last epoch written"),
+    "val_r2": ("REAL", "of a regression: mean over grown members, of the last epoch written"),
     "test_bits_per_byte": ("REAL", "mean over grown members, of text"),
     "parameters": ("REAL", "mean over grown members, of the last epoch written"),
     "flops_per_sample": ("REAL", "mean over grown members, of the last epoch written"),
@@ -80,6 +85,10 @@ _COPIED = [
     *("started_at", "finished_at", "heartbeat_at", "wall_s", "pid", "error"),
 ]
 _GROUPS = ("task", "host", "policy")
+_MEANS = (
+    *("test_accuracy", "val_accuracy", "test_r2", "val_r2", "test_rmse", "test_bits_per_byte"),
+    *("parameters", "flops_per_sample"),
+)
 _TAIL_BYTES = 1 << 16
 
 
@@ -141,11 +150,11 @@ def _figures(summary: dict[str, Any]) -> Row:
     if not summary:
         return {}
     grown, twin = _part(summary, "grown"), _part(summary, "twin")
-    difference, seeds = _part(_part(summary, "difference"), "test_accuracy"), _part(summary, "seeds")
-    names = ("test_accuracy", "val_accuracy", "test_bits_per_byte", "parameters", "flops_per_sample")
-    return {name: mean(grown.get(name) or ()) for name in names} | {
+    score = f"test_{recorded_kind(grown).name}"
+    difference, seeds = _part(_part(summary, "difference"), score), _part(summary, "seeds")
+    return {name: mean(grown.get(name) or ()) for name in _MEANS} | {
         "members": len(grown.get("parameters") or []),
-        "twin_test_accuracy": mean(twin.get("test_accuracy") or []),
+        f"twin_{score}": mean(twin.get(score) or []),
         "gain": difference.get("mean"),
         "gain_low": difference.get("low"),
         "gain_high": difference.get("high"),
@@ -167,7 +176,7 @@ def _latest(folder: str, row: Row) -> Row:
     return found | {
         "epoch": max(record["epoch"], row["epoch"] or 0),
         "members": len(grown),
-        "val_accuracy": mean(member.get("val_accuracy") for member in grown),
+        **{name: mean(member.get(name) for member in grown) for name in ("val_accuracy", "val_r2")},
         "parameters": mean(member.get("parameter_count") for member in grown),
         "flops_per_sample": mean(member.get("flops_per_sample") for member in grown),
     }

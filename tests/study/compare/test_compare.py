@@ -186,7 +186,7 @@ def test_intervals_and_bands_are_told_of_where_they_are(tmp_path, capsys, number
     comparison = compared(*folders)
     page = render(comparison, tmp_path)
     assert f"Validation accuracy, means {bands}." in page and f"above them, the mean {intervals}." in page
-    for picture in (figures.accuracy, figures.parameters, figures.in_place):
+    for picture in (figures.score, figures.parameters, figures.in_place):
         assert len(BAND.findall(picture(comparison))) == drawn
     assert ("95%" in page) == (drawn > 0)
 

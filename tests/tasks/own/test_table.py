@@ -119,6 +119,15 @@ def test_parquet_is_the_same_table(tmp_path):
 UNLIKE = "".join(f"{n},t{n},{n % 2}\n" for n in range(300))
 
 
+@pytest.mark.parametrize("loss", ["mse", "huber"])
+def test_a_column_of_numbers_is_predicted(tmp_path, loss):
+    task = built(table(tmp_path, numbered()), target="b", loss=loss)
+    given = sorted(float(line.split(",")[1]) for line in numbered().splitlines()[1:])
+    held = torch.cat([task.train_y, task.val_y, task.test_y]).double() * task.target_std + task.target_mean
+    assert sorted(held.flatten().tolist()) == pytest.approx(given, abs=1e-5)
+    assert (task.loss, task.num_outputs, task.is_regression) == (loss, 1, True)
+
+
 @pytest.mark.parametrize(
     ("text", "values", "said"),
     [
@@ -141,6 +150,11 @@ UNLIKE = "".join(f"{n},t{n},{n % 2}\n" for n in range(300))
         (numbered() + "1,2,\n", {}, "row 31 has no kind, which is to be predicted"),
         (numbered() + "1,inf,x\n", {}, "row 31, column b: inf is beyond all bounds"),
         ("n,id,kind\n" + UNLIKE, {}, r"column id has \d+ different texts, .*\n  .*'task.drop=\[id\]'"),
+        (
+            "a,b\n" + "".join(f"{n},5\n" for n in range(30)),
+            {"target": "b", "loss": "mse"},
+            "target 0 is the same in all 18",
+        ),
         (numbered(), {"loss": "mse"}, "row 1, column kind: x is no number to predict"),
         ("a,kind\n" + "".join(f"{n},{n / 2}\n" for n in range(9)), {}, "train y: holds float64 values"),
         ("a,kind\n1,x\n2,y\n", {}, "2 examples leave an empty split"),
