@@ -15,6 +15,7 @@ TENSORBOARD = "tensorboard"
 WANDB = "wandb"
 TOKENIZER = "tokenizer_sha256"  # in run.json: of what made a text's tokens, where that is more than byte values
 DATA = "data_sha256"  # in run.json: of the data of a user's own
+TARGETS = "targets"  # in run.json: of numbers that are predicted, the mean and spread that outputs are standardised by
 SWEEP_FILE = "sweep.json"
 SWEEP_LOCK = "sweep.lock"
 JOB_FILE = "job.json"
@@ -69,9 +70,11 @@ RUN: dict[str, Shape] = {
     "together": _COUNT,
     TOKENIZER: str,
     DATA: str,
+    TARGETS: {"mean": [float], "std": [float]},
 }
 # What a run needs to go on; its engine is its checkpoint's.
-_LEFT_OUT = ("finished_at", "heartbeat_at", "error", "pid", "host", "versions", "ranks", "together", TOKENIZER, DATA)
+_OF_DATA = (TOKENIZER, DATA, TARGETS)
+_LEFT_OUT = ("finished_at", "heartbeat_at", "error", "pid", "host", "versions", "ranks", "together", *_OF_DATA)
 RESUMED = {name: shape for name, shape in RUN.items() if name not in _LEFT_OUT} | {"engine": (dict, None)}
 RESUMED_NEEDS = AllBut("sweep", "engine", "summary")
 

@@ -17,7 +17,7 @@ from esper.config.root import RunConfig
 from esper.config.telemetry import require_packages
 from esper.engine.scores import Scores, test_figures
 from esper.errors import ConfigError, DivergedError
-from esper.files.records import DATA, EVENTS_FILE, TOKENIZER
+from esper.files.records import DATA, EVENTS_FILE, TARGETS, TOKENIZER
 from esper.leyline import WAIT, Action, EpochReport, TelemetryEvent, TelemetryEventType
 from esper.nissa import EventHub, JsonlSink, cut_back, read_jsonl, write_report
 from esper.printing import say
@@ -97,6 +97,7 @@ class Run:
             max_epochs=self.config.epochs,
             max_updates=self.learning.total if self.learning else 0,
             **{name: sha256 for name in (TOKENIZER, DATA) if (sha256 := getattr(self.growth.task, name))},
+            **({TARGETS: scale} if (scale := self.growth.task.target_scale) else {}),
         )
         if owns_terminal:
             say(*filter(None, (*self.growth.task.notes, self.config.policy.note)), is_error=True)

@@ -30,8 +30,8 @@ class Task:
     train_x, train_y: the whole training split, images at their own size and range. draw: makes an epoch's examples of
     it, with targets as they are given (None: it is taken as it is); epoch_size: how many of them (default: as many as
     train_y). tokenizer_sha256: of what made a text's tokens, None where a token is a byte value. bytes_per_label: of
-    text, on the test split, by which a loss becomes bits per byte. class_names: in order, where the data names them. data_sha256:
-    of data of the user's own, which may change. notes: what a run says of them at its start.
+    text, on the test split, by which a loss becomes bits per byte. class_names: in order, where the data names them.
+    data_sha256: of data of the user's own, which may change. notes: what a run says of them at its start.
     """
 
     name: str
@@ -92,6 +92,11 @@ class Task:
     def score(self) -> ScoreKind:
         """What members are judged by."""
         return score_kind(self.loss)
+
+    @property
+    def target_scale(self) -> dict[str, list[float]]:
+        """By which outputs become numbers in the targets' own unit: output * std + mean, [K] each; empty of classes."""
+        return {"mean": self.target_mean.tolist(), "std": self.target_std.tolist()} if self.is_regression else {}
 
     def target_errors(self, rmse: Tensor) -> list[float]:
         """Root mean squared errors in the targets' own unit, a mean over targets; NaN of classes.

@@ -16,10 +16,12 @@ def make_run(
     accuracy: list[float] | None = None,
     epochs: int = 3,
     age_s: float = 60.0,
+    score: str = "accuracy",
     config: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Path:
-    """A run of two grown members and their twins. accuracy: of the grown ones in the last epoch, and in the test."""
+    """A run of two grown members and their twins. accuracy: of the grown ones in the last epoch, and in the test; or
+    what has the name `score` and stands in its place."""
     accuracy = accuracy or [80.0, 82.0]
     folder.mkdir(parents=True)
     began = datetime.now(UTC) - timedelta(seconds=age_s)
@@ -69,6 +71,8 @@ def make_run(
     (folder / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     lines = [_epoch(epoch, epochs, accuracy) for epoch in range(epochs + 1)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for name in ("run.json", "metrics.jsonl"):
+        (folder / name).write_text((folder / name).read_text().replace("_accuracy", f"_{score}"))
     return folder
 
 

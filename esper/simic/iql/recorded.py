@@ -97,6 +97,7 @@ def _report(
         train_accuracy=_number(plain[f"train_{kind.name}"]),
         val_loss=_number(plain["val_loss"]),
         val_accuracy=score,
+        val_rmse=_number(plain.get("val_rmse")),
         best_val_accuracy=max(score, before.best_val_accuracy if before else kind.least),
         parameter_count=plain["parameter_count"],
         flops_per_sample=plain["flops_per_sample"],

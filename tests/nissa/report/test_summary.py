@@ -40,6 +40,18 @@ def test_summary_says_what_was_gained_and_what_became_of_the_seeds(make_run: Cal
     assert max(len(line) for line in lines if "[" in line) <= 80
 
 
+def test_a_regression_is_told_by_r_squared_and_error(make_run: Callable[..., Path]) -> None:
+    grown = {
+        "test_r2": [71.0, 72.0, 73.0],
+        "test_rmse": [1.5, 1.6, 1.7],
+        "val_r2": [-3.0] * 3,
+        "parameters": [1000] * 3,
+    }
+    text = printed(make_run(), width=120, grown=grown, twin=None)
+    assert "test R-squared" in text and "72.0% [69.5, 74.5]" in text and "1.600 [1.352, 1.848]" in text
+    assert "validation R-squared" in text and "-3.0% [-3.0, -3.0]" in text and "test accuracy" not in text
+
+
 def test_one_member_gets_no_interval(make_run: Callable[..., Path]) -> None:
     text = printed(make_run(members=1, rollback=None), width=120)
     assert "no interval" in text and "engine.members=8" in text and "[" not in text

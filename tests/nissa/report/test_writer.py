@@ -117,6 +117,20 @@ def test_a_language_run_shows_bits_per_byte(make_run: Callable[..., Path]) -> No
     assert "static twins 2.600" in text and "difference \N{MINUS SIGN}0.500" in text
 
 
+def test_a_regression_is_shown_as_one(make_run: Callable[..., Path]) -> None:
+    run_dir = make_run(members=3)
+    for name in ("run.json", "metrics.jsonl"):
+        (run_dir / name).write_text((run_dir / name).read_text().replace("_accuracy", "_r2"))
+    run = json.loads((run_dir / "run.json").read_text())
+    run["summary"]["grown"]["test_rmse"] = [2.0, 2.1, 2.2]
+    (run_dir / "run.json").write_text(json.dumps(run))
+    text = Page(write_report(run_dir)).text
+    scores = final_scores(read_run(run_dir))
+    assert scores is not None and scores.what == "test R-squared" and scores.within == (-100.0, 100.0)
+    assert "grown: test RMSE" in text and "2.100" in text and "validation R-squared, %" in text
+    assert "test accuracy" not in text and "validation accuracy, %" not in text
+
+
 def test_a_run_that_planted_nothing_says_so_and_why(make_run: Callable[..., Path]) -> None:
     run_dir = make_run(members=2, epochs=3, events=False, rollback=None)
     settings = "first_plant_epoch: 2\n  min_training_epochs: 3\n  blending_epochs: 3\n  probation_epochs: 2"

@@ -10,7 +10,17 @@ import torch
 
 from esper.errors import ConfigError, LearnerError
 from esper.kasmina import BlueprintRegistry
-from esper.leyline import WAIT, Action, EpochReport, Operation, SeedStage, SeedStateReport, SimicAction
+from esper.leyline import (
+    ACCURACY,
+    R_SQUARED,
+    WAIT,
+    Action,
+    EpochReport,
+    Operation,
+    SeedStage,
+    SeedStateReport,
+    SimicAction,
+)
 from esper.leyline.blueprints import BLUEPRINTS, blueprint_names
 from esper.nissa.hub import finite
 from esper.runner.records import EpochTimes, epoch_record
@@ -58,8 +68,8 @@ def course(member=0):
     ]
 
 
-def record(reports):
-    return finite(epoch_record(reports, TIMES, {}))
+def record(reports, kind=ACCURACY):
+    return finite(epoch_record(reports, TIMES, {}, kind))
 
 
 @pytest.fixture
@@ -92,6 +102,18 @@ def test_what_a_run_writes_is_read_back_whole(run):
     for expected, episode in zip(courses, found, strict=True):
         for one, other in zip(expected, episode, strict=True):
             assert same(one, other)
+
+
+def test_a_regression_is_read_back_whole(run):
+    reports = [replace(one, val_rmse=2.0 + one.epoch) for one in course()]
+    folder = run(course())
+    lines = [json.dumps(record([one], R_SQUARED)) for one in reports]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    (episode,) = read_episodes(folder)
+    assert all(same(one, other) for one, other in zip(reports, episode, strict=True))
+    (folder / "metrics.jsonl").write_text("\n".join(lines).replace("train_r2", "lost") + "\n")
+    with pytest.raises(LearnerError, match="line 1: member 0: there is no 'train_r2'"):
+        read_episodes(folder)
 
 
 def test_an_epoch_that_does_not_follow_begins_an_episode(run):

@@ -35,6 +35,14 @@ def sweep(root: Path, policies: dict[str, float], numbers: range, **changes) -> 
     ]
 
 
+def test_regressions_are_compared_by_r_squared(tmp_path):
+    comparison = compared(*sweep(tmp_path, {"static": 0.0, "ppo": 5.0}, range(3), score="r2"))
+    assert [measure.name for measure in comparison.measures[:3]] == ["test_r2", "val_r2", "gain"]
+    assert comparison.difference(comparison.groups[1], comparison.measures[0]).interval.mean == pytest.approx(5.0)
+    page = render(comparison, tmp_path)
+    assert "Validation R-squared, means" in page and "test R-squared" in page and "ccuracy, " not in page
+
+
 def test_runs_that_differ_in_the_seed_alone_are_one_group(tmp_path):
     comparison = compared(*sweep(tmp_path, {"static": 0.0, "ppo": 5.0}, range(3)))
     assert [(group.label, len(group.runs)) for group in comparison.groups] == [("static", 3), ("ppo", 3)]

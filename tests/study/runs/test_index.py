@@ -36,6 +36,15 @@ def test_a_finished_run_has_its_figures(tmp_path):
     assert row["machine"] == "machine"
 
 
+def test_a_regression_has_its_own_figures(tmp_path):
+    make_run(tmp_path / "a", score="r2")
+    make_run(tmp_path / "b", score="r2", status="interrupted", accuracy=[-20.0, -30.0])
+    rows = listed(tmp_path)
+    assert (rows["a"]["test_r2"], rows["a"]["twin_test_r2"], rows["a"]["gain"]) == (81.0, 75.5, 5.5)
+    assert (rows["b"]["val_r2"], rows["b"]["test_r2"]) == (-25.0, None)
+    assert all(row["test_accuracy"] is row["val_accuracy"] is None for row in rows.values())
+
+
 def test_the_index_gives_the_same_as_the_folders(tmp_path):
     make_run(tmp_path / "a")
     make_run(tmp_path / "deep/er/b", status="failed", error="no space")
