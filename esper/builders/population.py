@@ -159,7 +159,7 @@ def _check_outputs(config: RunConfig, model: MorphogeneticModel, task: Task) -> 
     """Raises ConfigError where the user's network does not give what the task's targets are compared with."""
     factory = getattr(config.host, "factory", config.host.name)
     try:
-        outputs = count_outputs(model, task.val_x[:1], task.val_y[:1], task.loss)
+        outputs = count_outputs(model, task.val_x[:1].to(model.device), task.val_y[:1], task.loss)
     except EngineError as error:
         raise ConfigError(f"host.factory={factory}: {error}") from None
     if outputs < task.num_outputs:
@@ -211,7 +211,9 @@ def build_population(prepared: Sequence[Prepared], engine: dict[str, Any] | None
         population = build(models, optimizers, way, precision, task.loss)
     else:
         torch.set_num_threads(config.engine.threads or DEFAULT_THREADS)
-        x, y = (part[: config.batch_size] for part in task.epoch_data(1, named_generator(config.seed, "measure")))
+        device = models[0].device
+        drawn = task.epoch_data(1, named_generator(config.seed, "measure"))
+        x, y = (part[: config.batch_size].to(device) for part in drawn)
         if models[0].is_users_own:
             check_resumable(models[0], x, y, task.loss)
         population, reason = choose_engine(

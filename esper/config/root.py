@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from esper.checks import in_range, require
+from esper.checks import in_range, one_of, require
 from esper.config.blueprint import BlueprintConfig, check_blueprints
 from esper.config.checkpoint import CheckpointConfig
 from esper.config.engine import EngineConfig
@@ -16,7 +16,7 @@ from esper.errors import ConfigError
 from esper.leyline.blueprints import blueprint_names
 from esper.simic.rewards.config import RewardConfig
 from esper.tamiyo.settings import PolicyConfig
-from esper.tasks.settings import BaseTaskConfig
+from esper.tasks.settings import KEEPS, BaseTaskConfig
 
 
 @dataclass(kw_only=True)
@@ -48,6 +48,7 @@ class RunConfig:
         in_range("seed", self.seed, 0, 2**31 - 1)
         in_range("epochs", self.epochs, 1, 1_000_000)
         in_range("batch_size", self.batch_size, 1, 1_000_000)
+        one_of("task.keep", self.task.keep, KEEPS)
         if self.task.inputs:
             self.check_inputs(self.task.inputs)
         gamma = getattr(self.policy, "gamma", self.reward.discount)

@@ -88,7 +88,8 @@ def checked_examples(
 
     Of a regression targets are [J, N, K].
     """
-    _check_tensor("x", x, device, "[N, ...]")
+    # Inputs may stay in the host's memory: a population copies each minibatch.
+    _check_tensor("x", x, x.device if isinstance(x, Tensor) and x.device.type == "cpu" else device, "[N, ...]")
     _check_tensor("y", y, device, "[N, ...]")
     if source is None:
         x, y = x.unsqueeze(0), y.unsqueeze(0)

@@ -41,7 +41,7 @@ class Stream:
         order = torch.randperm(self.task.epoch_size, generator=self.generators["order"])
         x, y = self.task.epoch_data(epoch, self.generators["examples"])
         layers = int(torch.randint(2**62, (), generator=self.generators["layers"]))
-        return Examples(x, y, order.to(x.device), layers)
+        return Examples(x, y, order.to(y.device), layers)
 
     def position(self) -> tuple[int, bytes]:
         """Equal where two streams would draw the same."""

@@ -122,7 +122,7 @@ class EpochRunner:
                     for growth, number in zip(growths, place, strict=True)
                     for _ in growth.member_ids
                 ],
-                self._source(place, x.device),
+                self._source(place, y.device),
             )
             return self._by_growth(scores)
 
@@ -140,7 +140,7 @@ class EpochRunner:
         tasks = {id(growth.task): growth.task for growth in self._locals}
         place = [list(tasks).index(id(growth.task)) for growth in self._locals]
         x, y = (_side_by_side([getattr(task, f"{name}_{part}") for task in tasks.values()]) for part in "xy")
-        return x, y, self._source(place, x.device)
+        return x, y, self._source(place, y.device)
 
     def _source(self, place: Sequence[int], device: torch.device) -> Tensor | None:
         if not any(place):

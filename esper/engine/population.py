@@ -183,6 +183,7 @@ class Population:
     ) -> Scores:
         """One epoch for every member. Inputs x [N, ...], targets y [N, ...] (a regression's [N] or [N, K]), order [N].
 
+        x may lie in the host's memory, wherever the members are: minibatches are copied one by one.
         source [M]: which of J sets of examples a member sees, where there are several: x, y and order are then
         [J, N, ...]. rate_factors [M]: shares of the members' learning rates, 1 where they are not given. seeds [M]: of
         what layers such as Dropout draw (None: they draw from torch's own stream). The last gradients stay in
@@ -190,22 +191,25 @@ class Population:
         """
         x, y, order = checked_epoch(x, y, order, batch_size, source, len(self), self.device, self.loss)
         check_rates(rate_factors, seeds, len(self))
-        minibatch = x[0, order[0, :batch_size]], y[0, order[0, :batch_size]]
+        places_x = order.to(x.device)
+        minibatch = x[0, places_x[0, :batch_size]].to(self.device), y[0, order[0, :batch_size]]
         self._check_outputs(*minibatch, y)
         self._settle(*minibatch)
         self.sync_topology()
-        self.check_minibatches(x[0, :1], y[0, :1], order.shape[1], batch_size)
+        self.check_minibatches(minibatch[0][:1], minibatch[1][:1], order.shape[1], batch_size)
         steps = -(-order.shape[1] // batch_size)
         totals = Totals(len(self), y, self.dtype, source)
         with self.standing(), nullcontext() if seeds is None else undisturbed_streams(self.device):
             self.engine.prepare(steps, self.version, seeds)
             self.optimizer.scale_rates([1.0] * len(self) if rate_factors is None else rate_factors)
             self.optimizer.begin_epoch(*row_roles(self.stacks, self.models))
-            rows = torch.arange(len(x), device=x.device) if source is None else source
+            rows = torch.arange(len(y), device=y.device) if source is None else source
+            rows_x = rows.to(x.device)
             # Minibatch by minibatch: a whole epoch of several sets of examples would not fit into any cache.
-            for index, picked in enumerate(order.split(int(batch_size), 1)):
-                places = rows.unsqueeze(1), picked[rows]
-                xb, yb = self.engine.to_layout(x[places]), y[places]
+            batches = zip(places_x.split(int(batch_size), 1), order.split(int(batch_size), 1), strict=True)
+            for index, (picked_x, picked) in enumerate(batches):
+                xb = x[rows_x.unsqueeze(1), picked_x[rows_x]].to(self.device, non_blocking=True)
+                xb, yb = self.engine.to_layout(xb), y[rows.unsqueeze(1), picked[rows]]
                 step = self._replayed if self.is_graphed else self._step
                 totals.add(*step(xb, yb, index), yb)
             self.engine.finish(steps)
@@ -322,9 +326,9 @@ class Population:
         check_seeds(without, self.models)
         count = y[0].numel()
         size = max(1, self._chunk_targets() * y.shape[1] // count)
-        self._check_outputs(x[0, :size], y[0, :size], y)
+        self._check_outputs(x[0, :size].to(self.device), y[0, :size], y)
         if self._asked[0] is not None:  # the choice of a kind waits for a minibatch of training
-            self._settle(x[0, :EXAMPLES], y[0, :EXAMPLES])
+            self._settle(x[0, :EXAMPLES].to(self.device), y[0, :EXAMPLES])
         self.sync_topology()
         slots: dict[str, list[int]] = {}
         for member, slot in sorted(without):
@@ -338,7 +342,7 @@ class Population:
         with undisturbed_streams(self.device):
             self.engine.prepare(1, self.version, training=False)
             for x_plain, yb in zip(x.split(size, 1), y.split(size, 1), strict=True):
-                xb = self.engine.to_layout(x_plain)
+                xb = self.engine.to_layout(x_plain.to(self.device, non_blocking=True))
                 if source is not None:
                     xb, yb = xb[source], yb[source]
                 captured: Captured = {}

@@ -2,9 +2,10 @@
 
 import torch
 
-from esper.errors import ConfigError
+from esper.errors import ConfigError, TaskError
 from esper.registry import place
 from esper.tasks.data import Data, build_from_data
+from esper.tasks.keeping import beside, fits_device
 from esper.tasks.settings import TASKS, BaseTaskConfig
 from esper.tasks.task import Task
 
@@ -21,8 +22,20 @@ def build_task(
         ConfigError: no task has this name, or its builder gives something else. TaskError: its data is missing, altered
         or unreadable.
     """
-    split_seed = seed if settings.split_seed is None else settings.split_seed
     device = torch.device(device)
+    if settings.keep in ("auto", "device"):
+        try:
+            task = _build(settings, device, dtype, seed)
+            if settings.keep == "device" or fits_device(task):
+                return task
+        except torch.OutOfMemoryError:
+            if settings.keep == "device":
+                raise TaskError(f"task={settings.name}: does not fit on {device}; use task.keep=host") from None
+    return beside(_build(settings, torch.device("cpu"), dtype, seed), device, settings.keep == "disk")
+
+
+def _build(settings: BaseTaskConfig, device: torch.device, dtype: torch.dtype, seed: int) -> Task:
+    split_seed = seed if settings.split_seed is None else settings.split_seed
     built: object = TASKS.build(settings, device=device, dtype=dtype, split_seed=split_seed)
     if isinstance(built, Data):
         fractions = {key: getattr(settings, key) for key in ("val_fraction", "test_fraction") if hasattr(settings, key)}

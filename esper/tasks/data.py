@@ -12,10 +12,11 @@ from torch import Tensor
 
 from esper.checks import in_range, one_of, require
 from esper.errors import ConfigError, TaskError
+from esper.leyline import LOSSES
 from esper.tasks.examples import class_names_of, read_examples
 from esper.tasks.labels import NUMBERS_HINT, as_classes, as_numbers
 from esper.tasks.layouts import to_inputs
-from esper.tasks.settings import LAYOUTS, LOSSES
+from esper.tasks.settings import LAYOUTS
 from esper.tasks.splits import SPLITS, split_note, split_off
 from esper.tasks.standardizing import standard_of
 from esper.tasks.task import Task

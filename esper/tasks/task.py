@@ -16,7 +16,7 @@ Draw = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 
 @dataclass(slots=True)
 class Task:
-    """Inputs and targets of three disjoint splits, as tensors on one device.
+    """Inputs and targets of three disjoint splits, as tensors on one device; inputs may stay in the host's memory.
 
     Validation drives decisions, test is for the final figure alone. Images are standardised with the training split's
     mean and spread, [N, C, H, W] with labels [N] int64; where an evaluation split holds several distortions of each
@@ -135,6 +135,7 @@ class Task:
         if self.draw is None:
             return self.train_x, self.train_y
         x, y = self.draw(generator)
+        y = y.to(self.val_y.device)
         return x, self._standardised(y) if self.is_regression else y
 
 

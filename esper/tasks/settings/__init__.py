@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from esper.registry import Registry
-from esper.tasks.settings.base import LAYOUTS, LOSSES, BaseTaskConfig
+from esper.tasks.settings.base import KEEPS, LAYOUTS, BaseTaskConfig
 from esper.tasks.settings.digits import DIGITS_PIXELS, PRESETS, DigitsConfig, DistortionStrength
 from esper.tasks.settings.own import ArraysConfig, CustomTaskConfig, ImagesConfig, TableConfig
 from esper.tasks.settings.published import (
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DIGITS_PIXELS",
+    "KEEPS",
     "LAYOUTS",
-    "LOSSES",
     "PRESETS",
     "TASKS",
     "ArraysConfig",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-LOSSES = ("cross_entropy", "mse", "huber")
+KEEPS = ("auto", "device", "host", "disk")
 LAYOUTS = ("auto", "nchw", "nhwc", "nhw", "ntf", "nf")  # axes of inputs: examples, channels, height, width, time, ...
 
 
@@ -12,6 +12,7 @@ class BaseTaskConfig:
     """What every task takes.
 
     name: chooses the builder. split_seed: fixes which example falls into which split; None follows the run's seed.
+    keep: where inputs are kept; "auto": on the device where they take at most half of it, else in the host's memory.
     `inputs` is the kind of data that a host gets: "images" [C, H, W], "tokens" [T] int64, "vectors" [F], "sequences"
     [T, F]; empty where only the data tells it.
     """
@@ -20,6 +21,7 @@ class BaseTaskConfig:
 
     name: str = ""
     split_seed: int | None = 0
+    keep: str = "auto"
 
     @property
     def side_pixels(self) -> int | None:

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 from esper.checks import in_range, one_of, require
 from esper.errors import ConfigError
 from esper.factories import check_factory
-from esper.tasks.settings.base import LAYOUTS, LOSSES, BaseTaskConfig
+from esper.leyline import LOSSES
+from esper.tasks.settings.base import LAYOUTS, BaseTaskConfig
 
 
 @dataclass(kw_only=True)
