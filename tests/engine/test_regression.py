@@ -15,7 +15,7 @@ from esper.engine.optimizer import OptimizerConfig
 from esper.engine.population import Population
 from esper.errors import EngineError
 from esper.kasmina.slot import GateConfig, QualityGates
-from esper.leyline import WAIT, Action, Operation, SeedStage
+from esper.leyline import WAIT, Action, Operation, SeedMetrics, SeedStage
 from esper.tasks.task import Task
 from tests.engine.growing import data, model, plant, reported, scored, state, stepped
 from tests.engine.plain_networks import WIDTH, Base
@@ -165,8 +165,16 @@ def test_a_grown_run_of_numbers_is_judged_by_its_score():
     assert reports[1].val_accuracy == pytest.approx(r_squared(outputs, task.val_y), abs=1e-6)
     errors = (outputs * task.target_std + task.target_mean - y[50:70]).square().mean(0).sqrt()
     assert reports[1].val_rmse == pytest.approx(float(errors.mean()))
-    assert all(report.best_val_accuracy >= report.val_accuracy for report in (*first, *reports))
+    assert all(report.best_val_accuracy == report.val_accuracy < 0 for report in first)
+    assert all(report.best_val_accuracy >= report.val_accuracy for report in reports)
     assert not any(report.rolled_back for report in reports)  # a score below 0 at the start is no collapse
     blending = reports[0].slots["early"]
     assert blending.contribution is not None and blending.contribution != 0
     assert scored(growth).rmse.shape == (3, 5)
+
+
+def test_a_seeds_best_score_may_be_below_zero():
+    metrics = SeedMetrics()
+    for score in (-60.0, -20.0, -30.0):
+        metrics.record_accuracy(score)
+    assert (metrics.best_val_accuracy, metrics.improvement_since_stage_start) == (-20.0, 30.0)

@@ -299,3 +299,8 @@ def test_64_members_cost_a_small_part_of_an_epoch(seed, report):
 
     encoding, masking = map(min, zip(*(milliseconds(epoch) for epoch in range(30)), strict=True))
     assert encoding <= 2 and masking <= 1
+
+
+def test_the_least_score_is_within_bounds(report):
+    seen = dict(zip(encoder().names, encoder().encode([report(0, accuracy=-100.0)])[0].tolist(), strict=True))
+    assert seen["val_accuracy"] == -1.0 and all(-1.0 <= value <= 1.0 for value in seen.values())

@@ -64,3 +64,8 @@ def test_histories_of_different_epochs_are_no_state(report):
     for name in ("loss_history", "accuracy_history"):
         with pytest.raises(FormatError, match="of different epochs"):
             tracker.load_state_dict(tracker.state_dict() | {name: []})
+
+
+def test_scores_below_zero_have_a_best_too(report):
+    signals = follow(report, [-60.0, -20.0, -30.0])
+    assert (signals.best_val_accuracy, signals.progress_accuracy, signals.accuracy_delta) == (-20.0, -20.0, -10.0)
