@@ -5,13 +5,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from esper.config.parts import blueprint, host, policy, reward, sink, task
     from esper.forge.bundles import load_language_model
     from esper.kasmina.graft import grow
     from esper.runner.checkpointing import load_member
     from esper.tasks.data import Data
 
 __version__ = "0.1.0"
-__all__ = ["Data", "__version__", "grow", "load_language_model", "load_member"]
+__all__ = [
+    "Data",
+    "__version__",
+    "blueprint",
+    "grow",
+    "host",
+    "load_language_model",
+    "load_member",
+    "policy",
+    "reward",
+    "sink",
+    "task",
+]
 
 # A thread that waits for another soon sleeps: on a busy machine one that spins keeps the other from running. The OpenMP
 # runtime reads this when torch loads it.
@@ -23,6 +36,7 @@ _LAZY = {
     "grow": "esper.kasmina.graft",
     "load_language_model": "esper.forge.bundles",
     "load_member": "esper.runner.checkpointing",
+    **dict.fromkeys(("blueprint", "host", "policy", "reward", "sink", "task"), "esper.config.parts"),
 }
 
 

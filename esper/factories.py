@@ -1,13 +1,20 @@
-"""Functions of the user's own: named in a configuration as "package.module:function"."""
+"""Code of the user's own: functions named in a configuration as "package.module:function", and what fails in it."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from inspect import signature
+from os.path import dirname, relpath
+from sysconfig import get_path
 from traceback import extract_tb
 from typing import Any
 
 from esper.checks import require
 from esper.errors import ConfigError, EsperError, first_line
+
+_HERE = dirname(__file__)
+_INSTALLED = (get_path("stdlib"), get_path("purelib"), get_path("platlib"))
 
 
 def check_factory(key: str, name: object) -> None:
@@ -28,10 +35,31 @@ def call_factory(key: str, name: str, **given: Any) -> Any:
     except (TypeError, ValueError) as error:  # it takes others, or is no function of Python's
         with_what = " and ".join(given) or "no arguments"
         raise ConfigError(f"{key}={name}: is called with {with_what} ({first_line(error)})") from None
+    with own_code(f"{key}={name}"):
+        try:
+            return factory(**given)
+        except EsperError as error:  # says itself what is wrong
+            raise ConfigError(f"{key}={name}: {error}") from None
+
+
+@contextmanager
+def own_code(what: str, error: type[EsperError] = ConfigError) -> Iterator[None]:
+    """Inside, whatever a user's own code raises becomes an error of one line: what failed, where, and how.
+
+    Raises: `error`, or the EsperError that was raised.
+    """
     try:
-        return factory(**given)
-    except EsperError as error:  # says itself what is wrong
-        raise ConfigError(f"{key}={name}: {error}") from None
-    except Exception as error:
-        place = "".join(f", line {frame.lineno}" for frame in extract_tb(error.__traceback__)[1:2])
-        raise ConfigError(f"{key}={name} failed{place}: {type(error).__name__}: {first_line(error)}") from None
+        yield
+    except EsperError:
+        raise
+    except (Exception, SystemExit) as failure:
+        raise error(f"{what} failed{_line(failure)}: {type(failure).__name__}: {first_line(failure)}") from None
+
+
+def _line(failure: BaseException) -> str:
+    """The last line that was reached of what is neither esper's nor installed, in words."""
+    if isinstance(failure, SyntaxError) and failure.filename:  # no line of it was reached
+        return f" in {relpath(failure.filename)}, line {failure.lineno}"
+    reached = [frame for frame in extract_tb(failure.__traceback__) if not frame.filename.startswith((_HERE, "<"))]
+    own = [frame for frame in reached if not frame.filename.startswith(_INSTALLED)]
+    return "".join(f" in {relpath(frame.filename)}, line {frame.lineno}" for frame in (own or reached)[-1:])

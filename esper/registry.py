@@ -20,6 +20,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from esper.checks import did_you_mean
 from esper.errors import ConfigError, EsperError
+from esper.factories import own_code
 
 ConfigT = TypeVar("ConfigT")
 BuiltT = TypeVar("BuiltT")
@@ -38,6 +39,16 @@ class Part:
     config: type
     target: str = ""
     builder: Callable[..., Any] | None = None
+
+    @property
+    def package(self) -> str:
+        """The outermost package of what builds it; empty where that is not known yet."""
+        return self.target.partition(":")[0].partition(".")[0]
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a user's own part, and not built in."""
+        return self.package not in ("", "esper")
 
 
 class Registry(Mapping[str, type[ConfigT]], Generic[ConfigT, BuiltT]):
@@ -93,6 +104,8 @@ class Registry(Mapping[str, type[ConfigT]], Generic[ConfigT, BuiltT]):
     def add(self, part: Part) -> None:
         """Take in a part, or the builder of one that is declared; what a declaration leaves open comes with it."""
         known = self.parts.get(part.name)
+        if known is not None and part.is_own and not known.is_own:
+            raise self.error(f"{self.kind} {part.name!r} of {part.target}: one{self.scope} is built in; rename yours")
         if known is not None and (known.builder is not None or known.target not in ("", part.target)):
             raise self.error(f"{self.kind} {part.name!r} is registered twice{self.scope}: rename one")
         for field in fields(known) if known is not None else ():
@@ -131,15 +144,24 @@ class Registry(Mapping[str, type[ConfigT]], Generic[ConfigT, BuiltT]):
         if not isinstance(config, self[name]):
             expected = f"expected a {self[name].__name__}, and this is a {type(config).__name__}"
             raise self.error(f"{self.kind}.name={name!r}: {expected}")
-        wanted = signature(builder)
-        takes_all = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in wanted.parameters.values())
-        given = {key: value for key, value in runtime.items() if takes_all or key in wanted.parameters}
+        given = taken(builder, runtime)
         try:
-            wanted.bind(config, **given)
+            signature(builder).bind(config, **given)
         except TypeError as error:
-            offered = ", ".join(runtime) or "its configuration alone"
-            raise self.error(f"{self.kind} {name!r}: {place(builder)}: {error}; it may take {offered}") from None
-        return builder(config, **given)
+            offered = f", and what it names of {', '.join(runtime)}" if runtime else ""
+            takes = f"it gets its configuration{offered}"
+            raise self.error(f"{self.kind} {name!r}: {place(builder)}: {error}; {takes}") from None
+        if not self.parts[name].is_own:
+            return builder(config, **given)
+        with own_code(f"{self.kind} {name!r}", self.error):
+            return builder(config, **given)
+
+
+def taken(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the keywords that the function has parameters for."""
+    parameters = signature(function).parameters
+    takes_all = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {key: value for key, value in offered.items() if takes_all or key in parameters}
 
 
 def place(builder: Callable[..., Any]) -> str:

@@ -12,6 +12,7 @@ with held_interrupts(is_program=__name__ == "__main__"):
     from esper.config.command_line import as_command_line
     from esper.config.composing import compose
     from esper.config.help import help_text
+    from esper.config.plugins import load_plugins, named_plugins
     from esper.config.store import conf_dir, register
     from esper.errors import ConfigError, ExitCode, RunError
     from esper.files.marks import holds_run
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _answer(arguments: list[str]) -> int:
     """Say what is asked for, go on with a run, or let Hydra make the folder of a new one and run it, or sweep."""
     with Ending() as ending:
+        load_plugins(named_plugins(arguments))
         if {"-h", "--help"} & set(arguments):
             say_text(help_text())
             return ExitCode.DONE

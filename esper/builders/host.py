@@ -1,6 +1,8 @@
 """Hosts by name, the networks that a configuration can ask for, and members made of them."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,6 +30,7 @@ from esper.kasmina import (
     TransformerHost,
     ViTHost,
 )
+from esper.kasmina.features import children_with_features
 from esper.kasmina.graft import GraftedHost
 from esper.kasmina.host import Host, resolve_slots
 from esper.kasmina.seeding import weights_from
@@ -38,8 +41,36 @@ from esper.tasks.task import named_generator
 
 def build_host(config: RunConfig, task: Task, seed: int, number: int, dtype: torch.dtype) -> Host:
     """The untrained host that a run of this seed gives its member of this number; on the CPU."""
-    generator = named_generator(seed, f"host/{number}")
-    return HOSTS.build(config.host, task=task, generator=generator).to(dtype)
+    generator, name = named_generator(seed, f"host/{number}"), config.host.name
+    offered: dict[str, Any] = {
+        "task": task,
+        "generator": generator,
+        "input_shape": task.input_shape,
+        "num_outputs": task.num_outputs,
+    }
+    if not HOSTS.parts[name].is_own:
+        return HOSTS.build(config.host, **offered).to(dtype)
+    with weights_from(generator):
+        network: Any = HOSTS.build(config.host, **offered)
+    if isinstance(network, Host):
+        return network.to(dtype)
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"host={name}: {HOSTS.parts[name].target} gave a {type(network).__name__}, and no nn.Module")
+    return grafted(network, task, getattr(config.host, "positions", None), f"host={name}").to(dtype)
+
+
+def grafted(
+    network: nn.Module, task: Task, positions: Sequence[str] | None, key: str, features: str | None = None
+) -> GraftedHost:
+    """The network with slots behind these submodules; None: behind each of its children that makes features.
+
+    Args: key: what the positions were given as, for messages; features: their topology (None: told by the layers).
+    """
+    example = task.val_x[:1].cpu()
+    network = network.to(example.dtype) if example.is_floating_point() else network
+    if positions is None:
+        positions = children_with_features(network, example, key)
+    return GraftedHost(network, {path.replace(".", "_"): path for path in positions}, example, key, features)
 
 
 def build_model(
@@ -118,7 +149,4 @@ def build_custom(host: CustomHostConfig, task: Task, generator: torch.Generator)
         network = call_factory("host.factory", host.factory, input_shape=task.input_shape, num_classes=task.num_outputs)
     if not isinstance(network, nn.Module):
         raise ConfigError(f"host.factory={host.factory}: expected an nn.Module, and it gave {type(network).__name__}")
-    example = task.val_x[:1].cpu()
-    network = network.to(example.dtype) if example.is_floating_point() else network
-    positions = {path.replace(".", "_"): path for path in host.positions}
-    return GraftedHost(network, positions, example, "host.positions", host.features)
+    return grafted(network, task, host.positions, "host.positions", host.features)

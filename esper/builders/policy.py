@@ -8,8 +8,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from esper.builders.own_controller import OwnController
 from esper.builders.population import Grown, build_environment, check_enough
 from esper.checkpoint import Checkpoint, CheckpointManager, restoring
+from esper.config.policy import RULES
 from esper.config.root import RunConfig
 from esper.engine.environment import GrowthVectorEnv
 from esper.errors import ConfigError, EsperError, LearnerError
@@ -96,7 +98,10 @@ def build_policy(config: RunConfig, grown: Grown, is_resumed: bool = False) -> t
         case IQLPolicyConfig() as settings:
             return _offline(config, settings, grown)
     chooser = _curriculum(config.policy, grown)
-    return build_controller(config.policy, grown.catalogue, grown.slots, config.seed, chooser), None
+    controller = build_controller(config.policy, grown.catalogue, grown.slots, config.seed, chooser)
+    if RULES.parts[config.policy.name].is_own:
+        controller = OwnController(config.policy.name, controller)
+    return controller, None
 
 
 def _curriculum(settings: PolicyConfig, grown: Grown) -> BlueprintCurriculum | None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from esper.builders.host import build_host, build_model
-from esper.config.blueprint import check_blueprints
+from esper.config.blueprint import check_blueprints, is_offered
 from esper.config.root import RunConfig
 from esper.engine.backends.base import Way
 from esper.engine.backends.plain import count_outputs
@@ -24,9 +24,13 @@ from esper.errors import ConfigError, EngineError
 from esper.files import checked
 from esper.files.records import ENGINE, RUN_FILE
 from esper.kasmina import BlueprintRegistry, MorphogeneticModel, QualityGates
+from esper.kasmina.blueprints.registry import REFERENCE_WIDTH
+from esper.kasmina.slot import SeedSlot
 from esper.leyline import ActionLayout
+from esper.leyline.blueprints import BlueprintSpec
 from esper.leyline.ranks import ALONE, Ranks, share
 from esper.printing import say
+from esper.registry import taken
 from esper.simic.rewards.functions import build_reward
 from esper.tamiyo.observation import ObservationEncoder, action_masks
 from esper.tamiyo.settings import BLENDS
@@ -150,9 +154,13 @@ def prepare(
         for _ in range(copies)
         for member in share(config.engine.members, ranks)
     ]
+    catalogue = plantable(config, models[0].host.topology, list(models[0].slots.values()))
+    if any(BlueprintRegistry.spec(models[0].host.topology, name).is_own for name, _ in catalogue):
+        for model in models:  # whatever runs in it may be
+            model.is_users_own = True
     if models[0].is_users_own:
         _check_outputs(config, models[0], task)
-    return Prepared(config, task, models, plantable(config, models[0].host.topology), ranks)
+    return Prepared(config, task, models, catalogue, ranks)
 
 
 def _check_outputs(config: RunConfig, model: MorphogeneticModel, task: Task) -> None:
@@ -245,15 +253,29 @@ def build_population(prepared: Sequence[Prepared], engine: dict[str, Any] | None
     }
 
 
-def plantable(config: RunConfig, topology: str) -> list[tuple[str, int]]:
-    """(blueprint, parameters) of what may be planted, smallest first; parameters as the registry states them.
+def plantable(config: RunConfig, topology: str, slots: Sequence[SeedSlot] = ()) -> list[tuple[str, int]]:
+    """(blueprint, parameters at the reference width) of what may be planted, smallest first.
 
-    Raises BlueprintError on a name that the topology does not have.
+    slots: of a member, in which blueprints of a user's own are tried. Raises BlueprintError on a name that the topology
+    does not have, and on a blueprint that does not fit.
     """
-    specs = BlueprintRegistry.list_specs(topology)
     check_blueprints(config.blueprint, config.policy, topology, BlueprintRegistry.names())
-    names = config.blueprint.names
-    return [(spec.name, spec.param_estimate) for spec in specs if names is None or spec.name in names]
+    specs = [
+        spec for spec in BlueprintRegistry.list_specs(topology) if is_offered(config.blueprint, config.plugins, spec)
+    ]
+    found = [(spec.name, _parameters(spec, slots)) for spec in specs]
+    return sorted(found, key=lambda entry: (entry[1], entry[0]))
+
+
+def _parameters(spec: BlueprintSpec, slots: Sequence[SeedSlot]) -> int:
+    """As stated, or counted: in the last of the slots where the blueprint depends on what is before it."""
+    tried = list(slots) if spec.is_own else []
+    if spec.param_estimate is None and "upstream" not in taken(spec.factory, {"upstream": None}):
+        tried.append(SeedSlot("reference", REFERENCE_WIDTH, topology=spec.topology))
+    seeds = [slot.try_blueprint(spec.name, spec.topology) for slot in tried]
+    if spec.param_estimate is not None:
+        return spec.param_estimate
+    return sum(parameter.numel() for parameter in seeds[-1].parameters()) if seeds else 0
 
 
 def slots_by_depth(model: MorphogeneticModel) -> list[str]:

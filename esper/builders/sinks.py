@@ -50,7 +50,10 @@ def open_dashboards(
     """The dashboards that are asked for. policy: what the run is filed under; config: its plain values."""
 
     def build(name: str) -> Sink | None:
-        return SINKS.build(telemetry, name, folder=folder, policy=policy, config=config)
+        if not SINKS.parts[name].is_own:
+            return SINKS.build(telemetry, name, folder=folder, policy=policy, config=config)
+        settings = telemetry.sinks[name]
+        return SINKS.builder(name)(settings, folder.path) if settings.enabled else None
 
     opened = [_dashboard(name, partial(build, name), folder.path) for name in SINKS if name not in LOCAL]
     return [sink for sink in opened if sink is not None]

@@ -1,5 +1,6 @@
 """From overrides, or from a run's config.yaml, to a checked configuration."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -14,8 +15,10 @@ from omegaconf.errors import OmegaConfBaseException
 from esper.checks import did_you_mean, one_of, spelled
 from esper.config.checks import flat
 from esper.config.explain import explain
+from esper.config.plugins import KEY, checked_plugins, load_plugins, named_plugins
 from esper.config.root import RunConfig
 from esper.config.store import VARIANTS, conf_dir, register
+from esper.config.telemetry import TelemetryConfig, own_sinks
 from esper.errors import ConfigError, FormatError
 from esper.files import parse_yaml, read_yaml
 
@@ -27,6 +30,7 @@ def compose(overrides: Sequence[str] = (), config_name: str = "config", config_d
 
     `config_dir`: a further folder of groups and options. Raises ConfigError.
     """
+    load_plugins(named_plugins(overrides))
     register()
     extra = [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"] if config_dir else []
     program = GlobalHydra.instance().hydra  # which Hydra has started, if any: there can be one at a time
@@ -44,6 +48,12 @@ def compose(overrides: Sequence[str] = (), config_name: str = "config", config_d
 def finish(composed: DictConfig) -> RunConfig:
     """Resolve interpolations, make the dataclasses and run their checks. Raises ConfigError or OmegaConf's errors."""
     config = cast(RunConfig, OmegaConf.to_object(composed))
+    for module in config.plugins:
+        if module not in sys.modules:
+            raise ConfigError(
+                f"{KEY}: {module} is not loaded; name it on the command line, as in {KEY}=[{module}]: what it brings "
+                "has to be known before a file of options is read"
+            )
     refuse_strays(config, composed, "")
     for group, variants in VARIANTS.items():
         chosen = getattr(config, group)
@@ -99,6 +109,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises ConfigError.
     """
     values = read_values(path)
+    load_plugins(checked_plugins(values.get(KEY), f"{path}: {KEY}"))
     config = from_plain(values, str(path))
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -137,10 +148,13 @@ def refuse_interpolations(values: Any, where: str) -> None:
 
 def refuse_strays(schema: object, composed: Any, prefix: str) -> None:
     """`+key=value` can add keys that no schema knows; nothing would ever read them."""
-    known = [field.name for field in fields(cast(Any, schema))]
+    if isinstance(schema, dict):
+        values: dict[str, Any] = own_sinks()
+    else:
+        values = {field.name: getattr(schema, field.name) for field in fields(cast(Any, schema))}
     for key in cast(Iterable[Any], composed):
-        if key not in known:
-            raise ConfigError(f"{prefix}{key}: there is no such key{did_you_mean(str(key), known, f'{prefix}{{}}')}")
-        value = getattr(schema, key)
-        if is_dataclass(value):
+        if key not in values:
+            raise ConfigError(f"{prefix}{key}: there is no such key{did_you_mean(str(key), values, f'{prefix}{{}}')}")
+        value = values[key]
+        if is_dataclass(value) or (isinstance(schema, TelemetryConfig) and isinstance(value, dict)):
             refuse_strays(value, composed[key], f"{prefix}{key}.")

@@ -18,11 +18,12 @@ from yaml import YAMLError
 
 from esper.checks import did_you_mean, spelled
 from esper.config.own_files import of_file, of_missing, of_yaml
-from esper.config.store import Groups, groups
+from esper.config.store import VARIANTS, Groups, groups
 from esper.errors import ConfigError
 from esper.printing import in_short
 
 EXPECTED = {"Integer": "a whole number", "Float": "a number", "bool": "true or false", "String": "text"}
+OWN = "one of your own comes with plugins=[MODULE]"
 HOW_TO = "expected key=value, such as seed=3 or host=cnn"
 
 
@@ -89,7 +90,8 @@ def _unknown_option(error: MissingConfigException) -> str:
     if group == "hydra/launcher" and option.startswith("submitit_"):
         return f"{group}={spelled(option)}: this comes with an extra\n  pip install 'esper[submitit]'"
     options = list(error.options or ())
-    message = f"{group}={spelled(option)}: there is no such option{did_you_mean(option, options, f'{group}={{}}')}"
+    hint = did_you_mean(option, options, f"{group}={{}}") or (f"; {OWN}" if group in VARIANTS else "")
+    message = f"{group}={spelled(option)}: there is no such option{hint}"
     return f"{message}\n  {group} may be: {', '.join(options)}" if options else message
 
 
@@ -105,7 +107,7 @@ def _unknown_key(cause: OmegaConfBaseException, overrides: Sequence[str], known:
         hint = did_you_mean(key, siblings, f"{parent}.{{}}" if parent else "{}")
     message = f"{_typed(full_key, overrides)}: there is no such key{hint}"
     if parent:
-        return f"{message}\n  {parent} has: {', '.join(siblings) or 'no keys'}"
+        return f"{message}\n  {parent} has: {', '.join(siblings) or f'no keys; {OWN}'}"
     keys = [name for name in siblings if name not in known]
     return f"{message}\n  groups: {', '.join(known)}; keys: {', '.join(keys)}"
 

@@ -3,6 +3,7 @@
 import re
 import textwrap
 
+from esper.config.plugins import own_options
 from esper.config.store import conf_dir, groups
 
 WIDTH = 42  # of a group's options
@@ -48,6 +49,9 @@ def help_text() -> str:
         lines.append(f"  {group:<11} {first:<{WIDTH}} {says}".rstrip())
         lines += [f"  {'':<11} {more}" for more in rest]
     keys = re.findall(r"^# (.+)\n(\w+): (.+)$", root, re.M)
+    if own := sorted(own_options()):
+        text = f"  of plugins: {', '.join(own)}"
+        lines += ["", *textwrap.wrap(text, 120, subsequent_indent=" " * 14, break_long_words=False)]
     return FRAME.format(
         groups="\n".join(lines), keys="\n".join(f"  {f'{key}={value}':<35} {says}" for says, key, value in keys)
     )

@@ -11,7 +11,13 @@ from esper.simic.reinforce.config import ReinforcePolicyConfig
 from esper.tamiyo.registry import POLICIES as RULES
 from esper.tamiyo.settings import PolicyConfig
 
-__all__ = ["POLICIES", "PPOPolicyConfig", "PolicyConfig", "ReinforcePolicyConfig"]  # each is declared by its module
+__all__ = [
+    "POLICIES",
+    "RULES",
+    "PPOPolicyConfig",
+    "PolicyConfig",
+    "ReinforcePolicyConfig",
+]  # each is declared by its module
 
 # By rule, then what learns from runs, then what learns by acting: a chain lists its last map first.
 POLICIES: Mapping[str, type[PolicyConfig]] = ChainMap(*cast(Any, (LEARNERS, OFFLINE_LEARNERS, RULES)))

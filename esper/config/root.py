@@ -1,7 +1,7 @@
 """The whole configuration of a run."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from esper.checks import in_range, one_of, require
 from esper.config.blueprint import BlueprintConfig, check_blueprints
@@ -28,6 +28,7 @@ class RunConfig:
     epochs: int
     batch_size: int
     resume: str | None
+    plugins: list[str] = field(default_factory=list)
     task: BaseTaskConfig
     host: HostConfig
     slots: SlotsConfig

@@ -1,5 +1,6 @@
 """Which schema stands behind which option, and where the options lie."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -39,6 +40,12 @@ def groups(program: str = "run") -> Groups:
 
     program: of whose command line: python -m esper.run, or another that has groups of its own below conf/PROGRAM.
     """
+    files = shipped(program)
+    return {group: sorted({*names, *VARIANTS.get(group, ())}) for group, names in files.items()}
+
+
+def shipped(program: str = "run") -> Groups:
+    """Each config group and its options in conf/, as of `groups`: parts of a user's own have no file there."""
     own = [] if program == "run" else list((conf_dir() / program).iterdir())
     common = [conf_dir() / group for group in COMMON_GROUPS] if own else list(conf_dir().iterdir())
     folders = (folder for folder in (*common, *own) if folder.is_dir() and folder.name not in NO_GROUPS)
@@ -51,9 +58,14 @@ def register(preload: Sequence[str] = ()) -> None:
     preload: modules that nearly every job of a sweep needs.
     """
     register_sweeps(volatile=VOLATILE, preload=preload)
+    # A user's file may be named as the part that it is about.
+    warnings.filterwarnings("ignore", message=r"\s*'.*' is validated against ConfigStore schema with the same name")
     store = ConfigStore.instance()
     store.store(group="schema", name="run", node=RunConfig)
+    files = shipped()
     for group, variants in VARIANTS.items():
         for name, schema in variants.items():
             store.store(group=f"schema/{group}", name=name, node=schema)
+            if name not in files[group]:
+                store.store(group=group, name=name, node=schema)
     OmegaConf.register_new_resolver("esper_run_id", new_run_id, use_cache=True, replace=True)

@@ -1,7 +1,7 @@
 """Group `telemetry`: what a run writes and shows while it goes."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -31,14 +31,27 @@ class WandbConfig:
 
 
 @dataclass(kw_only=True)
+class SinkConfig:
+    """What every output of a user's own has beside its own keys (esper.sink). enabled: whether it is open."""
+
+    enabled: bool = False
+
+
+def own_sinks() -> dict[str, SinkConfig]:
+    """The settings of all outputs of users' own that are registered, as they are by default."""
+    return {name: part.config() for name, part in SINKS.parts.items() if part.is_own}
+
+
+@dataclass(kw_only=True)
 class TelemetryConfig:
-    """Which outputs are open."""
+    """Which outputs are open. sinks: those of users' own, by name."""
 
     jsonl: bool
     console: str
     report: bool
     tensorboard: bool
     wandb: WandbConfig
+    sinks: dict[str, SinkConfig] = field(default_factory=own_sinks)
 
     def __post_init__(self) -> None:
         made_of_lines = {
@@ -53,7 +66,7 @@ class TelemetryConfig:
 
 
 # Each builder says by itself whether its output is asked for: None where it is not.
-SINKS: "Registry[TelemetryConfig, Sink | None]" = Registry("telemetry")
+SINKS: "Registry[TelemetryConfig, Sink | None]" = Registry("sink")
 SINKS.declare("jsonl", TelemetryConfig)
 SINKS.declare("console", TelemetryConfig)
 SINKS.declare("tensorboard", TelemetryConfig)

@@ -24,6 +24,10 @@ class Host(nn.Module):
         """
         return torch.zeros(1, *shape, dtype=like(self).dtype, device=like(self).device)
 
+    def upstream(self, position: str) -> tuple[nn.Module, ...]:
+        """The module whose output goes through the slot at a position; none: this host does not say."""
+        return ()
+
     def in_own_words(self, text: str) -> str:
         """A message about the host's layers, with the names that whoever wrote it gave them."""
         return text

@@ -111,6 +111,10 @@ class Decoder(Host):
         self.slots = nn.ModuleDict({key: nn.Identity() for key in self._slot_keys})
         self.growth: tuple[dict[str, Any], ...] = ()
 
+    def upstream(self, position: str) -> tuple[nn.Module, ...]:
+        """The layer before the slot."""
+        return (self.layers[self._slot_keys.index(position)],)
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of the token that follows each position, from it and those before it.
 

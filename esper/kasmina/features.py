@@ -60,6 +60,29 @@ def probe(
     return found
 
 
+def children_with_features(module: nn.Module, example: Tensor, key: str) -> list[str]:
+    """The network's children behind which seeds can be planted, those of its first child with features alike.
+
+    Of a list of layers, which is never called itself, each layer counts. Raises: ConfigError where there are none.
+    """
+    paths = [
+        f"{name}.{place}" if isinstance(child, nn.ModuleList) else name
+        for name, child in module.named_children()
+        for place in (range(len(child)) if isinstance(child, nn.ModuleList) else (0,))
+    ]
+    found: dict[str, Features] = {}
+    reasons = []
+    for path in paths:
+        try:
+            found |= probe(module, {path: path}, example, key)
+        except ConfigError as error:
+            reasons.append(first_line(error))
+    if not found:
+        raise ConfigError(f"{key}: none of its layers takes a seed\n  {reasons[-1] if reasons else 'it has no layers'}")
+    topology = next(iter(found.values())).topology
+    return [path for path, features in found.items() if features.topology == topology]
+
+
 def _materialised(module: nn.Module, example: Tensor) -> nn.Module:
     """A copy to try; the network itself gets the shapes and tensors that it only takes on at its first pass."""
     attempt = copy_network(module)

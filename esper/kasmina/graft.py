@@ -60,7 +60,7 @@ class GraftedHost(Host):
         }
         self.slots = nn.ModuleDict({name: nn.Identity() for name in self.injection_points})
         self.dtype = example.dtype
-        self._paths = tuple(positions.values())
+        self._positions = dict(positions)
         for name, path in positions.items():
             owner, _, leaf = path.rpartition(".")
             inner = self.module.get_submodule(path)
@@ -91,13 +91,17 @@ class GraftedHost(Host):
         """What the network itself makes of x, seeds included."""
         return self.module(x)
 
+    def upstream(self, position: str) -> tuple[nn.Module, ...]:
+        """The submodule that was named."""
+        return (self.module.get_submodule(f"{self._positions[position]}.inner"),)
+
     def example_input(self, shape: Sequence[int]) -> Tensor:
         """An input of one sample."""
         return torch.zeros(1, *shape, dtype=self.dtype, device=like(self).device)
 
     def in_own_words(self, text: str) -> str:
         """Names of layers as they are in the network that was brought."""
-        for path in self._paths:
+        for path in self._positions.values():
             text = text.replace(f"module.{path}.inner", f"module.{path}")
         text = re.sub(r"(?<![\w.])(?:host\.)?module\.(?=\w)", "", text)
         name = type(self.module).__name__

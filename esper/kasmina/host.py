@@ -67,6 +67,7 @@ class MorphogeneticModel(nn.Module):
         for name, position in self.slot_positions.items():
             channels = host.injection_points[position]
             slot = SeedSlot(name, channels=channels, config=config, topology=host.topology)
+            slot.upstream = host.upstream(position)
             host.slots[position] = slot.to(like(host))  # the host's device and precision
         self._flops: dict[Any, int] = {}
         # Code of a user's own may keep, draw or change what esper's and torch's layers do not.

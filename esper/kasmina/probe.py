@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from esper.errors import BlueprintError
+from esper.errors import BlueprintError, first_line
 from esper.kasmina.copying import copy_network
 from esper.kasmina.seeding import undisturbed_streams
 from esper.leyline.topologies import TOPOLOGIES
 
+AT_BIRTH = 1e-6  # the most by which a new seed may change a feature
 _PROBE_SEED = 0
 _PROBE_SIZE = 8
 
@@ -42,11 +44,33 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def check_fit(seed: nn.Module, probe: Tensor, what: str) -> None:
     """Raises: BlueprintError, beginning with `what`, when the seed fails on the probe or changes its shape."""
-    try:
-        attempt = copy_network(seed)  # one of a user's own may count its passes
-        with evaluating(attempt), undisturbed_streams(probe.device):
-            output = attempt(probe)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise BlueprintError(f"{what} does not take features {tuple(probe.shape)}: {error}") from error
+    attempt = copy_network(seed)  # one of a user's own may count its passes
+    with evaluating(attempt):
+        output = _run(attempt, probe, what)
+    if not isinstance(output, Tensor):
+        raise BlueprintError(f"{what} gives a {type(output).__name__}, and a seed gives features")
     if output.shape != probe.shape:
         raise BlueprintError(f"{what} turns {tuple(probe.shape)} into {tuple(output.shape)}: a seed keeps the shape")
+
+
+@torch.no_grad()
+def check_identity(seed: nn.Module, probe: Tensor, what: str) -> None:
+    """Raises: BlueprintError, beginning with `what`, when the seed changes the features while it is new."""
+    if not any(parameter.requires_grad for parameter in seed.parameters()):
+        raise BlueprintError(f"{what} has no parameter that could learn")
+    attempt = copy_network(seed)
+    for is_training in (True, False):
+        difference = (_run(attempt.train(is_training), probe, what) - probe).abs().max().item()
+        if not difference <= AT_BIRTH:
+            raise BlueprintError(
+                f"{what} is not the identity at birth: it changes features by up to {difference:.2g}\n"
+                "  begin with a zeroed last layer in a branch beside its input, as in x + self.branch(x)"
+            )
+
+
+def _run(seed: nn.Module, probe: Tensor, what: str) -> Any:
+    try:
+        with undisturbed_streams(probe.device):
+            return seed(probe)
+    except Exception as error:  # whatever a seed of any make may raise
+        raise BlueprintError(f"{what} does not take features {tuple(probe.shape)}: {first_line(error)}") from error

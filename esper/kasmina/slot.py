@@ -6,18 +6,19 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from esper.errors import LifecycleError
+from esper.errors import BlueprintError, LifecycleError
 from esper.kasmina.blending import BlendGate, check_blend_algorithm
 from esper.kasmina.blueprints import BlueprintRegistry
 from esper.kasmina.copying import copy_network
 from esper.kasmina.gates import GateConfig, QualityGates
 from esper.kasmina.isolation import blend_update, guard_gradient, keep_finite, reaches_upstream, ste_update
 from esper.kasmina.lifecycle import SlotConfig, SlotLifecycle
-from esper.kasmina.probe import check_fit, evaluating, shape_probe
+from esper.kasmina.probe import check_fit, check_identity, evaluating, shape_probe
 from esper.kasmina.seeding import default_generator, undisturbed_streams, weights_from
 from esper.kasmina.state import SeedState
 from esper.leyline import SeedMetrics, SeedStage
 from esper.leyline.topologies import is_by_token
+from esper.registry import taken
 
 __all__ = ["GateConfig", "QualityGates", "SeedMetrics", "SeedSlot", "SeedState", "SlotConfig"]
 
@@ -52,6 +53,8 @@ class SeedSlot(SlotLifecycle):
         self.topology = topology
         self._like = torch.empty(0, device=device)  # follows .to(): the device and dtype that seeds are made for
         self._probes: dict[str, Tensor] = {}
+        # The module whose output goes through the slot, where a host says which: its own, and no submodule here.
+        self.upstream: tuple[nn.Module, ...] = ()
         self.register_state_dict_pre_hook(_prune_before_state_dict)
 
     @property
@@ -134,11 +137,18 @@ class SeedSlot(SlotLifecycle):
             raise LifecycleError(f"slot {self.slot_id!r} cannot take a seed: {verdict.message}")
         state.transition(SeedStage.GERMINATED)
         seed, gate = self._build(state, topology, generator or default_generator(self.slot_id, seed_id))
-        check_fit(seed, self._get_shape_probe(topology), f"blueprint {blueprint_id!r} in slot {self.slot_id!r}")
+        self._check(seed, blueprint_id, topology)
         state.metrics.parameter_count = sum(parameter.numel() for parameter in seed.parameters())
         self.topology = topology
         self.hold(state, seed, gate)
         return state
+
+    def try_blueprint(self, blueprint_id: str, topology: str) -> nn.Module:
+        """A seed as it would be planted here. Raises: BlueprintError where it does not fit."""
+        state = SeedState(seed_id="trial", blueprint_id=blueprint_id, slot_id=self.slot_id)
+        seed, _ = self._build(state, topology, default_generator(self.slot_id, blueprint_id))
+        self._check(seed, blueprint_id, topology)
+        return seed
 
     def restore(self, plain: dict[str, Any] | None, topology: str) -> None:
         """Rebuild the seed that a plain state describes (None: empty the slot); its weights are loaded afterwards.
@@ -154,15 +164,24 @@ class SeedSlot(SlotLifecycle):
 
     def _build(self, state: SeedState, topology: str, generator: torch.Generator) -> tuple[nn.Module, BlendGate | None]:
         check_blend_algorithm(state.blend_algorithm_id)
+        spec = BlueprintRegistry.spec(topology, state.blueprint_id)
+        options = taken(spec.factory, {"max_ratio": self.config.max_ratio, "upstream": next(iter(self.upstream), None)})
+        if options.get("upstream", self) is None:
+            raise BlueprintError(f"blueprint {spec.name!r} asks for upstream, and this host does not say what that is")
         with weights_from(generator):
-            seed = BlueprintRegistry.create(
-                topology, state.blueprint_id, self.channels, max_ratio=self.config.max_ratio
-            )
+            seed = BlueprintRegistry.create(topology, state.blueprint_id, self.channels, **options)
             gate = BlendGate(self.channels, is_by_token(topology)) if state.has_gate else None
         for module in (seed, gate):
             if module is not None:
                 module.to(device=self.device, dtype=self._like.dtype).train(self.training)
         return seed, gate
+
+    def _check(self, seed: nn.Module, blueprint_id: str, topology: str) -> None:
+        """Raises: BlueprintError where the seed does not fit, or one of a user's own is not the identity at birth."""
+        what = f"blueprint {blueprint_id!r} in slot {self.slot_id!r}"
+        check_fit(seed, self._get_shape_probe(topology), what)
+        if BlueprintRegistry.spec(topology, blueprint_id).is_own:  # esper's are tested
+            check_identity(seed, self._get_shape_probe(topology), what)
 
     def _get_shape_probe(self, topology: str) -> Tensor:
         """Features of this slot's width to try a seed on; the same tensor each time, until device or dtype change."""

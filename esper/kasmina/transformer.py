@@ -70,6 +70,10 @@ class TransformerHost(Host):
         self._slot_keys = tuple(self.injection_points)
         self.slots = nn.ModuleDict({key: nn.Identity() for key in self._slot_keys})
 
+    def upstream(self, position: str) -> tuple[nn.Module, ...]:
+        """The layer before the slot."""
+        return (self.layers[self._slot_keys.index(position)],)
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of the token that follows each position, from it and those before it.
 

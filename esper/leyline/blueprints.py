@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from esper.checks import QUOTED, did_you_mean
 from esper.errors import BlueprintError
 from esper.leyline.topologies import TOPOLOGIES
-from esper.registry import Part, Registry
+from esper.registry import Part, Registry, place
+
+Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 # What planting a blueprint counts as, for whoever tells no more kinds apart. In a language model dense layers stand in
 # for convolutions, and low-rank ones for depthwise: each pair is the full and the thrifty way to do the same. What
@@ -17,12 +19,13 @@ FAMILIES = ("conv", "attention", "norm", "depthwise")
 
 @dataclass(frozen=True, kw_only=True)
 class BlueprintSpec(Part):
-    """One blueprint. param_estimate: its number of parameters at the reference width. family: one of FAMILIES."""
+    """One blueprint. param_estimate: its number of parameters at the reference width; None: it is measured in a slot.
+    family: one of FAMILIES."""
 
     config: type = dict  # a seed's options are keywords
     topology: str
     family: str = FAMILIES[0]
-    param_estimate: int = 0
+    param_estimate: int | None = 0
     description: str = ""
 
     @property
@@ -39,6 +42,58 @@ BLUEPRINTS: dict[str, dict[str, BlueprintSpec]] = {topology: {} for topology in 
 def blueprints_of(topology: str, parts: dict[str, dict[str, BlueprintSpec]]) -> Registry[dict[str, Any], Any]:
     """The blueprints of one kind of host, by the rules of all registries; `parts` gets a topology that it lacks."""
     return Registry("blueprint", parts.setdefault(topology, {}), f" for topology {topology!r}", BlueprintError)
+
+
+def register_blueprint(
+    name: str,
+    topology: str,
+    param_estimate: int | None = None,
+    description: str = "",
+    family: str | None = None,
+    parts: dict[str, dict[str, BlueprintSpec]] = BLUEPRINTS,
+) -> Callable[[Factory], Factory]:
+    """Decorator for a function `(dim, **options) -> nn.Module`, a seed for features of so many channels.
+
+    The module keeps the shape of its input and starts as the identity, or is refused before a run begins. Of the
+    options, the function gets those that it names: max_ratio (of the seed's norm to the host's) and upstream (the
+    module whose output goes through the slot).
+
+    Args:
+        param_estimate: parameters at 64 channels; None: measured in the slots of each host.
+        family: what planting it counts as for IQL, one of FAMILIES; None: as the same name in another topology, or
+            else the first of them.
+        parts: where it is kept.
+
+    Raises:
+        BlueprintError: the topology already has this name, or the family is not known or another elsewhere.
+    """
+
+    def add(factory: Factory) -> Factory:
+        spec = BlueprintSpec(
+            name=name,
+            topology=topology,
+            family=_family(name, family, parts),
+            param_estimate=param_estimate,
+            description=description,
+            target=place(factory),
+            builder=factory,
+        )
+        blueprints_of(topology, parts).add(spec)
+        return factory
+
+    return add
+
+
+def _family(name: str, wanted: str | None, parts: dict[str, dict[str, BlueprintSpec]]) -> str:
+    """The family of a name. Records of runs hold names alone, so it is the same in all topologies."""
+    elsewhere = family_of(name, parts)
+    family = wanted or elsewhere or FAMILIES[0]
+    if family not in FAMILIES:
+        hint = did_you_mean(family, FAMILIES, QUOTED)
+        raise BlueprintError(f"blueprint {name!r}: no family {family!r}{hint}\n  known are {', '.join(FAMILIES)}")
+    if elsewhere not in (None, family):
+        raise BlueprintError(f"blueprint {name!r} is of the family {elsewhere!r} elsewhere: name it so, or rename one")
+    return family
 
 
 def _declare(topology: str, **families: str) -> None:
@@ -87,9 +142,9 @@ def blueprint_names() -> dict[str, list[str]]:
     return {topology: list(specs) for topology, specs in BLUEPRINTS.items()}
 
 
-def family_of(name: str) -> str | None:
+def family_of(name: str, parts: dict[str, dict[str, BlueprintSpec]] = BLUEPRINTS) -> str | None:
     """What planting a blueprint of this name counts as, whatever the host; None where nobody has registered one."""
-    return next((specs[name].family for specs in BLUEPRINTS.values() if name in specs), None)
+    return next((specs[name].family for specs in parts.values() if name in specs), None)
 
 
 def refusal(topology: str, name: str, known: Mapping[str, Sequence[str]]) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from esper.config.composing import finish
+from esper.config.plugins import load_plugins
 from esper.config.telemetry import require_packages
 from esper.errors import ConfigError, EsperError, ExitCode, RunError, RunExistsError, of_machine
 from esper.files import read_object
@@ -84,6 +85,7 @@ class HydraTask:
 
     def launcher(self, composed: DictConfig, hydra: Any, folder: Path, is_taken: bool) -> Callable[[], int]:
         """What starts the run, or goes on with the one in the folder; it gives the exit code. Raises EsperError."""
+        load_plugins(composed.plugins)  # of which another process knows nothing yet
         spec = run_spec(composed, hydra, folder)
         spec.config.check_names()
         with held_interrupts():

@@ -132,12 +132,15 @@ def test_a_network_of_ones_own_grows_like_any_other():
         ("tests.networks:nothing", "expected an nn.Module, and it gave NoneType"),
         ("tests.networks:odd", r"host\.factory=tests\.networks:odd: is called with input_shape and num_classes"),
         ("tests.networks:CHOSEN", r"host\.factory=tests\.networks:CHOSEN: is called with input_shape and num_classes"),
-        ("tests.networks:two_lines", r"failed, line \d+: RuntimeError: the first line$"),
-        ("tests.networks:speechless", r"failed, line \d+: RuntimeError"),
+        ("tests.networks:two_lines", r"failed in \S+, line \d+: RuntimeError: the first line$"),
+        ("tests.networks:speechless", r"failed in \S+, line \d+: RuntimeError"),
         ("tests.networks:few", r"tests\.networks:few: the network gives 3 outputs, the task has 10 classes"),
         ("tests.networks:several", r"tests\.networks:several: the network gives a tuple .*expected one tensor"),
         ("builtins:print", "is called with input_shape and num_classes"),
-        ("tests.networks:broken", r"host\.factory=tests\.networks:broken failed, line \d+: IndexError: list index"),
+        (
+            "tests.networks:broken",
+            r"networks:broken failed in \S+networks\.py, line \d+: IndexError: list index",
+        ),
         ("tests.networks", "package.module:function"),
     ],
 )

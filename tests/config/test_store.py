@@ -11,7 +11,7 @@ from esper.config.root import RunConfig
 from esper.config.store import VARIANTS, conf_dir, groups
 from tests.options import chosen
 
-ROOT_KEYS = {"name", "seed", "epochs", "batch_size", "resume"}
+ROOT_KEYS = {"name", "seed", "epochs", "batch_size", "resume", "plugins"}
 OPTIONS = [(group, option) for group, options in groups().items() for option in options]
 
 

@@ -1,6 +1,7 @@
 """Fused or one by one: decided at the start of a run by a proof and a measurement, and kept from then on."""
 
 import functools
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -16,11 +17,10 @@ from esper.engine.backends.proof import Trial, difference, shared_writes
 from esper.engine.fusion.tracing import Program
 from esper.engine.kernels import native
 from esper.errors import EngineError, first_line
-from esper.kasmina.blueprints import BlueprintRegistry
 from esper.kasmina.copying import copy_network
 from esper.kasmina.host import MorphogeneticModel
 from esper.kasmina.python_state import KEEP_APART
-from esper.kasmina.seeding import undisturbed_streams, weights_from
+from esper.kasmina.seeding import undisturbed_streams
 
 REPEATS = 7
 ENOUGH_S = 1.0  # of measuring the fastest in turn
@@ -136,10 +136,9 @@ def _check_traceable(models: Sequence[MorphogeneticModel], blueprints: Sequence[
     host = models[0].host
     layout = make_layout(host.topology)
     host_program(models, layout)
-    with weights_from(torch.Generator()):  # the weights do not matter
-        for name in blueprints:
-            for channels in set(host.injection_points.values()):
-                Program(BlueprintRegistry.create(host.topology, name, channels), layout)
+    slots = {slot.channels: slot for slot in models[0].slots.values()}
+    for name, slot in itertools.product(blueprints, slots.values()):
+        Program(slot.try_blueprint(name, host.topology), layout)
 
 
 def _is_sound_channels_last(models: Sequence[MorphogeneticModel]) -> bool:

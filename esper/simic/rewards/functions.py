@@ -7,6 +7,8 @@ import math
 from functools import partial
 from typing import Protocol
 
+from esper.checks import is_number, require
+from esper.factories import own_code
 from esper.leyline import EpochReport, SeedStage, SeedStateReport
 from esper.simic.rewards.config import (
     REWARDS,
@@ -30,7 +32,16 @@ class Reward(Protocol):
 
 def build_reward(settings: RewardConfig) -> Reward:
     """The reward for these settings. Raises ConfigError where none has such settings."""
-    return REWARDS.build(settings)
+    reward = REWARDS.build(settings)
+    return partial(_own_reward, settings.name, reward) if REWARDS.parts[settings.name].is_own else reward
+
+
+def _own_reward(name: str, reward: Reward, before: EpochReport, after: EpochReport) -> float:
+    """What a reward of a user's own gives. Raises ConfigError where it fails, or that is no finite number."""
+    with own_code(f"reward {name!r}"):
+        worth = reward(before, after)
+    require(is_number(worth), f"reward={name} at epoch {after.epoch}", worth, "a finite number")
+    return float(worth)
 
 
 @REWARDS.register("contribution", ContributionRewardConfig)

@@ -39,7 +39,7 @@ def test_more_classes_than_there_are_can_be_asked_for():
     ("function", "values", "said"),
     [
         ("nothing", {}, "tests.own_data:nothing: expected esper.Data, .* and it gave NoneType"),
-        ("broken", {}, r"task.factory=tests.own_data:broken failed, line \d+: ZeroDivisionError"),
+        ("broken", {}, r"task.factory=tests.own_data:broken failed in \S+, line \d+: ZeroDivisionError"),
         ("refused", {}, "task.factory=tests.own_data:refused: loss=mes: not known; did you mean mse"),
         ("of_what", {}, "is called with no arguments .*'kind'"),
         ("strange", {}, "a dict of train, trian; expected train, val, test"),
