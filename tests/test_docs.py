@@ -80,7 +80,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], Callable[[dict[str, Any]], 
     "forge.md": (dict, lambda end: end["result"].success and end["model"].card.phase == "cognate"),
     "environment.md": (dict, lambda end: end["returns"].shape == (2,) and np.isfinite(end["returns"]).all()),
 }
-PROGRAMS = {"sweeps.md"}  # whole programs: each runs in a process of its own, below
+PROGRAMS = {"extending.md", "sweeps.md"}  # whole programs: each runs in a process of its own, below
 
 
 def test_all_code_is_tried():
@@ -132,6 +132,19 @@ def test_the_program_that_sweeps_runs(tmp_path):
     assert "0.93" in done.stdout
 
 
+def test_parts_of_ones_own_run(tmp_path):
+    (tmp_path / "my_parts.py").write_text(CODE["extending.md"])
+    quick = ["telemetry.report=false", "telemetry.console=off", "engine.threads=1", "engine.members=2"]
+    shown = [shlex.split(command.partition("-m esper.run")[2]) for page, command in OF_RUNS if page == "extending.md"]
+    program = f"from esper.run import main\nfor each in {shown}:\n    assert main(each + {quick}) == 0, each"
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "with_sink/epochs.txt").read_text() == "0\n1\n2\n"
+    assert len(list(tmp_path.glob("outputs/*/sweep-*/*/run.json"))) == 2
+
+
 SHOWN = re.compile(
     r"\W*(?:run: )?(?:for run in a b; do )?((?:torchrun .*?|python )-m esper\.(?:run|forge)\b.*|esper .*)"
 )
@@ -154,6 +167,7 @@ def commands() -> Iterator[tuple[str, str]]:
 
 COMMANDS = sorted(set(commands()))
 OF_RUNS = [(page, command) for page, command in COMMANDS if "esper.run" in command]
+UNDERSTOOD = [(page, command) for page, command in OF_RUNS if page not in PROGRAMS or "plugins=" not in command]
 OF_FORGE = [(page, command) for page, command in COMMANDS if "esper.forge" in command]
 OF_ESPER = [(page, command) for page, command in COMMANDS if command.startswith("esper ")]
 
@@ -215,7 +229,7 @@ def test_commands_are_found():
     assert {"README.md", "ci.md", "sweeps.md", "study.md", "distributed.md"} <= {page for page, _ in COMMANDS}
 
 
-@pytest.mark.parametrize(("page", "command"), OF_RUNS)
+@pytest.mark.parametrize(("page", "command"), UNDERSTOOD)
 def test_commands_of_runs_are_understood(page, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = shlex.split(command.partition("-m esper.run")[2])
