@@ -30,7 +30,6 @@ from esper.leyline import ActionLayout
 from esper.leyline.blueprints import BlueprintSpec
 from esper.leyline.ranks import ALONE, Ranks, share
 from esper.printing import say
-from esper.registry import taken
 from esper.simic.rewards.functions import build_reward
 from esper.tamiyo.observation import ObservationEncoder, action_masks
 from esper.tamiyo.settings import BLENDS
@@ -270,7 +269,7 @@ def plantable(config: RunConfig, topology: str, slots: Sequence[SeedSlot] = ()) 
 def _parameters(spec: BlueprintSpec, slots: Sequence[SeedSlot]) -> int:
     """As stated, or counted: in the last of the slots where the blueprint depends on what is before it."""
     tried = list(slots) if spec.is_own else []
-    if spec.param_estimate is None and "upstream" not in taken(spec.factory, {"upstream": None}):
+    if spec.param_estimate is None and not spec.takes_upstream:
         tried.append(SeedSlot("reference", REFERENCE_WIDTH, topology=spec.topology))
     seeds = [slot.try_blueprint(spec.name, spec.topology) for slot in tried]
     if spec.param_estimate is not None:

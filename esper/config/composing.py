@@ -108,8 +108,8 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Of its keys, only what a run shows may be overridden; naming another with the value that it has there confirms it.
     Raises ConfigError.
     """
+    load_plugins_of(path)
     values = read_values(path)
-    load_plugins(checked_plugins(values.get(KEY), f"{path}: {KEY}"))
     config = from_plain(values, str(path))
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -125,6 +125,12 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         values[group][name] = parse_yaml(value) if name == "report" else value
         config = from_plain(values, override)
     return config
+
+
+def load_plugins_of(path: Path) -> None:
+    """Import the plugins that a run's own config.yaml names, where it has one. Raises ConfigError."""
+    if path.exists():
+        load_plugins(checked_plugins(read_values(path).get(KEY), f"{path}: {KEY}"))
 
 
 def is_confirmed(override: str, values: dict[str, Any]) -> bool:

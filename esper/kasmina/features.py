@@ -63,8 +63,11 @@ def probe(
 def children_with_features(module: nn.Module, example: Tensor, key: str) -> list[str]:
     """The network's children behind which seeds can be planted, those of its first child with features alike.
 
-    Of a list of layers, which is never called itself, each layer counts. Raises: ConfigError where there are none.
+    Of a list of layers, which is never called itself, each layer counts; what makes the network's own output does not.
+    Raises: ConfigError where there are none.
     """
+    with undisturbed_streams(example.device), torch.no_grad():
+        end = getattr(run_example(_materialised(module, example), example), "shape", None)
     paths = [
         f"{name}.{place}" if isinstance(child, nn.ModuleList) else name
         for name, child in module.named_children()
@@ -77,6 +80,7 @@ def children_with_features(module: nn.Module, example: Tensor, key: str) -> list
             found |= probe(module, {path: path}, example, key)
         except ConfigError as error:
             reasons.append(first_line(error))
+    found = {path: features for path, features in found.items() if path != paths[-1] or features.shape != end}
     if not found:
         raise ConfigError(f"{key}: none of its layers takes a seed\n  {reasons[-1] if reasons else 'it has no layers'}")
     topology = next(iter(found.values())).topology

@@ -165,8 +165,9 @@ class SeedSlot(SlotLifecycle):
     def _build(self, state: SeedState, topology: str, generator: torch.Generator) -> tuple[nn.Module, BlendGate | None]:
         check_blend_algorithm(state.blend_algorithm_id)
         spec = BlueprintRegistry.spec(topology, state.blueprint_id)
-        options = taken(spec.factory, {"max_ratio": self.config.max_ratio, "upstream": next(iter(self.upstream), None)})
-        if options.get("upstream", self) is None:
+        offered = {"max_ratio": self.config.max_ratio} | dict(zip(("upstream",), self.upstream, strict=False))
+        options = taken(spec.factory, offered)
+        if spec.takes_upstream and not self.upstream:
             raise BlueprintError(f"blueprint {spec.name!r} asks for upstream, and this host does not say what that is")
         with weights_from(generator):
             seed = BlueprintRegistry.create(topology, state.blueprint_id, self.channels, **options)

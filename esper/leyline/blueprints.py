@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, TypeVar
 
 from esper.checks import QUOTED, did_you_mean
@@ -33,6 +34,11 @@ class BlueprintSpec(Part):
         """`(dim, **options) -> nn.Module`, once it is registered."""
         assert self.builder is not None
         return self.builder
+
+    @property
+    def takes_upstream(self) -> bool:
+        """Whether the seed depends on the module before its slot."""
+        return "upstream" in signature(self.factory).parameters
 
 
 # topology -> name -> blueprint, fewest parameters first: esper.kasmina.blueprints adds what else there is to each.

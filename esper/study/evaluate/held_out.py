@@ -7,7 +7,7 @@ from typing import Any
 
 from esper.builders.policy import VALIDATION_SEED
 from esper.checkpoint import Checkpoint, CheckpointManager
-from esper.config.composing import from_plain, read_config
+from esper.config.composing import from_plain, load_plugins_of, read_config
 from esper.config.root import RunConfig
 from esper.engine.environment import episode_seed
 from esper.errors import ConfigError, EsperError
@@ -44,6 +44,8 @@ def check_held_out(seeds: Iterable[int], seen: SeenSeeds, suite: str) -> None:
 
 
 def _add(seen: SeenSeeds, checkpoint: Checkpoint, visited: set[Path]) -> None:
+    if checkpoint.path is not None:
+        load_plugins_of(checkpoint.path.parents[1] / CONFIG_FILE)
     config = from_plain(checkpoint.config, str(checkpoint.path))
     seen.learned.add(config.seed)
     policy = config.policy

@@ -13,7 +13,7 @@ from esper.checkpoint import Checkpoint, CheckpointManager, restoring
 from esper.checkpoint.bundle import bundle_paths, read_sidecar
 from esper.checkpoint.plain import fingerprint
 from esper.checks import did_you_mean
-from esper.config.composing import from_plain, to_plain
+from esper.config.composing import from_plain, load_plugins_of, to_plain
 from esper.config.explain import explain
 from esper.config.root import RunConfig
 from esper.config.store import VOLATILE
@@ -21,7 +21,7 @@ from esper.config.suite import GrowthSuite
 from esper.engine.growth import Growth
 from esper.errors import CheckpointError, ConfigError, FormatError, RunError
 from esper.files import fitting, parse_yaml, read_object
-from esper.files.records import RUN, RUN_FILE
+from esper.files.records import CONFIG_FILE, RUN, RUN_FILE
 from esper.leyline import Controller
 from esper.printing import say
 from esper.runner.records import CHECKPOINT
@@ -119,6 +119,7 @@ def read_stored(target: Target) -> Stored:
             say(f"skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", is_error=True)
     if checkpoint.kind != "population":
         raise CheckpointError(f"{checkpoint.path}: is of kind {checkpoint.kind!r}; expected the checkpoint of a run")
+    load_plugins_of(run / CONFIG_FILE)
     config = from_plain(checkpoint.config, str(checkpoint.path))
     policy = (record.get("options") or {}).get("policy") or config.policy.name
     return Stored(run, str(record.get("uid") or record.get("id") or run.name), str(policy), checkpoint, config)
