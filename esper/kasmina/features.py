@@ -63,8 +63,8 @@ def probe(
 def children_with_features(module: nn.Module, example: Tensor, key: str) -> list[str]:
     """The network's children behind which seeds can be planted, those of its first child with features alike.
 
-    Of a list of layers, which is never called itself, each layer counts; what makes the network's own output does not.
-    Raises: ConfigError where there are none.
+    Of a list of layers, which is never called itself, each layer counts; what makes the network's own output does not,
+    nor what comes before its first parameters. Raises: ConfigError where there are none.
     """
     with undisturbed_streams(example.device), torch.no_grad():
         end = getattr(run_example(_materialised(module, example), example), "shape", None)
@@ -73,9 +73,10 @@ def children_with_features(module: nn.Module, example: Tensor, key: str) -> list
         for name, child in module.named_children()
         for place in (range(len(child)) if isinstance(child, nn.ModuleList) else (0,))
     ]
+    learns = [any(True for _ in module.get_submodule(path).parameters()) for path in paths]
     found: dict[str, Features] = {}
     reasons = []
-    for path in paths:
+    for path in paths[learns.index(True) if True in learns else len(paths) :]:
         try:
             found |= probe(module, {path: path}, example, key)
         except ConfigError as error:
