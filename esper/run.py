@@ -24,7 +24,7 @@ with held_interrupts(is_program=__name__ == "__main__"):
 
 NOT_RESUMED = ("resume=null", "resume=None", "resume=")
 DRY_RUN = "--dry-run"
-PRELOAD = ("esper.runner.launch", "jinja2", "scipy.stats", "sklearn.datasets")  # what nearly every job needs
+PRELOAD = ("esper.runner.launch", "jinja2", "scipy.special")  # what nearly every job needs
 TORCHRUN = "TORCHELASTIC_RUN_ID"  # in the environment of the processes that it starts
 OF_SWEEPS = ("rerun", "zip")  # keys of hydra.sweeper that go without its name
 
