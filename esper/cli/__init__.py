@@ -1,4 +1,4 @@
-"""`esper`: the command line for everything but runs (those are `python -m esper.run`)."""
+"""`esper`: the command line. (`esper run` is `python -m esper.run`.)"""
 
 from collections.abc import Sequence
 

@@ -12,6 +12,7 @@ from esper.checks import did_you_mean
 from esper.errors import EsperError, ExitCode, of_machine
 from esper.printing import complain, guarded, say
 
+RUN = "run"  # whose words are all esper.run's: overrides, and Hydra's flags
 _CODES = "Exit code: 0 done; 2 bad input; 130 interrupted."
 
 
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Command] = {
         "continue a run that was stopped; the same as python -m esper.run resume=RUN, and a part of its path will do",
         "Exit code: as of a run: 0 done; 1 failed; 2 bad input; 130 interrupted.",
     ),
+    "export": Command("esper.cli.export", "write a grown network as .pt2, .onnx or .safetensors, to run without esper"),
     "chat": Command("esper.cli.chat", "let a language model of a forge run write on from what you type, line by line"),
     "evaluate": Command(
         "esper.cli.evaluate",
@@ -93,6 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not arguments:
             parser.print_help()
             return 0
+        if arguments[0] == RUN:
+            from esper.run import main as start
+
+            return start(arguments[1:])
         if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
             return complain(_unknown(arguments[0]))
         return run(parser, arguments)
@@ -108,9 +114,10 @@ def audit_main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser(wanted: Container[str] = frozenset(COMMANDS)) -> Parser:
     """The command line. Only commands in `wanted` are imported and get their arguments."""
-    parser = Parser(prog="esper", description="Look at runs, and at checkpoints. (To start one: python -m esper.run)")
+    parser = Parser(prog="esper", description="Start runs, and look at them and at their checkpoints.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands.add_parser(RUN, help="start a run, or a sweep of runs; the same as python -m esper.run", add_help=False)
     for name, command in COMMANDS.items():
         added = commands.add_parser(name, help=command.summary)
         if name in wanted:
@@ -132,10 +139,9 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int
 
 
 def _unknown(command: str) -> EsperError:
-    if command == "run":
-        return EsperError("esper run: no such command\n  to start a run: python -m esper.run; to list them: esper runs")
-    hint = did_you_mean(command, COMMANDS)
-    return EsperError(f"esper {command}: no such command{hint}\n  the commands are: {', '.join(COMMANDS)}")
+    known = [RUN, *COMMANDS]
+    hint = did_you_mean(command, known)
+    return EsperError(f"esper {command}: no such command{hint}\n  the commands are: {', '.join(known)}")
 
 
 def _fill(parser: argparse.ArgumentParser, command: Command) -> None:

@@ -1,7 +1,8 @@
 """From overrides, or from a run's config.yaml, to a checked configuration."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -9,7 +10,7 @@ from typing import Any, cast
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from esper.checks import did_you_mean, one_of, spelled
@@ -31,16 +32,39 @@ def compose(overrides: Sequence[str] = (), config_name: str = "config", config_d
     `config_dir`: a further folder of groups and options. Raises ConfigError.
     """
     load_plugins(named_plugins(overrides))
-    register()
     extra = [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"] if config_dir else []
+    with explained(overrides):
+        return finish(_compose([*overrides, *extra], config_name, with_hydra=False))
+
+
+def compose_with_hydra(overrides: Sequence[str]) -> tuple[DictConfig, DictConfig]:
+    """What Hydra would hand to a run with these overrides, and Hydra's own part of it. Raises ConfigError."""
+    load_plugins(named_plugins(overrides))
+    with explained(overrides):
+        composed = _compose(overrides, "config", with_hydra=True)
+        hydra = composed.hydra
+        hydra.run.dir = hydra.run.dir  # resolved, while what it refers to stands beside it
+        with open_dict(composed):
+            del composed["hydra"]
+        return composed, hydra
+
+
+@contextmanager
+def explained(overrides: Sequence[str]) -> Iterator[None]:
+    """Inside, whatever Hydra raises on bad input (ValueErrors included) is bad input: ConfigError."""
+    try:
+        yield
+    except Exception as error:
+        raise ConfigError(explain(error, overrides)) from error
+
+
+def _compose(overrides: Sequence[str], config_name: str, with_hydra: bool) -> DictConfig:
+    register()
     program = GlobalHydra.instance().hydra  # which Hydra has started, if any: there can be one at a time
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            composed = hydra_compose(config_name, overrides=[*overrides, *extra])
-        return finish(composed)
-    except Exception as error:  # whatever Hydra raises on bad input (ValueErrors included) is bad input
-        raise ConfigError(explain(error, overrides)) from error
+            return hydra_compose(config_name, overrides=list(overrides), return_hydra_config=with_hydra)
     finally:
         GlobalHydra.instance().hydra = program
 

@@ -10,6 +10,7 @@ from esper.checkpoint import Checkpoint, CheckpointManager, restoring
 from esper.checks import whole
 from esper.config.checkpoint import CheckpointConfig
 from esper.config.composing import read_config
+from esper.engine.growth import Growth
 from esper.errors import CheckpointError, RunError
 from esper.files.records import CONFIG_FILE
 from esper.kasmina import MorphogeneticModel
@@ -96,21 +97,30 @@ def load_member(run_dir: str | Path, member: int = 0, epoch: int | None = None) 
     whole("member", member, 0)
     if epoch is not None:
         whole("epoch", epoch, 0)
-    path = Path(run_dir)
+    return member_of(load_growth(Path(run_dir), epoch), member, Path(run_dir))
+
+
+def load_growth(path: Path, epoch: int | None = None) -> Growth:
+    """The members of a run, as a checkpoint of it has them; for `epoch` and what is raised see `load_member`."""
     if not (path / CONFIG_FILE).is_file():
         raise RunError(f"{path}: it has no {CONFIG_FILE}; expected the folder of a run, such as outputs/NAME/ID")
     manager = CheckpointManager(path)
     if epoch is None:
-        checkpoint = manager.load_newest_agent(f"esper.load_member({str(run_dir)!r}, epoch={{epoch}})")
+        checkpoint = manager.load_newest_agent(f"esper.load_member({str(path)!r}, epoch={{epoch}})")
         for unsaved in checkpoint.skipped:
-            warnings.warn(f"epoch {checkpoint.epoch} is loaded: {unsaved.reason}", stacklevel=2)
+            warnings.warn(f"epoch {checkpoint.epoch} is loaded: {unsaved.reason}", stacklevel=3)
     else:
         checkpoint = manager.load_agent(epoch)
     config = read_config(path / CONFIG_FILE)
     refuse(differences(config, checkpoint), checkpoint, path / CONFIG_FILE)
     with restoring(checkpoint, CHECKPOINT):
         growth = build_growth(config, checkpoint.metadata["engine"]).local_growth
-        if not 0 <= member < len(growth.population):
-            raise RunError(f"{path}: there is no member {member}; it has 0 to {len(growth.population) - 1}")
         growth.load_state(dict(checkpoint.tensors), checkpoint.state["growth"])
+    return growth
+
+
+def member_of(growth: Growth, member: int, path: Path) -> MorphogeneticModel:
+    """A copy of one member, ready to predict. Raises RunError, naming the run, where there is no such member."""
+    if not 0 <= member < len(growth.population):
+        raise RunError(f"{path}: there is no member {member}; it has 0 to {len(growth.population) - 1}")
     return copy_network(growth.population.models[member]).eval()

@@ -9,7 +9,7 @@ from typing import Any
 
 from esper.checkpoint import Checkpoint, restoring
 from esper.config.composing import to_plain
-from esper.errors import DivergedError, EsperError, ExitCode
+from esper.errors import DivergedError, EsperError, ExitCode, RunError
 from esper.files.marks import holds_run
 from esper.nissa import print_summary
 from esper.printing import error_text, say, say_text, say_traceback
@@ -38,6 +38,24 @@ def start(spec: RunSpec) -> int:
     """A new run in its folder. Returns the exit code; raises EsperError on bad input, and leaves no folder then."""
     with _create(spec) as folder:
         return _run_alone(RunRequest(folder, spec.config, is_new=True))
+
+
+def launch(spec: RunSpec) -> None:
+    """A new run in its folder, for a program that goes on afterwards: what it failed by is raised.
+
+    A signal that stopped it is passed on once the run is saved. What is shown is what a command line shows.
+    Raises: EsperError, RunError for what is none.
+    """
+    with _create(spec) as folder:
+        request = RunRequest(folder, spec.config, is_new=True)
+        (code,) = run_to_completion([request], owns_terminal=True)
+        if isinstance(request.error, EsperError):
+            raise request.error
+        if request.error is not None:
+            raise RunError(f"{folder.path}: {error_text(request.error)}") from request.error
+        _say_last_words(request, code)
+    if code:
+        signal.raise_signal(code - 128)
 
 
 def resume(path: Path, overrides: Sequence[str]) -> int:

@@ -71,7 +71,7 @@ class HydraTask:
                 raise RunExistsError(folder, self.program)
             code = self.launcher(composed, hydra, folder, is_taken)()
         except EsperError as error:
-            _remove_empty(folder)  # which Hydra has made
+            remove_empty(folder)  # which Hydra has made
             raise RunEnded(complain(error)) from error
         except Exception as error:
             if is_sweep:
@@ -99,7 +99,7 @@ class HydraTask:
         require_packages(finish(composed).telemetry)
 
 
-def _remove_empty(folder: Path) -> None:
+def remove_empty(folder: Path) -> None:
     """Where nothing is in it, and those above that were made for it."""
     with suppress(OSError):
         folder.rmdir()

@@ -53,7 +53,6 @@ def light(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str
         ["--version"],
         *([command, "--help"] for command in COMMANDS),
         ["nonsense"],
-        ["run"],
         [],
         ["completion", "zsh"],
         ["audit"],
@@ -136,8 +135,6 @@ def test_what_is_no_command_is_told_the_commands(capsys: pytest.CaptureFixture[s
     error = capsys.readouterr().err
     assert "did you mean report?" in error
     assert all(command in error for command in COMMANDS)
-    assert main(["run"]) == 2
-    assert "python -m esper.run" in capsys.readouterr().err
     assert main([]) == 0
     assert "commands:" in capsys.readouterr().out
 

@@ -18,6 +18,6 @@ def test_the_shell_completes_commands_and_choices(tmp_path: Path, capsys: pytest
     (tmp_path / "esper.bash").write_text(capsys.readouterr().out)
     (tmp_path / "outputs").mkdir()
     (tmp_path / "other.txt").touch()
-    assert completed("esper", "ru") == "runs"
+    assert completed("esper", "ru") == "run runs"
     assert completed("esper", "analyze", "--format", "js") == "json"
     assert completed("esper", "report", "o") == "outputs"
