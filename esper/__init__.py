@@ -8,6 +8,7 @@ A run, as on the command line:
 
 Networks:
     grow           slots behind layers of a network of your own, for populations
+    Grower         growth in a training loop of your own
     load_member    one member of a run, ready to predict
     export         a member as a file that needs no esper
     load_language_model    what the forge made
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from esper.api.export import export
+    from esper.api.grower import Grower
     from esper.api.handle import RunHandle
     from esper.api.launch import launch
     from esper.api.runs import open_run, runs
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Data",
+    "Grower",
     "RunHandle",
     "__version__",
     "blueprint",
@@ -62,6 +65,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 _LAZY = {
     "Data": "esper.tasks.data",
+    "Grower": "esper.api.grower",
     "RunHandle": "esper.api.handle",
     "export": "esper.api.export",
     "grow": "esper.kasmina.graft",

@@ -30,6 +30,7 @@ from esper.simic.on_policy.policy_file import read_policy
 from esper.simic.on_policy.trainer import Training
 from esper.simic.rewards.functions import build_reward
 from esper.tamiyo import HeuristicPolicyConfig, PolicyConfig, build_controller
+from esper.tamiyo.settings import Catalogue
 
 POLICY = "policy/"  # before the names of what a run's training keeps
 VALIDATION_SEED = 20_000  # added to the run's: episodes that no update has seen
@@ -97,18 +98,18 @@ def build_policy(config: RunConfig, grown: Grown, is_resumed: bool = False) -> t
             return _acting(config, settings, grown, is_resumed)
         case IQLPolicyConfig() as settings:
             return _offline(config, settings, grown)
-    chooser = _curriculum(config.policy, grown)
+    chooser = build_curriculum(config.policy, grown.catalogue)
     controller = build_controller(config.policy, grown.catalogue, grown.slots, config.seed, chooser)
     if RULES.parts[config.policy.name].is_own:
         controller = OwnController(config.policy.name, controller)
     return controller, None
 
 
-def _curriculum(settings: PolicyConfig, grown: Grown) -> BlueprintCurriculum | None:
+def build_curriculum(settings: PolicyConfig, catalogue: Catalogue) -> BlueprintCurriculum | None:
     """What chooses blueprints for a heuristic that asks for it: one for all members."""
     if not isinstance(settings, HeuristicPolicyConfig) or not settings.curriculum:
         return None
-    names, parameters = zip(*grown.catalogue, strict=True)
+    names, parameters = zip(*catalogue, strict=True)
     return BlueprintCurriculum(names, parameters, settings.exploration_weight, settings.complexity_penalty)
 
 

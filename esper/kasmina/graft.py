@@ -199,16 +199,21 @@ def grow(
     Returns: a model to plant seeds in, and to train by itself or as a member of a population. Its `host.module` is a
     copy of the network. Raises: ConfigError where a slot cannot be.
     """
+    check_arguments("grow", module, slots, example)
+    host = GraftedHost(module, slots, example, topology=topology)
+    where = like(module).device if device is None else device
+    return MorphogeneticModel(
+        host, where, list(host.injection_points), TaskConfig(topology=host.topology), slot_config or SlotConfig()
+    )
+
+
+def check_arguments(caller: str, module: nn.Module, slots: Mapping[str, str], example: Tensor) -> None:
+    """Raises ConfigError where what is to grow, where, or what it is tried on, is none; see `grow`."""
     if not isinstance(module, nn.Module) or not any(True for _ in module.parameters()):
-        raise ConfigError(f"grow: expected an nn.Module with parameters, and got {type(module).__name__}")
+        raise ConfigError(f"{caller}: expected an nn.Module with parameters, and got {type(module).__name__}")
     if not isinstance(slots, Mapping):
         raise ConfigError(f"slots: expected names and submodules, such as {{'mid': 'layer2'}}, and got {slots!r}")
     if not isinstance(example, Tensor):
         raise ConfigError(f"example: expected an input as a tensor [B, ...], and got {type(example).__name__}")
     if not example.dim() or not len(example):
         raise ConfigError(f"example: expected one example or more, [B, ...], and got {list(example.shape)}")
-    host = GraftedHost(module, slots, example, topology=topology)
-    where = like(module).device if device is None else device
-    return MorphogeneticModel(
-        host, where, list(host.injection_points), TaskConfig(topology=host.topology), slot_config or SlotConfig()
-    )
