@@ -66,6 +66,10 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], Callable[[dict[str, Any]], 
         lambda end: end["models"][0].slots["mid"].alpha == 1.0 and torch.isfinite(end["scores"].loss).all(),
     ),
     "checkpoints.md": (lambda: {"network": torch.nn.Linear(2, 2)}, lambda end: end["sidecar"]["metadata"]["note"] == 1),
+    "python.md": (
+        dict,
+        lambda end: end["logits"].shape == (5, 10) and end["finished"] == [end["same"]] and len(end["grower"].log) == 1,
+    ),
     "configuration.md": (dict, lambda end: end["config"].engine.members == 4),
     "data.md": (
         dict,
