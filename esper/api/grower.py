@@ -63,7 +63,7 @@ class Grower:
         blending_epochs: that a seed takes to blend in.
         blueprint_names: what may be planted (None: all that there are for the topology).
         gates: what a seed must show, in points of the score.
-        topology: of the features, where the layers do not tell: "cnn" or "transformer".
+        topology: of the features, where the layers do not tell: "cnn", "cnn1d", "transformer" or "mlp".
         seed: of all that is random in growing; nothing is drawn from torch's own stream.
         options: of the policy, as conf/policy has them: `first_plant_epoch=1`.
 

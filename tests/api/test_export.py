@@ -94,7 +94,9 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> RunHandle:
     return esper.launch(*words, "policy=static", f"hydra.run.dir={place}", epochs=1)
 
 
-@pytest.mark.parametrize(("blueprint", "blend"), [("conv_light", "gated"), ("attention", "linear")])
+@pytest.mark.parametrize(
+    ("blueprint", "blend"), [("conv_light", "gated"), pytest.param("attention", "linear", marks=pytest.mark.slow)]
+)
 def test_a_seed_is_in_it_as_its_stage_has_it(blueprint: str, blend: str, bare: RunHandle, tmp_path: Path) -> None:
     member = load_member(bare.folder, 0)
     given = torch.randn(3, 1, 8, 8)

@@ -151,6 +151,7 @@ def test_nothing_is_drawn_or_changed_where_nothing_grows() -> None:
         assert torch.equal(one, other)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_it_resumes_bit_for_bit_from_every_epoch(name: str) -> None:
     whole, kept = make(OPTIMIZERS[name]), []
@@ -318,6 +319,7 @@ def test_mistakes_are_answered_and_the_network_stays_as_it_was(given: dict, mess
     assert (set(net.state_dict()), [len(part._forward_hooks) for part in net.modules()]) == before
 
 
+@pytest.mark.slow
 def test_networks_that_are_trained_elsewhere_are_refused() -> None:
     for wrapped, message in (
         (nn.DataParallel(network()), "DataParallel: copies of it would grow apart"),
@@ -368,15 +370,26 @@ def test_a_copy_of_the_network_is_free_of_the_grower() -> None:
     assert torch.allclose(exported.module()(X[:2]), twin(X[:2]), atol=1e-6)
 
 
-def test_sequences_and_sequential_networks_grow_too() -> None:
-    tokens = torch.randint(0, 9, (32, 5), generator=torch.Generator().manual_seed(0))
-    net = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 9))
+TOKENS = torch.randint(0, 9, (32, 5), generator=torch.Generator().manual_seed(0))
+VECTORS = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
+KINDS = {
+    "transformer": (TOKENS, lambda: nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 8), nn.LayerNorm(8))),
+    "mlp": (VECTORS, lambda: nn.Sequential(nn.Identity(), nn.ReLU(), nn.Linear(6, 8))),
+    "cnn1d": (VECTORS[:, None], lambda: nn.Sequential(nn.Identity(), nn.ReLU(), nn.Conv1d(1, 8, 3, padding=1))),
+}
+
+
+@pytest.mark.parametrize("topology", KINDS)
+def test_networks_of_every_topology_grow_a_sequential_one_too(topology: str) -> None:
+    given, build = KINDS[topology]
+    torch.manual_seed(0)
+    net = build()
     optimizer = torch.optim.AdamW(net.parameters(), 0.01)
-    grower = esper.Grower(net, {"mid": "2"}, tokens[:1], "random", optimizer, act_probability=1.0)
+    grower = esper.Grower(net, {"mid": "2"}, given[:1], "random", optimizer, act_probability=1.0)
     for _ in range(3):
         optimizer.zero_grad()
-        cross_entropy(net(tokens).flatten(0, 1), tokens.flatten()).backward()
+        net(given).square().mean().backward()
         optimizer.step()
         grower.step()
         grower.end_epoch(10.0)
-    assert grower.log and grower.slots["mid"].topology == "transformer"
+    assert grower.log and grower.slots["mid"].topology == topology

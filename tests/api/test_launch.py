@@ -62,6 +62,7 @@ def test_it_leaves_everything_as_it_was_even_from_a_thread(tmp_path: Path) -> No
     assert after == before
 
 
+@pytest.mark.slow
 def test_each_has_a_folder_of_its_own_below_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     quick = {"epochs": 1, "policy": "static", "engine": {"twins": False, "members": 1}}
@@ -112,6 +113,7 @@ def test_what_is_refused_once_torch_is_there_leaves_nothing_either(tmp_path: Pat
     assert not (tmp_path / "a" / "b").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_raised_and_its_folder_says_why(tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match="diverged"):
         esper.launch(*TINY, f"hydra.run.dir={tmp_path}/a", optimizer={"learning_rate": 1000})

@@ -27,7 +27,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_esper_run_is_esper_run(root: Path, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(root)
     assert esper.open_run("fbca").status == "finished"
-    for arguments in (["--help"], ["polcy=ppo"], ["-m", "--dry-run", "seed=1,2"], ["resume=none"], ["--nonsense"]):
+    for arguments in (["--help"], ["polcy=ppo"], ["-m", "--dry-run", "seed=1,2"], ["resume=none"]):
         answers = []
         for program in (start, lambda given: main(["run", *given])):
             code = program(arguments)

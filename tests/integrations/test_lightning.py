@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from esper.errors import ConfigError
 from esper.leyline import GateConfig
 
-L = pytest.importorskip("lightning")
-from esper.integrations.lightning import GrowthCallback  # noqa: E402
-
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of others, to themselves
 X = torch.randn(96, 1, 6, 6, generator=torch.Generator().manual_seed(0))
 Y = (X.mean((1, 2, 3)) > 0).long()
 OPEN = GateConfig(min_training_improvement=-100, min_gradient_ratio=0, min_contribution=-100)
@@ -26,41 +25,48 @@ TIMETABLE = {
 }
 
 
-class Classifier(L.LightningModule):
-    def __init__(self, optimizers: int = 1) -> None:
-        super().__init__()
-        self.net = nn.Sequential(
-            nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)
-        )
-        self.optimizers_made, self.automatic_optimization = optimizers, optimizers == 1
+def classifier(optimizers: int = 1) -> Any:
+    """A LightningModule; the library is loaded by the first test that needs it."""
+    lightning = pytest.importorskip("lightning")
 
-    def training_step(self, batch: list[Tensor], index: int) -> Tensor:
-        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+    class Classifier(lightning.LightningModule):
+        def __init__(self, optimizers: int = 1) -> None:
+            super().__init__()
+            self.net = nn.Sequential(
+                nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)
+            )
+            self.optimizers_made, self.automatic_optimization = optimizers, optimizers == 1
 
-    def validation_step(self, batch: list[Tensor], index: int) -> None:
-        self.log("val_acc", (self.net(batch[0]).argmax(1) == batch[1]).float().mean())
+        def training_step(self, batch: list[Tensor], index: int) -> Tensor:
+            return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        return [torch.optim.AdamW(self.parameters(), 0.01) for _ in range(self.optimizers_made)]
+        def validation_step(self, batch: list[Tensor], index: int) -> None:
+            self.log("val_acc", (self.net(batch[0]).argmax(1) == batch[1]).float().mean())
+
+        def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+            return [torch.optim.AdamW(self.parameters(), 0.01) for _ in range(self.optimizers_made)]
+
+    return Classifier(optimizers)
 
 
 def accuracy(net: nn.Module) -> Tensor:
     return (net(X[64:]).argmax(1) == Y[64:]).float().mean()
 
 
-def callback(**changes: object) -> GrowthCallback:
+def callback(**changes: Any) -> Any:
+    pytest.importorskip("lightning")
+    from esper.integrations.lightning import GrowthCallback
+
     given = {"network": "net", "slots": {"mid": "1"}, "example": X[:1], "evaluate": accuracy, "gates": OPEN}
     return GrowthCallback(**given | TIMETABLE | changes)
 
 
-def fit(
-    epochs: int, growing: GrowthCallback, checkpoint: Path | None = None, **changes: object
-) -> tuple[nn.Module, L.Trainer]:
+def fit(epochs: int, growing: Any, checkpoint: Path | None = None, **changes: Any) -> Any:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.manual_seed(0)
-    module = Classifier(changes.pop("optimizers", 1))
+    module = classifier(changes.pop("optimizers", 1))
     quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
-    trainer = L.Trainer(
+    trainer = pytest.importorskip("lightning").Trainer(
         max_epochs=epochs, callbacks=[growing], accelerator="cpu", num_sanity_val_steps=1, **quiet, **changes
     )
     loaders = (DataLoader(TensorDataset(X[rows], Y[rows]), 16) for rows in (slice(64), slice(64, 96)))
@@ -68,8 +74,6 @@ def fit(
     return module, trainer
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.slow
 def test_a_network_grows_and_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(tmp_path: Path) -> None:
     whole, first, second = callback(), callback(), callback()
     module, _ = fit(5, whole)
@@ -84,8 +88,6 @@ def test_a_network_grows_and_training_goes_on_from_a_checkpoint_as_if_it_had_not
     assert second.grower.report.slots == whole.grower.report.slots
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.slow
 def test_accumulated_gradients_are_one_step() -> None:
     growing, steps = callback(), []
     growing.on_train_epoch_end = lambda trainer, module: steps.append(growing.grower.growth_state()["steps"])
@@ -93,7 +95,6 @@ def test_accumulated_gradients_are_one_step() -> None:
     assert steps == [2]
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

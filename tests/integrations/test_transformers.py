@@ -1,6 +1,7 @@
 """`GrowthCallback` under the Hugging Face Trainer."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +10,7 @@ from torch import Tensor, nn
 from esper.errors import ConfigError
 from esper.leyline import GateConfig
 
-transformers = pytest.importorskip("transformers")
-pytest.importorskip("accelerate")
-from esper.integrations.transformers import GrowthCallback  # noqa: E402
-
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of others, to themselves
 IDS = torch.randint(0, 20, (64, 6), generator=torch.Generator().manual_seed(0))
 LABELS = (IDS[:, 0] > 9).long()
 DATA = [{"input_ids": ids, "labels": label} for ids, label in zip(IDS, LABELS, strict=True)]
@@ -26,7 +24,11 @@ def accuracy(model: nn.Module) -> Tensor:
     return (model(IDS[32:]).logits.argmax(1) == LABELS[32:]).float().mean()
 
 
-def train(folder: Path, monitor: str = "eval_accuracy", save: str = "no") -> GrowthCallback:
+def train(folder: Path, monitor: str = "eval_accuracy", save: str = "no") -> Any:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    from esper.integrations.transformers import GrowthCallback
+
     torch.manual_seed(0)
     config = transformers.BertConfig(vocab_size=20, max_position_embeddings=8, num_labels=2, **SIZES)
     slots = {"mid": "bert.encoder.layer.0"}
@@ -46,8 +48,6 @@ def train(folder: Path, monitor: str = "eval_accuracy", save: str = "no") -> Gro
     return growing
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.slow
 def test_a_model_grows_at_each_evaluation(tmp_path: Path) -> None:
     growing = train(tmp_path)
     report = growing.grower.report
@@ -57,7 +57,6 @@ def test_a_model_grows_at_each_evaluation(tmp_path: Path) -> None:
     assert all(parameter in growing.grower.optimizer.state for parameter in seed.parameters())
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("given", "message"),
     [
