@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -12,9 +13,11 @@ import torch
 
 TESTS = Path(__file__).parent
 SLOW_PLACES = {"e2e", "test_docs.py", "test_imports.py"}
-SLOW_FIXTURES = {"lab", "marked"}  # programs that train, in processes of their own
+SLOW_FIXTURES = {"compiled", "lab", "marked"}  # programs that train, in processes of their own, and torch.compile
 os.environ["WANDB_MODE"] = "offline"  # a developer's login is not for tests
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start: several tests run at once
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # they would compile all modules, each of them anew
+sys.dont_write_bytecode = False  # and every session its tests
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -71,6 +71,7 @@ def package(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_all_recipes_together_run_as_they_stand(package):
     commands = [command for part in PARTS for command in follow(RECIPES[part], package)]
@@ -82,6 +83,7 @@ def test_all_recipes_together_run_as_they_stand(package):
     assert '"squeeze"' in planted and "is free" in planted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_each_recipe_is_whole_by_itself(package, part):
     (command,) = follow(RECIPES[part], package)

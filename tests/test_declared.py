@@ -75,6 +75,7 @@ def test_parts_that_do_not_fit_are_refused_by_whoever_builds_them(overrides, sai
         build_growth(compose(overrides))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", [["host.channels=[1,1,1,1,1]"], ["batch_size=1088"]])
 def test_parts_that_just_fit_are_built_and_train(overrides):
     grown = build_growth(compose([*overrides, "engine.kind=sequential", "engine.members=1"])).growth

@@ -65,6 +65,7 @@ def test_what_is_declared_is_what_registers_itself(kind, name):
     assert registry.parts[name] == Part(name=name, config=registry[name], target=place(builder), builder=builder)
 
 
+@pytest.mark.slow
 def test_everything_is_known_before_anything_heavy_is_loaded():
     program = """
 import pkgutil, sys, importlib, esper

@@ -124,6 +124,7 @@ def test_a_network_of_ones_own_grows_like_any_other():
     assert torch.equal(weights[0], weights[2]) and not torch.equal(weights[0], weights[1])
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("factory", "reason"),
     [

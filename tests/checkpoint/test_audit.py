@@ -413,6 +413,7 @@ def test_damage_anywhere_is_a_checkpoint_error(tmp_path: Path) -> None:
             assert "g.pt is not a sound torch checkpoint" in str(error)
 
 
+@pytest.mark.slow
 def test_endless_nesting_crashes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "f.pt"
     path.write_bytes(b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".")

@@ -87,6 +87,7 @@ plain_values = st.recursive(
 keys = [*PLAIN, *(f"{group}.{key}" for group in PLAIN if isinstance(PLAIN[group], dict) for key in PLAIN[group])]
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.sampled_from(keys), plain_values)
 def test_any_value_under_any_key_is_taken_or_refused_in_short(key, value):

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import asdict, fields, is_dataclass
+from functools import cache
 
 import pytest
 import yaml
@@ -9,22 +10,30 @@ import yaml
 from esper.config.composing import compose
 from esper.config.root import RunConfig
 from esper.config.store import VARIANTS, conf_dir, groups
+from esper.simic.iql.config import OFFLINE_LEARNERS
+from esper.simic.on_policy.config import LEARNERS
 from tests.options import chosen
 
 ROOT_KEYS = {"name", "seed", "epochs", "batch_size", "resume", "plugins"}
 OPTIONS = [(group, option) for group, options in groups().items() for option in options]
 
 
+@cache
+def composed(group, option):
+    """With this option; not to be changed."""
+    return compose(chosen(group, option))
+
+
 @pytest.mark.sampled(8)
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes(group, option):
-    assert isinstance(compose(chosen(group, option)), RunConfig)
+    assert isinstance(composed(group, option), RunConfig)
 
 
-@pytest.mark.parametrize("policy", [name for name in groups()["policy"] if compose([f"policy={name}"]).policy.learns])
+@pytest.mark.parametrize("policy", [*OFFLINE_LEARNERS, *LEARNERS])
 def test_a_tiny_run_has_its_policy_learn_little(policy):
     short = set(yaml.safe_load((conf_dir() / f"debug/policy/smoke_{policy}.yaml").read_text()))
-    long, tiny = (compose([f"policy={policy}", *more]).policy for more in ((), ("debug=smoke",)))
+    long, tiny = composed("policy", policy).policy, compose([f"policy={policy}", "debug=smoke"]).policy
     assert short & {"updates", "steps"}
     assert all(getattr(tiny, key) < getattr(long, key) for key in short)
 
@@ -66,16 +75,16 @@ def test_values_agree_with_the_defaults_of_the_rooms():
     from esper.engine.optimizer import OptimizerConfig
     from esper.kasmina.gates import GateConfig
 
-    composed = compose()
-    assert asdict(composed.gates) == asdict(GateConfig())
+    default = composed("gates", "default")
+    assert asdict(default.gates) == asdict(GateConfig())
     own = {"betas": [0.9, 0.999], "decay_share": 0.33}  # the course of a run is not the optimizer's
-    assert asdict(composed.optimizer) == asdict(OptimizerConfig()) | own
-    assert asdict(composed.engine.governor) == asdict(GovernorConfig())
+    assert asdict(default.optimizer) == asdict(OptimizerConfig()) | own
+    assert asdict(default.engine.governor) == asdict(GovernorConfig())
     for group in ("task", "policy"):
         for name, settings in VARIANTS[group].items():
-            composed = getattr(compose(chosen(group, name)), group)
-            needed = {key: getattr(composed, key) for key in ("path", "target", "factory") if hasattr(composed, key)}
-            assert composed == settings(**needed)
+            found = getattr(composed(group, name), group)
+            needed = {key: getattr(found, key) for key in ("path", "target", "factory") if hasattr(found, key)}
+            assert found == settings(**needed)
 
 
 def test_yaml_files_hold_no_key_twice():

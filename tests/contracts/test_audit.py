@@ -277,6 +277,7 @@ def test_the_iterative_option_lists_them_all(run: Any, tmp_path: Path) -> None:
     assert all(name in output for name in ("datetime.datetime", "collections.deque", "Colour"))
 
 
+@pytest.mark.slow
 def test_the_script_runs_from_anywhere_and_helps(tmp_path: Path) -> None:
     command, environment = [sys.executable, SCRIPT, "--help"], os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment)

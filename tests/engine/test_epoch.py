@@ -79,6 +79,7 @@ def test_each_job_is_what_it_would_be_alone(setting):
     assert fossils  # whole lives were compared
 
 
+@pytest.mark.slow
 def test_a_job_that_goes_wrong_again_and_again_touches_no_other():
     """It is put back in every epoch, and its seeds leave the stacks before the other's are judged."""
     overrides = [*SMALL, *IMAGES, *QUICK, "engine=fused", "engine.precision=float64", "engine.twins=false"]
@@ -137,6 +138,7 @@ def test_a_state_taken_among_others_goes_on_alone():
         torch.testing.assert_close(figures(reports), figures(whole[number][-1]), rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 def test_a_share_cannot_train_without_the_others():
     growths = [grown.growth for grown in build_growths([compose([*SMALL, *IMAGES, f"seed={s}"]) for s in (0, 1)])]
     with pytest.raises(EngineError, match="without the others"):

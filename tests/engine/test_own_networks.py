@@ -91,6 +91,7 @@ def script(index):
     return [PLANT if index == 0 else ADVANCE if index == 2 else WAIT] * 2 + [WAIT]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "kind", [Counts, History, CountingBuffer, ExtraState, Scheduled, Thaws, plain_networks.ReplacedBuffer]
 )
@@ -455,6 +456,7 @@ print("survived")
 """
 
 
+@pytest.mark.slow
 def test_a_strided_convolution_does_not_crash_the_interpreter():
     ran = subprocess.run([sys.executable, "-c", CRASH], capture_output=True, text=True, env=os.environ, check=False)
     assert (ran.returncode, ran.stdout.strip()) == (0, "survived"), ran.stderr[-500:]
@@ -728,6 +730,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("member", [0, 1, 2])
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_is_put_on_a_network_later_stops_the_fused_engine(change, member):

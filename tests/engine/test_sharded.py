@@ -77,6 +77,7 @@ def check_alike(one: dict[str, Any], other: dict[str, Any], has_state: bool = Tr
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_its_members_are_those_of_one_process(tmp_path, setting: str) -> None:
     alone = course(ALONE, SETTINGS[setting])
@@ -91,6 +92,7 @@ def halves(ranks: Ranks, settings: list[str], start: Any) -> tuple[dict[str, Any
     return course(ranks, settings, epochs=HALF), course(ranks, settings, start)
 
 
+@pytest.mark.slow
 def test_another_number_of_ranks_goes_on_with_it(tmp_path) -> None:
     settings = SETTINGS["rough"]
     whole, half = course(ALONE, settings), course(ALONE, settings, epochs=HALF)
@@ -124,6 +126,7 @@ def twice(ranks: Ranks, start: Any) -> tuple[Any, Any]:
     return episodes(ranks), episodes(ranks, start)
 
 
+@pytest.mark.slow
 def test_an_environment_over_ranks(tmp_path) -> None:
     alone, middle = episodes(ALONE)
     further, _ = episodes(ALONE, middle)

@@ -116,6 +116,7 @@ def test_sweeping_takes_leftovers_of_the_prefix_only(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == [".other.0a1b.tmp", "agent_1.json", "agent_notes.tmp"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_in_an_error_and_spares_earlier_checkpoints(tmp_path: Path) -> None:
     script = tmp_path / "fill.py"
     (disk := tmp_path / "disk").mkdir()

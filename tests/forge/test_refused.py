@@ -14,6 +14,7 @@ GIVEN = ["size=nano", "telemetry.console=off"]
 TEXT = ["phases=[cognate]", "corpus=text", "corpus.train_bytes=9000", "corpus.val_bytes=900", "corpus.test_bytes=900"]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "arguments",
     [

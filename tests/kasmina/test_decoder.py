@@ -52,6 +52,7 @@ def test_its_parameters_have_the_names_that_others_work_by():
     assert not any(network.get_submodule(name).bias is not None for name in linear)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("batch", "count", "window"), list(product((1, 16), (1, 2), (None, 16))))
 def test_a_token_that_changes_leaves_every_earlier_logit_bit_for_bit_as_it_was(threads, batch, count, window):
     threads(count)

@@ -38,6 +38,7 @@ def lose_checkpoints(run_dir: Path, after: int) -> None:
     (run_dir / "run.json").write_text(json.dumps(record_of(run_dir) | {"status": "running", "summary": None}))
 
 
+@pytest.mark.slow
 def test_a_run_that_stands_elsewhere_is_left_out(tmp_path: Path) -> None:
     plans = planned(tmp_path, 0, 1, 2)
     assert [outcome.code for outcome in run_many(plans)] == [0, 0, 0]

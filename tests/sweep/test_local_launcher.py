@@ -11,6 +11,7 @@ from tests.sweep.test_sweeper import calls, jobs
 LOCAL = "hydra/launcher=local"
 
 
+@pytest.mark.slow
 def test_jobs_run_in_processes_of_their_own(tmp_path, capfd):
     assert sweep(tmp_path, "x=1,2,3", LOCAL) == 0
     records = jobs(tmp_path)
@@ -22,6 +23,7 @@ def test_jobs_run_in_processes_of_their_own(tmp_path, capfd):
     assert "x is" not in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_nothing_that_a_job_left_in_its_process_meets_the_next(tmp_path):
     assert sweep(tmp_path, "x=1,2,3", "does=remember", LOCAL, "hydra.launcher.processes=1") == 0
     assert {record["result"]["result"] for record in jobs(tmp_path).values()} == {1}
@@ -44,6 +46,7 @@ def test_a_job_that_is_stopped_by_itself_stops_no_other(tmp_path):
     assert [record["status"] for record in jobs(tmp_path).values()] == ["interrupted"] * 2
 
 
+@pytest.mark.slow
 def test_a_function_that_hydra_decorates_reaches_its_process(tmp_path):
     assert sweep(tmp_path, "x=1,2", LOCAL, task=decorated.__wrapped__) == 0
     assert [record["result"]["result"] for _, record in sorted(jobs(tmp_path).items())] == [1, 2]

@@ -109,6 +109,7 @@ def test_a_sweep_killed_under_a_ray_of_its_own_is_finished_by_a_cluster(marked, 
     assert "2 finished; 0 to run" in again.out
 
 
+@pytest.mark.slow
 def test_where_no_ray_answers_it_says_so_in_time(esper):
     nowhere = ("hydra.launcher.address=127.0.0.1:9", "hydra.launcher.timeout_s=2")
     done = esper.run_here(*SWEEP, *nowhere)

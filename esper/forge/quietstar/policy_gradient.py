@@ -35,6 +35,20 @@ class Baseline(nn.Module):
 
     def forward(self, episodes: Episodes, logits: Tensor) -> Tensor:
         """Args: logits [B, N, V]: what the actions were chosen by. Returns: [B, N], of before each action."""
+        return self._judge(self._read(episodes, logits))
+
+    def fit(self, episodes: Episodes, logits: Tensor, config: RLConfig, steps: int) -> None:
+        """Learn what these episodes won, alone. Args: logits [B, N, V]: what their actions were chosen by."""
+        optimizer = torch.optim.AdamW(self.parameters(), config.value_learning_rate, weight_decay=0.0)
+        read = self._read(episodes, logits)  # the same at every step
+        for _ in range(steps):
+            optimizer.zero_grad()
+            values = self._judge(read)
+            value_loss(episodes, values, advantages_and_returns(episodes, values, config)[1]).backward()
+            optimizer.step()
+
+    def _read(self, episodes: Episodes, logits: Tensor) -> Tensor:
+        """What values are judged by [B, N, V + 4]; no gradient goes through it."""
         log_probs = logits.detach().log_softmax(-1)
         probs = log_probs.exp()
         chosen = log_probs.gather(-1, episodes.actions[..., None])[..., 0]
@@ -42,16 +56,10 @@ class Baseline(nn.Module):
         entropy = -(probs * log_probs).sum(-1)
         written = (torch.arange(chosen.shape[1]) / _LENGTH).expand_as(chosen)
         figures = torch.stack((before.cumsum(1).exp(), before.exp(), entropy, written), -1)
-        return self.out(self.hidden(torch.cat((probs, figures), -1)).tanh())[..., 0]
+        return torch.cat((probs, figures), -1)
 
-    def fit(self, episodes: Episodes, logits: Tensor, config: RLConfig, steps: int) -> None:
-        """Learn what these episodes won, alone. Args: logits [B, N, V]: what their actions were chosen by."""
-        optimizer = torch.optim.AdamW(self.parameters(), config.value_learning_rate, weight_decay=0.0)
-        for _ in range(steps):
-            optimizer.zero_grad()
-            values = self(episodes, logits)
-            value_loss(episodes, values, advantages_and_returns(episodes, values, config)[1]).backward()
-            optimizer.step()
+    def _judge(self, read: Tensor) -> Tensor:
+        return self.out(self.hidden(read).tanh())[..., 0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,6 +132,7 @@ for attempt in range(3):
 """
 
 
+@pytest.mark.slow
 def test_measuring_ways_to_lay_weights_out_leaves_gradients_as_their_parameters_lie():
     ran = subprocess.run([sys.executable, "-c", LAYOUTS], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-500:]

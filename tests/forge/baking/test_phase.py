@@ -79,7 +79,8 @@ def test_the_log_has_every_round(done):
             assert 0 <= entry["scale"] <= 1
 
 
-@pytest.mark.parametrize("ternary", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["plain", "ternary"])
+@pytest.mark.slow
+@pytest.mark.parametrize("ternary", [False, True], ids=["plain", "ternary"])
 def test_stopped_at_every_training_it_ends_bit_for_bit_as_if_it_had_not_been(tmp_path, ternary):
     given = written(tmp_path / "given", ternary)
     wanted = build_baking(config(), context()).run(given, tmp_path / "once")

@@ -92,6 +92,7 @@ def test_a_finished_one_is_not_grown_again(whole, context):
     assert all(torch.equal(a, b) for a, b in zip(again.network.parameters(), grown.network.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_stopped_it_says_so_and_goes_on_bit_for_bit(whole, context, tmp_path):
     grown, _, _, _ = whole
     lines = tmp_path / GROWN / "metrics.jsonl"

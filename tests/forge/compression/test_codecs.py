@@ -172,6 +172,7 @@ print(digest.hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_decoding_is_the_same_in_every_process_and_at_every_number_of_threads(tmp_path):
     from esper.checkpoint.tensors import encode_tensors
     from esper.files import write_atomic

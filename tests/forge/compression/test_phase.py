@@ -92,6 +92,7 @@ def size(path):
     return path.with_suffix(".safetensors").stat().st_size
 
 
+@pytest.mark.slow
 def test_makes_a_gentle_and_a_tight_file_and_passes_the_tight_one_on(made, given, text):
     folder, result = made
     assert result.success and result.error is None
@@ -165,6 +166,7 @@ def test_a_packed_model_is_packed_anew_and_its_plain_parent_compressed(context, 
     assert size(tmp_path / "out" / "model") == size(tmp_path / "out" / "ternary")
 
 
+@pytest.mark.slow
 def test_what_is_compressed_already_is_refused(made, context, tmp_path):
     with pytest.raises(ForgeError, match="compressed already"):
         run(context, made[0], tmp_path)
@@ -172,6 +174,7 @@ def test_what_is_compressed_already_is_refused(made, context, tmp_path):
         PHASES.build(CONFIG, "compression", context=context).check(None)
 
 
+@pytest.mark.slow
 def test_an_altered_file_is_refused_in_a_line(made, tmp_path):
     for path in made[0].glob("model.*"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -184,6 +187,7 @@ def test_an_altered_file_is_refused_in_a_line(made, tmp_path):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_process_that_takes_too_long_is_ended(context, given, tmp_path):
     with pytest.raises(ForgeError, match="score_timeout_s=0"):
         run(context, given, tmp_path, score_timeout_s=0.2)

@@ -88,6 +88,7 @@ def test_controls_stand_beside_it(run):
     assert own.keys() == other.keys()
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_step_changes_nothing(run, corpus, folder, tmp_path):
     output, _ = run
     for stop_at in (5, 29):  # of all trainings together

@@ -125,6 +125,7 @@ def test_a_gate_that_fails_says_its_figure(family, cognate, tmp_path):
     assert f"bits_below_trunk {result.metrics['bits_below_trunk']:.4g}, at least 5 is asked" in result.error
 
 
+@pytest.mark.slow
 def test_a_phase_that_was_stopped_ends_as_if_it_had_not_been(family, cognate, tmp_path):
     budget = config(search_seeds=1)
     whole = build_evomerge(budget, context(family)).run(cognate, tmp_path / "whole")
@@ -139,6 +140,7 @@ def test_a_phase_that_was_stopped_ends_as_if_it_had_not_been(family, cognate, tm
     assert tensors[0] == tensors[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ties", "dare"])
 def test_any_method_can_be_searched(family, cognate, tmp_path, method):
     changed = config(method=method, generations=1, search_seeds=1, dare_drop_rate=0.0)

@@ -90,6 +90,7 @@ def test_figures_are_those_of_the_test_split(corpus, ternary, result):
     assert result.metrics["gain"] == pytest.approx(difference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [2, 40, 90])
 def test_an_interrupted_phase_ends_in_the_same_files(corpus, ternary, result, tmp_path, stop_after):
     asked = itertools.count()

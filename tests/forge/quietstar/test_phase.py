@@ -92,6 +92,7 @@ def test_an_under_baked_model_is_not_reinforced(corpus, given, tmp_path):
 
 
 # In the first round of baking, in reinforcement, and in the second round of a model that both are too few for.
+@pytest.mark.slow
 @pytest.mark.parametrize("accuracy, stop_at", [(0.0, 3), (0.0, 12), (1.0, 14)])
 def test_an_interrupted_phase_ends_in_the_same_file(corpus, given, tmp_path, accuracy, stop_at):
     asked = iter([False] * stop_at + [True] * 3)
@@ -127,6 +128,7 @@ class _Thoughtless:
     name, think_token_id, end_think_token_id = "FILE.json", None, None
 
 
+@pytest.mark.slow
 def test_controls_stand_beside_it(corpus, given, tmp_path):
     found = phase(corpus, controls="all").run(given, tmp_path)
     for name in ("supervised", "baked_on"):

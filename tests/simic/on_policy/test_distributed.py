@@ -87,6 +87,7 @@ def stumble(ranks: Ranks) -> str:
     return str(raised.value)
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_on_one_rank_is_refused_by_all(tmp_path) -> None:
     one, other = as_ranks(2, tmp_path, stumble)
     assert one == other and "is nan (value_loss 2)" in one

@@ -15,6 +15,8 @@ TINY = [
     "task.val_copies=1",
     "batch_size=256",
     "optimizer.learning_rate=0.1",
+    "engine=sequential",
+    "engine.threads=1",
 ]
 EPOCHS = 9  # the fewest in which the heuristic still plants
 

@@ -55,6 +55,7 @@ def test_a_program_writes_no_file(interpreter: Interpreter, tmp_path: Path) -> N
     assert not path.exists() or path.stat().st_size == 0
 
 
+@pytest.mark.slow
 def test_cpu_time_is_bounded() -> None:
     interpreter = Interpreter(Limits(cpu_s=1, wall_s=20.0))
     started = time.process_time()

@@ -68,6 +68,7 @@ def test_overlap_is_measured_over_all_domains(corpus):
     assert 0.0 <= corpus.overlap < 0.1
 
 
+@pytest.mark.slow
 def test_another_process_builds_the_same_corpus_and_another_seed_another(corpus):
     program = (
         "from esper.tasks.settings import CorpusConfig\n"

@@ -65,6 +65,7 @@ def test_an_id_that_there_is_not_is_refused(ids):
         get_tokenizer().decode(ids)
 
 
+@pytest.mark.slow
 def test_another_process_has_the_same_tokenizers_and_without_the_library_bytes_alone(trained):
     program = (
         "import sys\n"
