@@ -28,7 +28,7 @@ def one_thread():
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is a contract or slow by its place, and of a long table all but a sample as slow."""
+    """Mark what is a contract or slow by its place, and of a long table all but a sample as slow; group what shares."""
     tables = defaultdict(list)
     for item in items:
         place = item.path.relative_to(TESTS).parts[0]
@@ -37,6 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         is_slow = place in SLOW_PLACES or not SLOW_FIXTURES.isdisjoint(item.fixturenames)
         if is_slow and not item.get_closest_marker("fast"):
             item.add_marker("slow")
+        shared = "nano_run" if "nano_run" in item.fixturenames else str(item.path.relative_to(TESTS))
+        item.add_marker(pytest.mark.xdist_group(shared))  # one worker makes what these tests look at
         if item.get_closest_marker("sampled"):
             tables[item.nodeid.partition("[")[0]].append(item)
     for cases in tables.values():

@@ -191,6 +191,7 @@ def test_online_a_resumed_run_continues_where_the_server_is(lab: Lab) -> None:
         assert epochs(server.history[UID]) == list(range(EPOCHS + 1))
 
 
+@pytest.mark.alone
 def test_a_server_that_does_not_answer_costs_one_warning_a_process_and_the_run_is_offline(lab: Lab) -> None:
     with WandbServer() as server:
         server.is_silent = True
@@ -202,6 +203,7 @@ def test_a_server_that_does_not_answer_costs_one_warning_a_process_and_the_run_i
     assert [path.name.startswith("offline-run-") for path in (*lab.parts(), *lab.parts("second"))] == [True, True]
 
 
+@pytest.mark.alone
 def test_a_network_that_goes_down_costs_one_warning_and_not_the_run(lab: Lab) -> None:
     with WandbServer() as server:
         environ = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
