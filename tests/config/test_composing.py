@@ -14,6 +14,7 @@ from esper.errors import ConfigError
 PLAIN = to_plain(compose())
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("policy", groups()["policy"])
 def test_what_is_written_is_read_back(policy, tmp_path):
     config = compose([f"policy={policy}", "task=cifar10", "host.channels=[3,5]", "seed=7", "optimizer.clip_norm=1.5"])

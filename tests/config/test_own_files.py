@@ -37,6 +37,7 @@ CASES = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("group", "text", "wanted"), CASES.values(), ids=CASES)
 def test_the_answer_names_the_file_and_what_to_write(group, text, wanted, tmp_path):
     (tmp_path / group).mkdir()

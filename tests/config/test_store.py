@@ -24,7 +24,7 @@ def composed(group, option):
     return compose(chosen(group, option))
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes(group, option):
     assert isinstance(composed(group, option), RunConfig)

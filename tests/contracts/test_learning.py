@@ -126,6 +126,7 @@ def test_a_model_shadows_the_heuristic(tmp_path: Path, state_dim: int) -> None:
     assert result["agreement"] == result["agreed"] / 4
 
 
+@pytest.mark.slow
 def test_both_play_the_same_episodes(tmp_path: Path) -> None:
     def play(state_dim: int, stray: int) -> dict[str, Any]:
         torch.manual_seed(stray)

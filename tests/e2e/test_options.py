@@ -22,7 +22,7 @@ def run(path, overrides):
 
 
 @pytest.mark.fast
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_two_epochs(group, option, tmp_path):
     overrides = [*SHORT, *chosen(group, option)]

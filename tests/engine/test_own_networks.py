@@ -91,7 +91,7 @@ def script(index):
     return [PLANT if index == 0 else ADVANCE if index == 2 else WAIT] * 2 + [WAIT]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "kind", [Counts, History, CountingBuffer, ExtraState, Scheduled, Thaws, plain_networks.ReplacedBuffer]
 )
@@ -544,6 +544,7 @@ def test_a_network_whose_own_step_fails_is_answered_in_a_line(network, reason, k
     assert len(str(refused.value).splitlines()) <= 2
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -768,6 +769,7 @@ def test_a_mode_that_is_switched_between_epochs_stops_nothing():
         assert population.train_epoch(x, y, order, 16).loss.isfinite().all()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("member", [0, 1, 2])
 def test_a_hook_on_any_member_is_seen_before_fusing(member):
     x, y, order = data(size=8)

@@ -109,7 +109,7 @@ def test_a_network_is_trained_as_a_plain_loop_trains_it(network, kind, optimizer
 RUNS, NETWORKS_A_RUN = 25, 20
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("run", range(RUNS))
 def test_networks_put_together_at_random_are_trained_as_a_plain_loop_trains_them(run):
     fused = 0

@@ -72,6 +72,7 @@ def break_(grown: Growth, member: int) -> None:
         grown.population.stacks["host"].parameters["head.bias"][member] = float("nan")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["fused", "sequential"])
 def test_an_episode_is_what_a_run_of_its_seed_gives_its_first_member(kind):
     settings = {"kind": kind, "clip_norm": 0.5}

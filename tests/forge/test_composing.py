@@ -36,6 +36,7 @@ def test_a_size_sets_the_model_and_every_phases_budget(nano):
     assert nano.way == list(PLACES) and compose(["phase=bitnet", "input=x"]).way == ["bitnet"]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("overrides", "wanted"),
     [

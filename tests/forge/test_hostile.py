@@ -57,6 +57,7 @@ def alter(folder, change):
     return plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [
@@ -133,6 +134,7 @@ def test_of_a_whole_run_a_phase_works_on_what_was_passed_before_it(run):
         input_folder(run, before="cognate")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "name",
     [
@@ -177,6 +179,7 @@ def test_an_input_is_found_by_any_name(tmp_path, name):
         run_phase("bitnet", tmp_path / name, tmp_path / "out", TINY[:1])
 
 
+@pytest.mark.slow
 def test_an_output_that_is_a_file_is_told(run, tmp_path):
     with pytest.raises(EsperError, match="File exists"):
         run_phase("cognate", None, run / "config.yaml", [*TINY[:1], *TINY[3:]])

@@ -10,6 +10,7 @@ from esper.forge.launch import start
 from tests.forge.models import network, tokenizer
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("folder", ["absent", "it's", 'a "b"', "x,y=[1]"])
 def test_a_phase_whose_input_is_not_there_is_refused(tmp_path, folder):
     with pytest.raises(ForgeError, match=r"no model\.safetensors"):
@@ -17,6 +18,7 @@ def test_a_phase_whose_input_is_not_there_is_refused(tmp_path, folder):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_phase_is_not_handed_what_it_cannot_work_on(tmp_path):
     path = save_language_model(
         tmp_path / "model", network(), tokenizer(), phase="cognate", seed=0, data_fingerprint="f"

@@ -34,7 +34,7 @@ def values(config):
     return OmegaConf.to_container(config)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "typed",
     [

@@ -126,6 +126,7 @@ def test_without_ray_it_says_what_to_install(esper, monkeypatch):
     assert len(done.err.splitlines()) == 2
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("setting", ["num_cpus=0", "num_gpus=-1", "timeout_s=nan"])
 def test_settings_that_make_no_sense_are_refused(esper, setting):
     done = esper.run_here(*SWEEP, f"hydra.launcher.{setting}")

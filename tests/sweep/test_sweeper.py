@@ -70,6 +70,7 @@ def test_a_failing_job_stops_no_other_and_is_told_at_once_and_at_the_end(tmp_pat
     assert calls(tmp_path, records["x=2"]) == 1
 
 
+@pytest.mark.slow
 def test_rerun_all_keeps_what_there_was(tmp_path):
     for _ in range(2):
         assert sweep(tmp_path, "x=1,2", "hydra.sweeper.rerun=all") == 0
@@ -138,6 +139,7 @@ def test_where_nothing_is_swept_that_is_said(tmp_path, capfd):
     assert shown.startswith("nothing is swept: one job\n") and ": 1 job in " in shown
 
 
+@pytest.mark.slow
 def test_what_is_volatile_tells_jobs_apart_only_where_it_is_swept(tmp_path):
     assert sweep(tmp_path / "a", "x=1,2", "note=first") == 0
     assert sweep(tmp_path / "a", "x=1,2", "note=second") == 0

@@ -204,6 +204,7 @@ def trial(bodies, change=lambda population: None, config=None):
     return Trial(bodies, [config or OptimizerConfig()] * len(bodies), x, y, changed)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("kind", ["fused", "sequential"])
 @pytest.mark.parametrize("wrong", WRONGS)
 def test_what_an_engine_does_otherwise_is_told(wrong, kind):

@@ -85,6 +85,7 @@ class Stop:
         return self.left == 0
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("stop_at", [7, 10, 23])
 @pytest.mark.parametrize("changed", [{}, {"optimizer": "muon", "grokfast": True}])
 def test_what_was_interrupted_ends_bit_for_bit_where_it_would_have(teacher, tmp_path, changed, stop_at):

@@ -84,6 +84,7 @@ def test_it_says_how_far_it_is_in_steps(whole):
     assert whole[3] == [(4 * epoch, BUDGET.steps, "trunk") for epoch in range(EPOCHS + 1)]
 
 
+@pytest.mark.slow
 def test_a_finished_one_is_not_grown_again(whole, context):
     grown, _, output, _ = whole
     before = (output / GROWN / "run.json").read_bytes()

@@ -161,6 +161,7 @@ def test_values_out_of_range_name_their_key(key, value):
         config(**{key: value})
 
 
+@pytest.mark.slow
 def test_a_plain_model_is_trained_as_it_is_and_learns(corpus, tmp_path):
     save_language_model(
         tmp_path / "model", models.network(), TOKENIZER, phase="cognate", seed=0, data_fingerprint=corpus.fingerprint

@@ -89,6 +89,7 @@ def test_windows_are_spread_over_each_stream_and_special_tokens_are_no_bytes(fam
     assert len(Windows.spread(streams, 10, 500, family.token_bytes).x) == 2 * 9  # as many of each
 
 
+@pytest.mark.slow
 def test_a_search_of_merges_beats_the_soup_on_text_that_it_has_not_seen(family):
     evaluator, unseen = evaluator_of(family, count=40), evaluator_of(family, split="test", count=60)
     start = soup(evaluator)

@@ -118,6 +118,7 @@ def test_the_control_says_who_won(done):
     assert done.notes == [note for note in done.notes if winner in note and f"{trained:.4f}" in note] != []
 
 
+@pytest.mark.slow
 def test_a_gate_that_fails_says_its_figure(family, cognate, tmp_path):
     changed = config(min_bits_below_trunk=5.0, generations=1, search_seeds=1, search_windows=2)
     result = build_evomerge(changed, context(family)).run(cognate, tmp_path)

@@ -59,6 +59,7 @@ def episodes_of(network, count):
     return Episodes.of(prompts, written, [reward(text) for text in written])
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("use_gae, is_fitted", [(True, True), (False, False)])
 def test_the_estimate_points_where_the_exact_gradient_does(use_gae, is_fitted):
     network, config = policy(), RLConfig(gamma=1.0, gae_lambda=1.0, use_gae=use_gae)

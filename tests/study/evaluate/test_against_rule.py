@@ -145,6 +145,7 @@ def test_each_side_sees_its_own_hosts(saved, monkeypatch):
     assert seen == {"HeuristicTamiyo": {0, 1}, "IQLController": {2, 3}}
 
 
+@pytest.mark.slow
 def test_an_episode_does_not_depend_on_the_others(saved):
     path = saved(GERMINATE_NORM=100.0)
     many = head_to_head_comparison(path, 2, 2, overrides=TINY)

@@ -71,6 +71,7 @@ def test_episodes_that_ended_early_make_room_for_more():
     assert episode_seed(7, 1, 5) in seen_seeds(checkpoint).learned
 
 
+@pytest.mark.slow
 def test_what_a_policy_was_loaded_from_counts(tmp_path):
     first = keep(tmp_path / "first", stored("seed=1", *PPO, episodes=2))
     second = keep(tmp_path / "second", stored("seed=2", *PPO, f"policy.load={first}", episodes=2))
@@ -79,6 +80,7 @@ def test_what_a_policy_was_loaded_from_counts(tmp_path):
     assert seen.unknown == []
 
 
+@pytest.mark.slow
 def test_runs_that_were_recorded_to_learn_from_count(tmp_path):
     data = [keep(tmp_path / str(seed), stored(f"seed={seed}")) for seed in (11, 12)]
     gone = tmp_path / "gone"
