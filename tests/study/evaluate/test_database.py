@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from esper.errors import EsperError
-from esper.study.evaluate.database import SCHEMA_VERSION, Evaluations, Measured
+from esper.study.evaluate.database import Evaluations, Measured
+from esper.study.evaluate.database_file import SCHEMA_VERSION
 from tests.study.filling import CONFIG, SUITE, failed, fill, finished
 
 COLUMNS = "version, suite, seed, status, error, wall_s, ended_at, esper"
