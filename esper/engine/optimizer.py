@@ -5,54 +5,17 @@ have different values. A row whose learning rate is 0 stands still.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from esper.engine.optimizer_step import Rows, StepPlan
 from esper.engine.stacks import ModuleStack
 from esper.errors import EngineError
 from esper.leyline import OptimizerConfig
 
 __all__ = ["OptimizerConfig", "StackedOptimizer"]
-
-
-@dataclass(slots=True)
-class Rows:
-    """What the optimizer holds of one stack; `moments`: kind -> parameter -> [R, ...].
-
-    Moments, rates and steps are in float32 at least: in bfloat16 0.999 is 1, and nothing would move.
-    """
-
-    members: list[int]
-    parameters: list[str]  # P, in the order of `steps`
-    learning_rate: Tensor  # [R]
-    weight_decay: Tensor  # [R]
-    steps: Tensor  # [R, P]
-    counted: Tensor  # [R], 1 where a step counts: 0 in rows that take no part, or stand still
-    clip_group: Tensor  # [R], rows of one group are clipped together
-    moments: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Plan:
-    """The tensors that a step of some parameters works on; they stay the same until a stack changes.
-
-    has_gradient [P] says per stack which of its parameters take part. corrections: views, one a parameter, of what
-    `_corrections` writes of each stack's steps.
-    """
-
-    held: list[Rows] = field(default_factory=list)
-    has_gradient: list[Tensor] = field(default_factory=list)
-    parameters: list[Tensor] = field(default_factory=list)
-    rates: list[Tensor] = field(default_factory=list)
-    decays: list[Tensor] = field(default_factory=list)
-    moments: dict[str, list[Tensor]] = field(default_factory=dict)
-    unbiased: list[Tensor] = field(default_factory=list)  # [2, R, P] a stack: 1 - beta1^t, sqrt(1 - beta2^t)
-    corrections: tuple[list[Tensor], list[Tensor]] = field(default_factory=lambda: ([], []))
-    decays_any: bool = False
-    halted_any: bool = False
-    is_converted: bool = False  # parameters are complex, or too coarse to be added to
 
 
 class StackedOptimizer:
@@ -70,7 +33,7 @@ class StackedOptimizer:
         self.member_weight_decay = torch.tensor(decays, dtype=dtype, device=device)
         self.rows: dict[str, Rows] = {}
         self._halted_rates: dict[int, float] = {}  # what a halted member trained at
-        self._plans: dict[tuple[tuple[str, ...], ...], _Plan] = {}
+        self._plans: dict[tuple[tuple[str, ...], ...], StepPlan] = {}
 
     def track(self, name: str, stack: ModuleStack, newborn: set[int]) -> None:
         """Take on a stack, or follow it: rows of members that stayed keep their state, newborn rows start afresh."""
@@ -187,7 +150,7 @@ class StackedOptimizer:
         if plan.halted_any:  # 0 times a gradient that is not finite would still reach the weights
             flat = [torch.where(rate > 0, grad, 0.0) for rate, grad in zip(plan.rates, flat, strict=True)]
         parameters = [_added(parameter) for parameter in plan.parameters] if plan.is_converted else plan.parameters
-        (self._sgd if self.config.name == "sgd" else self._adamw)(plan, parameters, flat)
+        (plan.sgd if self.config.name == "sgd" else plan.adamw)(self.config, parameters, flat)
         if plan.is_converted:
             for parameter, moved in zip(plan.parameters, parameters, strict=True):
                 parameter.copy_(moved)
@@ -207,8 +170,8 @@ class StackedOptimizer:
                 views += [tensor[row] for row in rows for tensor in tensors]
         return views
 
-    def _plan(self, stacks: Mapping[str, ModuleStack], gradients: Mapping[str, Mapping[str, Tensor]]) -> _Plan:
-        plan = _Plan()
+    def _plan(self, stacks: Mapping[str, ModuleStack], gradients: Mapping[str, Mapping[str, Tensor]]) -> StepPlan:
+        plan = StepPlan()
         for name, named in gradients.items():
             held = self.rows[name]
             plan.held.append(held)
@@ -229,35 +192,6 @@ class StackedOptimizer:
                 for kind, moments in held.moments.items():
                     plan.moments.setdefault(kind, []).append(moments[parameter])
         return plan
-
-    def _sgd(self, plan: _Plan, parameters: list[Tensor], grads: list[Tensor]) -> None:
-        if plan.decays_any:
-            grads = list(torch._foreach_addcmul(grads, parameters, plan.decays))
-        moments = plan.moments["momentum"]
-        torch._foreach_mul_(moments, self.config.momentum)
-        torch._foreach_add_(moments, grads)
-        torch._foreach_addcmul_(parameters, moments, plan.rates, value=-1)
-
-    def _adamw(self, plan: _Plan, parameters: list[Tensor], grads: list[Tensor]) -> None:
-        beta1, beta2 = self.config.betas
-        first, second = plan.moments["exp_avg"], plan.moments["exp_avg_sq"]
-        if plan.decays_any:
-            kept = torch._foreach_mul(plan.rates, plan.decays)
-            torch._foreach_neg_(kept)
-            torch._foreach_add_(kept, 1)
-            torch._foreach_mul_(parameters, kept)
-        torch._foreach_lerp_(first, grads, 1 - beta1)
-        torch._foreach_mul_(second, beta2)
-        torch._foreach_addcmul_(second, grads, grads, value=1 - beta2)
-        for held, unbiased in zip(plan.held, plan.unbiased, strict=True):
-            steps = held.steps.double().clamp(min=1)  # a row that stands still may never have stepped
-            unbiased[0].copy_(1 - beta1**steps)
-            unbiased[1].copy_((1 - beta2**steps).sqrt())
-        rates = torch._foreach_div(plan.rates, plan.corrections[0])
-        spread = torch._foreach_div(torch._foreach_sqrt(second), plan.corrections[1])
-        torch._foreach_add_(spread, self.config.eps)
-        # In the order in which torch rounds: then one row is what torch.optim makes of it, to the bit.
-        torch._foreach_addcdiv_(parameters, torch._foreach_mul(first, rates), spread, value=-1)
 
     def _clipped(self, gradients: Mapping[str, Mapping[str, Tensor]], limit: float) -> dict[str, dict[str, Tensor]]:
         groups = len(self.member_learning_rate) + sum(len(rows.members) for rows in self.rows.values())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from esper.engine.optimizer import Rows
+from esper.engine.optimizer_step import Rows
 from esper.engine.population import Population
 from esper.errors import EngineError
 

@@ -15,7 +15,8 @@ from esper.nissa.statistics import (
     paired_difference,
     unpaired_difference,
 )
-from esper.study.compare.groups import Host, RunGroup, RunGroups
+from esper.study.compare.groups import RunGroups
+from esper.study.compare.run_group import Host, RunGroup
 from esper.study.measure import Measure, is_score
 
 Unit = tuple[int, ...]  # (seed,) or (seed, member)

@@ -11,7 +11,7 @@ from esper.nissa.report.history import RunHistory
 from esper.nissa.report.plots import Plot, over_epochs, picture, span, text_width
 from esper.nissa.statistics import mean_band
 from esper.study.compare.comparison import Comparison, Curves
-from esper.study.compare.groups import Host, RunGroup
+from esper.study.compare.run_group import Host, RunGroup
 from esper.study.measure import Measure
 
 MOST_CURVES = SERIES_COLOURS

@@ -13,7 +13,7 @@ from esper.nissa.report.page import render_page, write_page
 from esper.nissa.statistics import Interval
 from esper.study.compare import figures as figures
 from esper.study.compare.comparison import Comparison, Difference
-from esper.study.compare.groups import GroupedRun, RunGroup
+from esper.study.compare.run_group import GroupedRun, RunGroup
 from esper.study.measure import Measure
 
 MOST_CARDS = 6
