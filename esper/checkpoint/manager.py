@@ -1,7 +1,6 @@
 """The checkpoints of one run."""
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,23 +13,16 @@ from esper.checkpoint.bundle import (
     Checkpoint,
     Unsound,
     bundle_paths,
-    pending_path,
     read_bundle,
-    read_sidecar,
     write_bundle,
 )
+from esper.checkpoint.folder import CheckpointFolder, Stamp
 from esper.checkpoint.model import module_state
 from esper.errors import CheckpointError
-from esper.files import make_folder, sweep_temporaries, sync_folder, write_error
-from esper.files.records import CHECKPOINT_PREFIX, CHECKPOINTS
-
-_SIDECAR = re.compile(rf"{CHECKPOINT_PREFIX}(0|[1-9][0-9]*)\.json")
-_TENSORS = re.compile(rf"{CHECKPOINT_PREFIX}(0|[1-9][0-9]*)\.safetensors")
+from esper.files import sweep_temporaries, write_error
+from esper.files.records import CHECKPOINT_PREFIX
 
 T = TypeVar("T")
-
-
-Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 class Agent(Protocol):
@@ -41,27 +33,15 @@ class Agent(Protocol):
         ...
 
 
-class CheckpointManager:
+class CheckpointManager(CheckpointFolder):
     """Keeps `run_dir/checkpoints/agent_epoch_{n}.safetensors` and `.json`; one process at a time may write.
 
     Loading gives a `Checkpoint`, or what `builder(checkpoint)` returns where a builder is handed in.
     """
 
     def __init__(self, run_dir: str | os.PathLike[str]) -> None:
-        self.folder = Path(run_dir) / CHECKPOINTS
+        super().__init__(run_dir)
         self._sound: dict[int, Stamp] = {}  # what was written or read here, and has not been touched since
-
-    def exists(self) -> bool:
-        """Whether the run has a checkpoint, sound or not."""
-        return bool(self.list_epochs())
-
-    def list_epochs(self) -> list[int]:
-        """The epochs that have a checkpoint, in numeric order."""
-        return self._epochs(_SIDECAR)
-
-    def path(self, epoch: int) -> Path:
-        """Where the tensors of this epoch are, or would be."""
-        return self.folder / f"{CHECKPOINT_PREFIX}{epoch}.safetensors"
 
     def save_checkpoint(
         self,
@@ -81,7 +61,7 @@ class CheckpointManager:
         hold, ...); earlier checkpoints are then intact.
         """
         tensors, state = _agent_state(agent)
-        self._make_folder()
+        self.make()
         sweep_temporaries(self.folder, CHECKPOINT_PREFIX)
         path = write_bundle(
             self.path(epoch),
@@ -97,7 +77,7 @@ class CheckpointManager:
                 metadata=metadata or {},
             ),
         )
-        self._sound[epoch] = self._stamp(epoch)
+        self._sound[epoch] = self.stamp(epoch)
         return path
 
     @overload
@@ -133,7 +113,7 @@ class CheckpointManager:
         Raises CheckpointError where there is none.
         """
         skipped: list[Unsound] = []
-        for epoch in reversed(self._epochs(_SIDECAR, _TENSORS)):
+        for epoch in reversed(self.list_written()):
             try:
                 checkpoint = self._load_listed(epoch, device)
             except CheckpointError as error:
@@ -161,20 +141,16 @@ class CheckpointManager:
             )
         return checkpoint
 
-    def sidecar(self, epoch: int) -> dict[str, Any]:
-        """What a checkpoint's sidecar says; its tensors are not looked at. Raises CheckpointError."""
-        return read_sidecar(bundle_paths(self.path(epoch))[1])
-
     def best(self, metric: str, mode: str = "max") -> int | None:
         """The epoch of the sound checkpoint with the highest ("max") or lowest ("min") metric, the earliest of equals.
 
         None where no sound checkpoint has the metric.
         """
-        return next((epoch for epoch in self._ranking(metric, mode) if self._problem(epoch) is None), None)
+        return next((epoch for epoch in self.ranking(metric, mode) if self._problem(epoch) is None), None)
 
     def verify(self) -> list[Unsound]:
         """Read everything and list what is not sound; an empty list is good news."""
-        problems = ((epoch, self._problem(epoch)) for epoch in self._epochs(_SIDECAR, _TENSORS))
+        problems = ((epoch, self._problem(epoch)) for epoch in self.list_written())
         return [Unsound(epoch, problem) for epoch, problem in problems if problem is not None]
 
     def prune(
@@ -196,43 +172,17 @@ class CheckpointManager:
                 raise CheckpointError(f"prune({name}={count}): expected an integer from 0 on.")
         sound = [epoch for epoch in self.list_epochs() if self._is_sound(epoch)]
         kept = set(sound[-max(keep_last, 1) :])
-        kept.update([epoch for epoch in self._ranking(metric, mode) if epoch in sound][:keep_best])
+        kept.update([epoch for epoch in self.ranking(metric, mode) if epoch in sound][:keep_best])
         kept.update(epoch for epoch in sound if keep_every and epoch % keep_every == 0)
         removed = [epoch for epoch in sound if epoch not in kept]
         try:
             for epoch in removed:
                 # The sidecar first: half-removed is then no checkpoint, rather than a damaged one.
                 bundle_paths(self.path(epoch))[1].unlink()
-            self._sweep()
+            self.sweep()
         except OSError as error:
             raise write_error(self.folder, error) from error
         return removed
-
-    def _make_folder(self) -> None:
-        try:
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            make_folder(self.folder)
-        except OSError as error:
-            raise write_error(self.folder, error) from error
-
-    def _sweep(self) -> None:
-        if not self.folder.is_dir():
-            return
-        sweep_temporaries(self.folder, CHECKPOINT_PREFIX)
-        sync_folder(self.folder)
-        for epoch in set(self._epochs(_TENSORS)) - set(self.list_epochs()):
-            tensors_path, sidecar_path = bundle_paths(self.path(epoch))
-            pending_path(sidecar_path).unlink(missing_ok=True)
-            tensors_path.unlink(missing_ok=True)
-
-    def _epochs(self, *patterns: re.Pattern[str]) -> list[int]:
-        try:
-            names = os.listdir(self.folder)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise CheckpointError(f"{self.folder} cannot be read: {error.strerror}.") from error
-        return sorted({int(match[1]) for name in names for pattern in patterns if (match := pattern.fullmatch(name))})
 
     def _load_listed(self, epoch: int, device: str | torch.device) -> Checkpoint:
         if not bundle_paths(self.path(epoch))[1].exists():
@@ -249,34 +199,12 @@ class CheckpointManager:
         return None
 
     def _is_sound(self, epoch: int) -> bool:
-        stamp = self._stamp(epoch)
+        stamp = self.stamp(epoch)
         if self._sound.get(epoch) != stamp:
             if self._problem(epoch) is not None:
                 return False
             self._sound[epoch] = stamp
         return True
-
-    def _stamp(self, epoch: int) -> Stamp:
-        """Changes with its files."""
-        known = []
-        for path in bundle_paths(self.path(epoch)):
-            status = os.stat(path) if path.exists() else None
-            known.append(status and (status.st_ino, status.st_size, status.st_mtime_ns))
-        return tuple(known)
-
-    def _ranking(self, metric: str, mode: str) -> list[int]:
-        if mode not in ("max", "min"):
-            raise CheckpointError(f"The mode {mode!r} is not known: expected 'max' or 'min'.")
-        values: dict[int, float] = {}
-        for epoch in self.list_epochs():
-            try:
-                value = self.sidecar(epoch)["metrics"].get(metric)
-            except CheckpointError:
-                continue
-            if isinstance(value, int | float):
-                values[epoch] = float(value)
-        sign = -1.0 if mode == "max" else 1.0
-        return sorted(values, key=lambda epoch: (sign * values[epoch], epoch))
 
 
 def _agent_state(agent: Agent | nn.Module) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
