@@ -46,6 +46,7 @@ def test_what_was_typed_is_no_answer():
     assert did_you_mean("norm", ["norm", "norms"]) == "; did you mean norms?"
 
 
+@pytest.mark.slow
 def test_nothing_looks_for_near_names_by_another_rule():
     users = [
         file.relative_to(ESPER).as_posix()

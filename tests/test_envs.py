@@ -27,6 +27,7 @@ def make_vec(members: int, **settings) -> gymnasium.vector.VectorEnv:
     return gymnasium.make_vec(NAME, num_envs=members, overrides=TINY, **settings)
 
 
+@pytest.mark.slow
 def test_gymnasiums_checker_has_nothing_to_say():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -36,6 +37,7 @@ def test_gymnasiums_checker_has_nothing_to_say():
         check_env(make())
 
 
+@pytest.mark.slow
 def test_stable_baselines3s_checker_has_nothing_to_say():
     from stable_baselines3.common.env_checker import check_env as check
 
@@ -107,6 +109,7 @@ def form(info: dict) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_many_members_say_what_as_many_single_environments_would():
     together = make_vec(2)
     one_by_one = make_vec(2, vectorization_mode="sync", vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP})
@@ -164,6 +167,7 @@ def test_one_member_takes_no_action_that_is_no_integer():
     env.step(0)
 
 
+@pytest.mark.slow
 def test_seeds_of_episodes_are_whole_numbers():
     env = make().unwrapped
     for seeds in ([1.5], [True], ["1"], [-1], [1, 2], 3, None, [None], [2**64]):

@@ -37,6 +37,7 @@ def test_twins_start_from_the_weights_of_their_members():
     assert [report.is_twin for report in reported(parts.growth)] == [False, False, True, True]
 
 
+@pytest.mark.slow
 def test_a_member_does_not_depend_on_how_many_there_are():
     few, many = (build_growth(compose([*TINY, f"engine.members={count}"])) for count in (1, 3))
     few, many = (dict(parts.growth.population.models[0].named_parameters()) for parts in (few, many))
@@ -52,6 +53,7 @@ def test_a_resumed_run_keeps_its_engine():
     assert torch.get_num_threads() == 2
 
 
+@pytest.mark.slow
 def test_phases_given_in_epochs_are_counted_in_training_steps():
     config = compose([*TINY, "batch_size=64", "slots.blending_epochs=3", "slots.cull_epochs=2", "epochs=7"])
     task = build_task(config.task)
@@ -68,6 +70,7 @@ def test_slots_are_named_to_the_controller_by_depth():
     assert slots_by_depth(model) == ["early", "block2", "late"]
 
 
+@pytest.mark.slow
 def test_what_may_be_planted_is_what_was_named_smallest_first():
     everything = plantable(compose(), "cnn")
     sizes = [parameters for _, parameters in everything]

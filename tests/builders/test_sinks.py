@@ -50,6 +50,7 @@ def test_a_dashboard_is_told_first_what_a_resumed_run_has_lived_through(tmp_path
     assert [point.step for point in reader.Scalars("learning/entropy")] == [1]
 
 
+@pytest.mark.slow
 def test_a_dashboard_that_cannot_be_opened_is_left_out_with_a_warning(tmp_path: Path, caplog: Any) -> None:
     pytest.importorskip("tensorboard")
     (tmp_path / "tensorboard").write_text("in the way")

@@ -201,6 +201,7 @@ mixed = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(mixed)
 def test_a_value_is_clean_exactly_when_torch_loads_it(value: Any) -> None:

@@ -287,6 +287,7 @@ def near_misses(draw: st.DrawFn) -> tuple[Any, bytes]:
     return header, bytes(size + draw(st.sampled_from([0, 0, 0, 1])))
 
 
+@pytest.mark.slow
 @given(
     file=near_misses() | st.tuples(any_header, st.binary(max_size=24)),
     aliases=st.just({}) | st.dictionaries(st.sampled_from("wxy"), st.sampled_from(["w", "x", 3]), max_size=2),

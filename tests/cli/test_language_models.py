@@ -89,6 +89,7 @@ def refused(capsys, *arguments: object) -> str:
     return err
 
 
+@pytest.mark.slow
 def test_a_runs_last_sound_model_is_measured_as_the_run_has_measured_it(made, capsys):
     (found,) = answered(capsys, "evaluate", made, "--json")
     known = read_phase(made / "4-bitnet").continuity
@@ -153,6 +154,7 @@ def test_models_stand_side_by_side_and_what_one_lacks_is_a_dash(made, capsys):
     assert {"even: bits a byte", "odd: next token right", "canary", "one window, ms"} <= rows.keys()
 
 
+@pytest.mark.slow
 def test_what_a_model_was_taught_is_found_right_level_by_level(tmp_path, capsys):
     lesson = Lesson(phase="curriculum", families={"parity": [1]})
     model = network(block_size=48).train()

@@ -119,6 +119,7 @@ def test_an_agent_of_another_width_is_refused_and_left_alone(tmp_path: Path) -> 
 # ---- beside the heuristic
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state_dim", [27, 37])
 def test_a_model_shadows_the_heuristic(tmp_path: Path, state_dim: int) -> None:
     result = live_comparison(iql_file(tmp_path, state_dim), n_episodes=2, max_epochs=2, device="cpu")

@@ -161,6 +161,7 @@ def test_an_end_of_both_kinds_is_a_termination():
     assert terminated.tolist() == [True, False] and truncated.tolist() == [False, True]
 
 
+@pytest.mark.slow
 def test_a_seed_decides_everything_and_goes_on_to_other_episodes():
     env, other = environment(), environment()
     first = play(env, 6, env.reset(seed=11)[1])
@@ -193,6 +194,7 @@ def test_an_evaluation_names_the_seeds_of_its_episodes():
         env.reset(options={"episode_seed": [1, 2, 3]})
 
 
+@pytest.mark.slow
 def test_one_member_goes_through_what_a_plain_growth_run_does():
     env, plain = environment(members=1, epochs=9), growth(members=1, epochs=9)
     _, info = env.reset(seed=3, options={"episode_seeds": [3]})
@@ -208,6 +210,7 @@ def test_one_member_goes_through_what_a_plain_growth_run_does():
         assert np.array_equal(encoder.encode(reports), seen)
 
 
+@pytest.mark.slow
 def test_the_mask_is_what_is_legal_and_a_forbidden_action_is_a_counted_wait():
     env, waiting = environment(members=2, epochs=30), environment(members=2, epochs=30)
     _, info = env.reset(seed=6)

@@ -49,6 +49,7 @@ def test_a_refused_command_leaves_nothing(arguments, tmp_path, monkeypatch, caps
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("program", "small"), [(main, []), (run.main, ["debug=smoke", "engine.kind=sequential"])])
 def test_a_package_that_is_missing_leaves_no_folder_that_hydra_has_made(program, small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -42,6 +42,7 @@ def test_prompts_of_any_length_are_gone_on_with_as_if_alone(wrap):
     assert sample(wrap(host), PROMPTS, 8, STOP) == expected
 
 
+@pytest.mark.slow
 def test_what_is_drawn_is_as_likely_as_the_network_says():
     host = network(seed=1)
     with torch.no_grad():

@@ -85,6 +85,7 @@ def refused(folder: Path, text: Tokenizer, said: str) -> None:
     assert len(str(caught.value).splitlines()) <= 2
 
 
+@pytest.mark.slow
 def test_other_runs_are_refused_with_the_reason(tmp_path, finished):
     refused(tmp_path / "nowhere", tokenizer(), "no run lies there")
     refused(run(tmp_path / "a", *OURS[:3]), tokenizer(), "has read task=text without a tokenizer")

@@ -166,6 +166,7 @@ def test_an_untrained_decoder_gives_all_tokens_about_even_odds():
     assert loss.item() == pytest.approx(torch.tensor(float(VOCAB)).log().item(), abs=0.7)
 
 
+@pytest.mark.slow
 def test_a_decoder_learns_a_rule_of_two_tokens():
     network = Decoder(5, 16, 2, 2, 12, generator=named())
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)

@@ -87,6 +87,7 @@ def test_an_untrained_decoder_gives_all_tokens_about_even_odds(host, tokens):
     assert F.cross_entropy(logits, tokens.flatten()).item() == pytest.approx(torch.tensor(11.0).log().item(), abs=0.3)
 
 
+@pytest.mark.slow
 def test_a_decoder_learns_a_rule_of_two_tokens():
     host = TransformerHost(5, 16, 2, 2, 12, named())
     optimizer = torch.optim.AdamW(host.parameters(), lr=1e-2)

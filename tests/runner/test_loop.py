@@ -51,6 +51,7 @@ def test_a_run_that_stands_elsewhere_is_left_out(tmp_path: Path) -> None:
     ] * 2
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_on_its_way_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def build_policy(config, grown, is_resumed):
         controller, learning = build(config, grown, is_resumed)

@@ -118,6 +118,7 @@ def test_where_no_ray_answers_it_says_so_in_time(esper):
     assert len(done.err.splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_without_ray_it_says_what_to_install(esper, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     done = esper.run_here(*SWEEP)

@@ -48,6 +48,7 @@ def test_every_combination_is_run_once_whatever_is_asked_again(tmp_path, capfd):
     assert sorted(known.values()) == [["x=0"], ["x=1"], ["x=2"]]
 
 
+@pytest.mark.slow
 def test_a_failing_job_stops_no_other_and_is_told_at_once_and_at_the_end(tmp_path, capfd):
     assert sweep(tmp_path, "does=fail_once", "x=2,3") == 1
     records = jobs(tmp_path)
@@ -80,6 +81,7 @@ def test_rerun_all_keeps_what_there_was(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_an_interrupted_job_stops_the_sweep_and_goes_on_later(tmp_path, capfd):
     assert sweep(tmp_path, "does=stop_at_two", "x=1,2,3") == 143
     records = jobs(tmp_path)
@@ -114,6 +116,7 @@ def test_an_interruption_far_away_is_no_reason_to_stop(tmp_path, monkeypatch, ba
     assert [record["status"] for record in jobs(tmp_path).values()] == ["interrupted"] * 2
 
 
+@pytest.mark.slow
 def test_a_dry_run_lists_the_jobs_and_touches_nothing(tmp_path, capfd):
     assert sweep(tmp_path / "s", "x=1,2", "hydra.sweeper.dry_run=true") == 0
     assert not (tmp_path / "s").exists()
@@ -158,6 +161,7 @@ def test_recipes_may_hold_the_values(tmp_path):
     assert sorted(jobs(tmp_path)) == ["x=1", "x=2"]
 
 
+@pytest.mark.slow
 def test_all_values_are_checked_before_the_first_job(tmp_path):
     def checked(config):
         return task(config)
@@ -176,6 +180,7 @@ def test_all_values_are_checked_before_the_first_job(tmp_path):
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_sweep_is_refused(tmp_path):
     assert sweep(tmp_path, "x=1") == 0
     with pytest.raises(SweepError, match='y is "a" there, and "b" here'):
@@ -184,6 +189,7 @@ def test_a_folder_of_another_sweep_is_refused(tmp_path):
         sweep(tmp_path, "x=1", "y=b", "hydra.sweeper.dry_run=true")
 
 
+@pytest.mark.slow
 def test_a_job_that_another_process_is_at_is_left_to_it(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr("esper.sweep.sweeper.DYING_S", 0.0)
     assert sweep(tmp_path, "x=1,2") == 0

@@ -240,6 +240,7 @@ def test_continues_exactly_from_its_state(report):
     assert seen(second, report(5))["host_known"] == 0
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(reports=st.lists(any_report, max_size=4))
 def test_any_report_gives_finite_numbers_within_one_and_zero_where_unknown(reports):
@@ -255,6 +256,7 @@ def test_any_report_gives_finite_numbers_within_one_and_zero_where_unknown(repor
     json.dumps(encode.state_dict(), allow_nan=False)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(reports=st.lists(any_report, max_size=4))
 def test_masks_are_the_rule_of_legal_actions(reports):

@@ -104,6 +104,7 @@ def test_members_that_start_alike_draw_alike_and_every_epoch_anew():
     assert len({loss.item() for _ in range(2) for loss in trained.train_epoch(x, y, order, 16).loss}) == 4
 
 
+@pytest.mark.slow
 def test_measuring_what_draws_leaves_torch_s_stream_alone():
     body, (x, y, _), threads = network(nn.Dropout(0.5)), data(), torch.get_num_threads()
     before = torch.get_rng_state()

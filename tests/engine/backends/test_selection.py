@@ -69,6 +69,7 @@ def test_the_fastest_way_is_taken(monkeypatch, seconds, kind, threads):
     assert f"{kind}, {threads} threads: 1000.00 ms a step" in reason
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 def test_the_fastest_take_turns_after_a_first_try(monkeypatch):
     monkeypatch.setattr(selection, "ENOUGH_S", 60.0)  # however busy the machine is
@@ -80,6 +81,7 @@ def test_the_fastest_take_turns_after_a_first_try(monkeypatch):
     assert clock.calls[hopeless] == 1 and clock.calls[contender] == selection.REPEATS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seconds", "enough_s"), [([10, 20, 30, 40, 50, 60], 60.0), ([10, 11, 12, 13, 14, 15], 0.0)])
 def test_what_is_decided_or_takes_too_long_is_tried_once(monkeypatch, seconds, enough_s):
     clock = Clock([[each] for each in seconds])
@@ -89,6 +91,7 @@ def test_what_is_decided_or_takes_too_long_is_tried_once(monkeypatch, seconds, e
     assert set(clock.calls.values()) == {1}
 
 
+@pytest.mark.slow
 def test_measuring_leaves_torch_its_threads(monkeypatch):
     monkeypatch.setattr(selection, "_seconds", Clock([[4], [3], [1], [2], [5], [5]]))
     for seed in range(2):
@@ -104,6 +107,7 @@ def test_measuring_leaves_torch_its_threads(monkeypatch):
     assert torch.get_num_threads() == 2
 
 
+@pytest.mark.slow
 def test_hosts_of_esper_s_own_are_compared_once_unless_they_have_grown(monkeypatch):
     monkeypatch.setattr(selection, "_proven", set())
     built = []

@@ -42,6 +42,7 @@ def family_of(result) -> str:
     return family
 
 
+@pytest.mark.slow
 def test_it_passes_on_what_it_read_with_its_lessons(done):
     given, out, result, made = done
     assert result.success == (result.metrics["baked"] >= 0)  # so brief a bake of a ternary model may do harm
@@ -99,6 +100,7 @@ def test_stopped_at_every_training_it_ends_bit_for_bit_as_if_it_had_not_been(tmp
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "once" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_model_that_can_do_the_tasks_is_not_taught(tmp_path):
     given = written(tmp_path / "given", ternary=False)
     result = build_baking(config(min_taught=0.0), context()).run(given, tmp_path / "out")
@@ -107,6 +109,7 @@ def test_a_model_that_can_do_the_tasks_is_not_taught(tmp_path):
     assert [lesson.style for lesson in load_language_model(tmp_path / "out").card.lessons] == ["unprompted"]
 
 
+@pytest.mark.slow
 def test_a_gate_that_fails_says_its_figure(tmp_path):
     given = written(tmp_path / "given", ternary=False)
     result = build_baking(config(min_unprompted=0.9), context()).run(given, tmp_path / "out")
@@ -141,6 +144,7 @@ def test_baking_makes_the_divergence_smaller_and_leaves_the_teacher(tmp_path):
     assert all(torch.equal(value, untouched[name]) for name, value in teacher.state_dict().items())
 
 
+@pytest.mark.slow
 def test_what_is_replayed_keeps_text_and_tasks(tmp_path):
     made = baker(tmp_path)
     budget = copy.copy(made.config.baking)

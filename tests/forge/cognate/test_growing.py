@@ -58,6 +58,7 @@ def whole(text, tmp_path_factory):
     return grown, logged, output, told_of
 
 
+@pytest.mark.slow
 def test_it_trains_for_as_many_steps_of_the_forges_text_as_an_ungrown_one(context, text):
     config = compose(run_overrides(context, BUDGET, EPOCHS, 8))
     assert isinstance(config.task, CorpusTaskConfig) and config.task.paths == [str(text)]
@@ -68,6 +69,7 @@ def test_it_trains_for_as_many_steps_of_the_forges_text_as_an_ungrown_one(contex
     assert config.checkpoint.every_epochs == 2  # 8 steps
 
 
+@pytest.mark.slow
 def test_what_grew_is_a_plain_part_of_the_trunk_and_is_counted(whole):
     grown, logged, output, _ = whole
     record = json.loads((output / GROWN / "run.json").read_text())

@@ -102,6 +102,7 @@ def test_a_kill_at_any_step_changes_nothing(run, corpus, folder, tmp_path):
     assert len(ours) >= 9 and all(found[path] == expected[path] for path in ours)
 
 
+@pytest.mark.slow
 def test_gates_ask_for_what_they_are_told(corpus, folder, tmp_path):
     result = phase(corpus, config(min_levels_mastered=1, max_text_ratio=0.5, rounds=5)).run(folder, tmp_path)
     assert not result.success

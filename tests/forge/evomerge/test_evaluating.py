@@ -32,6 +32,7 @@ def soup(evaluator: MergeEvaluator) -> torch.Tensor:
     return torch.full((3 * groups,), 1 / 3, dtype=torch.float64)
 
 
+@pytest.mark.slow
 def test_a_generation_gives_the_losses_of_its_models_one_by_one(family):
     evaluator = evaluator_of(family)
     points = soup(evaluator) + 0.3 * torch.randn(K, 18, generator=torch.Generator().manual_seed(0))

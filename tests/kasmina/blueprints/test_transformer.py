@@ -27,6 +27,7 @@ def test_checkpointing_draws_nothing_from_the_global_stream():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_flex_attention_is_attention():
     plain, flex = grown("attention"), grown("flex_attention")
     assert plain.state_dict().keys() == flex.state_dict().keys()

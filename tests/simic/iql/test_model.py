@@ -143,6 +143,7 @@ def test_targets_follow_slowly():
 # ---- what it learns
 
 
+@pytest.mark.slow
 def test_it_finds_the_expectile_and_the_best_of_what_was_done():
     """One decision among three; the third, which would be best, is never tried in the records."""
     count = 2000
@@ -168,6 +169,7 @@ def test_it_finds_the_expectile_and_the_best_of_what_was_done():
     assert int(iql.act(state)[0]) == 1
 
 
+@pytest.mark.slow
 def test_values_reach_back_over_several_steps():
     """A corridor of four states, a reward at its end: V is the discounted distance to it."""
     states = torch.eye(4)

@@ -343,6 +343,7 @@ def learned(agent: PPOAgent, env: Any, steps: int, updates: int) -> PPOAgent:
     return agent
 
 
+@pytest.mark.slow
 def test_it_learns_cartpole() -> None:
     own = settings(hidden=[64, 64], epochs=10, minibatches=2, gamma=0.98, gae_lambda=0.8, entropy_coefficient=0.0)
     agent = PPOAgent(4, action_dim=2, settings=own)

@@ -98,6 +98,7 @@ def test_with_lambda_one_it_is_plain_returns_less_the_baseline() -> None:
 # ---- the baseline
 
 
+@pytest.mark.slow
 def test_the_baseline_trains() -> None:
     metrics = train(make(), Corridor(64), 25)
     early, late = metrics[:3], metrics[-3:]
@@ -157,6 +158,7 @@ def test_the_entropy_coefficient_comes_down_to_its_floor_and_stays() -> None:
     assert coefficients[10:] == pytest.approx([0.01] * 12)
 
 
+@pytest.mark.slow
 def test_entropy_is_rewarded() -> None:
     kept, lost = (
         train(make({"entropy_coefficient": c, "final_entropy_coefficient": c}), Corridor(32), 20)[-1]["entropy"]
@@ -203,6 +205,7 @@ def test_the_gradient_of_policy_and_baseline_together_is_clipped() -> None:
 # ---- learning
 
 
+@pytest.mark.slow
 def test_it_learns_to_walk() -> None:
     metrics = train(make(), Corridor(32), 30)
     assert metrics[0]["return"] < 0.5
@@ -215,6 +218,7 @@ def test_it_learns_to_walk_with_a_memory() -> None:
     assert np.mean([m["return"] for m in train(agent, Corridor(32), 30)[-5:]]) > 0.7
 
 
+@pytest.mark.slow
 def test_it_learns_in_any_vector_environment() -> None:
     env = gym.make_vec("CartPole-v1", 16, "sync", vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP})
     agent = ReinforceAgent(4, "cpu", 2, settings=ReinforcePolicyConfig(updates=30, hidden=[32]))

@@ -99,6 +99,7 @@ def promised(chosen, reports):
     return value
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(reports=any_episode(), discount=st.sampled_from(DISCOUNTS), final_epochs=st.integers(1, EPOCHS))
 def test_return_is_outcome_less_rent_less_penalties_and_shaping_sums_to_nothing(reports, discount, final_epochs):
@@ -108,6 +109,7 @@ def test_return_is_outcome_less_rent_less_penalties_and_shaping_sums_to_nothing(
     assert total(shaped, reports) == pytest.approx(total(plain, reports), abs=1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(reports=any_episode(), discount=st.sampled_from(DISCOUNTS))
 def test_sparse_is_the_outcome_and_minimal_adds_up_to_what_was_gained(reports, discount):

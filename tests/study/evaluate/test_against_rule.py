@@ -70,6 +70,7 @@ def test_a_model_of_other_features_cannot_be_compared(compare, saved):
 # ---- a shadow
 
 
+@pytest.mark.slow
 def test_a_model_that_always_waits_agrees_in_waits_alone(saved, capsys):
     found = live_comparison(saved(WAIT=100.0), n_episodes=3, max_epochs=EPOCHS, device="cpu", overrides=TINY)
     assert (found["episodes"], found["decisions"]) == (3, 3 * EPOCHS)
@@ -98,6 +99,7 @@ def test_a_shadow_changes_nothing_and_is_the_same_again(saved, capsys):
 # ---- head to head
 
 
+@pytest.mark.slow
 def test_both_grow_the_same_hosts(saved, capsys):
     found = head_to_head_comparison(saved(WAIT=100.0), n_episodes=3, max_epochs=EPOCHS, device="cpu", overrides=TINY)
     assert [episode["seed"] for episode in found["episodes"]] == [0, 1, 2]
@@ -119,6 +121,7 @@ def test_both_grow_the_same_hosts(saved, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_whoever_does_the_same_ends_at_the_same(saved, monkeypatch):
     """The same first weights, data and order: with two rules that wait there is nothing left to differ."""
     monkeypatch.setattr(
@@ -132,6 +135,7 @@ def test_whoever_does_the_same_ends_at_the_same(saved, monkeypatch):
     assert found["aggregate"]["ties"] == 2
 
 
+@pytest.mark.slow
 def test_each_side_sees_its_own_hosts(saved, monkeypatch):
     seen = {"HeuristicTamiyo": set(), "IQLController": set()}
     for name, members in seen.items():

@@ -43,6 +43,7 @@ def test_a_rule_knows_the_seed_of_its_run():
     assert seen_seeds(stored("seed=7")) == SeenSeeds({7}, set(), [])
 
 
+@pytest.mark.slow
 def test_a_policy_knows_its_episodes_and_its_validations():
     seen = seen_seeds(stored("seed=7", *PPO, "policy.validate_every=5", "policy.validation_episodes=3", episodes=4))
     assert seen.learned == {7, *(episode_seed(7, member, number) for member in (0, 1) for number in range(3))}

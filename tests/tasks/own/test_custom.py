@@ -76,6 +76,7 @@ def hugging_face():
     return pytest.importorskip("datasets")
 
 
+@pytest.mark.slow
 def test_hugging_face_datasets_are_taken(hugging_face, monkeypatch):
     images, y = pictures()
     label = hugging_face.ClassLabel(names=CLASSES)
