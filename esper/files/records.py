@@ -128,8 +128,8 @@ EVENT = {
         "to_epoch": _COUNT,
     },
 }
-EVENT_NEEDS = frozenset({"type"})
-UPDATE = {"schema": int, "update": _COUNT, ANY: (float, bool, str, None)}
+EVENT_NEEDS = frozenset({"type", "epoch"})
+UPDATE = {"schema": int, "update": _COUNT, ANY: (float, bool, None)}
 UPDATE_NEEDS = frozenset({"update"})
 
 # ---- job.json and sweep.json

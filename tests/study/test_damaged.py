@@ -149,6 +149,8 @@ BAD_LINES: dict[str, str] = {
     "data that is a text": '{"type": "gate_evaluated", "epoch": 2, "data": "G2"}',
     "checks that are numbers": '{"type": "gate_evaluated", "epoch": 2, "data": {"checks_failed": [1]}}',
     "an update that is a text": '{"update": "two"}',
+    "an event of no epoch": '{"type": "seed_germinated", "member": 0, "slot": "early"}',
+    "a figure that is a text": '{"update": 2, "value_loss": "high"}',
     "a figure that is a list": '{"update": 2, "return_mean": [1]}',
 }
 

@@ -132,17 +132,22 @@ def read_run(run_dir: Path | str) -> RunHistory:
             f"{run_dir} is not a run directory: it holds neither run.json nor {METRICS_FILE}. "
             "Give the folder that a run printed at its end, outputs/<name>/<id>."
         )
-    by_epoch = {record["epoch"]: record for record in records}
     return RunHistory(
         run_dir=run_dir,
         run=run,
         config_text=_read_text(run_dir / CONFIG_FILE),
-        records=[by_epoch[epoch] for epoch in sorted(by_epoch)],
+        records=_in_order(records, "epoch"),
         events=events,
-        updates=sorted(updates, key=lambda record: record["update"]),
+        updates=_in_order(updates, "update"),
         unreadable_lines=torn_records + torn_events + torn_updates,
         problems=problems,
     )
+
+
+def _in_order(records: list[dict[str, Any]], number: str) -> list[dict[str, Any]]:
+    """One record of each number: the last one."""
+    by_number = {record[number]: record for record in records}
+    return [by_number[at] for at in sorted(by_number)]
 
 
 def _read_record(path: Path) -> tuple[dict[str, Any], list[str]]:

@@ -77,4 +77,4 @@ def choices(history: RunHistory) -> str:
 
 def _over_updates(history: RunHistory, heading: str, y: tuple[float, float], size: tuple[int, int]) -> Plot:
     first, last = (history.updates[place]["update"] for place in (0, -1))
-    return Plot(heading, (first, max(last, first + 1)), y, size, across="update")
+    return Plot(heading, (first, last), y, size, across="update")

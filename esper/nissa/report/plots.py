@@ -87,6 +87,7 @@ class Plot:
         rows: Sequence[str] = (),
         counts: bool = False,
     ) -> None:
+        x = (x[0], x[1] if x[1] > x[0] else x[0] + 1)  # one place alone has no width
         self.size, self._x, self._y, self._parts = size, x, y, list[str]()
         widest = max(map(text_width, tick_texts(np.array(x))))
         self._top, self._right, self._bottom = _TOP, size[0] - max(right, widest / 2 + 4), size[1] - _BOTTOM

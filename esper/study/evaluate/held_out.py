@@ -3,17 +3,19 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from esper.builders.policy import VALIDATION_SEED
-from esper.checkpoint import Checkpoint, CheckpointManager
+from esper.checkpoint import Checkpoint, CheckpointManager, restoring
 from esper.config.composing import from_plain, load_plugins_of, read_config
 from esper.config.root import RunConfig
 from esper.engine.environment import episode_seed
 from esper.errors import ConfigError, EsperError
-from esper.files.records import CONFIG_FILE, RUN_FILE
+from esper.files import checked
+from esper.files.records import CONFIG_FILE, EPOCHS, RUN_FILE
 from esper.simic.iql.config import IQLPolicyConfig
 from esper.simic.on_policy.config import LearnedPolicyConfig
+
+_BEGUN = {"steps": int, "episodes": EPOCHS}  # of what a policy has learned from
 
 
 @dataclass(slots=True)
@@ -85,8 +87,9 @@ def _add_loaded(seen: SeenSeeds, path: Path, visited: set[Path]) -> None:
 
 def _begun(checkpoint: Checkpoint, config: RunConfig, policy: LearnedPolicyConfig) -> int:
     """The most episodes that a member can have begun to learn from: all that fit, and those that ended early."""
-    learning: dict[str, Any] = checkpoint.state.get("learning") or {}
-    if not learning.get("steps"):
+    with restoring(checkpoint):
+        learning = checked(checkpoint.state.get("learning") or None, (_BEGUN, None), "learning")
+    if not learning or not learning["steps"]:
         return 0
     whole = learning["steps"] // policy.members // config.epochs
     return int(learning["episodes"] - whole * policy.members + whole + 1)

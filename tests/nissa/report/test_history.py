@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,3 +43,11 @@ def test_an_epoch_that_was_lived_twice_counts_as_lived_last(make_run: Callable[.
 def test_a_folder_that_is_no_run_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"not a run directory.*run\.json"):
         read_run(tmp_path)
+
+
+def test_a_line_that_is_there_twice_counts_once(tmp_path: Path) -> None:
+    lines = [{"update": 2, "return_mean": 1.0}, {"update": 1}, {"update": 2, "return_mean": 3.0}]
+    (tmp_path / "learning.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    history = read_run(tmp_path)
+    assert history.update_series("update").tolist() == [1, 2]
+    assert history.update_series("return_mean").tolist()[1] == 3.0

@@ -95,3 +95,9 @@ def test_a_picture_of_several_plots_is_a_grid(plot: Plot) -> None:
     svg = picture('a "grid" & more', plot, plot, plot, columns=2)
     assert 'viewBox="0 0 1400 600"' in svg and 'aria-label="a &quot;grid&quot; &amp; more"' in svg
     assert re.findall(r"translate\(([^)]*)\)", svg) == ["0 0", "700 0", "0 300"]
+
+
+def test_one_place_alone_is_drawn() -> None:
+    plot = Plot("return", (3, 3), (0, 1), (700, 300), across="update")
+    plot.lines(np.array([3, 3]), np.array([[0.5, 0.6]]), "black", 1.0)
+    assert ">3<" in plot.svg()

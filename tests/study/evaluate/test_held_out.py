@@ -8,7 +8,7 @@ from esper.builders.policy import VALIDATION_SEED
 from esper.checkpoint import Checkpoint, CheckpointManager
 from esper.config import compose, to_plain
 from esper.engine.environment import episode_seed
-from esper.errors import ConfigError
+from esper.errors import CheckpointError, ConfigError
 from esper.run import main
 from esper.study.evaluate.held_out import SeenSeeds, check_held_out, seen_seeds
 
@@ -70,6 +70,14 @@ def test_episodes_that_ended_early_make_room_for_more():
     checkpoint = stored("seed=7", *PPO, episodes=4)
     checkpoint.state["learning"]["episodes"] += 3  # in the same number of steps
     assert episode_seed(7, 1, 5) in seen_seeds(checkpoint).learned
+
+
+@pytest.mark.parametrize("wrong", ["x", [1], {"steps": "x", "episodes": 1}, {"steps": 1, "episodes": 10**15}])
+def test_what_is_no_record_of_learning_is_refused(wrong):
+    checkpoint = stored("seed=7", *PPO, episodes=4)
+    checkpoint.state["learning"] = wrong
+    with pytest.raises(CheckpointError, match=r"no state of this run: .*learning"):
+        seen_seeds(checkpoint)
 
 
 @pytest.mark.slow
