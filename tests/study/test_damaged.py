@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from esper.cli import main
+from esper.errors import EsperError
+from esper.study.evaluate.database import Evaluations
 from esper.study.runs.index import INDEX_FILE, read_index
 from tests.study.filling import fill, finished
 from tests.study.run_folders import make_run, write_record
@@ -201,6 +203,14 @@ def test_damaged_evaluations(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     EVALUATIONS_DAMAGE[damage](path)
     code, out, err = said(capsys, "analyze", "--db", str(path), "--format", form)
     assert (code == 2 and str(path) in err) or (code == 0 and out)
+
+
+def test_nothing_is_made_where_a_link_to_nowhere_leads(tmp_path: Path) -> None:
+    link = tmp_path / "evaluations.sqlite"
+    link.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(EsperError, match="cannot be opened"):
+        Evaluations(link)
+    assert not (tmp_path / "nowhere").exists()
 
 
 def under(limits: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -81,6 +81,10 @@ class _Line:
     def is_of_the_course(self) -> bool:
         return self.record.get("type") in _OF_THE_COURSE
 
+    def tells_of_the_same(self, other: "_Line") -> bool:
+        """Whether one of the two is the other, altered."""
+        return all(self.record.get(name) == other.record.get(name) for name in ("type", "data"))
+
     def is_void(self, checkpoint: int | None) -> bool:
         """Whether it tells of what is yet to come for a run that goes on from this checkpoint."""
         data = self.record.get("data")
@@ -119,7 +123,9 @@ def _cut_events(path: Path, last: int, checkpoint: int | None, carried: Sequence
         missing, others = _difference(lines, groups[epoch])
         if missing:
             restored.append(epoch)
-            kept_others = [line for line in others if line.is_of_the_course]
+            kept_others = [
+                line for line in others if line.is_of_the_course and not any(map(line.tells_of_the_same, missing))
+            ]
             groups[epoch] = [*lines, *kept_others] if is_whole else [*groups[epoch], *missing]
     if path.exists() or groups:
         _write(path, data, (line.text for epoch in sorted(groups) for line in groups[epoch]))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.errors import FormatError, LearnerError
-from esper.files import misfit, read_jsonl, read_object
+from esper.files import Line, misfit, read_jsonl, read_object
 from esper.files.records import ACTION, EPOCH, MEMBER, METRICS_FILE, RUN, RUN_FILE, SCORES, SLOT
 from esper.leyline import Action, EpochReport, Operation, SeedStage, SeedStateReport, recorded_kind
 
@@ -65,7 +65,7 @@ def _max_epochs(path: Path) -> int:
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where a record is, and the record."""
-    for line in read_jsonl(path):
+    for line in _read(path):
         where = f"{path}, line {line.number}"
         if line.data and not line.data.endswith(b"\n"):
             return  # a run that was killed, or is writing at this moment
@@ -78,6 +78,13 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 f"{where}: {problem}; expected schema {SCHEMA}. Record the run anew with this version of esper."
             )
         yield where, line.record
+
+
+def _read(path: Path) -> Iterator[Line]:
+    try:
+        yield from read_jsonl(path)
+    except OSError as error:
+        raise LearnerError(f"{path} cannot be read ({error.strerror}); expected one record a line.") from error
 
 
 def _report(

@@ -1,5 +1,6 @@
 """The file that evaluations are kept in: an SQLite database of esper's, told from others, and what is asked of it."""
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -80,7 +81,8 @@ class DatabaseFile:
             raise EsperError(f"{path}: there is no such database\n  esper evaluate RUN --db {path} makes one")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.path.exists() and not self.path.is_file():  # SQLite would wait for what a FIFO has to say
+            # SQLite would wait for what a FIFO has to say, and make what a link to nowhere names.
+            if os.path.lexists(self.path) and not self.path.is_file():
                 raise OSError("it is no file")
             self._base = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
         except (OSError, sqlite3.Error) as error:

@@ -8,6 +8,7 @@ import pytest
 
 from esper.leyline import TelemetryEvent, TelemetryEventType
 from esper.nissa import EventHub, JsonlSink, cut_back, read_jsonl
+from esper.nissa.sinks.cutting import Carried
 
 
 def event(epoch: int) -> TelemetryEvent:
@@ -97,3 +98,19 @@ def test_cut_back_drops_a_torn_last_line_of_an_epoch_to_keep(tmp_path: Path) -> 
     cut_back(tmp_path, metrics=7, events=7)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch":0}\n'
     assert not (tmp_path / "events.jsonl").exists()
+
+
+def test_a_line_of_the_runs_course_that_was_altered_gives_way_to_the_one_that_a_checkpoint_carries(
+    tmp_path: Path,
+) -> None:
+    saved = [TelemetryEvent(TelemetryEventType.CHECKPOINT_SAVED, data={"checkpoint": number}) for number in (1, 2)]
+    sink = JsonlSink(tmp_path)
+    for one in saved:
+        sink.event(one)
+    sink.close("interrupted")
+    path = tmp_path / "events.jsonl"
+    whole = path.read_text()
+    path.write_text(whole.replace('"seed":""', '"seed":1', 1))
+    carried = Carried(-1, 0, {"events.jsonl": whole.splitlines()[:1]})  # the other was told after it was saved
+    assert cut_back(tmp_path, events=0, checkpoint=2, carried=[carried])
+    assert path.read_text() == whole

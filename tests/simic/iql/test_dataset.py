@@ -193,6 +193,14 @@ def test_what_is_no_run_is_named(run, tmp_path):
         read_dataset([])
 
 
+def test_a_folder_in_the_place_of_lines_is_named(run):
+    folder = run(course())
+    (folder / "metrics.jsonl").unlink()
+    (folder / "metrics.jsonl").mkdir()
+    with pytest.raises(LearnerError, match=r"metrics\.jsonl cannot be read \(it is a folder"):
+        read_episodes(folder)
+
+
 def test_a_folder_of_runs_stands_for_all_of_them(run, tmp_path):
     folders = [run(course(), name=f"sweep/{index}") for index in range(3)]
     assert find_runs(tmp_path / "sweep") == folders
