@@ -21,26 +21,26 @@ class Tally:
     lost: int = 0
     tracebacks: int = 0
     stories: list[str] = field(default_factory=list)
+    trial: str = ""  # kind, seed and number of the one under way
 
-    def ended(self, story: str, lost: str | None) -> None:
-        """A trial is over; lost: what of the run is not as it should be."""
-        self.tried += 1
+    def ended(self, story: str, lost: str | None, times: int = 1) -> None:
+        """A trial is over, in which something was done so many times; lost: what is not as it should be."""
+        self.tried += times
         if lost:
             self.lost += 1
-            self.stories.append(f"LOST {self.kind} seed {self.seed}: {story}: {lost}")
+            self.stories.append(f"LOST {self.trial}: {story}: {lost}")
 
     def traceback(self, story: str, said: str) -> None:
         """A user would have seen a traceback."""
         self.tracebacks += 1
-        self.stories.append(f"TRACEBACK {self.kind} seed {self.seed}: {story}\n{said[-1500:]}")
+        self.stories.append(f"TRACEBACK {self.trial}: {story}\n{said[-1500:]}")
 
 
-def add(tallies: list[Tally]) -> None:
+def add(tally: Tally) -> None:
     """Add counts to the results (those of the same kind and seed are replaced), and write the table anew."""
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for tally in tallies:
-        counts = {"tried": tally.tried, "lost": tally.lost, "tracebacks": tally.tracebacks}
-        known.setdefault(tally.kind, {})[str(tally.seed)] = counts
+    counts = {"tried": tally.tried, "lost": tally.lost, "tracebacks": tally.tracebacks}
+    known.setdefault(tally.kind, {})[str(tally.seed)] = counts
     write_atomic(RESULTS, json.dumps(known, indent=1).encode() + b"\n")
     page = PAGE.read_text()
     before, rest = page.split(BEGIN)

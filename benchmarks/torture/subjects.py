@@ -1,28 +1,20 @@
-"""The runs that are tortured, what they come to undisturbed, and how a run comes to its end in a child process."""
+"""The runs that are tortured, and what they come to undisturbed."""
 
 import contextlib
 import filecmp
 import json
 import os
-import shutil
-import signal
-import sys
-import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from esper.config import compose
 from esper.config.root import RunConfig
-from esper.errors import EsperError
 from esper.files.marks import holds_run
 from esper.runner.launch import resume, start
 from esper.runner.spec import RunSpec
 
 EPOCHS = 4
-TRACEBACK = 70  # exit code of a child that a user would have seen a traceback of
-LONGEST_S = 60
 _TINY = (
     f"epochs={EPOCHS}",
     "gates=permissive",
@@ -32,21 +24,37 @@ _TINY = (
     "engine.threads=1",
     "engine.memory_format=contiguous",
     "checkpoint.every_epochs=1",
+    "checkpoint.keep_last=2",
     "telemetry.report=false",
     "telemetry.console=off",
-    "task.image_size=8",
-    "task.distortion=none",
-    "task.val_copies=1",
-    "host.channels=[2,4]",
     "slots=early_late",
     "batch_size=256",
 )
+_DIGITS = ("task.image_size=8", "task.distortion=none", "task.val_copies=1", "host.channels=[2,4]")
+_TEXT = (
+    "host=decoder",
+    "host.n_embd=8",
+    "host.n_layer=2",
+    "task=text",
+    f"task.path={__file__}",
+    "task.tokenizer=bytes",
+    "task.block_size=16",
+    "task.epoch_windows=32",
+    "task.train_bytes=2048",
+    "task.val_bytes=512",
+    "task.test_bytes=512",
+    "batch_size=16",
+)
 _RULES = ("policy=scheduled", "policy.plant_epochs=[1,1,1]", "policy.blend_epochs=[2,2,3]", "optimizer=adamw")
-_LEARNS = ("policy=reinforce", "policy.updates=2", "policy.members=1", "policy.rollout_steps=4")
+_LEARNS = ("policy.updates=2", "policy.members=1", "policy.rollout_steps=4", "policy.validation_episodes=1")
+RULES, KEPT = "rules", "every checkpoint kept"
 _SUBJECTS = {
-    "rules": (*_RULES, "checkpoint.keep_last=2"),
-    "reinforce": (*_LEARNS, "policy.validation_episodes=1", "checkpoint.keep_last=2"),
-    "rules, every checkpoint kept": (*_RULES, "checkpoint.keep_last=9"),
+    RULES: (*_DIGITS, *_RULES),
+    "reinforce": (*_DIGITS, "policy=reinforce", *_LEARNS),
+    "ppo": (*_DIGITS, "policy=ppo", *_LEARNS),
+    "iql": (*_DIGITS, "policy=iql", "policy.steps=20", "policy.hidden=[8]"),
+    "text": (*_TEXT, *_RULES, "policy.blueprints=[norm,lora,mlp]"),
+    KEPT: (*_DIGITS, "policy=reinforce", *_LEARNS, "checkpoint.keep_last=9"),
 }
 
 
@@ -79,65 +87,17 @@ class Subject:
         return f"files differ: {', '.join(sorted(left))}" if left else None
 
 
-def subjects(folder: Path) -> list[Subject]:
-    """All of them, each brought to its end once in this process, which is warm from then on."""
-    made = []
-    for name, further in _SUBJECTS.items():
-        subject = Subject(name, compose([*_TINY, *further]), folder / "whole" / name)
+def subjects(folder: Path, names: Iterable[str] = tuple(_SUBJECTS)) -> dict[str, Subject]:
+    """By name, each brought to its end once in this process, which is warm from then on."""
+    made: dict[str, Subject] = {}
+    for name in names:
+        learned_from = [f"policy.dataset=[{made[RULES].whole}]"] if name == "iql" else []
+        config = compose([*_TINY, *_SUBJECTS[name], *learned_from])
+        made[name] = Subject(name, config, folder / "whole" / name.replace(" ", "_"))
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            if subject.begin(subject.whole):
+            if made[name].begin(made[name].whole):
                 raise RuntimeError(f"the undisturbed run of {name} has failed")
-        made.append(subject)
     return made
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a child came to its end. code: -9 when it was killed, TRACEBACK, or as of a run."""
-
-    code: int
-    said: str
-
-    @property
-    def is_traceback(self) -> bool:
-        return self.code == TRACEBACK or "Traceback (most recent call last)" in self.said
-
-
-def in_child(work: Callable[[], int], output: Path) -> Ended:
-    """Do this in a forked child, and wait for it."""
-    pid = os.fork()
-    if pid == 0:
-        code = TRACEBACK
-        try:
-            descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            os.dup2(descriptor, 1)
-            os.dup2(descriptor, 2)
-            sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
-            code = work()
-        except EsperError as error:
-            os.write(2, f"error: {error}\n".encode())
-            code = 2
-        except BaseException:
-            os.write(2, traceback.format_exc().encode())
-        finally:
-            os._exit(code)
-    deadline = time.monotonic() + LONGEST_S
-    while True:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return Ended(os.waitstatus_to_exitcode(status), output.read_text(errors="replace"))
-        if time.monotonic() > deadline:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            return Ended(TRACEBACK, f"no end within {LONGEST_S} s")
-        time.sleep(0.002)
-
-
-def fresh(folder: Path) -> Path:
-    """The folder, empty."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
 
 
 def _record(run: Path) -> dict[str, object]:
