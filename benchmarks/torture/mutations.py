@@ -7,8 +7,9 @@ from pathlib import Path
 
 from benchmarks.torture.children import Ended, in_child
 from benchmarks.torture.damages import Damage, bytes_altered, replaced, signed_anew, values_altered
+from benchmarks.torture.questions import QUESTIONS
 from benchmarks.torture.results import Tally
-from benchmarks.torture.site import OTHER_WEIGHTS, QUESTIONS, Site
+from benchmarks.torture.site import OTHER_WEIGHTS, Site
 
 DAMAGES: Mapping[str, Damage] = {
     "bytes": bytes_altered,

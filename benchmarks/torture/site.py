@@ -8,9 +8,7 @@ import re
 import shutil
 import signal
 import traceback
-import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from types import FrameType
@@ -18,19 +16,13 @@ from types import FrameType
 import torch
 
 import esper
+from benchmarks.torture.questions import QUESTIONS, SWEPT, Question
 from benchmarks.torture.subjects import KEPT, RULES, Subject
-from esper.cli import main as command
 from esper.cli.audit_examples import generate
 from esper.errors import EsperError
-from esper.files import read_object
 from esper.files.marks import newest_checkpoint
 from esper.run import main as run
-from esper.runner.directory import RunDirectory
-from esper.runner.resuming import configuration
-from esper.simic.iql.recorded import find_runs, read_episodes
 from esper.sweep.errors import SweepError
-from esper.sweep.folder import SweepFolder
-from esper.sweep.jobs import JobFile
 
 LONGEST_S = 20
 OTHER_WEIGHTS = "load_member gives other weights"
@@ -43,101 +35,18 @@ class TooLongError(BaseException):
     """Nothing that is asked should take so long; no handler of errors takes this for one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """`reads`: which files, below the root; `ask(root)` answers with an exit code or raises EsperError."""
-
-    name: str
-    reads: tuple[str, ...]
-    ask: Callable[[Path], object]
-
-
-def _command(*arguments: str, reads: tuple[str, ...]) -> Question:
-    def ask(root: Path) -> int:
-        given = [argument.replace("ROOT", str(root)) for argument in arguments]
-        return command(given if given[0] in ("analyze", "audit", "convert") else [*given, "--root", str(root)])
-
-    return Question(f"esper {' '.join(arguments)}", reads, ask)
-
-
-def _resumed_half(root: Path) -> int:
-    with RunDirectory.reopen(root / "killed") as folder:
-        checkpoint = folder.last_checkpoint()
-        configuration(folder.path, [], checkpoint)
-    return 0
-
-
-def _loaded(root: Path) -> int | dict[str, torch.Tensor]:
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        loaded = esper.load_member(root / "killed").state_dict()
-    return 0 if told else loaded
-
-
-def _recorded(root: Path) -> int:
-    for folder in find_runs(root):
-        read_episodes(folder)
-    return 0
-
-
-def _sweep_again(root: Path) -> int:
-    with SweepFolder(root / "sweep", read_object(root.parent / "sound/sweep/sweep.json")) as folder:
-        for job in folder.path.glob("*/job.*"):
-            JobFile(job.parent).status()
-    return 0
-
-
-SWEPT = (
-    "debug=smoke",
-    "epochs=1",
-    "telemetry=none",
-    "policy=static",
-    "seed=1,2",
-    "task.image_size=8",
-    "host.channels=[2]",
-    "slots=early",
-)
-_RESUMED = ("killed/run.*", "killed/config.yaml", "killed/checkpoints/*")
-_KILLED, _BASES = "killed/*", ("*/run.json", "*/job.json", "*/sweep.json")
-QUESTIONS = (
-    _command(
-        *("evaluate", "ROOT/killed", "--suite", "ROOT/suite.yaml", "--seeds", "1", "--db", "ROOT/evaluations.sqlite"),
-        reads=("killed/run.json", "killed/checkpoints/*", "evaluations.sqlite", "suite.yaml"),
-    ),
-    _command("runs", reads=(*_BASES, "index.sqlite", "*/run.lock")),
-    _command("runs", "--json", "--filter", "age>1s", reads=(*_BASES, "index.sqlite")),
-    _command("report", "ROOT/killed", reads=(_KILLED,)),
-    _command(
-        "compare", "ROOT/killed", "ROOT/other", "--page", "ROOT/comparison.html", reads=("killed/*.*", "other/*.*")
-    ),
-    _command("compare", "ROOT/sweep", "--page", "ROOT/comparison.html", reads=("sweep/*",)),
-    _command("clean", "--finished", reads=("*/*",)),
-    _command("clean", "--finished", "ROOT/killed", "ROOT/sweep", reads=(_KILLED, "sweep/*")),
-    _command("analyze", "--db", "ROOT/evaluations.sqlite", reads=("evaluations.sqlite",)),
-    _command("analyze", "--db", "ROOT/evaluations.sqlite", "--format", "json", reads=("evaluations.sqlite",)),
-    _command("audit", "ROOT/old.pt", reads=("old.pt",)),
-    _command("audit", "ROOT/legacy.pt", reads=("legacy.pt",)),
-    _command("convert", "ROOT/old.pt", "ROOT/converted", reads=("old.pt",)),
-    Question("resume, the half that reads", _RESUMED, _resumed_half),
-    Question("policy.dataset", ("*/metrics.jsonl", "*/run.json"), _recorded),
-    Question("the sweep once more", ("sweep/*",), _sweep_again),
-    Question("load_member", _RESUMED, _loaded),
-)
-
-
 class Site:
-    """`root`: what is damaged; `sound`: the same, untouched."""
+    """`root`: what is damaged; `sound`: the same, untouched, also by who writes through a link to it."""
 
     def __init__(self, subjects: dict[str, Subject], folder: Path) -> None:
-        self.root, self.sound, self.canary = folder / "root", folder / "sound", folder / "canary"
+        self.root, self.sound = folder / "root", folder / "sound"
         self.subject = subjects[KEPT]
         self._make(subjects)
-        self.canary.write_text("another's file")
         shutil.copytree(self.root, self.sound)
         self.files: dict[str, list[Path]] = {}  # by what they are
         for path in sorted(path.relative_to(self.root) for path in self.root.rglob("*") if path.is_file()):
             self.files.setdefault(re.sub(r"\d", "", path.name), []).append(path)
-        self._stamps = self._stamped()
+        self._stamps, self._sound_stamps = _stamped(self.root), _stamped(self.sound)
         self._weights = esper.load_member(self.root / "killed").state_dict()
         if wrong := [answer for question in QUESTIONS for answer in self.ask(question) if answer]:
             raise RuntimeError(f"what is sound is answered with {wrong}")
@@ -155,7 +64,7 @@ class Site:
         (self.root / "suite.yaml").write_text("kind: growth\nfirst_seed: 9101\nseeds: 1\nmembers: 1\noverrides: []\n")
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             run(["-m", *SWEPT, f"hydra.sweep.dir={self.root}/sweep"])
-            for question in QUESTIONS[:3]:  # which leave a database, an index and a report
+            for question in QUESTIONS[:4]:  # which leave a database, an index and a report
                 question.ask(self.root)
 
     def ask(self, question: Question) -> tuple[str | None, str | None]:
@@ -188,7 +97,7 @@ class Site:
 
     def changed(self, damaged: set[Path]) -> list[str]:
         """What else than the damaged files, and what is written by being asked, is not as it was."""
-        now = self._stamped()
+        now = _stamped(self.root)
         others = {name for name in now.keys() | self._stamps.keys() if now.get(name) != self._stamps.get(name)}
         found = [
             str(path)
@@ -199,11 +108,13 @@ class Site:
                 or any(fnmatch(part, wrote) for part in path.parts for wrote in WRITTEN)
             )
         ]
-        return found + ["another's file"] * (self.canary.read_text() != "another's file")
+        followed = {path for path, stamp in _stamped(self.sound).items() if self._sound_stamps.get(path) != stamp}
+        # A database that is named may lie elsewhere.
+        return found + [f"{path}, through a link" for path in sorted(followed) if not fnmatch(str(path), "*.sqlite*")]
 
     def mend(self) -> None:
         """All as it was."""
-        now = self._stamped()
+        now = _stamped(self.root)
         for path in sorted(now.keys() - self._stamps.keys(), reverse=True):
             _remove(self.root / path)
         for path, stamp in sorted(self._stamps.items()):
@@ -214,19 +125,7 @@ class Site:
                 shutil.copytree(self.sound / path, self.root / path)
             else:
                 shutil.copy2(self.sound / path, self.root / path)
-        self._stamps = self._stamped()
-
-    def _stamped(self) -> dict[Path, tuple[int, ...]]:
-        stamps = {}
-        for folder, folders, files in os.walk(self.root):
-            for name in (*folders, *files):
-                path = Path(folder, name)
-                found = path.lstat()
-                is_folder = name in folders and not path.is_symlink()
-                stamps[path.relative_to(self.root)] = (
-                    (found.st_mode,) if is_folder else (found.st_mode, found.st_mtime_ns, found.st_size, found.st_ino)
-                )
-        return stamps
+        self._stamps = _stamped(self.root)
 
 
 @contextlib.contextmanager
@@ -250,3 +149,17 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _stamped(root: Path) -> dict[Path, tuple[int, ...]]:
+    """What tells that anything below a folder has changed."""
+    stamps = {}
+    for folder, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            path = Path(folder, name)
+            found = path.lstat()
+            is_folder = name in folders and not path.is_symlink()
+            stamps[path.relative_to(root)] = (
+                (found.st_mode,) if is_folder else (found.st_mode, found.st_mtime_ns, found.st_size, found.st_ino)
+            )
+    return stamps
