@@ -96,7 +96,7 @@ class Grower:
         check_single(model)
         host = OwnHost(model, slots, example, topology)
         grown = MorphogeneticModel(host, example.device, list(host.injection_points), slot_config=_SLOTS)
-        self._controller, names = build_rule(settings, host.topology, list(grown.slots), blueprint_names, seed)
+        self._controller, names = build_rule(settings, host.topology, grown.slots, blueprint_names, seed)
         self._groups = None if optimizer is None else OptimizerGroups(optimizer, grown, model, slots)
         self.model = model
         self.slots: dict[str, SeedSlot] = grown.slots
@@ -243,14 +243,16 @@ class Grower:
                     score = _number("evaluate", evaluate(self.model), "a function that returns a number")
             finally:
                 slot.bypass = False
-            found[name] = (-score, score)
+            found[name] = Score(-score, score)
         return found
 
     def _report(self, score: float, without: Mapping[str, Score]) -> EpochReport:
         best = score if self.report is None else max(score, self.report.best_val_accuracy)
         known = {"member": 0, "epoch": self._epoch, "max_epochs": self._epochs, "best_val_accuracy": best}
         # Of losses nothing is known: what falls as the score grows stands in for them.
-        return member_report(self._grown, self._gates, self._input_shape, UNKNOWN, (-score, score), without, **known)
+        return member_report(
+            self._grown, self._gates, self._input_shape, UNKNOWN, Score(-score, score), without, **known
+        )
 
 
 def _number(key: str, value: Any, expected: str) -> float:

@@ -5,10 +5,11 @@ from dataclasses import fields
 from typing import Any
 
 from esper.builders.policy import build_curriculum
+from esper.builders.population import parameters_of
 from esper.checks import did_you_mean
 from esper.config.policy import POLICIES as ALL_POLICIES
 from esper.errors import BlueprintError, ConfigError
-from esper.kasmina import BlueprintRegistry
+from esper.kasmina import BlueprintRegistry, SeedSlot
 from esper.leyline import Controller
 from esper.tamiyo.registry import POLICIES, build_controller
 from esper.tamiyo.settings import PolicyConfig
@@ -39,7 +40,11 @@ def rule_settings(policy: str, options: Mapping[str, Any]) -> PolicyConfig:
 
 
 def build_rule(
-    settings: PolicyConfig, topology: str, slots: Sequence[str], blueprint_names: Sequence[str] | None, seed: int
+    settings: PolicyConfig,
+    topology: str,
+    slots: Mapping[str, SeedSlot],
+    blueprint_names: Sequence[str] | None,
+    seed: int,
 ) -> tuple[Controller, list[str]]:
     """The rule, and what may be planted by it.
 
@@ -52,6 +57,6 @@ def build_rule(
             raise BlueprintError("blueprint_names=[]: expected at least one, or None for all")
         wanted = {BlueprintRegistry.spec(topology, name).name for name in blueprint_names}
         specs = [spec for spec in specs if spec.name in wanted]
-    catalogue = [(spec.name, spec.param_estimate) for spec in specs]
+    catalogue = [(spec.name, parameters_of(spec, list(slots.values()))) for spec in specs]
     chooser = build_curriculum(settings, catalogue)
-    return build_controller(settings, catalogue, slots, seed, chooser), [name for name, _ in catalogue]
+    return build_controller(settings, catalogue, list(slots), seed, chooser), [name for name, _ in catalogue]

@@ -262,11 +262,11 @@ def plantable(config: RunConfig, topology: str, slots: Sequence[SeedSlot] = ()) 
     specs = [
         spec for spec in BlueprintRegistry.list_specs(topology) if is_offered(config.blueprint, config.plugins, spec)
     ]
-    found = [(spec.name, _parameters(spec, slots)) for spec in specs]
+    found = [(spec.name, parameters_of(spec, slots)) for spec in specs]
     return sorted(found, key=lambda entry: (entry[1], entry[0]))
 
 
-def _parameters(spec: BlueprintSpec, slots: Sequence[SeedSlot]) -> int:
+def parameters_of(spec: BlueprintSpec, slots: Sequence[SeedSlot]) -> int:
     """As stated, or counted: in the last of the slots where the blueprint depends on what is before it."""
     tried = list(slots) if spec.is_own else []
     if spec.param_estimate is None and not spec.takes_upstream:

@@ -312,7 +312,7 @@ def test_a_full_cache_costs_the_keeping_alone(place, monkeypatch):
 
 @pytest.mark.slow
 def test_where_nothing_can_be_written_torch_does_the_work(place):
-    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); {LOAD}; print(library)"
+    limited = f"import resource, torch; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); {LOAD}; print(library)"
     # What counts the lines that are run would want to write them down.
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=False, env=env)
