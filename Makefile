@@ -21,7 +21,7 @@ help: ## Show this list
 run: $(READY) ## Grow a population on handwritten digits (ARGS: overrides, see --help)
 	@$(BIN)/python -m esper.run $(ARGS)
 
-test: $(READY) ## Run the fast tests, in a minute and a half (ARGS: pytest's arguments)
+test: $(READY) ## Run the fast tests (ARGS: pytest's arguments)
 	@$(PYTEST) --dist worksteal -m "not slow" $(ARGS)
 
 test-all: $(READY) ## Run all tests, as CI does (ARGS: pytest's arguments)
