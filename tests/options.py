@@ -1,7 +1,7 @@
 """Options that need another one beside them."""
 
 from tests.networks import CHOSEN
-from tests.own_data import NEEDED, OF_VECTORS
+from tests.own_data import NEEDED
 
 PARTNERS = {
     "decoder": ["task=pysource"],
@@ -9,7 +9,7 @@ PARTNERS = {
     "corpus": ["host=decoder"],
     "pysource": ["host=transformer"],
     "text": ["host=transformer", f"task.path={__file__}"],
-    "table": [*OF_VECTORS, *NEEDED["table"]],
+    "table": ["host=mlp", *NEEDED["table"]],
     "images": NEEDED["images"],
     "arrays": NEEDED["arrays"],
 }

@@ -9,7 +9,6 @@ import tarfile
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 from torch.utils.data import TensorDataset
 
 from esper import Data
@@ -24,7 +23,6 @@ NEEDED = {
     "table": ["task.path=FILE.csv", "task.target=kind"],
     "custom": ["task.factory=tests.own_data:data"],
 }
-OF_VECTORS = ["host=custom", "host.factory=tests.own_data:of_vectors", "host.positions=['1']", "slots=early"]
 
 
 def vectors(count=60):
@@ -85,16 +83,6 @@ def of_what(kind):
 
 def strange():
     return {"train": pair(), "trian": pair()}
-
-
-def of_vectors(input_shape, num_classes):
-    """A network whose features are a sequence: its inputs, one after the other."""
-    return nn.Sequential(nn.Unflatten(1, (-1, 1)), nn.Linear(1, 6), nn.LayerNorm(6), Mean(), nn.Linear(6, num_classes))
-
-
-class Mean(nn.Module):
-    def forward(self, x):
-        return x.mean(1)
 
 
 # ---- files

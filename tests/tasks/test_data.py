@@ -115,6 +115,12 @@ def test_tokens_stay_what_they_are():
     assert rows(task.train_x) | rows(task.val_x) | rows(task.test_x) == rows(tokens)
 
 
+def test_whole_numbers_to_predict_are_no_tokens():
+    tokens = torch.arange(240).view(60, 4) % 11
+    task = built(train=(tokens, tokens.roll(-1, 1)), loss="mse")
+    assert task.inputs == "vectors" and task.num_outputs == 4 and task.train_y.shape == (36, 4)
+
+
 # ---- standardising
 
 

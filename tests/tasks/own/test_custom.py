@@ -35,6 +35,11 @@ def test_more_classes_than_there_are_can_be_asked_for():
     assert built("pair", num_outputs=5).num_outputs == 5
 
 
+def test_numbers_to_predict_can_be_asked_for():
+    task = built("numbers", loss="huber")
+    assert (task.loss, task.num_outputs, task.inputs) == ("huber", 1, "vectors")
+
+
 @pytest.mark.parametrize(
     ("function", "values", "said"),
     [

@@ -94,6 +94,15 @@ def test_csv_of_any_make_is_read(text, tmp_path):
     assert built(table(tmp_path, text), drop=["a"]).input_shape == (1,)
 
 
+@pytest.mark.parametrize("loss", ["mse", "huber"])
+def test_a_column_of_numbers_can_be_predicted(loss, tmp_path):
+    task = built(table(tmp_path, numbered()), target="b", loss=loss)
+    assert (task.loss, task.num_outputs, task.input_shape, task.class_names) == (loss, 1, (3,), ())
+    assert task.train_y.shape == (18, 1) and abs(float(task.train_y.mean())) < 1e-6
+    every = torch.cat([task.train_y, task.val_y, task.test_y]) * task.target_std + task.target_mean
+    assert sorted(every.flatten().round().long().tolist()) == sorted(n * n % 7 for n in range(ROWS))
+
+
 def test_columns_can_be_left_out(tmp_path):
     path = table(tmp_path, numbered())
     assert built(path, drop=["b"]).input_shape == (1,)
@@ -155,6 +164,7 @@ def test_a_column_of_numbers_is_predicted(tmp_path, loss):
             {"target": "b", "loss": "mse"},
             "target 0 is the same in all 18",
         ),
+        (numbered("{n},5,{kind}"), {"target": "b", "loss": "mse"}, "target 0 is the same in all 18 examples"),
         (numbered(), {"loss": "mse"}, "row 1, column kind: x is no number to predict"),
         ("a,kind\n" + "".join(f"{n},{n / 2}\n" for n in range(9)), {}, "train y: holds float64 values"),
         ("a,kind\n1,x\n2,y\n", {}, "2 examples leave an empty split"),
