@@ -49,10 +49,10 @@ def run(options: argparse.Namespace) -> None:
             elif action.type is Path:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
     started = _subparsers(parser).choices[RUN]
-    started.add_argument("override", nargs="*").complete = dict.fromkeys(SHELLS, _OPTIONS)  # type: ignore[attr-defined]
+    started.add_argument("override", nargs="*").complete = dict.fromkeys(SHELLS, _OPTIONS)
     words = _WORDS.format(words=" ".join(f"{group}={name}" for group, names in groups().items() for name in names))
     preamble = {shell: text.format(words=words) for shell, text in _PREAMBLE.items()}
-    say_text(shtab.complete(parser, options.shell, preamble=preamble))
+    say_text(shtab.complete(parser, options.shell, preamble=preamble))  # type: ignore[arg-type]
 
 
 def _commands(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:

@@ -42,6 +42,10 @@ class MLPHost(Host):
         self._slot_keys = tuple(self.injection_points)
         self.slots = nn.ModuleDict({key: nn.Identity() for key in self._slot_keys})
 
+    def upstream(self, position: str) -> tuple[nn.Module, ...]:
+        """The block before the slot."""
+        return (self.blocks[self._slot_keys.index(position)],)
+
     def forward(self, x: Tensor) -> Tensor:
         """Args: x [B, ...], in_features numbers an example. Returns: logits [B, num_classes]."""
         x = self.flatten(x)

@@ -65,6 +65,10 @@ class ResNetHost(Host):
         self._slot_keys = tuple(self.injection_points)
         self.slots = nn.ModuleDict({key: nn.Identity() for key in self._slot_keys})
 
+    def upstream(self, position: str) -> tuple[nn.Module, ...]:
+        """The stage before the slot."""
+        return (self.stages[self._slot_keys.index(position)],)
+
     def forward(self, x: Tensor) -> Tensor:
         """Args: x [B, C, H, W]. Returns: logits [B, num_classes]."""
         x = self.stem(x)
