@@ -47,7 +47,7 @@ class Calls:
     ) -> None:
         self._library, self._kinds, self._folder = library, kinds, folder
         self._run, self._output = folder / "run", folder / "output"
-        self._lengths = [(subject, *self._length(subject)) for subject in subjects]
+        self._subjects, self._lengths = list(subjects), dict[str, tuple[int, float]]()
 
     def _length(self, subject: Subject) -> tuple[int, float]:
         """How many calls the undisturbed run makes, and how many seconds it takes."""
@@ -65,7 +65,10 @@ class Calls:
 
     def one(self, draw: random.Random, tally: Tally) -> None:
         """One run, disturbed until it has come to its end or for some times, and then brought there."""
-        subject, calls, length_s = draw.choice(self._lengths)
+        subject = draw.choice(self._subjects)
+        if subject.name not in self._lengths:
+            self._lengths[subject.name] = self._length(subject)
+        calls, length_s = self._lengths[subject.name]
         fresh(self._run)
         story, times = [subject.name], 0
         for _ in range(MOST_TIMES):  # each further time the run is resumed, and disturbed on its way again
