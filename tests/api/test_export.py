@@ -14,7 +14,7 @@ from esper.errors import ConfigError, EsperError, RunError
 from esper.kasmina import MorphogeneticModel
 from esper.leyline import SeedStage
 from esper.runner.checkpointing import load_growth, load_member
-from esper.study.export.exporting import program_of
+from esper.study.export.exporting import number_of, program_of
 from esper.study.export.module_file import module_file
 from tests.api.conftest import TINY
 
@@ -108,6 +108,8 @@ def test_a_seed_is_in_it_as_its_stage_has_it(blueprint: str, blend: str, bare: R
             assert (program.module()(given) - wanted).abs().max() <= 1e-6, stage
         seen[stage] = wanted
         text, tensors = module_file(program, example, "net.safetensors")
+        is_seen = any("seed" in name for name in tensors)
+        assert is_seen == (stage not in (SeedStage.GERMINATED, SeedStage.TRAINING))
         space = {"__file__": str(tmp_path / "net.py")}
         exec(text, space)
         network = space["Network"]()
@@ -137,6 +139,9 @@ def test_the_best_is_the_grown_member_of_the_highest_validation_score(run: RunHa
     scores = run.summary["grown"]["val_accuracy"]
     assert esper.export(run).name == f"member_{scores.index(max(scores))}.pt2"
     assert esper.export(str(run.folder), member="3").name == "member_3.pt2"
+    growth = load_growth(run.folder)
+    growth.reports()[3].val_accuracy = 100.0  # a twin's
+    assert number_of(growth, "best") == scores.index(max(scores))
 
 
 REFUSED = [

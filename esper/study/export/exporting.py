@@ -42,7 +42,7 @@ def export_member(folder: Path, member: str | int = BEST, to: str | Path | None 
     if to is not None:
         check_target(Path(to), force)
     growth = load_growth(folder)
-    number = _number(growth, member)
+    number = number_of(growth, member)
     path = Path(f"member_{number}.pt2" if to is None else to)
     check_target(path, force)
     program, example = program_of(
@@ -82,8 +82,8 @@ def written(path: Path) -> list[Path]:
     return [path, path.with_suffix(".py")] if path.suffix == ".safetensors" else [path]
 
 
-def _number(growth: Growth, member: str | int) -> int:
-    """Raises RunError where it is neither a number nor BEST."""
+def number_of(growth: Growth, member: str | int) -> int:
+    """The member's number. Raises RunError where it is neither a number nor BEST."""
     if member == BEST:
         reports = [report for report in growth.reports() if not report.is_twin]
         return max(reports, key=lambda report: report.val_accuracy).member
