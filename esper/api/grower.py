@@ -164,7 +164,7 @@ class Grower:
         for name, slot in self.slots.items():
             slot.config = blending
             if slot.state is not None and name in without:
-                slot.state.metrics.counterfactual_contribution = score - without[name][1]
+                slot.state.metrics.counterfactual_contribution = score - without[name].score
             if slot.state is not None and name in self._gradients:
                 note(slot.state, self._gradients[name].tolist(), self._epoch, self._epochs)
             events += slot.end_epoch(score, self._gates)
