@@ -56,6 +56,10 @@ class OwnHost(Host):
         for name, path in self.positions.items():
             self.module.get_submodule(path).register_forward_hook(_ThroughSlot(self.slots, name))
 
+    def upstream(self, position: str) -> tuple[nn.Module, ...]:
+        """The submodule that a slot is behind."""
+        return (self.module.get_submodule(self.positions[position]),)
+
     def forward(self, x: Tensor) -> Tensor:
         """What the network itself makes of x, seeds included."""
         return self.module(x)
