@@ -19,7 +19,7 @@ from esper.config.policy import RULES
 from esper.config.telemetry import SINKS
 from esper.errors import ConfigError, EsperError
 from esper.factories import own_code
-from esper.files import write_atomic
+from esper.files import read_bytes, write_atomic
 from esper.leyline.blueprints import BLUEPRINTS
 from esper.registry import Registry
 from esper.simic.rewards.config import REWARDS
@@ -135,5 +135,5 @@ def _remember(module: str, options: Sequence[str]) -> None:
     text = "".join(f"{option}\n" for option in (f"{KEY}=[{module}]", *options)).encode()
     path = parts_cache() / module
     with suppress(OSError, EsperError):
-        if not path.is_file() or path.read_bytes() != text:
+        if not path.is_file() or read_bytes(path) != text:
             write_atomic(path, text)

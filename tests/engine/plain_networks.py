@@ -892,6 +892,7 @@ FUSES |= {
     "squeezes",
     "lazy",
     "average pool",
+    "strided",
 }
 BY_IDENTITY = {"parameter list", "compiled", "instance forward"}  # keep what is another object in every copy
 PROVEN_OTHERWISE = {"checkpointed", "type branch", "linear on images"}  # no trace shows it, the comparison does
