@@ -66,8 +66,11 @@ def children_with_features(module: nn.Module, example: Tensor, key: str) -> list
     Of a list of layers, which is never called itself, each layer counts; what makes the network's own output does not,
     nor what comes before its first parameters. Raises: ConfigError where there are none.
     """
-    with undisturbed_streams(example.device), torch.no_grad():
-        end = getattr(run_example(_materialised(module, example), example), "shape", None)
+    try:
+        with undisturbed_streams(example.device), torch.no_grad():
+            end = getattr(run_example(_materialised(module, example), example), "shape", None)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from error
     paths = [
         f"{name}.{place}" if isinstance(child, nn.ModuleList) else name
         for name, child in module.named_children()
