@@ -23,7 +23,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from esper.config.store import conf_dir, register
+from esper.config.options import conf_dir
+from esper.config.store import register
 from esper.runner.task import HydraTask
 
 HYDRAS_OWN = ["hydra/sweeper=basic", "hydra.sweep.subdir=${hydra.job.num}"]

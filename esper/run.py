@@ -12,8 +12,9 @@ with held_interrupts(is_program=__name__ == "__main__"):
     from esper.config.command_line import as_command_line
     from esper.config.composing import compose
     from esper.config.help import help_text
+    from esper.config.options import conf_dir
     from esper.config.plugins import load_plugins, named_plugins
-    from esper.config.store import conf_dir, register
+    from esper.config.store import register
     from esper.errors import ConfigError, ExitCode, RunError
     from esper.files.marks import holds_run
     from esper.printing import guarded, say_text

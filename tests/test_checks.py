@@ -7,7 +7,7 @@ import pytest
 
 from esper.checks import did_you_mean
 from esper.cli.commands import COMMANDS
-from esper.config.store import groups
+from esper.config.options import groups
 from esper.leyline.blueprints import BLUEPRINTS
 from esper.sweep.sweeper import RERUN
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from esper.config.store import groups
+from esper.config.options import groups
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

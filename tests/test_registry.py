@@ -12,7 +12,7 @@ import yaml
 from esper.builders import host, policy, sinks  # what builds, and so registers
 from esper.config.composing import compose
 from esper.config.host import HOSTS, HostConfig
-from esper.config.store import VARIANTS, conf_dir
+from esper.config.options import VARIANTS, conf_dir
 from esper.config.telemetry import SINKS
 from esper.errors import ConfigError
 from esper.kasmina import BlueprintRegistry
@@ -69,7 +69,7 @@ def test_what_is_declared_is_what_registers_itself(kind, name):
 def test_everything_is_known_before_anything_heavy_is_loaded():
     program = """
 import pkgutil, sys, importlib, esper
-from esper.config.store import VARIANTS
+from esper.config.options import VARIANTS
 from esper.config.telemetry import SINKS
 from esper.leyline.blueprints import blueprint_names
 

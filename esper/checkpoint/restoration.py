@@ -20,7 +20,7 @@ def restoring(checkpoint: Checkpoint, shape: Shape = dict) -> Iterator[None]:
     later.
     """
     try:
-        if problem := misfit(checkpoint.sidecar, shape, AllBut("learning", "env")):
+        if problem := misfit(checkpoint.sidecar, shape, AllBut("learning", "env", "val_rmse")):
             raise FormatError(problem)
         yield
     except FormatError as error:

@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
     import shtab
 
     from esper.cli.commands import RUN, build_parser
-    from esper.config.store import groups
+    from esper.config.options import groups
 
     parser = build_parser()
     for command in _commands(parser):

@@ -16,9 +16,10 @@ from omegaconf.errors import OmegaConfBaseException
 from esper.checks import did_you_mean, one_of, spelled
 from esper.config.checks import flat
 from esper.config.explain import explain
+from esper.config.options import VARIANTS, conf_dir
 from esper.config.plugins import KEY, checked_plugins, load_plugins, named_plugins
 from esper.config.root import RunConfig
-from esper.config.store import VARIANTS, conf_dir, register
+from esper.config.store import register
 from esper.config.telemetry import TelemetryConfig, own_sinks
 from esper.errors import ConfigError, FormatError
 from esper.files import parse_yaml, read_yaml

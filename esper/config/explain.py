@@ -17,8 +17,8 @@ from omegaconf.errors import (
 from yaml import YAMLError
 
 from esper.checks import did_you_mean, spelled
+from esper.config.options import VARIANTS, Groups, groups
 from esper.config.own_files import of_file, of_missing, of_yaml
-from esper.config.store import VARIANTS, Groups, groups
 from esper.errors import ConfigError
 from esper.printing import in_short
 

@@ -3,8 +3,8 @@
 import re
 import textwrap
 
+from esper.config.options import conf_dir, groups
 from esper.config.plugins import own_options
-from esper.config.store import conf_dir, groups
 
 WIDTH = 42  # of a group's options
 FRAME = """\

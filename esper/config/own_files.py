@@ -8,7 +8,7 @@ from hydra.errors import MissingConfigException
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from esper.checks import did_you_mean
-from esper.config.store import VARIANTS, Groups
+from esper.config.options import VARIANTS, Groups
 
 RECIPES = ("experiment", "debug")  # over several groups: their files speak of the whole configuration
 REQUIRED = {

@@ -15,8 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from esper.checks import require, spelled
 from esper.config.host import HOSTS, HostConfig
+from esper.config.options import shipped
 from esper.config.policy import POLICIES, RULES
-from esper.config.store import shipped
 from esper.config.telemetry import SINKS, SinkConfig
 from esper.errors import BlueprintError, ConfigError, first_line
 from esper.leyline.blueprints import BLUEPRINTS, register_blueprint

@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from esper.checks import did_you_mean, in_range, one_of, require
 from esper.config.explain import explain
-from esper.config.store import conf_dir
+from esper.config.options import conf_dir
 from esper.errors import ConfigError, FormatError
 from esper.files import read_yaml
 

@@ -12,7 +12,7 @@ with held_interrupts(is_program=__name__ == "__main__"):
     from omegaconf import DictConfig
 
     from esper.config.command_line import as_command_line
-    from esper.config.store import conf_dir
+    from esper.config.options import conf_dir
     from esper.errors import ExitCode, ForgeError
     from esper.files.marks import holds_run
     from esper.forge.composing import PROGRAM, compose, finish, register_forge, search_path

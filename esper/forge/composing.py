@@ -12,7 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from esper.config.composing import read_values, refuse_strays
 from esper.config.explain import explain
-from esper.config.store import conf_dir, register
+from esper.config.options import conf_dir
+from esper.config.store import register
 from esper.errors import ConfigError, FormatError
 from esper.files import parse_yaml
 from esper.forge.config import ForgeConfig

@@ -3,7 +3,7 @@
 import re
 import textwrap
 
-from esper.config.store import conf_dir, groups
+from esper.config.options import conf_dir, groups
 from esper.forge.composing import PROGRAM
 from esper.forge.config import PLACES
 

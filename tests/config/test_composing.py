@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esper.config.composing import compose, from_plain, read_config, to_plain
-from esper.config.store import conf_dir, groups
+from esper.config.options import conf_dir, groups
 from esper.errors import ConfigError
 
 PLAIN = to_plain(compose())

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from esper.config.composing import compose, to_plain
-from esper.config.store import groups
+from esper.config.options import groups
 from esper.errors import ConfigError
 from esper.run import main
 

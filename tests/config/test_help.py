@@ -4,8 +4,8 @@ import re
 from dataclasses import fields
 
 from esper.config.help import help_text
+from esper.config.options import groups
 from esper.config.root import RunConfig
-from esper.config.store import groups
 
 
 def test_help_lists_every_group_option_and_root_key():

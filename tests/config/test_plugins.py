@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 
 from esper.config import plugins
 from esper.config.composing import compose, from_plain, read_config, to_plain
@@ -102,6 +104,16 @@ def forget():
         for name in [name for name, part in parts.items() if part.package == "parts"]:
             del parts[name]
     sys.modules.pop("parts", None)
+    unstore(ConfigStore.instance().repo)
+
+
+def unstore(options):
+    """What Hydra knows of the plugin would go along to a sweep's processes, which cannot import it."""
+    for name, stored in list(options.items()):
+        if isinstance(stored, dict):
+            unstore(stored)
+        elif getattr(OmegaConf.get_type(stored.node), "__module__", "") == "parts":
+            del options[name]
 
 
 # ---- what there is

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from esper.config.composing import compose
+from esper.config.options import VARIANTS, conf_dir, groups
 from esper.config.root import RunConfig
-from esper.config.store import VARIANTS, conf_dir, groups
 from esper.simic.iql.config import OFFLINE_LEARNERS
 from esper.simic.on_policy.config import LEARNERS
 from tests.options import chosen

@@ -7,7 +7,7 @@ import pytest
 
 from esper.config import compose
 from esper.config.help import help_text
-from esper.config.store import conf_dir, groups
+from esper.config.options import conf_dir, groups
 from esper.config.suite import KINDS, read_suite, suites
 from esper.errors import ConfigError
 

@@ -3,7 +3,7 @@
 import pytest
 
 from esper.config.composing import compose
-from esper.config.store import groups
+from esper.config.options import groups
 from esper.runner.launch import start
 from esper.runner.spec import RunSpec
 from tests.e2e.conftest import record_of

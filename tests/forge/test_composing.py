@@ -8,7 +8,7 @@ from dataclasses import fields
 import pytest
 import yaml
 
-from esper.config.store import groups
+from esper.config.options import groups
 from esper.errors import ConfigError
 from esper.forge.composing import compose, read_config, to_plain
 from esper.forge.config import PLACES, ForgeConfig

@@ -7,7 +7,8 @@ from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from esper.config.store import conf_dir, register
+from esper.config.options import conf_dir
+from esper.config.store import register
 from esper.sweep.composing import SweepLoader, digest, plain, task_part
 
 FIXED = ["hydra.sweep.dir=somewhere", "hydra.job.env_copy=[HOME]"]
