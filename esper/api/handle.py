@@ -11,6 +11,7 @@ from esper.api.tables import events_table, metrics_table
 from esper.config.composing import read_values
 from esper.files import fitting, read_object
 from esper.files.records import CONFIG_FILE, REPORT_FILE, RUN, RUN_FILE
+from esper.leyline import SCORE_KINDS
 from esper.study.runs.index import settled_row
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ class RunHandle:
         facts = {name: str(row[name]) for name in ("status", "task", "host", "policy") if row[name]}
         if row["max_epochs"]:
             facts["epoch"] = f"{row['epoch'] or 0} of {row['max_epochs']}"
-        for name, label in (("test_accuracy", "grown"), ("twin_test_accuracy", "static twin")):
-            if row[name] is not None:
-                facts[label] = f"{row[name]:.1f}% on test"
+        for kind in SCORE_KINDS:
+            for name, label in ((f"test_{kind.name}", "grown"), (f"twin_test_{kind.name}", "static twin")):
+                if row[name] is not None:
+                    facts[label] = f"{kind.title} {row[name]:.1f}% on test"
         return facts

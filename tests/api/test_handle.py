@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 import esper
 from esper.api.handle import RunHandle
-from esper.errors import ConfigError, EsperError, RunError
+from esper.errors import CheckpointError, ConfigError, EsperError, RunError
 from tests.study.run_folders import make_run
 
 
@@ -125,7 +126,20 @@ def test_a_run_is_opened_by_part_of_its_path(root: Path, run: RunHandle) -> None
         esper.runs(root=root / "none")
 
 
-def test_the_newest_damaged_checkpoint_is_warned_of_where_it_is_asked_for(run: RunHandle) -> None:
+def test_of_a_damaged_newest_checkpoint_no_older_one_is_passed_off(run: RunHandle, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run.member(0)
+    copied = RunHandle(shutil.copytree(run.folder, tmp_path / "copied"))
+    checkpoint = copied.folder / "checkpoints/agent_epoch_3.safetensors"
+    data = bytearray(checkpoint.read_bytes())
+    data[-1] ^= 1
+    checkpoint.write_bytes(data)
+    with pytest.raises(CheckpointError, match="agent_epoch_3"):
+        copied.member(0)
+
+
+@pytest.mark.parametrize(("score", "title"), [("accuracy", "accuracy"), ("r2", "R-squared")])
+def test_it_shows_what_its_members_are_judged_by(score: str, title: str, tmp_path: Path) -> None:
+    shown = repr(RunHandle(make_run(tmp_path / "a", accuracy=[71.0, 73.0], score=score)))
+    assert f"grown {title} 72.0% on test" in shown and f"static twin {title} " in shown

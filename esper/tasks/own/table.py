@@ -23,7 +23,7 @@ Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class TableColumn:
     """Values of one column, as they were read, and the numbers that they are; None where they are categories."""
 
     name: str
@@ -57,7 +57,7 @@ def build_table(settings: TableConfig, split_seed: int) -> Data:
     return Data(**splits, loss=settings.loss, layout="nf", standardize=False, notes=(note,))
 
 
-def parse(name: str, values: Sequence[str]) -> Column:
+def parse(name: str, values: Sequence[str]) -> TableColumn:
     """A column of text as it stands in a file."""
     texts = np.array([value.strip() for value in values])
     missing = np.array([text.lower() in MISSING for text in texts], bool)
@@ -65,11 +65,11 @@ def parse(name: str, values: Sequence[str]) -> Column:
     try:
         numbers[~missing] = [float(text) for text in texts[~missing]]
     except ValueError:
-        return Column(name, texts, missing, None)
-    return Column(name, texts, missing, numbers)
+        return TableColumn(name, texts, missing, None)
+    return TableColumn(name, texts, missing, numbers)
 
 
-def encode(column: Column, train: NDArray[np.int64], path: str) -> Matrix:
+def encode(column: TableColumn, train: NDArray[np.int64], path: str) -> Matrix:
     """Inputs [N, F] of one column: a number less its mean, over its spread; or a 1 for its category. A column of flags
     follows where a value is missing, which itself is 0.
 
@@ -97,7 +97,7 @@ def encode(column: Column, train: NDArray[np.int64], path: str) -> Matrix:
     return np.concatenate([(column.values[:, None] == categories).astype(np.float64), flags], axis=1)
 
 
-def _targets(target: Column, is_class: bool, path: str) -> NDArray[np.generic]:
+def _targets(target: TableColumn, is_class: bool, path: str) -> NDArray[np.generic]:
     if target.missing.any():
         row = int(np.nonzero(target.missing)[0][0])
         raise TaskError(f"{path}: row {row + 1} has no {target.name}, which is to be predicted; such rows must go")
