@@ -2,6 +2,15 @@
 
 import errno
 from enum import IntEnum
+from typing import Any
+
+
+def printable(text: Any) -> str:
+    r"""The text on one line: control characters, bidirectional overrides and the like stand as \x1b, \u202e."""
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 class ExitCode(IntEnum):
@@ -15,6 +24,9 @@ class ExitCode(IntEnum):
 
 class EsperError(Exception):
     """Anything a user can mend. The front door prints it in one or two lines and exits with 2."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(printable, super().__str__().split("\n")))  # as Python prints it, uncaught
 
 
 def of_machine(error: OSError | MemoryError) -> EsperError:

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from esper.checks import did_you_mean, one_of, spelled
 from esper.config.checks import flat
 from esper.config.explain import explain
+from esper.config.objects import to_object
 from esper.config.options import VARIANTS, conf_dir
 from esper.config.plugins import KEY, checked_plugins, load_plugins, named_plugins
 from esper.config.root import RunConfig
@@ -72,7 +73,7 @@ def _compose(overrides: Sequence[str], config_name: str, with_hydra: bool) -> Di
 
 def finish(composed: DictConfig) -> RunConfig:
     """Resolve interpolations, make the dataclasses and run their checks. Raises ConfigError or OmegaConf's errors."""
-    config = cast(RunConfig, OmegaConf.to_object(composed))
+    config = cast(RunConfig, to_object(composed))
     for module in config.plugins:
         if module not in sys.modules:
             raise ConfigError(

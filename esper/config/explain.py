@@ -26,6 +26,9 @@ EXPECTED = {"Integer": "a whole number", "Float": "a number", "bool": "true or f
 OWN = "one of your own comes with plugins=[MODULE]"
 HOW_TO = "expected key=value, such as seed=3 or host=cnn"
 
+# What Hydra says where a group is given a list, or two options.
+_NO_OPTION = ("group override must be", "more than once in the final", "can only concatenate")
+
 
 def explain(error: Exception, overrides: Sequence[str], program: str = "run") -> str:
     """The message for an exception raised while composing `overrides`; at most two lines. program: see `groups`."""
@@ -147,7 +150,7 @@ def _other(error: BaseException, overrides: Sequence[str], known: Groups) -> str
     text = _first_line(error)
     for override in overrides:
         group = override.lstrip("+").partition("=")[0]
-        if ("group override must be" in text or "more than once in the final" in text) and group in known:
+        if any(one in text for one in _NO_OPTION) and group in known:
             return f"{spelled(override)}: expected one option\n  {group} may be: {', '.join(known[group])}"
         if override.startswith("+") and ("append to config" in text or "Multiple values" in text):
             return f"{spelled(override)}: it is there already; write it without the +"

@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from esper.checks import did_you_mean, in_range, one_of, require
 from esper.config.explain import explain
+from esper.config.objects import to_object
 from esper.config.options import conf_dir
 from esper.errors import ConfigError, FormatError
 from esper.files import read_yaml
@@ -124,4 +125,4 @@ def _checked(values: Any, name: str) -> SuiteConfig:
         if key not in given:
             raise ConfigError(f"{key}: a value is missing; suite/default.yaml explains the keys")
     merged = OmegaConf.merge(OmegaConf.structured(schema), given | {"name": name})
-    return cast(SuiteConfig, OmegaConf.to_object(merged))
+    return cast(SuiteConfig, to_object(merged))

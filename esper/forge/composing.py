@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from esper.config.composing import read_values, refuse_strays
 from esper.config.explain import explain
+from esper.config.objects import to_object
 from esper.config.options import conf_dir
 from esper.config.store import register
 from esper.errors import ConfigError, FormatError
@@ -45,7 +46,7 @@ def compose(overrides: Sequence[str] = ()) -> ForgeConfig:
 
 def finish(composed: DictConfig) -> ForgeConfig:
     """Resolve interpolations, make the dataclasses and run their checks. Raises ConfigError or OmegaConf's errors."""
-    config = cast(ForgeConfig, OmegaConf.to_object(composed))
+    config = cast(ForgeConfig, to_object(composed))
     refuse_strays(config, composed, "")
     return config
 

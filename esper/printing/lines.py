@@ -4,16 +4,8 @@ import logging
 import traceback
 from typing import Any, TextIO
 
-from esper.errors import EsperError, ExitCode
+from esper.errors import EsperError, ExitCode, printable
 from esper.printing.streams import Output, output
-
-
-def printable(text: Any) -> str:
-    r"""The text on one line: control characters, bidirectional overrides and the like stand as \x1b, \u202e."""
-    text = str(text)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def say(*lines: Any, is_error: bool = False, file: TextIO | None = None) -> None:

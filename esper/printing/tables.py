@@ -7,7 +7,7 @@ import rich.console
 import rich.text
 from rich.segment import Segment
 
-from esper.printing.lines import printable
+from esper.errors import printable
 from esper.printing.streams import Output, output
 
 WIDE = 160

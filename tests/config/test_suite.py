@@ -59,6 +59,7 @@ def test_a_suite_is_its_name_and_content_and_not_its_seeds(tmp_path):
         ({"kind": "growht"}, "did you mean growth?"),
         ({"kind": ...}, "kind first (growth or hosts)"),
         ({"overrides": "[epochs]"}, "expected key=value"),
+        ({"overrides": "[[]]"}, "overrides[0]=[]: expected text"),
         ({"overrides": "[seed=3]"}, "seed is not for a suite to change"),
         ({"overrides": "{"}, "cannot be read as YAML"),
     ],

@@ -2,9 +2,11 @@
 
 import io
 import logging
+import traceback
 
 import pytest
 
+from esper.errors import RunError
 from esper.printing import in_short, logger, printable, say, say_text, say_traceback
 
 # Control sequences, what opens them in eight bits, text that runs the other way, and what ends a line.
@@ -42,6 +44,12 @@ def test_everything_that_prints_spells_it_out(text, capsys, caplog):
         assert all(letter.isprintable() or letter in "\n" for letter in shown)
     assert printed.out == f"name {HOSTILE[text]}\n{HOSTILE[text]}\n"
     assert HOSTILE[text] in caplog.text
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_an_error_that_nobody_catches_steers_nothing_either(text):
+    shown = "".join(traceback.format_exception_only(RunError(f"{text}\n  named {text}")))
+    assert all(letter.isprintable() or letter in "\n\t" for letter in shown)
 
 
 def test_lines_of_a_text_stay_lines_and_what_is_in_them_does_not_break_them(capsys):

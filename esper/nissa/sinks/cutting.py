@@ -12,7 +12,7 @@ from typing import Any
 from esper.files import open_own, parse_json, read_all, write_atomic
 from esper.files.reading import MOST_LINES_BYTES
 from esper.files.records import EVENTS_FILE, LEARNING_FILE, METRICS_FILE
-from esper.leyline import TelemetryEventType
+from esper.leyline import TelemetryEvent, TelemetryEventType
 
 # Events of the run's own course, which may follow the checkpoint of the epoch that they are of.
 _OF_THE_COURSE = (
@@ -21,6 +21,7 @@ _OF_THE_COURSE = (
     TelemetryEventType.RUN_RESUMED,
     TelemetryEventType.RUN_FINISHED,
 )
+_EVENT_FIELDS = TelemetryEvent(TelemetryEventType.RUN_STARTED).to_dict().keys()
 _MOST_NAMED = 5
 
 
@@ -79,7 +80,16 @@ class _Line:
 
     @property
     def is_of_the_course(self) -> bool:
-        return self.record.get("type") in _OF_THE_COURSE
+        """And whole: the fields of an event, and of a checkpoint its number."""
+        is_saved = self.record.get("type") == TelemetryEventType.CHECKPOINT_SAVED
+        is_event = self.record.keys() == _EVENT_FIELDS and not (is_saved and self._saved is None)
+        return is_event and self.record["type"] in _OF_THE_COURSE
+
+    @property
+    def _saved(self) -> int | None:
+        data = self.record.get("data")
+        number = data.get("checkpoint") if isinstance(data, dict) else None
+        return number if type(number) is int else None
 
     def tells_of_the_same(self, other: "_Line") -> bool:
         """Whether one of the two is the other, altered."""
@@ -87,9 +97,7 @@ class _Line:
 
     def is_void(self, checkpoint: int | None) -> bool:
         """Whether it tells of what is yet to come for a run that goes on from this checkpoint."""
-        data = self.record.get("data")
-        saved = data.get("checkpoint") if isinstance(data, dict) else None
-        is_later = checkpoint is not None and isinstance(saved, int) and saved > checkpoint
+        is_later = checkpoint is not None and self._saved is not None and self._saved > checkpoint
         return is_later or self.record.get("type") == TelemetryEventType.RUN_FINISHED
 
 
@@ -108,25 +116,27 @@ def _cut_records(path: Path, key: str, expected: range, carried: Sequence[Carrie
 
 def _cut_events(path: Path, last: int, checkpoint: int | None, carried: Sequence[Carried]) -> list[str]:
     """Of the file with any number of lines for an epoch. Its last words go, too: the run has not finished."""
-    data, kept, left_out = _read(path, "epoch", last)
+    data, there, left_out = _read(path, "epoch", last)
     groups: dict[int, list[_Line]] = defaultdict(list)
-    for line in kept:
+    for line in there:
         if not line.is_void(checkpoint):
             groups[line.key].append(line)
     known: dict[int, list[_Line]] = defaultdict(list)
     for line in _known(path.name, "epoch", carried):
         if line.key <= last and not line.is_void(checkpoint):
             known[line.key].append(line)
+    strays = {epoch: _difference(lines, groups[epoch]) for epoch, lines in known.items()}
+    absent = [line for missing, _ in strays.values() for line in missing]
     restored = []
-    for epoch, lines in known.items():
-        is_whole = any(one.after < epoch <= one.until for one in carried)
-        missing, others = _difference(lines, groups[epoch])
-        if missing:
+    for epoch, (missing, others) in strays.items():
+        if any(one.after < epoch <= one.until for one in carried):  # what is carried is all of it, but for its course
+            kept = [one for one in others if one.is_of_the_course and not any(map(one.tells_of_the_same, absent))]
+            whole = [*known[epoch], *kept]
+        else:
+            whole = [*groups[epoch], *missing]
+        if [line.text for line in whole] != [line.text for line in groups[epoch]]:
             restored.append(epoch)
-            kept_others = [
-                line for line in others if line.is_of_the_course and not any(map(line.tells_of_the_same, missing))
-            ]
-            groups[epoch] = [*lines, *kept_others] if is_whole else [*groups[epoch], *missing]
+            groups[epoch] = whole
     if path.exists() or groups:
         _write(path, data, (line.text for epoch in sorted(groups) for line in groups[epoch]))
     return _told(path, left_out, "events of epoch", restored, [])

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from esper.errors import EsperError
 from esper.files import misfit
+from esper.study.databases import DATABASE_ERRORS
 
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 30.0
@@ -130,7 +131,7 @@ class DatabaseFile:
     def _answered(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OverflowError) as error:
+        except (*DATABASE_ERRORS, OverflowError) as error:
             raise EsperError(
                 f"{self.path}: {error}\n  what was written earlier is intact; expected an SQLite database of esper's"
             ) from error

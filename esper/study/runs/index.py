@@ -14,6 +14,7 @@ from pathlib import Path
 
 from esper.files import check_own, misfit
 from esper.files.records import RUN_FILE
+from esper.study.databases import DATABASE_ERRORS
 from esper.study.runs.folders import Stamp, is_held, place, walk
 from esper.study.runs.rows import COLUMNS, ROW, Row, read_job_row, read_row
 
@@ -97,7 +98,7 @@ class _Cache:
         self._database: sqlite3.Connection | None = None
         try:
             self._open()
-        except (OSError, sqlite3.DatabaseError, _OtherVersionError, _ForeignError) as error:
+        except (OSError, *DATABASE_ERRORS, _OtherVersionError, _ForeignError) as error:
             self._mend(error)
 
     def read(self) -> Known:
@@ -111,7 +112,7 @@ class _Cache:
                 if misfit(list(values[:3]), [int]) is None and misfit(row, ROW) is None:  # else it is read anew
                     known[row["run"]] = (Stamp(*values[:3]), row)
             return known
-        except sqlite3.DatabaseError as error:
+        except DATABASE_ERRORS as error:
             self._mend(error)
         return {}
 
@@ -128,7 +129,7 @@ class _Cache:
                 self._database.execute("BEGIN IMMEDIATE")
                 self._database.executemany(f"INSERT OR REPLACE INTO runs ({_quoted(columns)}) VALUES ({marks})", values)
                 self._database.executemany("DELETE FROM runs WHERE run = ?", lost)
-        except sqlite3.DatabaseError as error:
+        except DATABASE_ERRORS as error:
             self._mend(error)
 
     def close(self) -> None:
@@ -171,7 +172,7 @@ class _Cache:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(f"{self.path}{suffix}")
             self._open()
-        except (OSError, sqlite3.Error, _OtherVersionError) as error:
+        except (OSError, *DATABASE_ERRORS, _OtherVersionError) as error:
             self._give_up(error)
         else:
             self.notes.append(f"{self.path} could not be used ({reason}): rebuilt from the run folders")

@@ -11,8 +11,8 @@ from esper.nissa import EventHub, JsonlSink, cut_back, read_jsonl
 from esper.nissa.sinks.cutting import Carried
 
 
-def event(epoch: int) -> TelemetryEvent:
-    return TelemetryEvent(TelemetryEventType.CULLED, epoch, 1, "early", "s", "weil's nötig war")
+def event(epoch: int, slot: str = "early") -> TelemetryEvent:
+    return TelemetryEvent(TelemetryEventType.CULLED, epoch, 1, slot, "s", "weil's nötig war")
 
 
 def test_a_line_is_in_the_file_when_the_call_returns(tmp_path: Path) -> None:
@@ -113,4 +113,40 @@ def test_a_line_of_the_runs_course_that_was_altered_gives_way_to_the_one_that_a_
     path.write_text(whole.replace('"seed":""', '"seed":1', 1))
     carried = Carried(-1, 0, {"events.jsonl": whole.splitlines()[:1]})  # the other was told after it was saved
     assert cut_back(tmp_path, events=0, checkpoint=2, carried=[carried])
+    assert path.read_text() == whole
+
+
+ALTERED = {
+    "of another epoch": lambda lines: [lines[0].replace('"epoch":0', '"epoch":1'), *lines[1:]],
+    "of its course and of another epoch": lambda lines: [
+        *lines[:2],
+        lines[2].replace('h":0', 'h":1'),
+        *lines[3:],
+    ],
+    "of its course and without a field": lambda lines: [*lines[:2], lines[2].replace('"data', '"da4a'), *lines[3:]],
+    "of its course and of no number": lambda lines: [
+        *lines[:2],
+        lines[2].replace('checkpoint"', 'chuckpoint"'),
+        *lines[3:],
+    ],
+    "in another order": lambda lines: [lines[1], lines[0], *lines[2:]],
+    "twice": lambda lines: [lines[0], *lines],
+    "missing": lambda lines: lines[1:],
+}
+
+
+@pytest.mark.parametrize("alteration", ALTERED)
+def test_events_that_checkpoints_carry_are_as_they_were_written(tmp_path: Path, alteration: str) -> None:
+    sink = JsonlSink(tmp_path)
+    for epoch in range(2):
+        for slot in ("early", "late"):
+            sink.event(event(epoch, slot))
+        sink.event(TelemetryEvent(TelemetryEventType.CHECKPOINT_SAVED, epoch=epoch, data={"checkpoint": epoch + 1}))
+    sink.close("interrupted")
+    path = tmp_path / "events.jsonl"
+    whole = path.read_text()
+    lines = whole.splitlines()
+    path.write_text("".join(f"{line}\n" for line in ALTERED[alteration](lines)))
+    carried = [Carried(-1, 0, {path.name: lines[:2]}), Carried(0, 1, {path.name: lines[2:5]})]
+    assert cut_back(tmp_path, events=1, checkpoint=2, carried=carried)
     assert path.read_text() == whole
