@@ -4,7 +4,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from esper.checks import did_you_mean, in_range, one_of, require
@@ -125,4 +125,4 @@ def _checked(values: Any, name: str) -> SuiteConfig:
         if key not in given:
             raise ConfigError(f"{key}: a value is missing; suite/default.yaml explains the keys")
     merged = OmegaConf.merge(OmegaConf.structured(schema), given | {"name": name})
-    return cast(SuiteConfig, to_object(merged))
+    return cast(SuiteConfig, to_object(cast(DictConfig, merged)))
