@@ -21,6 +21,7 @@ _OF_THE_COURSE = (
     TelemetryEventType.RUN_RESUMED,
     TelemetryEventType.RUN_FINISHED,
 )
+_ONCE = (TelemetryEventType.CHECKPOINT_SAVED, TelemetryEventType.RUN_STARTED)  # of each checkpoint; of a run
 _EVENT_FIELDS = TelemetryEvent(TelemetryEventType.RUN_STARTED).to_dict().keys()
 _MOST_NAMED = 5
 
@@ -125,13 +126,17 @@ def _cut_events(path: Path, last: int, checkpoint: int | None, carried: Sequence
     for line in _known(path.name, "epoch", carried):
         if line.key <= last and not line.is_void(checkpoint):
             known[line.key].append(line)
-    strays = {epoch: _difference(lines, groups[epoch]) for epoch, lines in known.items()}
-    absent = [line for missing, _ in strays.values() for line in missing]
+    strays = {epoch: _difference(known[epoch], groups[epoch]) for epoch in sorted({*known, *groups})}
+    told = [line for missing, _ in strays.values() for line in missing]
+    told += [line for lines in known.values() for line in lines if line.record.get("type") in _ONCE]
     restored = []
     for epoch, (missing, others) in strays.items():
         if any(one.after < epoch <= one.until for one in carried):  # what is carried is all of it, but for its course
-            kept = [one for one in others if one.is_of_the_course and not any(map(one.tells_of_the_same, absent))]
-            whole = [*known[epoch], *kept]
+            whole = list(known[epoch])
+            for line in others:
+                if line.is_of_the_course and not any(map(line.tells_of_the_same, told)):
+                    whole.append(line)
+                    told += [line] * (line.record["type"] in _ONCE)
         else:
             whole = [*groups[epoch], *missing]
         if [line.text for line in whole] != [line.text for line in groups[epoch]]:

@@ -131,6 +131,7 @@ ALTERED = {
     ],
     "in another order": lambda lines: [lines[1], lines[0], *lines[2:]],
     "twice": lambda lines: [lines[0], *lines],
+    "all twice": lambda lines: [*lines, *lines],
     "missing": lambda lines: lines[1:],
 }
 
