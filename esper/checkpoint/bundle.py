@@ -12,36 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors
 import torch
 from torch import Tensor
 
 from esper import __version__
-from esper.checkpoint.plain import check_plain, fingerprint, parse_object, to_json
+from esper.checkpoint.buffers import read_buffer
+from esper.checkpoint.plain import check_plain, fingerprint
+from esper.checkpoint.sidecar import SCHEMA_VERSION, encode_sidecar, pending_path, read_sidecar
 from esper.checkpoint.tensors import compare_tensors, decode_tensors, encode_tensors
 from esper.errors import CheckpointError
-from esper.files import open_to_read, write_atomic
-from esper.files.reading import MOST_BYTES
-
-SCHEMA_VERSION = 1
-_MEMORY_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # of this machine
-_SELF_CHECK = "self_sha256"
-_FIELDS: dict[str, type | tuple[type, ...]] = {
-    "kind": str,
-    "epoch": (int, type(None)),
-    "config": dict,
-    "config_sha256": str,
-    "growth_log": list,
-    "seed_states": dict,
-    "state": dict,
-    "metrics": dict,
-    "metadata": dict,
-    "aliases": dict,
-    "versions": dict,
-    "tensors_bytes": int,
-    "tensors_sha256": str,
-}
+from esper.files import write_atomic
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +64,6 @@ def bundle_paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     return stem.with_name(f"{stem.name}.safetensors"), stem.with_name(f"{stem.name}.json")
 
 
-def pending_path(sidecar_path: Path) -> Path:
-    """Where the new sidecar waits while an existing checkpoint is overwritten."""
-    return sidecar_path.with_name(f"{sidecar_path.name}.new")
-
-
 def write_bundle(path: str | os.PathLike[str], checkpoint: Checkpoint) -> Path:
     """Write a checkpoint durably and return the path of its tensors.
 
@@ -97,7 +73,7 @@ def write_bundle(path: str | os.PathLike[str], checkpoint: Checkpoint) -> Path:
     """
     tensors_path, sidecar_path = bundle_paths(path)
     parts, aliases = encode_tensors(checkpoint.tensors)
-    sidecar = _encode_sidecar(checkpoint, parts, aliases)
+    sidecar = _sidecar_of(checkpoint, parts, aliases)
     pending = pending_path(sidecar_path)
     if sidecar_path.exists():
         # New tensors beside the old sidecar would be no checkpoint at all: a reader then finds their sidecar here.
@@ -122,7 +98,7 @@ def read_bundle(
     """
     tensors_path, sidecar_path = bundle_paths(path)
     sidecar = read_sidecar(sidecar_path)
-    data = _read_buffer(tensors_path)
+    data = read_buffer(tensors_path)
     if sidecar["tensors_sha256"] != hashlib.sha256(data).hexdigest():
         sidecar = _pending_sidecar(sidecar_path, data, otherwise=_altered(tensors_path, len(data), sidecar))
     tensors = decode_tensors(data, sidecar["aliases"], str(tensors_path))
@@ -146,33 +122,10 @@ def amend_metadata(path: str | os.PathLike[str], **values: Any) -> None:
     sidecar_path = bundle_paths(path)[1]
     sidecar = read_sidecar(sidecar_path)
     check_plain(values, "metadata")
-    write_atomic(sidecar_path, _encoded(sidecar | {"metadata": sidecar["metadata"] | values}))
+    write_atomic(sidecar_path, encode_sidecar(sidecar | {"metadata": sidecar["metadata"] | values}))
 
 
-def read_sidecar(path: Path) -> dict[str, Any]:
-    """Read a sidecar and verify its own checksum and fields; the tensors are not looked at. Raises CheckpointError."""
-    sidecar = parse_object(bytes(_read_buffer(path, MOST_BYTES)), path)
-    if sidecar.get("schema") != SCHEMA_VERSION:
-        raise CheckpointError(
-            f"{path} has schema {str(sidecar.get('schema'))[:40]}; this version of esper reads {SCHEMA_VERSION}. "
-            "Load it with the version that wrote it."
-        )
-    checksum = sidecar.pop(_SELF_CHECK, None)
-    try:
-        actual = fingerprint(sidecar)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is altered: it holds what JSON cannot ({error}).") from error
-    if checksum != actual:
-        raise CheckpointError(f"{path} is altered: its content does not match its own checksum ({_SELF_CHECK}).")
-    for name, kind in _FIELDS.items():
-        if not isinstance(sidecar.get(name, ...), kind):
-            raise CheckpointError(f"{path}: the field {name!r} is missing or of the wrong type.")
-    if not all(isinstance(name, str) for name in sidecar["aliases"].values()):
-        raise CheckpointError(f"{path}: the field 'aliases' maps names to names.")
-    return sidecar
-
-
-def _encode_sidecar(checkpoint: Checkpoint, parts: Sequence[bytes | memoryview], aliases: dict[str, str]) -> bytes:
+def _sidecar_of(checkpoint: Checkpoint, parts: Sequence[bytes | memoryview], aliases: dict[str, str]) -> bytes:
     epoch = checkpoint.epoch
     if epoch is not None and (type(epoch) is not int or epoch < 0):
         raise CheckpointError(f"A checkpoint's epoch is an integer from 0 on, or None; got {epoch!r}.")
@@ -207,25 +160,14 @@ def _encode_sidecar(checkpoint: Checkpoint, parts: Sequence[bytes | memoryview],
         "tensors_bytes": sum(map(len, parts)),
         "tensors_sha256": digest.hexdigest(),
     }
-    return _encoded(content)
-
-
-def _encoded(content: dict[str, Any]) -> bytes:
-    """A sidecar's fields as its file, with the checksum over them."""
-    content = content | {_SELF_CHECK: fingerprint(content)}
-    # One line a field: people can read it, and a megabyte of growth log is still encoded in milliseconds.
-    lines = ",\n".join(f'"{name}": {to_json(value)}' for name, value in content.items())
-    encoded = f"{{\n{lines}\n}}\n".encode()
-    if len(encoded) > MOST_BYTES:
-        raise CheckpointError(f"A sidecar of {len(encoded):,} bytes cannot be read back; at most {MOST_BYTES:,} are.")
-    return encoded
+    return encode_sidecar(content)
 
 
 def _settle(tensors_path: Path, sidecar_path: Path) -> None:
     """Finish the work of a writer that was killed after its tensors were in place and before its sidecar was."""
     pending = pending_path(sidecar_path)
     with contextlib.suppress(CheckpointError, FileNotFoundError):
-        if read_sidecar(pending)["tensors_sha256"] == hashlib.sha256(_read_buffer(tensors_path)).hexdigest():
+        if read_sidecar(pending)["tensors_sha256"] == hashlib.sha256(read_buffer(tensors_path)).hexdigest():
             os.replace(pending, sidecar_path)
 
 
@@ -243,25 +185,3 @@ def _altered(path: Path, size: int, sidecar: dict[str, Any]) -> CheckpointError:
     expected = sidecar["tensors_bytes"]
     what = f"cut short: {size} bytes of {expected}" if size < expected else "altered: its sha256 is not its sidecar's"
     return CheckpointError(f"{path} is {what}. Put the original file back, or load an earlier checkpoint.")
-
-
-def _read_buffer(path: Path, most_bytes: int = _MEMORY_BYTES) -> memoryview:
-    """The bytes of a file, in writable memory of their own."""
-    try:
-        with open_to_read(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > most_bytes:
-                raise CheckpointError(f"{path} is altered: it has {size:,} bytes, and at most {most_bytes:,} are read.")
-            # NumPy asks for huge pages, without which the system spends longer on pages than on the copy.
-            buffer = np.empty(size, np.uint8).data
-            filled = 0
-            while filled < len(buffer) and (count := file.readinto(buffer[filled:])):
-                filled += count
-        return buffer[:filled]
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path} is missing. A checkpoint is a .safetensors and a .json of the same name, in the same folder."
-        ) from error
-    except (OSError, MemoryError, ValueError) as error:  # a name can hold what no file's may
-        reason = getattr(error, "strerror", None) or str(error) or "there is not enough memory"
-        raise CheckpointError(f"{path} cannot be read: {reason}.") from error

@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from esper.checkpoint.bundle import bundle_paths, pending_path, read_sidecar
+from esper.checkpoint.bundle import bundle_paths
+from esper.checkpoint.sidecar import pending_path, read_sidecar
 from esper.errors import CheckpointError
 from esper.files import make_folder, sweep_temporaries, sync_folder, write_error
 from esper.files.records import CHECKPOINT_PREFIX, CHECKPOINTS

@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from esper.checkpoint import module_state, read_bundle, restoring, write_bundle
-from esper.checkpoint.bundle import bundle_paths, read_sidecar
+from esper.checkpoint.bundle import bundle_paths
+from esper.checkpoint.sidecar import read_sidecar
 from esper.checkpoint.tensors import compare_tensors
 from esper.errors import CheckpointError, EsperError, ForgeError, first_line
 from esper.forge.architectures import build_network

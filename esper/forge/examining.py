@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from esper.checkpoint import read_bundle
-from esper.checkpoint.bundle import bundle_paths, read_sidecar
+from esper.checkpoint.bundle import bundle_paths
+from esper.checkpoint.sidecar import read_sidecar
 from esper.errors import CheckpointError, EsperError, first_line
 from esper.forge.anatomy import Anatomy, anatomy
 from esper.forge.ancestry import Ancestor, ancestors

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from esper.checkpoint.bundle import bundle_paths, read_sidecar
+from esper.checkpoint.bundle import bundle_paths
+from esper.checkpoint.sidecar import read_sidecar
 from esper.errors import ForgeError
 from esper.forge.bitnet.bundle import TERNARY
 from esper.forge.bitnet.packing import pack_network, round_embedding

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from esper.checkpoint.bundle import bundle_paths, read_sidecar
+from esper.checkpoint.bundle import bundle_paths
+from esper.checkpoint.sidecar import read_sidecar
 from esper.forge.architectures import build_network, plain_bytes
 from esper.forge.bundles import bundle_stem, parent_path
 from esper.forge.card import check_parents

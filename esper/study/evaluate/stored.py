@@ -10,8 +10,9 @@ from omegaconf.errors import OmegaConfBaseException
 from esper.builders.policy import build_policy, learned_part
 from esper.builders.population import DEFAULT_THREADS, Grown, build_growth, check_precision, pick_device
 from esper.checkpoint import Checkpoint, CheckpointManager, restoring
-from esper.checkpoint.bundle import bundle_paths, read_sidecar
+from esper.checkpoint.bundle import bundle_paths
 from esper.checkpoint.plain import fingerprint
+from esper.checkpoint.sidecar import read_sidecar
 from esper.checks import did_you_mean
 from esper.config.composing import from_plain, load_plugins_of, to_plain
 from esper.config.explain import explain
