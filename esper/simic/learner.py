@@ -12,7 +12,7 @@ from esper.errors import LearnerError
 from esper.leyline import Action, Operation
 
 if TYPE_CHECKING:
-    from esper.simic.on_policy.collector import Rollout
+    from esper.simic.on_policy.rollout import Rollout
 
 _SHOWN = 4
 

@@ -1,6 +1,7 @@
 """Control by rule, and what a controller sees: it decides, once an epoch, what each host plants, advances and culls."""
 
-from esper.tamiyo.heuristic import HeuristicPolicyConfig, HeuristicTamiyo
+from esper.tamiyo.heuristic import HeuristicTamiyo
+from esper.tamiyo.heuristic_config import HeuristicPolicyConfig
 from esper.tamiyo.masks import legal_actions
 from esper.tamiyo.random import RandomController, RandomPolicyConfig
 from esper.tamiyo.registry import POLICIES, build_controller

@@ -11,7 +11,7 @@ from esper.errors import LearnerError
 from esper.leyline.ranks import share
 from esper.simic.on_policy.acting import ActingPolicy
 from esper.simic.on_policy.advantages import discounted_returns
-from esper.simic.on_policy.collector import Rollout
+from esper.simic.on_policy.rollout import Rollout
 from esper.simic.on_policy.schedules import schedule
 
 _LEAST_SCALE = 1e-3  # of returns that hardly differ

@@ -11,9 +11,10 @@ from torch import Tensor
 from esper.errors import LearnerError
 from esper.files import checked
 from esper.simic.learner import Learner
-from esper.simic.on_policy.collector import Collector, Rollout
+from esper.simic.on_policy.collector import Collector
 from esper.simic.on_policy.config import LearnedPolicyConfig
 from esper.simic.on_policy.early_stopping import EarlyStopping, State
+from esper.simic.on_policy.rollout import Rollout
 
 _LEARNER, _COLLECTOR, _STOPPING, _ENV = "learner/", "collector/", "stopping/", "env/"
 

@@ -13,8 +13,8 @@ from esper.leyline import LEVELS, ActionLayout
 from esper.leyline.ranks import ALONE, Ranks
 from esper.simic.on_policy.advantages import explained_variance, gae, normalized
 from esper.simic.on_policy.base import PolicyLearner
-from esper.simic.on_policy.collector import Rollout
 from esper.simic.on_policy.config import LEARNERS, LearnedPolicyConfig
+from esper.simic.on_policy.rollout import Rollout
 from esper.simic.ppo.config import PPOPolicyConfig
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from esper.errors import CheckpointError, ConfigError, LearnerError
 from esper.leyline import ActionLayout, Operation
 from esper.simic.on_policy.advantages import explained_variance, normalized
-from esper.simic.on_policy.collector import Collector, Rollout, evaluate
+from esper.simic.on_policy.collector import Collector, evaluate
+from esper.simic.on_policy.rollout import Rollout
 from esper.simic.ppo.agent import PPOAgent
 from esper.simic.ppo.config import PPOPolicyConfig
 from tests.simic.small_envs import Counting, Recall, cartpole, vectorised
