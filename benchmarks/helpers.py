@@ -7,14 +7,11 @@ ratio the median of the rounds' ratios. Replay is measured beside TorchRL and ti
 """
 
 import argparse
-import hashlib
 import importlib.metadata
 import json
-import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +19,10 @@ import safetensors
 import torch
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from benchmarks.kept_files import CHECKPOINT_TENSORS, Ways, checkpoint_case, safetensors_case
 from benchmarks.peers import ALPHA, BETA, Transitions, tianshou_step, torchrl_step
-from esper.checkpoint import Checkpoint, read_bundle, write_bundle
-from esper.checkpoint.bundle import bundle_paths
-from esper.checkpoint.tensors import decode_tensors, encode_tensors
 from esper.engine.state.gradients import row_statistics
 from esper.simic.gradient_collector import SeedGradientCollector
 from esper.simic.prioritized_buffer import PrioritizedReplayBuffer
@@ -37,9 +31,7 @@ MEMBERS, PARAMETERS = 32, 30
 SMALL_TENSORS = 1000
 CAPACITY, BATCH, STATE_SIZE = 1_000_000, 256, 27
 STEPS_PER_ROUND = 50
-CHECKPOINT_TENSORS = 120  # of a mebibyte each
 
-Ways = dict[str, Callable[[], object]]
 Times = dict[str, list[float]]
 
 
@@ -114,85 +106,6 @@ def replay_case() -> Ways:
         except ImportError as error:
             print(f"{library} is left out ({error}): pip install -e '.[bench]'")
     return {name: lambda step=step: [step() for _ in range(STEPS_PER_ROUND)] for name, step in steps.items()}
-
-
-def write_raw(paths: tuple[Path, Path], contents: list[bytes]) -> None:
-    """The files of a checkpoint with its number of fsyncs, and nothing else."""
-    for path, content in zip(paths, contents, strict=True):
-        with open(path, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-
-
-def checkpoint_case(folder: Path) -> Ways:
-    """Saving and loading, each beside the plain way, and the hash that both include."""
-    state = tensors_to_keep()
-    checkpoint = Checkpoint(tensors=state)
-    write_bundle(folder / "kept", checkpoint)
-    torch.save(state, folder / "kept.pt")
-    contents = [path.read_bytes() for path in bundle_paths(folder / "kept")]
-    saved, raw = bundle_paths(folder / "saved"), (folder / "raw.1", folder / "raw.2")
-
-    def afresh(paths: tuple[Path, Path], write: Callable[[], object]) -> Callable[[], object]:
-        def run() -> None:
-            write()
-            for path in paths:
-                path.unlink()
-
-        return run
-
-    return {
-        "raw write": afresh(raw, lambda: write_raw(raw, contents)),
-        "save": afresh(saved, lambda: write_bundle(folder / "saved", checkpoint)),
-        "torch.load": lambda: torch.load(folder / "kept.pt"),
-        "load": lambda: read_bundle(folder / "kept"),
-        "sha256": lambda: hashlib.sha256(contents[0]).digest(),
-    }
-
-
-def safetensors_case(folder: Path) -> Ways:
-    """A file of tensors written and read by us and by the safetensors library: no hash, no fsync, no sidecar.
-
-    The library maps a file into memory, so that tensors are read when they are used; a checkpoint's must not depend on
-    its file any more, and a checksum reads every byte, so they are also compared as copies.
-    """
-    state = tensors_to_keep()
-    kept = folder / "kept.safetensors"
-    save_file(state, kept)
-
-    def write() -> None:
-        (folder / "ours.safetensors").unlink(missing_ok=True)
-        parts, _ = encode_tensors(state)
-        with open(folder / "ours.safetensors", "wb") as file:
-            file.writelines(parts)
-
-    def read() -> dict[str, Tensor]:
-        with open(kept, "rb") as file:
-            buffer = np.empty(kept.stat().st_size, np.uint8).data
-            file.readinto(buffer)
-        return decode_tensors(buffer, {}, str(kept))
-
-    def save() -> None:
-        (folder / "theirs.safetensors").unlink(missing_ok=True)
-        save_file(state, folder / "theirs.safetensors")
-
-    return {
-        "save_file": save,
-        "our write": write,
-        "load_file, mapped": lambda: load_file(kept),
-        "load_file, copied": lambda: {name: tensor.clone() for name, tensor in load_file(kept).items()},
-        "our read": read,
-    }
-
-
-def tensors_to_keep() -> dict[str, Tensor]:
-    """Those of a large checkpoint."""
-    generator = torch.Generator().manual_seed(0)
-    return {f"layer{i}.weight": torch.randn(256, 1024, generator=generator) for i in range(CHECKPOINT_TENSORS)}
 
 
 def take_turns(ways: Ways, rounds: int) -> Times:
