@@ -64,7 +64,7 @@ class GrowthEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
 
     def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """One epoch; see `GrowthVectorEnv.step`."""
-        from esper.engine.environment import action_numbers  # loaded with torch, when the environment was made
+        from esper.engine.arguments import action_numbers  # loaded with torch, when the environment was made
 
         numbers = action_numbers(action, None, len(self.members.layout))
         observations, rewards, terminated, truncated, info = self.members.step(np.array(numbers))

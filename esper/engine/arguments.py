@@ -1,17 +1,19 @@
-"""What a population is given, judged before anything changes: an EngineError says what was expected."""
+"""What a population or an environment is given, judged before anything changes; errors say what was expected."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from esper.checks import QUOTED, did_you_mean, is_number, is_whole, spelled
+from esper.engine.backends.base import KINDS
 from esper.engine.optimizer import OptimizerConfig
 from esper.errors import EngineError
 from esper.kasmina.base import like
 from esper.kasmina.host import MorphogeneticModel
-from esper.leyline import CROSS_ENTROPY
+from esper.leyline import CROSS_ENTROPY, LOSSES
 
 
 def checked_members(models: Any, optimizer: Any) -> tuple[list[MorphogeneticModel], list[OptimizerConfig]]:
@@ -48,6 +50,14 @@ def _optimizers(optimizer: Any, count: int) -> list[OptimizerConfig]:
     if len(configs) != count:
         raise EngineError(f"optimizer: {len(configs)} for {count} members; expected one for all, or one for each")
     return configs
+
+
+def check_names(kind: str | None, loss: str) -> None:
+    """Of an engine's kind, or None, and of a loss."""
+    if kind not in (None, *KINDS):
+        raise EngineError(f"engine kind {kind!r}: must be one of {', '.join(KINDS)}")
+    if loss not in LOSSES:
+        raise EngineError(f"loss {loss!r}: must be one of {', '.join(LOSSES)}")
 
 
 def checked_epoch(
@@ -136,6 +146,46 @@ def check_seeds(without: Sequence[tuple[int, str]], models: Sequence[Morphogenet
         if slot not in known:
             hint = did_you_mean(str(slot), known, QUOTED)
             raise EngineError(f"without: member {member} has no slot {slot!r}; it has {', '.join(known)}{hint}")
+
+
+def action_numbers(actions: Any, count: int | None, known: int) -> list[int]:
+    """The numbers of actions that a client gave, one for each of `count` members; None: the one of a single member.
+
+    Args: known: actions there are. Raises EngineError on anything but integers within them: nothing is rounded.
+    """
+    shape, wanted = ((), "an integer") if count is None else ((count,), f"{count} integers")
+    try:
+        numbers = np.asarray(actions)
+    except (TypeError, ValueError, RuntimeError) as error:  # rows of different lengths, a tensor on another device
+        raise EngineError(f"actions: expected {wanted}, 0 to {known - 1}; they are no array ({error})") from error
+    # In a list with integers numpy takes a truth value for one.
+    has_truth = isinstance(actions, list | tuple) and any(isinstance(action, bool | np.bool_) for action in actions)
+    if numbers.shape != shape or has_truth or not np.issubdtype(numbers.dtype, np.integer):
+        found = "truth values" if has_truth else f"{numbers.dtype} {numbers.shape}"
+        raise EngineError(f"actions: expected {wanted}, 0 to {known - 1}, found {found}")
+    flat = numbers.reshape(-1)
+    is_known = (flat >= 0) & (flat < known)
+    if not is_known.all():
+        member = int(np.flatnonzero(~is_known)[0])
+        raise EngineError(f"action {flat[member]} of member {member}: expected 0 to {known - 1}")
+    return [int(number) for number in flat]
+
+
+def episode_seeds(options: dict[str, Any], count: int) -> list[int] | None:
+    """The seeds of `count` episodes that the options of a reset name; None where they name none."""
+    if options.keys() - {"episode_seeds"}:
+        raise EngineError(f"reset options {', '.join(options)}: the only one is episode_seeds")
+    if "episode_seeds" not in options:
+        return None
+    named = options["episode_seeds"]
+    try:
+        seeds = np.asarray(named)
+    except (TypeError, ValueError) as error:
+        raise EngineError(f"episode_seeds={named}: {error}") from error
+    is_whole = np.issubdtype(seeds.dtype, np.integer)
+    if not is_whole or seeds.shape != (count,) or not ((seeds >= 0) & (seeds < 2**63)).all():
+        raise EngineError(f"episode_seeds={named}: expected {count} whole numbers, 0 or more")
+    return [int(seed) for seed in seeds]
 
 
 def _check_tensor(name: str, value: Any, device: torch.device, form: str) -> None:

@@ -13,6 +13,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
+from esper.engine.arguments import action_numbers, episode_seeds
 from esper.engine.epoch import EpochRunner
 from esper.engine.growth import Growth
 from esper.engine.sharded import ShardedGrowth
@@ -46,29 +47,6 @@ def episode_seed(seed: int, member: int, number: int) -> int:
     """The seed of a member's episode of this number (from 0) after `reset(seed=seed)`: below 2^31, as a run's."""
     digest = hashlib.sha256(f"{seed}/episode/{member}/{number}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
-
-
-def action_numbers(actions: Any, count: int | None, known: int) -> list[int]:
-    """The numbers of actions that a client gave, one for each of `count` members; None: the one of a single member.
-
-    Args: known: actions there are. Raises EngineError on anything but integers within them: nothing is rounded.
-    """
-    shape, wanted = ((), "an integer") if count is None else ((count,), f"{count} integers")
-    try:
-        numbers = np.asarray(actions)
-    except (TypeError, ValueError, RuntimeError) as error:  # rows of different lengths, a tensor on another device
-        raise EngineError(f"actions: expected {wanted}, 0 to {known - 1}; they are no array ({error})") from error
-    # In a list with integers numpy takes a truth value for one.
-    has_truth = isinstance(actions, list | tuple) and any(isinstance(action, bool | np.bool_) for action in actions)
-    if numbers.shape != shape or has_truth or not np.issubdtype(numbers.dtype, np.integer):
-        found = "truth values" if has_truth else f"{numbers.dtype} {numbers.shape}"
-        raise EngineError(f"actions: expected {wanted}, 0 to {known - 1}, found {found}")
-    flat = numbers.reshape(-1)
-    is_known = (flat >= 0) & (flat < known)
-    if not is_known.all():
-        member = int(np.flatnonzero(~is_known)[0])
-        raise EngineError(f"action {flat[member]} of member {member}: expected 0 to {known - 1}")
-    return [int(number) for number in flat]
 
 
 class GrowthVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
@@ -126,7 +104,7 @@ class GrowthVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[
             self._seed = seed
             self._begun[:] = 0
             self.growth.stream.reseed(seed)
-        named = self._episode_seeds(options or {})
+        named = episode_seeds(options or {}, self.num_envs)
         observations = self._begin(range(self.num_envs), named)
         return observations, self._add_masks({}, range(self.num_envs))
 
@@ -212,21 +190,6 @@ class GrowthVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[
         for member in members:
             info = self._add_info(info, {"action_mask": self._masks[member]}, member)
         return info
-
-    def _episode_seeds(self, options: dict[str, Any]) -> list[int] | None:
-        if options.keys() - {"episode_seeds"}:
-            raise EngineError(f"reset options {', '.join(options)}: the only one is episode_seeds")
-        if "episode_seeds" not in options:
-            return None
-        named = options["episode_seeds"]
-        try:
-            seeds = np.asarray(named)
-        except (TypeError, ValueError) as error:
-            raise EngineError(f"episode_seeds={named}: {error}") from error
-        is_whole = np.issubdtype(seeds.dtype, np.integer)
-        if not is_whole or seeds.shape != (self.num_envs,) or not ((seeds >= 0) & (seeds < 2**63)).all():
-            raise EngineError(f"episode_seeds={named}: expected {self.num_envs} whole numbers, 0 or more")
-        return [int(seed) for seed in seeds]
 
     # ---- keeping
 

@@ -5,10 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
-from esper.engine.state.snapshot import Snapshot, restore_snapshot, take_snapshot
+from torch import Tensor
+
+from esper.engine.state.snapshot import Snapshot, join_snapshot, restore_snapshot, split_snapshot, take_snapshot
 from esper.engine.state.view import Members
 from esper.leyline import LEAST_SCORE
 from esper.leyline.governor import GovernorConfig
+
+GOVERNOR = "governor/"  # what names of its tensors begin with
 
 
 @dataclass(slots=True)
@@ -71,11 +75,14 @@ class Governor:
         monitor.rollbacks += 1
         return monitor.snapshot_epoch, monitor.rollbacks >= self.config.max_rollbacks
 
-    def state(self) -> dict[str, Any]:
-        """Plain values; the snapshot is kept apart."""
-        return {"watches": [list(astuple(self.monitors[member])) for member in sorted(self.monitors)]}
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors of the snapshot, and plain values."""
+        tensors, snapshot = ({}, None) if self.snapshot is None else split_snapshot(GOVERNOR, self.snapshot)
+        watches = [list(astuple(self.monitors[member])) for member in sorted(self.monitors)]
+        return tensors, {"watches": watches, "snapshot": snapshot}
 
-    def load_state(self, plain: dict[str, Any], snapshot: Snapshot | None) -> None:
+    def load_state(self, tensors: Mapping[str, Tensor], plain: dict[str, Any]) -> None:
         """Continue where `state` was taken."""
-        self.snapshot = snapshot
+        kept = plain["snapshot"]
+        self.snapshot = None if kept is None else join_snapshot(GOVERNOR, tensors, kept)
         self.monitors = {member: _Monitor(*values) for member, values in enumerate(plain["watches"])}

@@ -1,7 +1,7 @@
 """The loop's other half: takes a controller's actions, trains an epoch, and reports what came of it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from esper.checkpoint import pack_generators, unpack_generators
 from esper.engine.actions import Episode, SeedActions
 from esper.engine.data_stream import Stream
 from esper.engine.governor import Governor
-from esper.engine.reports import UNKNOWN, Score, member_report, plain_report, report_from_plain
+from esper.engine.reports import UNKNOWN, Epoch, LastReports, Score, plain_report
 from esper.engine.scores import Scores
 from esper.engine.state.gradients import SeedGradients
 from esper.engine.state.snapshot import join_snapshot, restore_snapshot, split_snapshot, take_snapshot
@@ -19,27 +19,10 @@ from esper.errors import EngineError
 from esper.kasmina.events import is_refusal
 from esper.kasmina.python_state import check_structure
 from esper.kasmina.slot import QualityGates
-from esper.leyline import LEAST_SCORE, WAIT, Action, EpochReport, SeedStage, TelemetryEvent, TelemetryEventType
+from esper.leyline import WAIT, Action, EpochReport, SeedStage, TelemetryEvent, TelemetryEventType
 from esper.tasks import Task
 
 MEASURED = (SeedStage.BLENDING, SeedStage.PROBATIONARY)
-
-
-@dataclass(slots=True)
-class Epoch:
-    """One that is under way: the reports it began with, what is asked of each member, and what has happened.
-
-    refused: members whose action was not done; is_retired: of members that are put back, whether that retires them.
-    """
-
-    before: list[EpochReport]
-    asked: list[Action]
-    events: list[TelemetryEvent]
-    refused: set[int | None]
-    trained: list[Score] = field(default_factory=list)
-    validated: Sequence[Score] = ()
-    without: list[dict[str, Score]] = field(default_factory=list)
-    is_retired: dict[int, bool] = field(default_factory=dict)
 
 
 class Growth:
@@ -82,7 +65,7 @@ class Growth:
         self.decay_epochs = round(decay_share * epochs)
         self.epoch = 0
         self.episodes = [Episode(seed, member) for member in self.member_ids]
-        self._reports: dict[int, EpochReport] = {}
+        self._last = LastReports(population.models, gates, task.input_shape, grown, epochs)
 
     @property
     def done(self) -> bool:
@@ -107,18 +90,19 @@ class Growth:
         """Each member's last one. Raises EngineError where one is `unreported`."""
         if self.unreported:
             raise EngineError(f"members {self.unreported} are not reported yet: call EpochRunner([growth]).reports()")
-        return [self._reports[member] for member in self.member_ids]
+        return self._last.all()
 
     @property
     def unreported(self) -> list[int]:
         """Members that have not been looked at since they began."""
-        return [member for member in self.member_ids if member not in self._reports]
+        return self._last.missing
 
     def report_untrained(self, validated: Sequence[Score]) -> None:
         """Take what validation says of members that begin."""
         begun = self.unreported
         self.governor.start({member: validated[member].loss for member in begun})
-        self._reports |= {member: self._report(member, UNKNOWN, validated[member], {}) for member in begun}
+        for member in begun:
+            self._last.note(member, UNKNOWN, validated[member], {}, **self._counts(member))
 
     def restart(self, members: Sequence[int], seeds: Sequence[int]) -> None:
         """These members begin anew, and the others go on undisturbed.
@@ -132,7 +116,7 @@ class Growth:
         for member, seed in zip(members, seeds, strict=True):
             self.seed_actions.undo(member)
             self.episodes[member] = Episode(seed, 0, self.epoch)
-            self._reports.pop(member, None)
+            self._last.forget(member)
 
     @property
     def local_growth(self) -> "Growth":
@@ -198,12 +182,18 @@ class Growth:
         for member, earlier in enumerate(epoch.before):
             is_back = member in epoch.is_retired
             left_out = {} if is_back else epoch.without[member]
-            trained, best = epoch.trained[member], earlier.best_val_accuracy
-            validated = (now if is_back else epoch.validated)[member]
-            report = self._report(member, trained, validated, left_out, best)
-            report.rolled_back, report.retired = is_back, epoch.is_retired.get(member, earlier.retired)
-            report.action, report.is_refused = epoch.asked[member], member in epoch.refused
-            self._reports[member] = report
+            self._last.note(
+                member,
+                epoch.trained[member],
+                (now if is_back else epoch.validated)[member],
+                left_out,
+                earlier.best_val_accuracy,
+                rolled_back=is_back,
+                retired=epoch.is_retired.get(member, earlier.retired),
+                action=epoch.asked[member],
+                is_refused=member in epoch.refused,
+                **self._counts(member),
+            )
         return self.reports(), sorted(epoch.events, key=lambda event: event.member or 0)
 
     def _act(self, member: int, action: Action) -> list[TelemetryEvent]:
@@ -238,28 +228,8 @@ class Growth:
             event.epoch, event.member = self.epoch_of(member), member
         return events
 
-    def _report(
-        self,
-        member: int,
-        trained: Score,
-        validated: Score,
-        without: Mapping[str, Score],
-        best_before: float = LEAST_SCORE,
-    ) -> EpochReport:
-        return member_report(
-            self.population.models[member],
-            self.gates,
-            self.task.input_shape,
-            trained,
-            validated,
-            without,
-            member=member,
-            epoch=self.epoch_of(member),
-            max_epochs=self.epochs,
-            best_val_accuracy=max(validated.score, best_before),
-            rollbacks=self.governor.monitors[member].rollbacks,
-            is_twin=member >= self.grown,
-        )
+    def _counts(self, member: int) -> dict[str, int]:
+        return {"epoch": self.epoch_of(member), "rollbacks": self.governor.monitors[member].rollbacks}
 
     # ---- keeping
 
@@ -269,15 +239,12 @@ class Growth:
         for model, made_of in zip(self.population.models, self.population.initial_structures, strict=True):
             check_structure(model, made_of)
         tensors, plain = split_snapshot("", take_snapshot(self.population))
-        governor_snapshot = None
-        if self.governor.snapshot is not None:
-            kept, governor_snapshot = split_snapshot("governor/", self.governor.snapshot)
-            tensors |= kept
-        return tensors | pack_generators(self.stream.generators), {
+        kept, governor = self.governor.state()
+        return tensors | kept | pack_generators(self.stream.generators), {
             "epoch": self.epoch,
             "episodes": [list(astuple(episode)) for episode in self.episodes],
             "population": plain,
-            "governor": self.governor.state() | {"snapshot": governor_snapshot},
+            "governor": governor,
             "growth_log": self.growth_log,
             "reports": reports,
         }
@@ -287,14 +254,12 @@ class Growth:
         for member in list(self.population.halted):
             self.population.release(member)
         restore_snapshot(self.population, join_snapshot("", tensors, plain["population"]))
-        governor = plain["governor"]
-        kept = governor["snapshot"]
-        self.governor.load_state(governor, None if kept is None else join_snapshot("governor/", tensors, kept))
+        self.governor.load_state(tensors, plain["governor"])
         unpack_generators(self.stream.generators, tensors)
         self.epoch = plain["epoch"]
         self.episodes = [Episode(*values) for values in plain["episodes"]]
         self.seed_actions.log = list(plain["growth_log"])
-        self._reports = {report.member: report for report in map(report_from_plain, plain["reports"])}
-        for member, report in self._reports.items():
+        self._last.load_state(plain["reports"])
+        for report in self.reports():
             if report.retired:
-                self.population.halt(member)
+                self.population.halt(report.member)

@@ -1,13 +1,22 @@
 """What is reported of a member at the end of an epoch, and how reports become plain values."""
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from esper.kasmina.host import MorphogeneticModel
 from esper.kasmina.slot import QualityGates, SeedSlot
-from esper.leyline import ADVANCES, Action, EpochReport, Operation, SeedStage, SeedStateReport
+from esper.leyline import (
+    ADVANCES,
+    LEAST_SCORE,
+    Action,
+    EpochReport,
+    Operation,
+    SeedStage,
+    SeedStateReport,
+    TelemetryEvent,
+)
 
 
 class Score(NamedTuple):
@@ -19,6 +28,23 @@ class Score(NamedTuple):
 
 
 UNKNOWN = Score(math.nan, math.nan)
+
+
+@dataclass(slots=True)
+class Epoch:
+    """One that is under way: the reports it began with, what is asked of each member, and what has happened.
+
+    refused: members whose action was not done; is_retired: of members that are put back, whether that retires them.
+    """
+
+    before: list[EpochReport]
+    asked: list[Action]
+    events: list[TelemetryEvent]
+    refused: set[int | None]
+    trained: list[Score] = field(default_factory=list)
+    validated: Sequence[Score] = ()
+    without: list[dict[str, Score]] = field(default_factory=list)
+    is_retired: dict[int, bool] = field(default_factory=dict)
 
 
 def member_report(
@@ -76,11 +102,71 @@ def slot_report(slot: SeedSlot, gates: QualityGates, validated: Score, without: 
     )
 
 
+class LastReports:
+    """The last report of each member that has one.
+
+    Args: grown: members before the first twin; max_epochs: of a member's course.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[MorphogeneticModel],
+        gates: QualityGates,
+        input_shape: Sequence[int],
+        grown: int,
+        max_epochs: int,
+    ) -> None:
+        self._models, self._gates, self._input_shape = models, gates, input_shape
+        self._grown, self._max_epochs = grown, max_epochs
+        self._known: dict[int, EpochReport] = {}
+
+    @property
+    def missing(self) -> list[int]:
+        """Members that have none."""
+        return [member for member in range(len(self._models)) if member not in self._known]
+
+    def all(self) -> list[EpochReport]:
+        """Of every member, where none is missing."""
+        return [self._known[member] for member in range(len(self._models))]
+
+    def forget(self, member: int) -> None:
+        """It begins anew."""
+        self._known.pop(member, None)
+
+    def note(
+        self,
+        member: int,
+        trained: Score,
+        validated: Score,
+        without: Mapping[str, Score],
+        best_before: float = LEAST_SCORE,
+        **known: Any,
+    ) -> None:
+        """What a member is now; see `member_report`."""
+        self._known[member] = member_report(
+            self._models[member],
+            self._gates,
+            self._input_shape,
+            trained,
+            validated,
+            without,
+            member=member,
+            max_epochs=self._max_epochs,
+            best_val_accuracy=max(validated.score, best_before),
+            is_twin=member >= self._grown,
+            **known,
+        )
+
+    def load_state(self, plain: Sequence[Mapping[str, Any]]) -> None:
+        """Take over what `plain_report` said of them."""
+        self._known = {report.member: report for report in map(report_from_plain, plain)}
+
+
 def plain_report(report: EpochReport) -> dict[str, Any]:
     """JSON values; a figure that is not finite becomes None."""
     plain: dict[str, Any] = {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in dataclasses.asdict(report).items()
+        for name, value in asdict(report).items()
     }
     for slot in plain["slots"].values():
         slot["stage"] = int(slot["stage"])

@@ -10,8 +10,9 @@ from torch import Tensor
 from esper.checkpoint.rng import PREFIX
 from esper.engine.actions import Episode
 from esper.engine.data_stream import Stream
-from esper.engine.growth import Epoch, Growth
-from esper.engine.reports import Score, plain_report, report_from_plain
+from esper.engine.governor import GOVERNOR
+from esper.engine.growth import Growth
+from esper.engine.reports import Epoch, Score, plain_report, report_from_plain
 from esper.engine.scores import Scores
 from esper.engine.state.snapshot import Snapshot, join_members, join_snapshot, split_snapshot, take_members
 from esper.errors import EngineError
@@ -155,7 +156,7 @@ class ShardedGrowth:
         governor = first.governor | {"watches": [watches[number] for number in self.member_ids]}
         if first.governor["snapshot"] is not None:
             whole = join_members([(one.numbers, one.governed) for one in shares])
-            kept, governor["snapshot"] = split_snapshot("governor/", whole)
+            kept, governor["snapshot"] = split_snapshot(GOVERNOR, whole)
             tensors |= kept
         return tensors | _drawn(first.tensors), first.plain | {
             "episodes": [list(astuple(episode)) for episode in self.episodes],
@@ -172,7 +173,7 @@ class ShardedGrowth:
         own, population = split_snapshot("", take_members(whole.members, self.numbers))
         governor = whole.governor | {"watches": [whole.governor["watches"][number] for number in self.numbers]}
         if governor["snapshot"] is not None:
-            kept, governor["snapshot"] = split_snapshot("governor/", take_members(whole.governed, self.numbers))
+            kept, governor["snapshot"] = split_snapshot(GOVERNOR, take_members(whole.governed, self.numbers))
             own |= kept
         log = [entry for entry in plain["growth_log"] if entry["member"] in place]
         changed = {
@@ -206,7 +207,7 @@ class _Kept:
 
     @property
     def governed(self) -> Snapshot:
-        return join_snapshot("governor/", self.tensors, self.governor["snapshot"])
+        return join_snapshot(GOVERNOR, self.tensors, self.governor["snapshot"])
 
 
 def _drawn(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,7 +10,8 @@ from gymnasium.spaces import Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
-from esper.engine.environment import GrowthVectorEnv, action_numbers, episode_seed
+from esper.engine.arguments import action_numbers
+from esper.engine.environment import GrowthVectorEnv, episode_seed
 from esper.errors import EngineError, LearnerError
 from esper.leyline import Action, ActionLayout, Operation, SeedStage
 from esper.simic.rewards.config import ContributionRewardConfig

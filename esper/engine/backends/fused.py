@@ -1,19 +1,18 @@
 """Training every member in one pass: host and seeds as programs over stacked weights."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 import torch
 from torch import Tensor
 
 from esper.engine.backends.base import FUSED, Backward
+from esper.engine.backends.member_rows import MemberRows
 from esper.engine.fusion.blueprint_groups import Group, make_group, signature, trained_stacks
-from esper.engine.fusion.fusable import HostWatch, check_hosts, check_plain
-from esper.engine.fusion.image_layout import ImageLayout
+from esper.engine.fusion.fusable import HostWatch, check_plain
+from esper.engine.fusion.host_program import host_program, make_layout
 from esper.engine.fusion.seed_ops import blend, isolate, scatter
-from esper.engine.fusion.sequence_layout import SequenceLayout, VectorLayout
-from esper.engine.fusion.tracing import Captured, Layout, Program
+from esper.engine.fusion.tracing import Captured, Program
 from esper.engine.stacks import HOST, ModuleStack
 from esper.errors import EngineError
 from esper.kasmina.base import like
@@ -53,7 +52,7 @@ class FusedEngine:
         self.leaves: dict[str, dict[str, Tensor]] = {}
         self.steps = 0
         self.generation = 0
-        self._chosen: dict[tuple[str, tuple[int, ...]], Any] = {}  # what evaluation has selected since `prepare`
+        self._rows = MemberRows(stacks)
 
     # ---- what is to be done
 
@@ -68,7 +67,7 @@ class FusedEngine:
         slots = {name: [each[name] for each in held] for name in held[0]}
         work = (version, signature(slots))
         changed = work != self.signature or steps > self.steps
-        self._chosen.clear()
+        self._rows.forget()
         if changed:
             self.signature, self.steps = work, steps
             self.generation += 1
@@ -215,7 +214,7 @@ class FusedEngine:
     def logits_without(self, slot: str, members: Sequence[int], captured: Captured) -> Tensor:
         """See `Engine.logits_without`: only the host behind the slot runs again, for these members."""
         chosen = tuple(members)
-        rows, tensors = self._select(HOST, chosen, lambda: self._host_rows(chosen))
+        rows, tensors = self._rows.host(chosen)
         count = len(self.models)
         values = {n: v.index_select(0, rows) if v.shape[0] == count else v for n, v in captured[slot].items()}
         return self.host.run(
@@ -226,21 +225,10 @@ class FusedEngine:
             start=self.host.slots[slot],
         )
 
-    def _select(self, what: str, members: tuple[int, ...], choose: Callable[[], Any]) -> Any:
-        """Selecting rows of many small tensors costs as much as working on them: it is done once an evaluation."""
-        if (what, members) not in self._chosen:
-            self._chosen[what, members] = choose()
-        return self._chosen[what, members]
-
-    def _host_rows(self, members: tuple[int, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        tensors = self.stacks[HOST].tensors()
-        rows = torch.tensor(members, device=next(iter(tensors.values())).device)
-        return rows, {name: tensor.index_select(0, rows) for name, tensor in tensors.items()}
-
     def _evaluate_slot(self, slot: str, h: Tensor, members: tuple[int, ...]) -> Tensor:
         """h [len(members), ...]: the seeds that these members have in the slot."""
         out = h
-        for part, tensors, positions in self._select(slot, members, lambda: self._carriers(slot, members)):
+        for part, tensors, positions in self._rows.carriers(slot, self.groups[slot], members):
             x = h if positions is None else h.index_select(0, positions)
             result, _ = self._seed_output(part, x, x, part.alpha_now, tensors, False)
             if positions is None:
@@ -248,44 +236,3 @@ class FusedEngine:
             out = h.clone() if out is h else out
             out.index_copy_(0, positions, result)
         return out
-
-    def _carriers(self, slot: str, members: tuple[int, ...]) -> list[tuple[Group, dict[str, Tensor], Tensor | None]]:
-        """Each group's rows of these members, their weights, and where they stand (None: everyone is there)."""
-        place = {member: position for position, member in enumerate(members)}
-        carriers = []
-        for group in self.groups[slot]:
-            rows = [row for row, member in enumerate(group.stack.members) if member in place]
-            if not rows:
-                continue
-            part, tensors = group, group.stack.tensors()
-            pick = torch.tensor(rows, device=group.alpha.device)
-            if len(rows) < len(group.stack.members):
-                part = group.select(rows)
-                tensors = {name: tensor.index_select(0, pick) for name, tensor in tensors.items()}
-            positions = pick.new_tensor([place[group.stack.members[row]] for row in rows])
-            carriers.append((part, tensors, None if len(rows) == len(members) else positions))
-        return carriers
-
-
-def host_program(models: Sequence[MorphogeneticModel], layout: Layout) -> Program:
-    """The program of these models' hosts. Raises EngineError, naming the layer, where they cannot be fused."""
-    try:
-        check_hosts(models)
-        return Program(models[0].host, layout)
-    except EngineError as error:
-        raise EngineError(models[0].host.in_own_words(str(error))) from error
-
-
-LAYOUTS: dict[str, type[Layout]] = {
-    "cnn": ImageLayout,
-    "cnn1d": ImageLayout,
-    "transformer": SequenceLayout,
-    "mlp": VectorLayout,
-}
-
-
-def make_layout(topology: str) -> Layout:
-    """The layout for hosts of a topology. Raises EngineError where there is none."""
-    if topology not in LAYOUTS:
-        raise EngineError(f"topology {topology!r} has no fused layout; there is one for {', '.join(LAYOUTS)}")
-    return LAYOUTS[topology]()

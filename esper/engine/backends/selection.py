@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from esper.engine.backends.base import FUSED, SEQUENTIAL, Way
-from esper.engine.backends.fused import host_program, make_layout
 from esper.engine.backends.plain import check_step, own_errors
 from esper.engine.backends.proof import Trial, difference, shared_writes
+from esper.engine.fusion.host_program import host_program, make_layout
 from esper.engine.fusion.tracing import Program
 from esper.engine.kernels import native
 from esper.errors import EngineError, first_line
