@@ -18,11 +18,13 @@ os.environ["WANDB_MODE"] = "offline"  # a developer's login is not for tests
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start: several tests run at once
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # they would compile all modules, each of them anew
 sys.dont_write_bytecode = False  # and every session its tests
+torch.set_num_threads(1)  # small tensors gain nothing from more, and on a busy machine threads wait for each other
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """Small tensors gain nothing from threads, and a busy machine makes them wait for each other."""
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Runs set the number that suits them, and would leave it to all tests that follow."""
+    yield
     torch.set_num_threads(1)
 
 

@@ -18,13 +18,6 @@ TINY = ["engine.members=2", "engine.threads=1", "engine=fused", "task.distortion
 TEXT = ["task=pysource", "host=transformer", "task.epoch_windows=70", "task.train_bytes=9000"]
 
 
-@pytest.fixture(autouse=True)
-def threads_as_before():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def test_twins_start_from_the_weights_of_their_members():
     parts = build_growth(compose(TINY))
     first, second, first_twin, second_twin = (

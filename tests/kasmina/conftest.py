@@ -21,14 +21,6 @@ def named(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def features() -> Callable[..., Tensor]:
     """Random features that require a gradient, `size` along each dimension but the samples and channels."""

@@ -58,7 +58,7 @@ def grown(host: str, blueprint: str) -> list:
     return [*bodies, make(100), make(101)]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("host", "blueprint"), CASES)
 def test_an_epoch_fused_equals_an_epoch_one_by_one(host, blueprint, kernels):
     settings = {"name": "sgd", "learning_rate": 0.05, "weight_decay": 0.01, "clip_norm": 1.0}

@@ -57,7 +57,6 @@ def text() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="session")
 def network(text: dict[str, Tensor]) -> Mixer:
-    torch.set_num_threads(1)
     model = Mixer()
     optimizer = torch.optim.AdamW(model.parameters(), 4e-3)
     generator = named_generator(0, "windows")

@@ -28,7 +28,6 @@ SIZES = {"n_embd": 48, "n_head": 2, "n_layer": 1, "block_size": LENGTH, "window"
 
 @pytest.fixture(scope="module")
 def decoder(text):
-    torch.set_num_threads(1)
     model = Decoder(vocab_size=264, **SIZES, generator=named_generator(0, "decoder"))
     optimizer = torch.optim.AdamW(model.parameters(), 4e-3)
     generator = named_generator(0, "windows")
