@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
@@ -22,12 +23,20 @@ def register(preload: Sequence[str] = ()) -> None:
     register_sweeps(volatile=VOLATILE, preload=preload)
     # A user's file may be named as the part that it is about.
     warnings.filterwarnings("ignore", message=r"\s*'.*' is validated against ConfigStore schema with the same name")
-    store = ConfigStore.instance()
-    store.store(group="schema", name="run", node=RunConfig)
+    store_schema("schema", "run", RunConfig)
     files = shipped()
     for group, variants in VARIANTS.items():
         for name, schema in variants.items():
-            store.store(group=f"schema/{group}", name=name, node=schema)
+            store_schema(f"schema/{group}", name, schema)
             if name not in files[group]:
-                store.store(group=group, name=name, node=schema)
+                store_schema(group, name, schema)
     OmegaConf.register_new_resolver("esper_run_id", new_run_id, use_cache=True, replace=True)
+
+
+def store_schema(group: str, name: str, schema: type) -> None:
+    """Make a schema known to Hydra, unless it is: to read all of them again is a tenth of composing."""
+    known: Any = ConfigStore.instance().repo
+    for part in (*group.split("/"), f"{name}.yaml"):
+        known = known.get(part, {})
+    if not known or OmegaConf.get_type(known.node) is not schema:
+        ConfigStore.instance().store(group=group, name=name, node=schema)

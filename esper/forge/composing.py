@@ -6,7 +6,6 @@ from typing import Any, cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -14,7 +13,7 @@ from esper.config.composing import read_values, refuse_strays
 from esper.config.explain import explain
 from esper.config.objects import to_object
 from esper.config.options import conf_dir
-from esper.config.store import register
+from esper.config.store import register, store_schema
 from esper.errors import ConfigError, FormatError
 from esper.files import parse_yaml
 from esper.forge.config import ForgeConfig
@@ -31,7 +30,7 @@ def search_path(program: str = PROGRAM) -> str:
 def register_forge(preload: Sequence[str] = ()) -> None:
     """Make the schema known to Hydra; safe to call again."""
     register(preload)
-    ConfigStore.instance().store(group="schema", name=PROGRAM, node=ForgeConfig)
+    store_schema("schema", PROGRAM, ForgeConfig)
 
 
 def compose(overrides: Sequence[str] = ()) -> ForgeConfig:
