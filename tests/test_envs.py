@@ -126,6 +126,7 @@ def test_many_members_say_what_as_many_single_environments_would():
         assert form(stepped[-1]) == form(wanted[-1])
 
 
+@pytest.mark.slow
 def test_equal_seeds_are_equal_episodes_in_whatever_environment():
     histories = []
     for _ in range(2):

@@ -166,6 +166,7 @@ def test_a_checkpoint_never_chooses_code(here):
     assert "parts" not in sys.modules
 
 
+@pytest.mark.slow
 def test_a_run_of_own_parts_is_stopped_and_resumed(here):
     arguments = [*QUICK, *QUIET, write(RULE + CONV), "policy=my_rule", "blueprint.names=[my_conv]", "epochs=3"]
     assert main([*arguments, "hydra.run.dir=a"]) == 130
@@ -192,6 +193,7 @@ def test_own_parts_are_swept(here, launcher):
 # ---- what is wrong
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -266,6 +268,7 @@ BLUEPRINT = "from torch import nn\n\n\n@esper.blueprint('mine', topology='cnn')\
 OTHER = "@esper.policy('mine', Config)\ndef f(config, catalogue):\n    return {}\n"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("text", "chosen", "reason"),

@@ -70,6 +70,7 @@ def test_no_file_can_choose_what_code_runs():
     assert not [path for path in conf_dir().rglob("*.yaml") if "_target_" in path.read_text()]
 
 
+@pytest.mark.slow
 def test_values_agree_with_the_defaults_of_the_rooms():
     from esper.engine.governor import GovernorConfig
     from esper.engine.optimizer import OptimizerConfig

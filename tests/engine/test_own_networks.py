@@ -731,7 +731,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("member", [0, 1, 2])
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_is_put_on_a_network_later_stops_the_fused_engine(change, member):

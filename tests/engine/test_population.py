@@ -73,7 +73,7 @@ def tensors(network):
     return {name.replace("body.inner", "body"): tensor.detach() for name, tensor in named}
 
 
-@pytest.mark.sampled(14)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("kind", ["fused", "sequential", None])
 @pytest.mark.parametrize("network", NETWORKS)

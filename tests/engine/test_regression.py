@@ -39,6 +39,7 @@ def network(seed, width):
     return Base(head=nn.Linear(WIDTH, width)).double()
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("kind", ["fused", "sequential", None])
 @pytest.mark.parametrize(("loss", "width"), [("mse", 1), ("mse", 3), ("huber", 1), ("huber", 3)])

@@ -111,6 +111,7 @@ def test_a_planted_seeds_weights_follow_from_the_episodes_seed():
     assert torch.equal(one, back) and torch.equal(other, swapped) and not torch.equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fused", "sequential"])
 def test_the_others_do_not_notice(kind):
     ends = []

@@ -537,7 +537,7 @@ OF_THEIR_OWN_CLASS = {
 }
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", ["sequential", None])
 @pytest.mark.parametrize("case", OF_THEIR_OWN_CLASS)
 def test_layers_of_classes_made_for_them_grow_and_train_one_by_one(case, kind):

@@ -60,6 +60,7 @@ def test_a_host_grows_at_its_three_depths(name):
     )
 
 
+@pytest.mark.sampled(2)
 @EVERY
 def test_one_graph_holds_the_whole_pass(name):
     host, x = make(name).eval(), inputs(name)

@@ -49,6 +49,7 @@ def lived(config):
     return told, [scores.loss.tolist(), scores.score.tolist(), scores.rmse.tolist()], growth.state()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["fused", "sequential"])
 def test_a_run_is_the_same_bit_for_bit_wherever_its_inputs_are_kept(data, engine):
     runs = [lived(settings(data, keep, f"engine={engine}", "engine.memory_format=contiguous")) for keep in PLACES[1:]]

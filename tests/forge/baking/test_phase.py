@@ -56,6 +56,7 @@ def test_it_passes_on_what_it_read_with_its_lessons(done):
     Trainable.load(out, context(), "experts")
 
 
+@pytest.mark.slow
 def test_its_figures_are_those_of_the_files(done):
     _, out, result, _ = done
     made = Baker(config(), context(), tasks(), out)
@@ -67,6 +68,7 @@ def test_its_figures_are_those_of_the_files(done):
     assert again["text_ratio"] == 1.0 and again["task_loss"] == 0.0
 
 
+@pytest.mark.slow
 def test_the_log_has_every_round(done):
     _, out, result, _ = done
     rounds = [json.loads(line) for line in (out / "cycles.jsonl").read_text().splitlines()]

@@ -88,6 +88,7 @@ def test_a_configuration_that_cannot_be_is_named(changed, wanted):
         config(**changed)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("size", ["nano", "small", "base"])
 def test_every_size_has_a_configuration_and_names_the_key_of_a_budget(size):
     assert compose([f"size={size}"]).baking.rank == 8

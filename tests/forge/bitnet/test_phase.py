@@ -140,6 +140,7 @@ def test_a_packed_file_that_was_damaged_is_refused(result, tmp_path, damage):
     assert len(str(caught.value).splitlines()) <= 2
 
 
+@pytest.mark.slow
 def test_controls_stand_beside_it(corpus, teacher, tmp_path):
     short = dataclasses.replace(CONFIG, epochs=1, steps_per_epoch=2)
     found = phase(corpus, short, controls="all").run(teacher, tmp_path)

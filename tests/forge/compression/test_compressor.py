@@ -32,6 +32,7 @@ def size(network):
     return 4 * sum(p.numel() for p in network.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [7, 10])
 def test_a_size_is_met_and_hardly_undercut(compressor, size, ratio):
     budget = size // ratio

@@ -59,6 +59,7 @@ def files(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_it_passes_on_a_packed_model_its_masters_and_the_log(run, folder):
     output, result = run
     model = load_language_model(output)
@@ -68,6 +69,7 @@ def test_it_passes_on_a_packed_model_its_masters_and_the_log(run, folder):
     assert model.card.lessons == ()  # so little training masters nothing
 
 
+@pytest.mark.slow
 def test_figures_are_the_log_s(run):
     output, result = run
     final = counted(output / "verifier.jsonl", "final")
@@ -79,6 +81,7 @@ def test_figures_are_the_log_s(run):
     assert result.metrics["levels_left"] == 4  # two families by two plateaus
 
 
+@pytest.mark.slow
 def test_controls_stand_beside_it(run):
     output, result = run
     for name in ("no_replay", "uniform"):

@@ -58,6 +58,7 @@ def test_the_batched_decoder_is_the_decoder(window, width, heads):
         torch.testing.assert_close(nats[k] / 40, window_nats(network, windows) / 40, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_network_that_has_grown_is_run_model_by_model(family):
     grown = Decoder(264, 32, 2, 2, LENGTH)
     grown.slots["block1"] = nn.Hardtanh(-0.5, 0.5)  # without weights: the trunk's tensors fit

@@ -82,6 +82,7 @@ def done(family, cognate, tmp_path_factory):
     return SimpleNamespace(output=output, result=result, notes=told.notes)
 
 
+@pytest.mark.slow
 def test_the_champion_is_written_and_is_what_was_measured(family, done):
     model = load_language_model(done.output)
     windows = Windows.spread(family.streams["test"], LENGTH, 60, TOKENIZER.token_bytes)
@@ -93,6 +94,7 @@ def test_the_champion_is_written_and_is_what_was_measured(family, done):
     assert model.card.phase == "evomerge"
 
 
+@pytest.mark.slow
 def test_every_merge_is_a_bundle_with_its_figure(done):
     names = {"soup", "slerp", "task_arithmetic", "ties", "dare", "passthrough", "continued_trunk"}
     names |= {f"{strategy}_{seed}" for strategy in ("cma_es", "genetic", "random") for seed in range(2)}
@@ -104,6 +106,7 @@ def test_every_merge_is_a_bundle_with_its_figure(done):
     assert champion == min(score for name, score in scores.items() if not name.startswith(("random", "genetic")))
 
 
+@pytest.mark.slow
 def test_searches_are_compared_at_equal_evaluations(done):
     metrics = done.result.metrics
     assert metrics["evaluations"] == 1 + 4 * 6
@@ -111,6 +114,7 @@ def test_searches_are_compared_at_equal_evaluations(done):
     assert metrics["search_bits_below_random"] == expected
 
 
+@pytest.mark.slow
 def test_the_control_says_who_won(done):
     merged, trained = (done.result.metrics[f"{name}/bits_per_byte"] for name in ("champion", "continued_trunk"))
     assert trained < done.result.metrics["trunk/bits_per_byte"]

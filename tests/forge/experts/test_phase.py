@@ -52,6 +52,7 @@ def result(corpus, ternary, tmp_path_factory):
     return experts.run(ternary, tmp_path_factory.mktemp("experts"))
 
 
+@pytest.mark.slow
 def test_it_passes_on_a_routed_model_and_the_masters_as_they_were(ternary, result):
     model = load_language_model(result.artifacts["model"])
     assert model.card.format == "routed" and model.card.phase == "experts"
@@ -63,6 +64,7 @@ def test_it_passes_on_a_routed_model_and_the_masters_as_they_were(ternary, resul
     assert torch.equal(alone, model.host.experts) and len(alone) == result.metrics["experts"]
 
 
+@pytest.mark.slow
 def test_both_texts_are_found_and_each_gains_by_its_expert(result):
     assert result.metrics["own_gain_low"] > 0 and result.metrics["gain_low"] > 0
     assert 2 <= result.metrics["clusters"] <= 3
@@ -71,6 +73,7 @@ def test_both_texts_are_found_and_each_gains_by_its_expert(result):
     assert favourites[0] != favourites[1]
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_test_split(corpus, ternary, result):
     routed, base = load_language_model(result.artifacts["model"]), load_language_model(ternary)
 
@@ -103,6 +106,7 @@ def test_an_interrupted_phase_ends_in_the_same_files(corpus, ternary, result, tm
     assert found.metrics == result.metrics
 
 
+@pytest.mark.slow
 def test_a_plain_model_is_routed_as_well_and_lora_stands_beside_it(corpus, plain, tmp_path):
     found = phase(corpus, controls="all").run(plain, tmp_path)
     assert load_language_model(tmp_path).card.quantizer is None
@@ -112,6 +116,7 @@ def test_a_plain_model_is_routed_as_well_and_lora_stands_beside_it(corpus, plain
     )
 
 
+@pytest.mark.slow
 def test_kinds_of_problems_are_trained_by_reward(corpus, plain, lesson, tmp_path):
     taught = tmp_path / "taught"
     model = load_language_model(plain)
@@ -131,6 +136,7 @@ def test_a_gate_that_fails_is_told_with_its_figure(corpus, plain, tmp_path):
     assert not found.success and "gain" in found.error and "9 is asked" in found.error
 
 
+@pytest.mark.slow
 def test_inputs_that_have_no_experts_are_refused(corpus, plain, ternary, result, tmp_path):
     experts = phase(corpus)
     with pytest.raises(ForgeError, match="it works on the model of an earlier phase"):

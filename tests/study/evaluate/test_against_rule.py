@@ -86,6 +86,7 @@ def test_a_model_that_always_waits_agrees_in_waits_alone(saved, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_a_shadow_changes_nothing_and_is_the_same_again(saved, capsys):
     eager = live_comparison(saved(27, GERMINATE_CONV=100.0), 2, EPOCHS, overrides=TINY, verbose=True)
     assert f"of {2 * EPOCHS} decisions" in capsys.readouterr().out
