@@ -142,6 +142,7 @@ def test_equal_seeds_are_equal_episodes_in_whatever_environment():
         assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.slow
 def test_overrides_are_those_of_a_run():
     env = make_growth_env([*TINY, "engine=fused", "epochs=7"], members=2)
     assert env.growth.population.engine.kind == "fused" and env.growth.epochs == 7 and env.num_envs == 2

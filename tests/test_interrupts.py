@@ -38,7 +38,7 @@ def pressed(at: str, command: list[str], folder: Path, presses: int = 1) -> subp
     )
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("at", "command"),
     [

@@ -24,6 +24,7 @@ from esper.run import main
 from tests.api.conftest import TINY
 
 
+@pytest.mark.slow
 def test_it_is_the_same_as_the_command_line(run: RunHandle, tmp_path: Path) -> None:
     assert main([*TINY, "epochs=3", f"hydra.run.dir={tmp_path}/same"]) == 0
     lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (run.folder, tmp_path / "same")]
@@ -88,6 +89,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("overrides", "keywords", "message"), REFUSED)
 def test_what_cannot_be_is_refused_and_leaves_nothing(overrides, keywords, message, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -162,6 +164,7 @@ def test_keywords_are_overrides(keywords: dict, word: str) -> None:
     assert list(as_overrides(keywords)) == [word]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("text", ["a b", "it's", 'say "x"', "a,b", "[1]", "50%", "back\\slash", "end\\", "1e3"])
 def test_text_reaches_the_configuration_as_it_is(text: str) -> None:
     (word,) = as_overrides({"telemetry": {"wandb": {"entity": text}}})

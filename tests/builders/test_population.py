@@ -106,6 +106,7 @@ def test_without_a_cuda_device_the_cpu_is_chosen_and_cuda_refused():
         build_growth(compose([*TINY, "engine.precision=bf16"]))
 
 
+@pytest.mark.slow
 def test_a_policy_that_prefers_a_blueprint_nobody_has_is_refused():
     with pytest.raises(BlueprintError, match=r"conv_lite.*did you mean 'conv_light'"):
         plantable(compose(["policy.preferred_blueprints=[conv_lite]"]), "cnn")

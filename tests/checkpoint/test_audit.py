@@ -208,6 +208,7 @@ def test_a_value_is_clean_exactly_when_torch_loads_it(value: Any) -> None:
     assert (audit_value(value) == []) == loads(value)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(value=mixed, legacy=st.booleans())
 def test_a_file_gives_the_lines_that_its_value_gives(

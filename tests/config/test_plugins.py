@@ -269,7 +269,6 @@ OTHER = "@esper.policy('mine', Config)\ndef f(config, catalogue):\n    return {}
 
 
 @pytest.mark.sampled(1)
-@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("text", "chosen", "reason"),
     [

@@ -43,6 +43,7 @@ def test_every_group_of_the_design_is_there():
     assert all(groups().values())
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("group", [group for group in groups() if group not in ("experiment", "debug")])
 def test_every_key_of_a_schema_is_explained_above_it(group):
     text = "\n".join(path.read_text() for path in sorted((conf_dir() / group).glob("*.yaml")))

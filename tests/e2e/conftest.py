@@ -17,6 +17,7 @@ from esper.run import main
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 60
+NANO_TIMEOUT_S = 900
 
 
 def environment():
@@ -28,6 +29,14 @@ class Finished:
     code: int
     out: str
     err: str
+
+
+def finished(program, arguments):
+    """What a program's main function answers."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = program(arguments)
+    return Finished(code, out.getvalue(), err.getvalue())
 
 
 @dataclass
@@ -58,10 +67,8 @@ class CommandLine:
 
     def run_here(self, *arguments):
         """The same in this process, which has torch loaded already."""
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.chdir(self.folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main(arguments)
-        return Finished(code, out.getvalue(), err.getvalue())
+        with contextlib.chdir(self.folder):
+            return finished(main, arguments)
 
     def kill_at(self, epoch, delay_s, run_dir, *arguments):
         """SIGKILL once the run has recorded this epoch and a moment has passed."""
@@ -112,9 +119,10 @@ def esper(tmp_path):
 @pytest.fixture(scope="session")
 def nano_run(tmp_path_factory):
     """One forge run of size nano, as its configuration stands, that all tests of phases look at and none changes."""
-    from tests.e2e.forge_runs import forge
+    from tests.e2e.forge_runs import start
 
     folder = tmp_path_factory.mktemp("forge")
-    done = forge(folder, "size=nano", "hydra.run.dir=nano")
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = start(folder, "size=nano", "hydra.run.dir=nano")
+    said, _ = process.communicate(timeout=NANO_TIMEOUT_S)
+    assert process.returncode == 0, said.decode()
     return folder / "nano"

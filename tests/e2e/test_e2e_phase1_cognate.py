@@ -74,7 +74,7 @@ def test_a_trunk_grows_is_stopped_goes_on_and_passes_through_all_phases(tmp_path
     assert "esper.forge resume=run" in said and "esper.run" not in said
     assert not (tmp_path / "run/1-cognate/model.json").exists()
     done = forge(tmp_path, "resume=run")
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.code == 0, done.out + done.err
     epochs = [json.loads(line)["epoch"] for line in lines.read_text().splitlines()]
     assert epochs == list(range(13))
     found = result(tmp_path / "run", "cognate")
@@ -120,7 +120,7 @@ def test_bad_input_is_answered_in_short_and_leaves_nothing(tmp_path, arguments, 
     (tmp_path / "long.txt").write_text("some text, over and over. " * 4000)
     before = sorted(path.name for path in tmp_path.iterdir())
     done = forge(tmp_path, "size=nano", "hydra.run.dir=run", *arguments)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert wanted in done.stderr
-    assert len(done.stderr.splitlines()) <= 2
+    assert done.code == 2, done.out + done.err
+    assert wanted in done.err
+    assert len(done.err.splitlines()) <= 2
     assert sorted(path.name for path in tmp_path.iterdir()) == before

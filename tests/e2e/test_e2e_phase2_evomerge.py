@@ -57,8 +57,8 @@ def test_searches_and_their_control_had_as_many_evaluations(metrics):
 @pytest.mark.parametrize("given", ["4-bitnet", "2-evomerge"])
 def test_an_input_without_specialists_is_refused(nano_run, tmp_path, given):
     done = forge(tmp_path, "size=nano", "phase=evomerge", f"input={nano_run / given}", "hydra.run.dir=run")
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) <= 2
+    assert done.code == 2
+    assert len(done.err.splitlines()) <= 2
     assert not (tmp_path / "run").exists()
     with pytest.raises(EsperError):
         run_phase("evomerge", nano_run / given, tmp_path / "out", ["size=nano"])

@@ -102,5 +102,5 @@ def test_the_next_phase_reads_what_it_left(nano_run, folder):
 def test_bad_input_is_told_in_two_lines(folder, tmp_path, override, said):
     shutil.copytree(folder, tmp_path / "given")
     done = forge(tmp_path, "size=nano", "phase=quietstar", "input=given", override, "hydra.run.dir=run")
-    assert done.returncode == 2 and said in done.stderr
-    assert len(done.stderr.splitlines()) <= 2 and not (tmp_path / "run").exists()
+    assert done.code == 2 and said in done.err
+    assert len(done.err.splitlines()) <= 2 and not (tmp_path / "run").exists()

@@ -75,6 +75,6 @@ def test_from_the_command_line_a_damaged_input_is_bad_input(folder, tmp_path):
     data[len(data) // 2] ^= 4
     path.write_bytes(data)
     done = forge(tmp_path, "size=nano", "phase=compression", "input=given", "hydra.run.dir=run")
-    assert done.returncode == 2
-    assert "altered" in done.stderr and len(done.stderr.splitlines()) <= 2
+    assert done.code == 2
+    assert "altered" in done.err and len(done.err.splitlines()) <= 2
     assert not (tmp_path / "run").exists()

@@ -88,5 +88,5 @@ def test_an_unknown_family_is_bad_input_and_leaves_nothing(folder, tmp_path):
     done = forge(
         tmp_path, "size=nano", "phase=curriculum", f"input={folder}", "curriculum.families=[cpoy]", "hydra.run.dir=run"
     )
-    assert done.returncode == 2 and "did you mean copy" in done.stderr and len(done.stderr.splitlines()) <= 2
+    assert done.code == 2 and "did you mean copy" in done.err and len(done.err.splitlines()) <= 2
     assert not (tmp_path / "run" / "5-curriculum").exists()

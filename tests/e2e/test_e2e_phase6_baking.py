@@ -80,7 +80,7 @@ def test_its_log_has_both_cycles(nano_run, folder):
 
 def test_killed_and_resumed_it_ends_as_if_it_had_not_been(nano_run, tmp_path):
     arguments = ("size=nano", "phase=baking", f"input={nano_run}", *SHORT)
-    assert forge(tmp_path, *arguments, "hydra.run.dir=once").returncode in (0, 1)
+    assert forge(tmp_path, *arguments, "hydra.run.dir=once").code in (0, 1)
     for checkpoint in ("teaching_training.json", "round_0_training.json", "full_bake_training.json"):
         begun = "resume=killed" if (tmp_path / "killed" / "config.yaml").exists() else "hydra.run.dir=killed"
         process = start(tmp_path, *((begun,) if begun.startswith("resume") else (*arguments, begun)))
@@ -90,7 +90,7 @@ def test_killed_and_resumed_it_ends_as_if_it_had_not_been(nano_run, tmp_path):
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)
-    assert forge(tmp_path, "resume=killed").returncode in (0, 1)
+    assert forge(tmp_path, "resume=killed").code in (0, 1)
     for name in ("model.safetensors", "cycles.jsonl"):
         once, killed = (tmp_path / run / "6-baking" / name for run in ("once", "killed"))
         assert once.read_bytes() == killed.read_bytes()
@@ -107,6 +107,6 @@ def test_killed_and_resumed_it_ends_as_if_it_had_not_been(nano_run, tmp_path):
 )
 def test_what_cannot_be_is_bad_input_and_leaves_nothing(nano_run, tmp_path, given, wanted):
     done = forge(tmp_path, "size=nano", "phase=baking", f"input={nano_run / '4-bitnet'}", given, "hydra.run.dir=run")
-    assert done.returncode == 2
-    assert wanted in done.stderr and len(done.stderr.splitlines()) <= 2
+    assert done.code == 2
+    assert wanted in done.err and len(done.err.splitlines()) <= 2
     assert not (tmp_path / "run").exists()

@@ -74,6 +74,6 @@ def test_from_the_command_line_more_experts_than_prefixes_are_bad_input(nano_run
         "experts.max_experts=60",
         "hydra.run.dir=run",
     )
-    assert done.returncode == 2
-    assert "experts.max_experts=60" in done.stderr and len(done.stderr.splitlines()) <= 2
+    assert done.code == 2
+    assert "experts.max_experts=60" in done.err and len(done.err.splitlines()) <= 2
     assert not (tmp_path / "run").exists()

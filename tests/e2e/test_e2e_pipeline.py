@@ -18,7 +18,7 @@ def whole(tmp_path_factory):
     """A tiny run that nothing stopped."""
     folder = tmp_path_factory.mktemp("whole")
     done = forge(folder, *TINY, "hydra.run.dir=run")
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.code == 0, done.out + done.err
     return folder / "run"
 
 
@@ -67,7 +67,7 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(whole, tmp_pa
         assert process.returncode == -signal.SIGKILL, said
         arguments = ["resume=run"]
     done = forge(tmp_path, *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.code == 0, done.out + done.err
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
     assert bundles(tmp_path / "run") == bundles(whole)
     assert figures(tmp_path / "run") == figures(whole)
@@ -83,7 +83,7 @@ def test_ctrl_c_stops_it_and_it_goes_on(whole, tmp_path):
     assert process.returncode == 130, said
     assert "resume=run" in said and "Traceback" not in said
     done = forge(tmp_path, "resume=run")
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.code == 0, done.out + done.err
     assert bundles(tmp_path / "run") == bundles(whole)
 
 
@@ -93,13 +93,13 @@ def test_a_finished_run_is_not_run_again_and_a_changed_value_makes_what_follows_
     shutil.copytree(whole, tmp_path / "run")
     before = {phase: (tmp_path / "run").glob(f"*{phase}/phase.json") for phase in PHASES}
     times = {phase: next(paths).stat().st_mtime_ns for phase, paths in before.items()}
-    assert forge(tmp_path, "resume=run").returncode == 0
+    assert forge(tmp_path, "resume=run").code == 0
     for phase, was in times.items():
         (path,) = (tmp_path / "run").glob(f"*-{phase}/phase.json")
         assert path.stat().st_mtime_ns == was, phase
     done = forge(tmp_path, "resume=run", "bitnet.distill=1.0")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "bitnet is stale" in done.stdout
+    assert done.code == 0, done.out + done.err
+    assert "bitnet is stale" in done.out
     now = {phase: next((tmp_path / "run").glob(f"*-{phase}/phase.json")).stat().st_mtime_ns for phase in PHASES}
     assert [phase for phase in PHASES if now[phase] != times[phase]] == list(PHASES[PHASES.index("bitnet") :])
     assert (tmp_path / "run" / "4-bitnet.1" / "model.safetensors").exists()
@@ -107,13 +107,13 @@ def test_a_finished_run_is_not_run_again_and_a_changed_value_makes_what_follows_
 
 def test_a_failed_gate_rolls_back_or_ends_the_way(tmp_path):
     done = forge(tmp_path, *TINY, "phases=[cognate,evomerge]", "evomerge.min_bits_below_soup=7", "hydra.run.dir=soft")
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.code == 0, done.out + done.err
     assert result(tmp_path / "soft", "evomerge")["status"] == "failed"
     assert "bits_below_soup" in result(tmp_path / "soft", "evomerge")["result"]["error"]
 
     arguments = [*TINY, "phases=[evomerge,bitnet,compression]", "input=soft", "bitnet.min_top1_ratio=1.0"]
     done = forge(tmp_path, *arguments, "bitnet.min_likelihood_ratio=1.0", "hydra.run.dir=hard")
     if result(tmp_path / "hard", "bitnet")["status"] == "failed":
-        assert done.returncode == 1
+        assert done.code == 1
         assert not list((tmp_path / "hard").glob("*compression/phase.json"))
         assert json.loads((tmp_path / "hard" / "run.json").read_text())["status"] == "failed"

@@ -107,7 +107,7 @@ def put(value: Any, place: tuple[Any, ...], wrong: Any) -> Any:
 @pytest.mark.parametrize("file", ["run.json", "metrics.jsonl", "events.jsonl"])
 def test_values_of_every_wrong_type(sound: Path, root: Path, capsys: pytest.CaptureFixture[str], file: str) -> None:
     rng = random.Random(file)
-    for _ in range(40):
+    for _ in range(16):  # benchmarks.torture tries many more
         path = restore(sound, root) / file
         lines = path.read_text().splitlines() if file.endswith("l") else [path.read_text()]
         at = rng.randrange(len(lines))
@@ -120,7 +120,7 @@ def test_values_of_every_wrong_type(sound: Path, root: Path, capsys: pytest.Capt
 
 def test_bytes_at_random(sound: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = random.Random(7)
-    for number in range(40):
+    for number in range(20):
         folder = restore(sound, root, is_under_way=number % 5 == 0)
         path = rng.choice([file for file in folder.rglob("*") if file.is_file()])
         data = bytearray(path.read_bytes())

@@ -404,6 +404,7 @@ def test_networks_of_low_precision_move_and_their_losses_are_summed_finely(dtype
     assert evaluated == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("kind", ["fused", "sequential", None])
 @pytest.mark.parametrize("count", [33, 32])
 @pytest.mark.parametrize("network", ["image norm", "vector norm", "none"])

@@ -224,6 +224,7 @@ def test_a_state_is_taken_over_whole_where_another_member_was_retired():
     assert_same(of_member(grown, 1), of_member(other, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fused", "sequential"])
 def test_members_out_of_step_resume_bit_for_bit(kind):
     def begin() -> Growth:

@@ -199,9 +199,9 @@ def test_nothing_is_parsed_but_by_the_one_reader_of_its_format() -> None:
 
 
 def test_a_sidecar_too_large_to_be_read_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from esper.checkpoint import Checkpoint, bundle, read_bundle, write_bundle
+    from esper.checkpoint import Checkpoint, read_bundle, sidecar, write_bundle
 
-    monkeypatch.setattr(bundle, "MOST_BYTES", 2000)
+    monkeypatch.setattr(sidecar, "MOST_BYTES", 2000)
     write_bundle(tmp_path / "a", Checkpoint(tensors={}))
     with pytest.raises(CheckpointError, match="cannot be read back"):
         write_bundle(tmp_path / "a", Checkpoint(tensors={}, state={"x": "y" * 2000}))

@@ -76,6 +76,7 @@ def test_what_lies_beside_a_damaged_record_is_kept_and_the_phase_run_anew(run, d
     assert read_phase(phase).result is not None
 
 
+@pytest.mark.slow
 def test_a_phase_that_ended_without_a_result_goes_on(run):
     alter(run / "1-cognate", lambda plain: plain.update(result=None))
     resume(run)

@@ -65,6 +65,7 @@ def test_the_ratio_that_a_seed_was_bounded_to_comes_along():
     assert plain_decoder(model).growth[0]["max_ratio"] == 0.25
 
 
+@pytest.mark.slow
 def test_a_runs_best_grown_member_is_taken(finished):
     last = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])["members"]
     losses = {row["member"]: row["val_loss"] for row in last if not row["is_twin"]}

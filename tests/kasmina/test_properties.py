@@ -67,7 +67,7 @@ def assert_untouched(model: nn.Module, bare: nn.Module) -> None:
 # 1. Nothing freezes.
 
 
-@pytest.mark.sampled(20)
+@pytest.mark.sampled(10)
 @EVERY
 def test_a_training_seed_leaves_the_hosts_values_and_gradients_exactly_alone(make_model, topology, blueprint, blend):
     model = make_model(topology=topology)
@@ -87,7 +87,7 @@ def test_a_training_seeds_path_alone_sends_no_gradient_upstream(make_slot, featu
     assert torch.equal(gradient - cotangent, torch.zeros_like(gradient))
 
 
-@pytest.mark.sampled(63)
+@pytest.mark.sampled(31)
 @EVERY
 @pytest.mark.parametrize("stage", LIVE[1:], ids=lambda stage: stage.name)
 def test_from_blending_on_the_gradient_reaches_the_host_through_both_paths(
@@ -133,7 +133,7 @@ BROKEN = [(*kind, float("nan")) for kind in KINDS] + [
 ]
 
 
-@pytest.mark.sampled(36)
+@pytest.mark.sampled(18)
 @pytest.mark.parametrize(("topology", "blueprint", "value"), BROKEN)
 @pytest.mark.parametrize("stage", LIVE, ids=lambda stage: stage.name)
 def test_a_seed_that_is_not_finite_never_touches_the_host(make_model, topology, blueprint, stage, value):
@@ -196,7 +196,7 @@ def test_a_seed_that_is_not_finite_is_culled_when_the_epoch_ends(make_slot, feat
 # 2. Nothing is born dead.
 
 
-@pytest.mark.sampled(84)
+@pytest.mark.sampled(42)
 @EVERY
 @pytest.mark.parametrize("stage", LIVE, ids=lambda stage: stage.name)
 def test_a_new_seed_is_the_identity(make_slot, features, topology, blueprint, blend, stage):
@@ -206,7 +206,7 @@ def test_a_new_seed_is_the_identity(make_slot, features, topology, blueprint, bl
         assert (slot(host_features) - host_features).abs().max() <= 1e-6
 
 
-@pytest.mark.sampled(36)
+@pytest.mark.sampled(18)
 @EVERY
 @pytest.mark.parametrize("stage", LIVE, ids=lambda stage: stage.name)
 def test_every_parameter_has_a_gradient_within_two_steps(make_slot, features, topology, blueprint, blend, stage):
@@ -229,7 +229,7 @@ def test_every_parameter_has_a_gradient_within_two_steps(make_slot, features, to
         assert all(mask.all() for mask in moved.values()), [name for name, mask in moved.items() if not mask.all()]
 
 
-@pytest.mark.sampled(15)
+@pytest.mark.sampled(8)
 @EVERY
 def test_a_blending_seed_learns_a_toy_problem(make_slot, features, topology, blueprint, blend):
     slot = make_slot(blueprint, blend, SeedStage.BLENDING, topology=topology)

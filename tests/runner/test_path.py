@@ -3,6 +3,8 @@
 import traceback
 from pathlib import Path
 
+import pytest
+
 import esper
 from esper.engine.optimizer import StackedOptimizer
 from esper.run import main
@@ -10,6 +12,7 @@ from esper.run import main
 PACKAGE = Path(esper.__file__).parent
 
 
+@pytest.mark.slow
 def test_from_main_to_the_first_update_are_at_most_seven_files_and_twelve_frames(tmp_path, monkeypatch):
     def step(self, *args):
         stack = traceback.extract_stack()

@@ -119,6 +119,7 @@ BAD_RUNS: dict[str, Any] = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("kind", BAD_RUNS)
 def test_one_bad_run_blinds_nobody_to_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
     make_run(tmp_path / "good")
@@ -158,6 +159,7 @@ BAD_LINES: dict[str, str] = {
 }
 
 
+@pytest.mark.sampled(20)
 @pytest.mark.parametrize("file", ["metrics.jsonl", "events.jsonl", "learning.jsonl"])
 @pytest.mark.parametrize("kind", BAD_LINES)
 def test_a_bad_line_is_left_out_and_counted(

@@ -58,6 +58,7 @@ def test_a_run_is_the_same_bit_for_bit_wherever_its_inputs_are_kept(data, engine
         assert all(torch.equal(tensor, runs[0][2][name]) for name, tensor in tensors.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "task", ["task=digits", "task=pysource task.train_bytes=4000 task.val_bytes=500 task.test_bytes=500"]
 )

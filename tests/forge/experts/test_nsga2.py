@@ -52,6 +52,7 @@ def test_hypervolumes_are_pymoos(width):
     assert hypervolume(aims + 2, torch.ones(width)) == 0.0
 
 
+@pytest.mark.slow
 def test_it_finds_the_front_of_zdt1_as_pymoo_does():
     from pymoo.algorithms.moo.nsga2 import NSGA2
     from pymoo.optimize import minimize

@@ -78,6 +78,7 @@ def test_each_part_of_a_text_is_by_the_network_of_its_stage(base, routed):
     assert len(numbers) >= 2
 
 
+@pytest.mark.sampled(4)
 @torch.no_grad()
 @pytest.mark.parametrize("place", [0, 2, 3, 8, 9, LENGTH - 1])
 def test_a_changed_token_leaves_every_earlier_logit_bit_for_bit(routed, place):
@@ -141,6 +142,7 @@ def test_it_is_compressed_and_read_back(saved, tmp_path):
     assert path.with_suffix(".safetensors").stat().st_size < saved.with_suffix(".safetensors").stat().st_size
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -66,6 +66,7 @@ def test_the_seeds_are_those_of_the_hosts_that_were_really_trained(tmp_path):
         assert seen.learned < seen_seeds(kept.load_latest_agent()).learned
 
 
+@pytest.mark.slow
 def test_episodes_that_ended_early_make_room_for_more():
     checkpoint = stored("seed=7", *PPO, episodes=4)
     checkpoint.state["learning"]["episodes"] += 3  # in the same number of steps
