@@ -61,6 +61,9 @@ TINY = (
     "baking.selection_problems=8",
     "baking.test_problems=8",
     "baking.trajectories=16",
+    "baking.candidates=2",
+    "baking.lesson_rows=8",
+    "baking.selection_windows=8",
     "baking.min_baked=0",
     "baking.min_unprompted=0",
     "baking.max_unprompted_before=1",
@@ -74,10 +77,13 @@ TINY = (
     "experts.test_windows=8",
     "experts.generations=1",
     "experts.search_seeds=1",
+    "experts.reward.steps=2",
+    "experts.test_problems=16",
     "compression.gentle_score=0",
     "compression.tight_score=0",
     "compression.ternary_score=0",
     "compression.calibration_windows=8",
+    "compression.codecs=[group]",
 )
 
 
