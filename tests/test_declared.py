@@ -28,6 +28,7 @@ def test_blueprints_are_those_that_are_registered():
     assert BlueprintRegistry.names() == blueprint_names()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -60,6 +61,7 @@ def test_every_host_says_where_slots_can_be():
         assert "positions_by_depth" in vars(schema) or "check_slots" in vars(schema)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [

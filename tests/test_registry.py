@@ -112,6 +112,7 @@ def test_every_file_is_about_a_part(group):
         assert all(line in known for line in begins_with) and begins_with, file
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("group", "registry", "base"),
     [

@@ -87,6 +87,7 @@ def test_nothing_of_a_dashboard_is_imported_unless_it_is_asked_for(tmp_path: Pat
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("override", "says"),
     [

@@ -73,7 +73,7 @@ CASES = [
 ]
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("typed", "wanted"), CASES, ids=[case[0] for case in CASES])
 def test_the_answer_names_the_key_and_what_is_allowed(typed, wanted):
     with pytest.raises(ConfigError) as caught:

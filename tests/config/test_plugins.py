@@ -236,6 +236,7 @@ def test_a_plugin_that_will_not_do_is_refused_and_leaves_nothing(here, text, rea
     assert compose([plugin]).plugins == ["parts"]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

@@ -30,6 +30,7 @@ def test_every_option_composes(group, option):
     assert isinstance(composed(group, option), RunConfig)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("policy", [*OFFLINE_LEARNERS, *LEARNERS])
 def test_a_tiny_run_has_its_policy_learn_little(policy):
     short = set(yaml.safe_load((conf_dir() / f"debug/policy/smoke_{policy}.yaml").read_text()))

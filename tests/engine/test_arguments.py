@@ -84,7 +84,7 @@ EXAMPLES = {
 }
 
 
-@pytest.mark.sampled(28)
+@pytest.mark.sampled(14)
 @pytest.mark.parametrize("settled", [False, True])
 @pytest.mark.parametrize("kind", ["fused", "sequential", None])
 @pytest.mark.parametrize("case", EXAMPLES)

@@ -224,7 +224,7 @@ def test_a_retired_member_stands_still():
             assert not torch.equal(after[name][1], tensor[1]), name
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 3, 5, 7])
 @pytest.mark.parametrize("kind", ["fused", "sequential"])
 def test_a_resumed_run_ends_bit_for_bit_where_it_would_have(kind, stop):

@@ -136,6 +136,7 @@ def test_jobs_that_are_alike_are_one(tmp_path, capfd):
     assert "2 combinations are 1 job:" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_where_nothing_is_swept_that_is_said(tmp_path, capfd):
     assert sweep(tmp_path, "x=1") == 0
     shown = capfd.readouterr().out

@@ -115,6 +115,7 @@ KINDS: dict[str, tuple[Callable[[], bytes], str]] = {
 }
 
 
+@pytest.mark.sampled(30)
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ""])
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_is_named_in_a_line(

@@ -98,6 +98,7 @@ class InAGlobal(Base):
         return super().features(x) * (1 + 1e-3 * (CALLS[0] % 3))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", ["fused", "sequential", None])
 @pytest.mark.parametrize(
     ("network", "name"),

@@ -73,6 +73,7 @@ def losses(grown: Growth, epochs: int, plant: bool = False) -> list[list[float]]
     return told
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("layer", [nn.Dropout(0.5), Draws("numpy"), Draws("python"), Draws("noise")], ids=str)
 def test_what_a_run_draws_is_its_seed_s_alone_and_leaves_the_streams(layer):
     def streams():

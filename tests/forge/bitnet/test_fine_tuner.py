@@ -49,6 +49,7 @@ def test_losses_are_those_by_hand():
     assert loss.item() == pytest.approx(0.75 * math.log(2) + 0.25 * by_hand)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("changed", [{}, {"optimizer": "muon"}, {"grokfast": True}, {"even_gradients": True}])
 def test_training_wins_back_what_quantising_lost(teacher, changed):
     before = validate(quantize_layers(copy.deepcopy(teacher)).eval())

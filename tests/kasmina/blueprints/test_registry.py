@@ -23,6 +23,7 @@ def scratch(monkeypatch):
     monkeypatch.setattr(BlueprintRegistry, "_specs", {name: dict(s) for name, s in BlueprintRegistry._specs.items()})
 
 
+@pytest.mark.sampled(56)
 @EVERY
 @pytest.mark.parametrize("width", [1, 3, 8, 40])
 def test_a_seed_keeps_the_shape_at_any_width_and_can_be_traced(topology, name, width):

@@ -127,6 +127,7 @@ def test_gains_below_the_threshold_buy_no_patience() -> None:
     assert training.stopping.best_update == 3
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("rollout_steps", [None, 5])
 @pytest.mark.parametrize("network", ["mlp", "lstm"])
 def test_resumed_it_ends_bit_for_bit_where_it_would_have(rollout_steps, network) -> None:

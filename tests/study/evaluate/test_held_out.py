@@ -73,6 +73,7 @@ def test_episodes_that_ended_early_make_room_for_more():
     assert episode_seed(7, 1, 5) in seen_seeds(checkpoint).learned
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("wrong", ["x", [1], {"steps": "x", "episodes": 1}, {"steps": 1, "episodes": 10**15}])
 def test_what_is_no_record_of_learning_is_refused(wrong):
     checkpoint = stored("seed=7", *PPO, episodes=4)
