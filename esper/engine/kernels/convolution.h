@@ -12,6 +12,9 @@ inline void conv_tile(const T* x, const T* w, const T* bias, T* out, int64_t in,
   const int p = k / 2;
   const int ky0 = std::max<int64_t>(0, p - row), ky1 = std::min<int64_t>(k, h + p - row);
   const int kx0 = std::max<int64_t>(0, p - col), kx1 = std::min<int64_t>(k, wd + p - col);
+  // What the next position writes left the caches a step ago: it is fetched while this one computes.
+  for (int o = 0; o < OB; ++o)
+    for (int v = 0; v < NV; ++v) __builtin_prefetch(out + (o * h * wd + row * wd + col + 1) * n + v * lanes, 1);
   V acc[OB][NV];
   for (int o = 0; o < OB; ++o)
     for (int v = 0; v < NV; ++v) acc[o][v] = V{} + (bias ? bias[o] : T(0));
@@ -21,7 +24,7 @@ inline void conv_tile(const T* x, const T* w, const T* bias, T* out, int64_t in,
       const T* wp = w + ((i * k + ky) * k + kx0) * OB;
       for (int kx = kx0; kx < kx1; ++kx, xp += n, wp += OB) {
         V xv[NV];
-        for (int v = 0; v < NV; ++v) xv[v] = load<V>(xp + v * lanes);
+        for (int v = 0; v < NV; ++v) xv[v] = held(load<V>(xp + v * lanes));
         for (int o = 0; o < OB; ++o)
           for (int v = 0; v < NV; ++v) acc[o][v] += xv[v] * wp[o];
       }
@@ -115,9 +118,9 @@ inline void weight_run(const T* g, const T* x, int64_t plane, int64_t n, int64_t
     for (int u = 0; u < U; ++u) {
       Vec<T> xv[K][IB];
       for (int t = 0; t < K; ++t)
-        for (int i = 0; i < IB; ++i) xv[t][i] = load<Vec<T>>(x + i * plane + t * n + l + u * lanes);
+        for (int i = 0; i < IB; ++i) xv[t][i] = held(load<Vec<T>>(x + i * plane + t * n + l + u * lanes));
       for (int o = 0; o < OB; ++o) {
-        const Vec<T> gv = load<Vec<T>>(g + o * plane + l + u * lanes);
+        const Vec<T> gv = held(load<Vec<T>>(g + o * plane + l + u * lanes));
         for (int t = 0; t < K; ++t)
           for (int i = 0; i < IB; ++i) acc[u][t][o][i] += gv * xv[t][i];
       }

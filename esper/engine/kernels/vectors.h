@@ -27,6 +27,17 @@ template <class V, class T> inline V load(const T* p) {
 }
 template <class V, class T> inline void store(T* p, V v) { std::memcpy(p, &v, sizeof(V)); }
 
+// The same value, in a register where there are 32 of them. Compilers load a value that several products share again for
+// each of them, as if operands in memory were free; but loads are as scarce as products.
+template <class V> inline V held(V v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+  return v;
+}
+
 template <class T> inline T lane_sum(T v) { return v; }
 template <class T> inline T lane_sum(Vec<T> v) {
   T total = 0;
