@@ -51,16 +51,20 @@ template <class T> inline Vec<T> inverse_root(Vec<T> v) {
   return v;
 }
 
-// Memory of a thread's own, kept from call to call: a fresh piece costs a page fault for every four kilobytes.
+// Memory of a thread's own, kept from call to call: a fresh piece costs a page fault for every four kilobytes. It begins
+// with a line of the cache, so that no vector lies across two.
 template <class T> class Scratch {
  public:
   T* get(size_t count) {
-    if (count > count_) memory_.reset(new T[count_ = count]);
-    return memory_.get();
+    if (count > count_) memory_.reset(new Line[(count_ = count) * sizeof(T) / sizeof(Line) + 1]);
+    return reinterpret_cast<T*>(memory_.get());
   }
 
  private:
-  std::unique_ptr<T[]> memory_;
+  struct alignas(64) Line {
+    char bytes[64];
+  };
+  std::unique_ptr<Line[]> memory_;
   size_t count_ = 0;
 };
 
