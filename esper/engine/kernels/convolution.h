@@ -4,14 +4,14 @@
 
 #include "vectors.h"
 
-// Output channels [0, OB) at one position and NV vectors of samples. sums: of each channel, null where not wanted.
-template <class V, class T, int OB, int NV>
+// Output channels [0, OB) at one position and NV vectors of samples; k: 1 or 3. sums: of each channel, null where not
+// wanted.
+template <class V, class T, int OB, int NV, int k>
 inline void conv_tile(const T* x, const T* w, const T* bias, T* out, int64_t in, int64_t h, int64_t wd, int64_t n,
-                      int k, int64_t row, int64_t col, ChannelSums<T>* sums) {
-  constexpr int lanes = sizeof(V) / sizeof(T);
-  const int p = k / 2;
-  const int ky0 = std::max<int64_t>(0, p - row), ky1 = std::min<int64_t>(k, h + p - row);
-  const int kx0 = std::max<int64_t>(0, p - col), kx1 = std::min<int64_t>(k, wd + p - col);
+                      int64_t row, int64_t col, ChannelSums<T>* sums) {
+  constexpr int lanes = sizeof(V) / sizeof(T), p = k / 2;
+  const int ky0 = k == 1 ? 0 : std::max<int64_t>(0, p - row), ky1 = k == 1 ? 1 : std::min<int64_t>(k, h + p - row);
+  const int kx0 = k == 1 ? 0 : std::max<int64_t>(0, p - col), kx1 = k == 1 ? 1 : std::min<int64_t>(k, wd + p - col);
   // What the next position writes left the caches a step ago: it is fetched while this one computes.
   for (int o = 0; o < OB; ++o)
     for (int v = 0; v < NV; ++v) __builtin_prefetch(out + (o * h * wd + row * wd + col + 1) * n + v * lanes, 1);
@@ -43,13 +43,12 @@ inline void conv_tile(const T* x, const T* w, const T* bias, T* out, int64_t in,
   }
 }
 
-template <class T> struct Convolution {
+template <class T, int k> struct Convolution {
   static constexpr int kStep = 1;
 
   const T *x, *w, *bias;
   T* out;
   int64_t in, outc, h, wd, n;
-  int k;
 
   // The samples that one pass takes from `s` on.
   int64_t span(int64_t s) const {
@@ -61,9 +60,9 @@ template <class T> struct Convolution {
     const T *from = x + s, *packed = w + o * in * k * k, *start = bias ? bias + o : nullptr;
     T* to = out + o * h * wd * n + s;
     ChannelSums<T>* own = sums ? sums + o : nullptr;
-    if (span(s) == 4 * kLanes<T>) conv_tile<Vec<T>, T, OB, 4>(from, packed, start, to, in, h, wd, n, k, row, col, own);
-    else if (span(s) == kLanes<T>) conv_tile<Vec<T>, T, OB, 1>(from, packed, start, to, in, h, wd, n, k, row, col, own);
-    else conv_tile<T, T, OB, 1>(from, packed, start, to, in, h, wd, n, k, row, col, own);
+    if (span(s) == 4 * kLanes<T>) conv_tile<Vec<T>, T, OB, 4, k>(from, packed, start, to, in, h, wd, n, row, col, own);
+    else if (span(s) == kLanes<T>) conv_tile<Vec<T>, T, OB, 1, k>(from, packed, start, to, in, h, wd, n, row, col, own);
+    else conv_tile<T, T, OB, 1, k>(from, packed, start, to, in, h, wd, n, row, col, own);
   }
 
   // Channels are taken kChannelTile at a time, then 2, then 1; `w` is packed by pack() in the same order.

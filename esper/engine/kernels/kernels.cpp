@@ -24,7 +24,8 @@ void conv(const T* x, const T* w, const T* bias, T* out, int64_t in, int64_t out
   }
   T* packed = memory.get(in * outc * k * k);
   pack<T>(w, packed, flip ? in : outc, flip ? outc : in, k, flip);
-  run<T>(Convolution<T>{x, packed, bias, out, in, outc, b.height, b.width, b.samples, k}, sums);
+  if (k == 1) run<T>(Convolution<T, 1>{x, packed, bias, out, in, outc, b.height, b.width, b.samples}, sums);
+  else run<T>(Convolution<T, 3>{x, packed, bias, out, in, outc, b.height, b.width, b.samples}, sums);
 }
 
 template <class T>

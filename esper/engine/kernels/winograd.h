@@ -30,16 +30,19 @@ template <class T> struct Winograd {
            wd % 2 == 0 && n % kLanes<T> == 0;
   }
 
+  // From one place to the next, so that all of them do not fall into the same few lines of a cache.
+  static int64_t pitch(int64_t channels) { return (4 * channels + 1) * kLanes<T>; }
+
   static int64_t scratch(int64_t in, int64_t outc) {
-    return 2 * 16 * in * outc + 16 * (in + kBlock) * 4 * kLanes<T>;
+    return 2 * 16 * in * outc + 16 * (pitch(in) + pitch(kBlock));
   }
 
   // memory: of `scratch` values. w, flip: as in pack().
   Winograd(const T* x, const T* w, const T* bias, T* out, int64_t in, int64_t outc, int64_t h, int64_t wd, int64_t n,
            bool flip, T* memory)
       : x(x), bias(bias), out(out), in(in), outc(outc), h(h), wd(wd), n(n), weights(memory),
-        inputs(weights + 16 * in * outc), products(inputs + 16 * in * 4 * kLanes<T>) {
-    T* transformed = products + 16 * kBlock * 4 * kLanes<T>;  // [16, outc, in]
+        inputs(weights + 16 * in * outc), products(inputs + 16 * pitch(in)) {
+    T* transformed = products + 16 * pitch(kBlock);  // [16, outc, in]
     const int64_t count = in * outc;
     for (int64_t o = 0; o < outc; ++o)
       for (int64_t i = 0; i < in; ++i) {
@@ -64,16 +67,16 @@ template <class T> struct Winograd {
   void position(int64_t row, int64_t col, int64_t s, ChannelSums<T>* sums) const {
     const int64_t width = span(s);
     for (int64_t i = 0; i < in; ++i)
-      for (int64_t v = 0; v < width; v += kLanes<T>) input_tile(i, row, col, s + v, inputs + i * width + v, in * width);
+      for (int64_t v = 0; v < width; v += kLanes<T>) input_tile(i, row, col, s + v, inputs + i * width + v, pitch(in));
     for (int64_t o = 0; o < outc; o += kBlock) {
       const int64_t channels = std::min(kBlock, outc - o);
       for (int64_t p = 0; p < 16; ++p)
-        Convolution<T>{inputs + p * in * width, weights + (p * outc + o) * in, nullptr, products + p * kBlock * width,
-                       in, channels, 1, 1, width, 1}
+        Convolution<T, 1>{inputs + p * pitch(in), weights + (p * outc + o) * in, nullptr, products + p * pitch(kBlock),
+                          in, channels, 1, 1, width}
             .position(0, 0, 0, nullptr);
       for (int64_t c = 0; c < channels; ++c)
         for (int64_t v = 0; v < width; v += kLanes<T>)
-          output_tile(o + c, row, col, s + v, products + c * width + v, kBlock * width, sums ? sums + o + c : nullptr);
+          output_tile(o + c, row, col, s + v, products + c * width + v, pitch(kBlock), sums ? sums + o + c : nullptr);
     }
   }
 
