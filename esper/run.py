@@ -17,6 +17,7 @@ with held_interrupts(is_program=__name__ == "__main__"):
     from esper.config.store import register
     from esper.errors import ConfigError, ExitCode, RunError
     from esper.files.marks import holds_run
+    from esper.lasting import lasting
     from esper.printing import guarded, say_text
     from esper.runner.finished import tell_if_finished
     from esper.runner.fused_launcher import FusedLauncher, FusedLauncherConfig
@@ -111,7 +112,7 @@ def _resume(name: str, others: list[str]) -> int:
         raise RunError(f"resume={name}: {found}\n  expected the folder of a run, such as outputs/NAME/ID")
     if tell_if_finished(folder, others):
         return ExitCode.DONE
-    with held_interrupts():
+    with held_interrupts(), lasting():
         from esper.runner.launch import resume  # after the check, since it loads torch
 
     return resume(folder, others)

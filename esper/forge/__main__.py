@@ -18,6 +18,7 @@ with held_interrupts(is_program=__name__ == "__main__"):
     from esper.forge.composing import PROGRAM, compose, finish, register_forge, search_path
     from esper.forge.help import help_text
     from esper.forge.records import is_forge_run
+    from esper.lasting import lasting
     from esper.printing import guarded, say_text
     from esper.runner.task import Ending, HydraTask, check_folder
 
@@ -32,7 +33,7 @@ class ForgeTask(HydraTask):
     def launcher(self, composed: DictConfig, hydra: Any, folder: Path, is_taken: bool) -> Callable[[], int]:
         """See `HydraTask.launcher`."""
         config = finish(composed)
-        with held_interrupts():
+        with held_interrupts(), lasting():
             from esper.forge.launch import resume, start  # here, since it loads torch
 
         if is_taken:
@@ -82,7 +83,7 @@ def _resume(name: str, overrides: list[str]) -> int:
         raise ForgeError(f"resume={name}: {found}\n  expected the folder of a forge run, outputs/forge_SIZE/ID")
     if not is_forge_run(folder):
         raise ForgeError(f"resume={name}: this run is none of the forge\n  to continue it: esper resume {name}")
-    with held_interrupts():
+    with held_interrupts(), lasting():
         from esper.forge.launch import resume  # after the check, since it loads torch
 
     return resume(folder, overrides)

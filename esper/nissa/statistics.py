@@ -133,6 +133,8 @@ def mean_band(values: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray,
 
 def half_width(deviation: Any, n: Any, confidence: float = 0.95) -> Any:
     """Of the t-interval of a mean of n values with this sample deviation; NaN where n is below three. [...] each"""
+    if not np.any(np.asarray(n) >= FEWEST):  # as in the smallest runs, which scipy's import would delay
+        return np.full(np.broadcast_shapes(np.shape(deviation), np.shape(n)), np.nan)
     few = np.maximum(n, FEWEST)
     return np.where(np.asarray(n) >= FEWEST, _t_quantile(few - 1, confidence) * deviation / np.sqrt(few), np.nan)
 

@@ -17,6 +17,7 @@ from esper.files import read_object
 from esper.files.marks import holds_run
 from esper.files.records import RUN_FILE
 from esper.interrupts import held_interrupts
+from esper.lasting import lasting
 from esper.printing import complain, say_traceback
 from esper.runner.figures import figures
 from esper.runner.spec import run_spec
@@ -88,7 +89,7 @@ class HydraTask:
         load_plugins(composed.plugins)  # of which another process knows nothing yet
         spec = run_spec(composed, hydra, folder)
         spec.config.check_names()
-        with held_interrupts():
+        with held_interrupts(), lasting():
             from esper.runner.launch import resume, start  # here, since it loads torch
 
         return partial(resume, folder, spec.view) if is_taken else partial(start, spec)
