@@ -14,6 +14,7 @@ with held_interrupts(is_program=__name__ == "__main__"):
     from esper.config.help import help_text
     from esper.config.options import conf_dir
     from esper.config.plugins import load_plugins, named_plugins
+    from esper.config.sources import check_sources
     from esper.config.store import register
     from esper.errors import ConfigError, ExitCode, RunError
     from esper.files.marks import holds_run
@@ -81,7 +82,9 @@ def _checked(arguments: list[str]) -> list[str]:
     arguments = _of_sweep(arguments, flags.overrides, is_sweep)
     if not is_sweep:
         check_folder(flags.overrides)
-        compose(flags.overrides, flags.config_name or "config", flags.config_dir).check_names()
+        config = compose(flags.overrides, flags.config_name or "config", flags.config_dir)
+        config.check_names()
+        check_sources(config)
     return arguments
 
 

@@ -11,6 +11,7 @@ import torch
 from esper.api.handle import RunHandle
 from esper.api.overrides import as_overrides
 from esper.config.composing import compose_with_hydra, explained
+from esper.config.sources import check_sources
 from esper.errors import ConfigError, EsperError, of_machine
 from esper.kasmina.seeding import undisturbed_streams
 from esper.runner.launch import launch as bring_to_end
@@ -52,6 +53,7 @@ def launch(*overrides: str, **keywords: Any) -> RunHandle:
             spec = run_spec(composed, hydra, folder)
     check_folder([f"hydra.run.dir={folder}"])
     spec.config.check_names()
+    check_sources(spec.config)
     place = folder.absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,16 @@
 
 from esper.files.atomic import as_unicode, sweep_temporaries, sync_folder, write_atomic, write_error, written_for
 from esper.files.locks import FileLock, spelled, utc_now
-from esper.files.opening import check_own, make_folder, open_log, open_new, open_own, open_to_append, open_to_read
+from esper.files.opening import (
+    check_own,
+    check_source,
+    make_folder,
+    open_log,
+    open_new,
+    open_own,
+    open_to_append,
+    open_to_read,
+)
 from esper.files.reading import (
     Line,
     parse_json,
@@ -22,6 +31,7 @@ __all__ = [
     "as_unicode",
     "built",
     "check_own",
+    "check_source",
     "checked",
     "fitting",
     "make_folder",

@@ -69,6 +69,13 @@ def open_to_read(path: Path | str) -> FileIO:
     return FileIO(descriptor, "rb")
 
 
+def check_source(path: Path) -> None:
+    """Raise OSError where there is neither file nor folder to read: nothing, or a FIFO, which would keep us waiting."""
+    kind = stat.S_IFMT(os.stat(path).st_mode)
+    if kind not in (stat.S_IFREG, stat.S_IFDIR):
+        raise OSError(errno.EINVAL, f"it is {_KINDS.get(kind, 'neither')}; expected a file or a folder", str(path))
+
+
 def check_own(path: Path) -> None:
     """Raise OSError where there is something of this name that is no plain file with this one name."""
     try:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from esper.config.composing import finish
 from esper.config.plugins import load_plugins
+from esper.config.sources import check_sources
 from esper.config.telemetry import require_packages
 from esper.errors import ConfigError, EsperError, ExitCode, RunError, RunExistsError, of_machine
 from esper.files import read_object
@@ -89,6 +90,8 @@ class HydraTask:
         load_plugins(composed.plugins)  # of which another process knows nothing yet
         spec = run_spec(composed, hydra, folder)
         spec.config.check_names()
+        if not is_taken:  # else a checkpoint holds what was read
+            check_sources(spec.config)
         with held_interrupts(), lasting():
             from esper.runner.launch import resume, start  # here, since it loads torch
 

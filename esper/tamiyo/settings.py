@@ -24,6 +24,11 @@ class PolicyConfig:
         return False
 
     @property
+    def sources(self) -> list[tuple[str, str]]:
+        """Files and folders of the user's that it is read from, each with the key that names it."""
+        return []
+
+    @property
     def note(self) -> str:
         """What nobody should miss who looks at a run of this policy."""
         return ""

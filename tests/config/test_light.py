@@ -1,5 +1,6 @@
 """Asking for help, or mistyping, must not cost the start of torch."""
 
+import json
 import subprocess
 import sys
 import time
@@ -25,12 +26,32 @@ sys.exit(99 if heavy else code)
         (["-m", "seed=1,2", "--dry-run"], 0),
         (["--dry-run", "-m", "seed=1,2", "epochs=3"], 0),
         (["--cfg", "job"], 0),
+        (["policy=ppo", "policy.load=nowhere"], 2),
+        (["task=images", "task.path=nowhere"], 2),
     ],
 )
 def test_no_heavy_library_is_loaded(arguments, code):
     done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, timeout=30)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
+
+
+NEEDLESS = """
+import sys
+from esper.run import main
+code = main(["debug=smoke", "telemetry.console=off", "hydra.run.dir=run"])
+needless = {"sklearn", "pandas", "scipy", "matplotlib", "PIL", "pyarrow", "wandb", "tensorboard", "sympy", "ray"}
+needless |= {"torch._dynamo", "torch._inductor", "torch.nn.attention.flex_attention"}
+found = sorted(needless & set(sys.modules))
+sys.exit(f"{found} loaded by the smallest run" if found else code)
+"""
+
+
+def test_the_smallest_run_loads_what_it_needs_and_plants_and_blends(tmp_path):
+    done = subprocess.run([sys.executable, "-c", NEEDLESS], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    events = map(json.loads, (tmp_path / "run" / "events.jsonl").read_text().splitlines())
+    assert [event["member"] for event in events if event["data"].get("to") == "BLENDING" and "from" in event["data"]]
 
 
 @pytest.mark.sampled(1)

@@ -39,6 +39,18 @@ def test_a_tiny_run_has_its_policy_learn_little(policy):
     assert all(getattr(tiny, key) < getattr(long, key) for key in short)
 
 
+@pytest.mark.parametrize(
+    ("policy", "first", "value"),
+    [("heuristic", "first_plant_epoch", 2), ("scheduled", "plant_epochs", [1, 2, 3])],
+)
+def test_in_a_tiny_run_a_rule_plants_at_once_unless_told_otherwise(policy, first, value):
+    tiny = compose([f"policy={policy}", "debug=smoke"])
+    epoch = getattr(tiny.policy, first)
+    assert (epoch if isinstance(epoch, int) else min(epoch)) < tiny.epochs
+    assert getattr(tiny.policy, "life_epochs", 0) <= tiny.epochs
+    assert getattr(compose([f"policy={policy}", "debug=smoke", f"policy.{first}={value}"]).policy, first) == value
+
+
 def test_every_group_of_the_design_is_there():
     assert set(groups()) == {"experiment", "debug"} | {field.name for field in fields(RunConfig)} - ROOT_KEYS
     assert all(groups().values())

@@ -51,6 +51,11 @@ class IQLPolicyConfig(PolicyConfig):
         """Whether there is no model to act with yet."""
         return self.load is None
 
+    @property
+    def sources(self) -> list[tuple[str, str]]:
+        """Runs to learn from."""
+        return [("policy.dataset", run) for run in self.dataset] if self.learns else []
+
     def __post_init__(self) -> None:
         if self.features not in FEATURES:
             raise ConfigError(f"policy.features={self.features}: expected 27, or 37 with the seed's telemetry")

@@ -65,6 +65,11 @@ class LearnedPolicyConfig(PolicyConfig):
         return self.updates > 0
 
     @property
+    def sources(self) -> list[tuple[str, str]]:
+        """A policy to begin from."""
+        return [] if self.load is None else [("policy.load", self.load)]
+
+    @property
     def note(self) -> str:
         """That it acts by nothing that was ever learned."""
         if self.learns or self.load is not None:

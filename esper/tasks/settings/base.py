@@ -24,6 +24,11 @@ class BaseTaskConfig:
     keep: str = "auto"
 
     @property
+    def sources(self) -> list[tuple[str, str]]:
+        """Files and folders of the user's that it is read from, each with the key that names it."""
+        return []
+
+    @property
     def side_pixels(self) -> int | None:
         """Height and width of its images, as far as it has any and they are known beforehand."""
         return None

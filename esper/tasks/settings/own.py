@@ -53,6 +53,11 @@ class ImagesConfig(OwnDataConfig):
             in_range("task.image_size", self.image_size, 4, 1024)
 
     @property
+    def sources(self) -> list[tuple[str, str]]:
+        """The folder."""
+        return [("task.path", str(self.path))]
+
+    @property
     def side_pixels(self) -> int | None:
         """After resizing."""
         return self.image_size
@@ -82,6 +87,11 @@ class ArraysConfig(OwnDataConfig):
         if self.num_outputs is not None:
             in_range("task.num_outputs", self.num_outputs, 1, 1_000_000)
 
+    @property
+    def sources(self) -> list[tuple[str, str]]:
+        """The files, or folders of them."""
+        return [("task.path", str(path)) for path in (self.path if isinstance(self.path, list) else [self.path])]
+
 
 @dataclass(kw_only=True)
 class TableConfig(OwnDataConfig):
@@ -103,6 +113,11 @@ class TableConfig(OwnDataConfig):
         _check_path(self.name, self.path, "FILE.csv task.target=COLUMN")
         require(bool(self.target), "task.target", self.target, "the column to predict, as in task.target=COLUMN")
         one_of("task.loss", self.loss, LOSSES)
+
+    @property
+    def sources(self) -> list[tuple[str, str]]:
+        """The file."""
+        return [("task.path", str(self.path))]
 
 
 @dataclass(kw_only=True)

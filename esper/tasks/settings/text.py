@@ -69,6 +69,11 @@ class TextConfig(BytesConfig):
         """Files and folders."""
         return self.path if isinstance(self.path, list) else [] if self.path is None else [self.path]
 
+    @property
+    def sources(self) -> list[tuple[str, str]]:
+        """Texts."""
+        return [("task.path", path) for path in self.paths]
+
 
 def check_paths(key: str, paths: list[str]) -> None:
     """Raise ConfigError where one is given twice, or lies inside another: no text is to be in two places."""
@@ -170,6 +175,11 @@ class CorpusTaskConfig(BytesConfig):
         if self.val_windows is not None:
             in_range("task.val_windows", self.val_windows, 1, 10_000_000)
         self.corpus_config()
+
+    @property
+    def sources(self) -> list[tuple[str, str]]:
+        """Texts."""
+        return [("task.paths", path) for path in self.paths]
 
     def corpus_config(self) -> CorpusConfig:
         """What the text is read by. Raises ConfigError on wrong values."""
