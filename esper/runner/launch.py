@@ -107,6 +107,7 @@ def run_to_completion(
         runs: list[Run] = []
         try:
             runs = build_runs(requests)
+            say(*dict.fromkeys(note for run in runs for note in run.notes), is_error=True)
             for run in runs:
                 run.open(owns_terminal, runs_in_program=len(runs))
             if runs:  # else other ranks, if there are any, are not that far

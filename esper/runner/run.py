@@ -83,6 +83,11 @@ class Run:
 
     # ---- its course, in this order
 
+    @property
+    def notes(self) -> list[str]:
+        """What nobody should miss before it begins."""
+        return [note for note in (*self.growth.task.notes, self.config.policy.note) if note]
+
     @_contained
     def open(self, owns_terminal: bool, runs_in_program: int = 1) -> None:
         """Say that it is under way, and begin to write. runs_in_program: how many train as one."""
@@ -99,8 +104,6 @@ class Run:
             **{name: sha256 for name in (TOKENIZER, DATA) if (sha256 := getattr(self.growth.task, name))},
             **({TARGETS: scale} if (scale := self.growth.task.target_scale) else {}),
         )
-        if owns_terminal:
-            say(*filter(None, (*self.growth.task.notes, self.config.policy.note)), is_error=True)
         sinks = open_sinks(self.config, self.folder, owns_terminal)
         self.lines = next((sink for sink in sinks if isinstance(sink, JsonlSink)), None)
         self.hub = EventHub(sinks)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from esper.config import compose
@@ -65,3 +66,17 @@ def test_a_run_that_fails_on_its_way_stops_no_other(tmp_path: Path, monkeypatch:
     assert bad.code == 1 and isinstance(bad.error, IndexError) and bad.record["error"].startswith("IndexError: ")
     assert (good.code, good.record["status"]) == (0, "finished")
     assert [outcome.code for outcome in run_many(planned(tmp_path / "all", 0))] == [1]
+
+
+def test_what_runs_note_of_their_data_is_said_once_whoever_has_the_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "own.npz", x=np.arange(60.0).reshape(30, 2), y=np.arange(30) % 2)
+    own = ["task=arrays", f"task.path={tmp_path / 'own.npz'}", "host=mlp", "batch_size=8", "epochs=1", *OVERRIDES[4:]]
+    own = [word for word in own if word != f"epochs={EPOCHS}"]
+    specs = []
+    for seed in (0, 1):
+        (tmp_path / str(seed)).mkdir()
+        specs.append(RunSpec(compose([*own, "policy=static", f"seed={seed}"]), tmp_path / str(seed), []))
+    assert [outcome.code for outcome in run_many(specs)] == [0, 0]
+    assert capfd.readouterr().err.count("kept apart from the training data by split_seed=0\n") == 1
