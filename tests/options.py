@@ -9,6 +9,7 @@ PARTNERS = {
     "corpus": ["host=decoder"],
     "pysource": ["host=transformer"],
     "text": ["host=transformer", f"task.path={__file__}"],
+    "diabetes": ["host=mlp"],
     "table": ["host=mlp", *NEEDED["table"]],
     "images": NEEDED["images"],
     "arrays": NEEDED["arrays"],

@@ -1,41 +1,23 @@
 """Handwritten digits that come with scikit-learn: nothing is downloaded."""
 
-import gzip
-import zlib
-from importlib.util import find_spec
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from esper.errors import TaskError, first_line
+from esper.tasks.bundled import read_bundled
 from esper.tasks.distortion import distort
 from esper.tasks.settings import DIGITS_PIXELS, TASKS, DigitsConfig
 from esper.tasks.splits import stratified_splits
 from esper.tasks.task import Task, named_generator
 
-BUNDLED_FILE = "datasets/data/digits.csv.gz"
+BUNDLED_FILE = "digits.csv.gz"
 COUNT = 1797
 FULL_INK = 16.0
 
 
 def load_digits() -> tuple[Tensor, Tensor]:
-    """Images [1797, 1, 8, 8] float32 from 0 (paper) to 1 (ink), labels [1797] int64.
-
-    Read from the file that scikit-learn bundles: to import the library takes longer than everything else together.
-    """
-    sklearn = find_spec("sklearn")
-    path = Path(sklearn.origin).parent / BUNDLED_FILE if sklearn and sklearn.origin else Path(BUNDLED_FILE)
-    try:
-        with gzip.open(path, "rt") as file:
-            rows = np.loadtxt(file, dtype=np.int64, delimiter=",")
-    except (OSError, ValueError, EOFError, zlib.error) as error:
-        raise TaskError(
-            f"task=digits needs scikit-learn ({first_line(error)}); run: pip install scikit-learn"
-        ) from error
-    if rows.shape != (COUNT, DIGITS_PIXELS**2 + 1):
-        raise TaskError(f"{path}: holds {list(rows.shape)} numbers; run: pip install --force-reinstall scikit-learn")
+    """Images [1797, 1, 8, 8] float32 from 0 (paper) to 1 (ink), labels [1797] int64."""
+    rows = read_bundled("digits", BUNDLED_FILE, (COUNT, DIGITS_PIXELS**2 + 1), np.int64)
     images = torch.from_numpy(rows[:, :-1].astype(np.float32)).view(-1, 1, DIGITS_PIXELS, DIGITS_PIXELS) / FULL_INK
     return images, torch.from_numpy(rows[:, -1].copy())
 

@@ -100,7 +100,7 @@ def test_the_bundled_file_holds_what_scikit_learn_gives():
 
 
 def test_a_library_that_is_not_there_is_named(monkeypatch):
-    monkeypatch.setattr("esper.tasks.digits.BUNDLED_FILE", "datasets/data/none.csv.gz")
+    monkeypatch.setattr("esper.tasks.digits.BUNDLED_FILE", "none.csv.gz")
     with pytest.raises(TaskError, match=r"needs scikit-learn \(.*none.csv.gz.*pip install"):
         load_digits()
 
@@ -129,5 +129,5 @@ def test_an_epoch_s_images_take_milliseconds(task):
 
 
 def test_unknown_task_name_lists_what_there_is():
-    with pytest.raises(ConfigError, match=r"cifar100, corpus, custom, digits, .*; did you mean digits"):
+    with pytest.raises(ConfigError, match=r"cifar100, corpus, custom, diabetes, digits, .*; did you mean digits"):
         build_task(DigitsConfig(name="digitz"))

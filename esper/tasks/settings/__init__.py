@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from esper.registry import Registry
 from esper.tasks.settings.base import KEEPS, LAYOUTS, BaseTaskConfig
+from esper.tasks.settings.diabetes import DiabetesConfig
 from esper.tasks.settings.digits import DIGITS_PIXELS, PRESETS, DigitsConfig, DistortionStrength
 from esper.tasks.settings.own import ArraysConfig, CustomTaskConfig, ImagesConfig, TableConfig
 from esper.tasks.settings.published import (
@@ -40,6 +41,7 @@ __all__ = [
     "CorpusConfig",
     "CorpusTaskConfig",
     "CustomTaskConfig",
+    "DiabetesConfig",
     "DigitsConfig",
     "DistortionStrength",
     "FashionMnistConfig",
@@ -54,6 +56,7 @@ __all__ = [
 
 TASKS: "Registry[BaseTaskConfig, Task | Data]" = Registry("task")
 TASKS.declare("digits", DigitsConfig, "esper.tasks.digits:build_digits")
+TASKS.declare("diabetes", DiabetesConfig, "esper.tasks.diabetes:build_diabetes")
 TASKS.declare("images", ImagesConfig, "esper.tasks.own.images:build_images")
 TASKS.declare("arrays", ArraysConfig, "esper.tasks.own.arrays:build_arrays")
 TASKS.declare("table", TableConfig, "esper.tasks.own.table:build_table")
