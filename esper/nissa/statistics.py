@@ -11,6 +11,7 @@ from esper.errors import EsperError
 from esper.nissa.formatting import signed as with_sign
 
 FEWEST = 3  # values that an interval is given of
+_MORE_DECIMALS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +28,24 @@ class Interval:
         return {"mean": self.mean, "low": self.low, "high": self.high, "n": self.n}
 
     def text(self, decimals: int = 1, unit: str = "", signed: bool = False) -> str:
-        """For people: "78.4% [76.9, 79.9]", "78.4% (n=1)" without one, or a dash for nothing measured."""
+        """For people: "78.4% [76.9, 79.9]", "78.4% (n=1)" without one, or a dash for nothing measured.
+
+        A bound that would read as zero has more decimals: on which side it lies is what one looks for.
+        """
         if self.mean is None:
             return "-"
 
-        def spelled(value: float) -> str:
+        def spelled(value: float, decimals: int) -> str:
             return with_sign(value, decimals) if signed else f"{value:.{decimals}f}"
 
-        mean = f"{spelled(self.mean)}{unit}"
+        def bound(value: float) -> str:
+            shown = (count for count in range(decimals, decimals + _MORE_DECIMALS + 1) if round(value, count))
+            return spelled(value, next(shown, decimals))
+
+        mean = f"{spelled(self.mean, decimals)}{unit}"
         if self.low is None or self.high is None:
             return f"{mean} (n={self.n})"
-        return f"{mean} [{spelled(self.low)}, {spelled(self.high)}]"
+        return f"{mean} [{bound(self.low)}, {bound(self.high)}]"
 
 
 def mean_interval(

@@ -76,11 +76,12 @@ class FixedSchedule:
         entries: list[_Entry] = []
         for index, slot in enumerate(slots):
             blueprint = config.blueprints[index % len(config.blueprints)]
-            plant = Action(Operation.GERMINATE, slot, blueprint, config.blend, "timetable: plant")
+            planted = config.plant_epochs[index]
+            plant = Action(Operation.GERMINATE, slot, blueprint, config.blend, _due(planted))
             entries += [
-                _Entry(config.plant_epochs[index], SeedStage.DORMANT, plant),
-                _advance(config.blend_epochs[index], SeedStage.TRAINING, slot, "blend"),
-                _advance(config.fossilize_epochs[index], SeedStage.PROBATIONARY, slot, "fossilise"),
+                _Entry(planted, SeedStage.DORMANT, plant),
+                _advance(config.blend_epochs[index], SeedStage.TRAINING, slot),
+                _advance(config.fossilize_epochs[index], SeedStage.PROBATIONARY, slot),
             ]
         self._entries = sorted(entries, key=lambda entry: entry.epoch)
         self._asked: dict[int, list[int]] = {}  # by member: how often each entry was asked for
@@ -116,8 +117,12 @@ class FixedSchedule:
         return self._entries[chosen].action
 
 
-def _advance(epoch: int, stage: SeedStage, slot: str, step: str) -> _Entry:
-    return _Entry(epoch, stage, Action(Operation.ADVANCE, slot, reason=f"timetable: {step}"))
+def _advance(epoch: int, stage: SeedStage, slot: str) -> _Entry:
+    return _Entry(epoch, stage, Action(Operation.ADVANCE, slot, reason=_due(epoch)))
+
+
+def _due(epoch: int) -> str:
+    return f"the schedule says epoch {epoch}"
 
 
 @POLICIES.register("scheduled", ScheduledPolicyConfig)

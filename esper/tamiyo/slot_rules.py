@@ -70,7 +70,7 @@ class SlotRules:
         failures = case.memory.failures
         fewest = min(failures.get(name, 0) for name in self._blueprints)
         left = [name for name in self._blueprints if failures.get(name, 0) == fewest]
-        reason = f"after {', '.join(failures)} failed here" if failures else "empty slot"
+        reason = f"after {', '.join(failures)} failed here" if failures else "the slot was empty"
         if self._chooser:
             return self._chooser.select_blueprint(left), f"{reason}; by curriculum"
         standstill = case.signals.plateau_epochs

@@ -5,6 +5,7 @@ import pytest
 
 from esper.errors import EsperError
 from esper.nissa.statistics import (
+    Interval,
     half_width,
     mean_band,
     mean_interval,
@@ -125,3 +126,22 @@ def test_wilson_s_interval_of_nothing_and_of_nonsense() -> None:
     assert wilson_interval(0, 0).low is None
     with pytest.raises(EsperError, match="3 of 2 trials"):
         wilson_interval(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (0.04, 0.62, "+0.3 [+0.04, +0.6]"),
+        (-0.31, -0.004, "+0.3 [-0.3, -0.004]"),
+        (-0.02, 0.08, "+0.3 [-0.02, +0.1]"),
+        (0.0, 0.0004, "+0.3 [0.0, 0.0]"),
+        (0.06, 1.0, "+0.3 [+0.1, +1.0]"),
+    ],
+)
+def test_a_bound_that_would_read_as_zero_tells_its_side(low: float, high: float, text: str) -> None:
+    assert Interval(0.3, low, high, 9).text(signed=True) == text
+
+
+def test_a_bound_that_would_read_as_zero_tells_its_side_without_signs_too() -> None:
+    assert Interval(0.3, 0.02, 1.0, 9).text(unit="%") == "0.3% [0.02, 1.0]"
+    assert Interval(0.003, 0.0004, 1.0, 9).text(decimals=3) == "0.003 [0.0004, 1.000]"

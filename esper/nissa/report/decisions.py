@@ -81,8 +81,8 @@ def gate_totals(events: Iterable[dict[str, Any]]) -> list[GateTotal]:
 
 
 def without_numbers(reason: str) -> str:
-    """A reason without the figures in it, so that like reasons count as one."""
-    bare = re.sub(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?\s*%?", "", reason)
+    """A reason without the figures in it, and their units, so that like reasons count as one."""
+    bare = re.sub(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?\s*(%|points|epochs|times)?", "", reason)
     return re.sub(r"\s+", " ", bare).strip(" ,:;()") or reason
 
 

@@ -1,5 +1,6 @@
 """Timelines of seeds, told from records and events: which stage when, and how and why each one ended."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +19,34 @@ _EVENT_STAGES = {
     "culled": SeedStage.CULLED,
 }
 _ENDS = {SeedStage.FOSSILIZED: "fossilised", SeedStage.CULLED: "culled"}
+
+
+# What esper.kasmina.gates calls its checks, as a person would say it; figures last, so that they can be left out.
+_CHECKS = {
+    "seed_id_ok": "it has a name",
+    "seed_id_missing": "it has no name",
+    "blueprint_id_ok": "its blueprint is known",
+    "blueprint_id_missing": "it has no blueprint",
+    "planted": "it was just planted",
+    "not_planted_(.+)": "it was not just planted, but {}",
+    "healthy": "it is sound",
+    "unhealthy": "it is not sound",
+    "global_improvement_low_(.+)%": "the member gained too little: {} points",
+    "global_improvement_(.+)%": "the member gained {} points",
+    "isolation_ok": "no gradient leaked upstream",
+    "isolation_violations_(.+)": "gradient leaked upstream: {} times",
+    "seed_ready_(.+)_epochs": "it trained for {} epochs",
+    "seed_not_ready_(.+)_epochs": "it trained too briefly: {} epochs",
+    "seed_gradient_active_(.+)": "its gradients are alive: {} of the host's",
+    "seed_gradient_low_(.+)": "its gradients are too weak beside the host's: {}",
+    "alpha_low_(.+)": "its share is not whole: {}",
+    "alpha_(.+)": "its share is {}",
+    "probation_short_(.+)_epochs": "it was on probation too briefly: {} epochs",
+    "probation_(.+)_epochs": "it was on probation for {} epochs",
+    "contribution_unknown": "what it is worth was not measured",
+    "contribution_low_(.+)%": "it is worth too little: {} points",
+    "contribution_(.+)%": "it is worth {} points",
+}
 
 
 @dataclass(slots=True)
@@ -122,7 +151,10 @@ def _undo(stories: list[SeedStory], member: int | None, to_epoch: int) -> None:
 
 
 def check_text(check: str) -> str:
-    """A gate's check as words: "global_improvement_2.00%" -> "global improvement 2.00%"."""
+    """A gate's check in words: "global_improvement_low_0.20%" -> "the member gained too little: 0.20 points"."""
+    for pattern, words in _CHECKS.items():
+        if found := re.fullmatch(pattern, check):
+            return words.format(*found.groups())
     return check.replace("_", " ")
 
 

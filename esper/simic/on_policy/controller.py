@@ -48,7 +48,7 @@ class LearnedController:
             self._memory |= {report.member: row for report, row in zip(reports, decision.memory, strict=True)}
         chances = decision.log_probs.exp().tolist()
         return [
-            replace(self.layout.actions[number], reason=f"probability {chance:.2f}" if mask.sum() > 1 else "")
+            replace(self.layout.actions[number], reason=f"chosen with probability {chance:.2f}" if mask.sum() > 1 else "")
             for number, chance, mask in zip(decision.actions.tolist(), chances, masks, strict=True)
         ]
 

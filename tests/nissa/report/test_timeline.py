@@ -92,7 +92,7 @@ def test_stories_tell_how_and_why() -> None:
     assert (first.planted, first.blueprint, first.blend, first.why_planted) == (2, "norm", "linear", "plateau")
     assert (first.outcome, first.ended, first.why_ended) == ("culled", 5, "worth nothing")
     assert (second.outcome, second.ended) == ("fossilised", 12)
-    assert second.why_ended == "contribution 1.20%", "without a reason the last gate's checks are the reason"
+    assert second.why_ended == "it is worth 1.20 points", "without a reason the last gate's checks are the reason"
 
 
 VERDICT = {"gate": "G5", "passed": True, "checks_passed": ["contribution_1.20%"], "checks_failed": []}

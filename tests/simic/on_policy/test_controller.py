@@ -51,7 +51,7 @@ def test_only_what_is_legal_with_its_probability() -> None:
             legal = legal_actions(seen, LAYOUT.blueprints, LAYOUT.blends)
             plain = replace(action, reason="")
             assert plain in legal
-            chance = float(action.reason.removeprefix("probability "))
+            chance = float(action.reason.removeprefix("chosen with probability "))
             operations = {known.operation for known in legal}
             among = sum(known.operation is plain.operation for known in legal)
             assert chance == pytest.approx(1 / len(operations) / among, abs=0.03)
