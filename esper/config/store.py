@@ -10,13 +10,14 @@ from omegaconf import OmegaConf
 from esper.config.options import VARIANTS, shipped
 from esper.config.root import RunConfig
 from esper.config.run_id import new_run_id
+from esper.config.sweep_name import sweep_name
 from esper.sweep import register as register_sweeps
 
 VOLATILE = ("checkpoint", "name", "resume", "telemetry")  # what does not tell one job of a sweep from another
 
 
 def register(preload: Sequence[str] = ()) -> None:
-    """Make schemas, sweepers and the run-id resolver known to Hydra; safe to call again.
+    """Make schemas, sweepers and the resolvers known to Hydra; safe to call again.
 
     preload: modules that nearly every job of a sweep needs.
     """
@@ -31,6 +32,7 @@ def register(preload: Sequence[str] = ()) -> None:
             if name not in files[group]:
                 store_schema(group, name, schema)
     OmegaConf.register_new_resolver("esper_run_id", new_run_id, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("esper_sweep_name", sweep_name, replace=True)
 
 
 def store_schema(group: str, name: str, schema: type) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from esper.leyline import recorded_kind
 
+UNITS = {"test_accuracy": "%", "test_r2": "%", "gain": "points"}
 FIGURES = ("test_accuracy", "test_r2", "test_rmse", "test_bits_per_byte", "parameters")
 
 

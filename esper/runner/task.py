@@ -20,7 +20,7 @@ from esper.files.records import RUN_FILE
 from esper.interrupts import held_interrupts
 from esper.lasting import lasting
 from esper.printing import complain, say_traceback
-from esper.runner.figures import figures
+from esper.runner.figures import UNITS, figures
 from esper.runner.spec import run_spec
 from esper.sweep import SweepEnded
 from esper.sweep.terminal import shown
@@ -59,6 +59,7 @@ class HydraTask:
     """The task function of `esper.run`; in a sweep it continues what lies in its folder."""
 
     program = "run"
+    units = UNITS
 
     def __call__(self, composed: DictConfig) -> dict[str, float] | None:
         """Start or continue the run; its figures. Leaves by SystemExit, with its exit code, where it did not finish."""

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,15 +45,17 @@ class ResumableSweeperConfig:
     volatile: list[str] = field(default_factory=list)
     # further overrides of the sweep, for recipes, as in {seed: "0,1,2"}
     params: dict[str, str] = field(default_factory=dict)
-    # what the sweep is called; found out
+    # what the sweep is called, and what differs from job to job; found out
     id: str | None = None
+    swept: list[str] = field(default_factory=list)
 
 
 class ResumableSweeper(Sweeper):
     """Runs each combination of values once, each in a folder that is named after its configuration.
 
     The same command again comes back to the same folders. A task function may have an attribute `check`, a function
-    that is called with every job's configuration before the first job starts, and raises where one is wrong.
+    that is called with every job's configuration before the first job starts, and raises where one is wrong; and one
+    `units`, of the figures that it returns, by name.
     """
 
     hydra_context: HydraContext
@@ -68,6 +70,7 @@ class ResumableSweeper(Sweeper):
         volatile: Sequence[str],
         params: dict[str, str],
         id: str | None,
+        swept: Sequence[str],
     ) -> None:
         self.rerun = rerun
         self.zip = list(zip)
@@ -84,6 +87,7 @@ class ResumableSweeper(Sweeper):
         self.hydra_context = HydraContext(config_loader=loader, callbacks=hydra_context.callbacks)
         self.config = config
         self.task = TrackedTask(task_function)
+        self.units: Mapping[str, str] = getattr(task_function, "units", {})
         self.check: Callable[[DictConfig], Any] = getattr(task_function, "check", lambda _: None)
 
     def sweep(self, arguments: list[str]) -> None:
@@ -93,7 +97,7 @@ class ResumableSweeper(Sweeper):
         job_overrides, swept = expand(overrides, _groups(self.zip))
         self.volatile = [key for key in self.volatile if key not in {name.split(".")[0] for name in swept}]
         folder = self._place(swept)
-        terminal = Terminal()
+        terminal = Terminal(self.units)
         try:
             jobs = self._jobs(job_overrides, swept, folder.path)
             if not swept:
@@ -121,6 +125,7 @@ class ResumableSweeper(Sweeper):
         self.id = digest([base, sorted(swept)], SWEEP_HASH)
         with open_dict(self.config):
             self.config.hydra.sweeper.id = self.id
+            self.config.hydra.sweeper.swept = sorted(swept)
             path = Path(os.path.abspath(self.config.hydra.sweep.dir))
             self.config.hydra.sweep.dir = str(path)
             fixed = (f"hydra.sweeper.id='{self.id}'", f"hydra.sweep.dir={_quoted(str(path))}")

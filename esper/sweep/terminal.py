@@ -5,11 +5,11 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType, MappingProxyType, TracebackType
 from typing import Any, TextIO, cast
 
 from esper.printing import output, say
@@ -35,9 +35,13 @@ class Job:
 
 
 class Terminal:
-    """The output and error streams as they are now, whatever a job that runs in this process does with them."""
+    """The output and error streams as they are now, whatever a job that runs in this process does with them.
 
-    def __init__(self) -> None:
+    units: of jobs' figures, by name.
+    """
+
+    def __init__(self, units: Mapping[str, str] = MappingProxyType({})) -> None:
+        self.units = units
         self._opened: list[TextIO] = []
         self.out, self.err = self._copy(output()), self._copy(output(is_error=True))
 
@@ -156,14 +160,16 @@ class Watch:
                 continue
             self._seen[name] = stamp
             record = job.file.record()
-            self.terminal.say(f"[{self._numbers[name]}/{len(self._jobs)}] {name} {_news(job, record)}")
+            news = _news(job, record, self.terminal.units)
+            self.terminal.say(f"[{self._numbers[name]}/{len(self._jobs)}] {name} {news}")
 
 
-def _news(job: Job, record: dict[str, Any]) -> str:
+def _news(job: Job, record: dict[str, Any], units: Mapping[str, str]) -> str:
     """What job.json says, in a line."""
     status = str(record.get("status"))
     took = "" if record.get("seconds") is None else f" {took_text(record['seconds'])}"
-    figures = " ".join(f"{name} {figure_text(value)}" for name, value in (record.get("result") or {}).items())
+    results = record.get("result") or {}
+    figures = " ".join(f"{name} {with_unit(figure_text(value), units.get(name))}" for name, value in results.items())
     reason = f": {first_line(record['error'])}" if status == FAILED else ""
     return f"{status:<9}{took}  {figures or ' '.join(job.sets)}{reason}"
 
@@ -184,7 +190,8 @@ def show_end(terminal: Terminal, jobs: Sequence[Job], statuses: Sequence[str]) -
         seconds = record.get("seconds")
         took = "" if seconds is None else took_text(seconds)
         rows.append([job.id, status, took, *(figure_text(results.get(name)) for name in names), " ".join(job.sets)])
-    terminal.table(["job", "status", "time", *names, "sets"], rows, [STYLES.get(status, "") for status in statuses])
+    titles = (f"{name} ({unit})" if (unit := terminal.units.get(name)) else name for name in names)
+    terminal.table(["job", "status", "time", *titles, "sets"], rows, [STYLES.get(status, "") for status in statuses])
     for job, status, record in zip(jobs, statuses, records, strict=True):
         if status == FAILED:
             why = first_line(record.get("error"))
@@ -214,6 +221,11 @@ def figure_text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1e5 else f"{value:,.0f}"
     return "" if value is None else str(value)
+
+
+def with_unit(figure: str, unit: str | None) -> str:
+    """ "88.1%", "7.2 points"."""
+    return f"{figure}{'' if unit == '%' else ' '}{unit}" if figure and unit else figure
 
 
 def took_text(seconds: float) -> str:

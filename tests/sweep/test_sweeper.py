@@ -93,6 +93,19 @@ def test_an_interrupted_job_stops_the_sweep_and_goes_on_later(tmp_path, capfd):
     assert "--- attempt 2" in (tmp_path / records["x=2"]["id"] / "job.log").read_text()
 
 
+def test_figures_are_shown_with_the_units_that_the_task_says_they_have(tmp_path, capfd):
+    def measured(config):
+        return {"share": config.x + 0.5, "gain": config.x, "size": 3}
+
+    measured.units = {"share": "%", "gain": "points", "other": "m"}
+    assert sweep(tmp_path, "x=1,2", task=measured) == 0
+    shown = capfd.readouterr().out
+    assert "share 1.5% gain 1 points size 3\n" in shown
+    assert [line.split()[3:9] for line in shown.splitlines() if line.startswith("job ")] == [
+        ["share", "(%)", "gain", "(points)", "size", "sets"]
+    ]
+
+
 def test_ctrl_c_is_an_interruption(tmp_path):
     assert sweep(tmp_path, "does=ctrl_c", "x=1,2") == 130
     assert [record["status"] for record in jobs(tmp_path).values()] == ["interrupted"]

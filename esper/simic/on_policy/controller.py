@@ -47,9 +47,13 @@ class LearnedController:
         if decision.memory is not None:
             self._memory |= {report.member: row for report, row in zip(reports, decision.memory, strict=True)}
         chances = decision.log_probs.exp().tolist()
+        reasons = [
+            f"chosen with probability {chance:.2f}" if mask.sum() > 1 else ""
+            for chance, mask in zip(chances, masks, strict=True)
+        ]
         return [
-            replace(self.layout.actions[number], reason=f"chosen with probability {chance:.2f}" if mask.sum() > 1 else "")
-            for number, chance, mask in zip(decision.actions.tolist(), chances, masks, strict=True)
+            replace(self.layout.actions[number], reason=reason)
+            for number, reason in zip(decision.actions.tolist(), reasons, strict=True)
         ]
 
     def state_dict(self) -> dict[str, Any]:

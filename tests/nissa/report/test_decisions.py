@@ -52,7 +52,8 @@ def test_every_check_of_the_gates_is_told_in_plain_words_that_stand_without_thei
     gates, checks = QualityGates(), set[str]()
     for stage in SeedStage.DORMANT, SeedStage.GERMINATED:
         for good in (False, True):
-            state = SeedState(seed_id="s" * good, blueprint_id="b" * good, stage=stage, is_healthy=good, alpha=float(good))
+            state = SeedState(seed_id="s" * good, blueprint_id="b" * good, stage=stage, is_healthy=good)
+            state.alpha = float(good)
             metrics = state.metrics
             metrics.improvement_since_stage_start = metrics.seed_gradient_norm_ratio = 9.0 * good
             metrics.epochs_in_current_stage, metrics.isolation_violations = 9 * good, 3 * (not good)
@@ -68,7 +69,6 @@ def test_every_check_of_the_gates_is_told_in_plain_words_that_stand_without_thei
         assert not without_numbers(words).endswith((":", " of"))
     assert check_text("global_improvement_low_-0.20%") == "the member gained too little: -0.20 points"
     assert check_text("of_a_later_version_7") == "of a later version 7"
-
 
 
 def test_figures_do_not_make_reasons_different() -> None:
