@@ -128,12 +128,16 @@ EVENT_MEANINGS: dict[TelemetryEventType, str] = {
 
 _SCORES = tuple(f"{split}_{kind.name}" for kind in SCORE_KINDS for split in ("train", "val"))
 _OF_A_MEMBER = ("train_loss", "val_loss", *_SCORES, "val_rmse", "parameter_count", "flops_per_sample")
+_SPREAD = ("val_loss", *(f"val_{kind.name}" for kind in SCORE_KINDS), "val_rmse", "parameter_count")
 _OF_A_TEST = (*(f"test_{kind.name}" for kind in SCORE_KINDS), "test_rmse", "test_bits_per_byte")
 # What a dashboard draws, "grown/val_accuracy": a group of curves -> the metrics that it is made of.
 CURVES: dict[str, tuple[str, ...]] = {
     "grown": (*_OF_A_MEMBER, "rolled_back", "retired"),
     "twin": (*_OF_A_MEMBER, "rolled_back", "retired"),
     "difference": _OF_A_MEMBER,
+    "grown_spread": _SPREAD,
+    "twin_spread": _SPREAD,
+    "difference_spread": _SPREAD,
     "seeds": (
         "alpha",
         "contribution",
@@ -158,6 +162,9 @@ CURVE_MEANINGS = {
     "grown": "mean over grown members; of `rolled_back` and `retired`: their share",
     "twin": "mean over static twins",
     "difference": "mean over pairs: a grown member minus its twin",
+    "grown_spread": "standard deviation over grown members, of two or more",
+    "twin_spread": "standard deviation over static twins",
+    "difference_spread": "standard deviation over pairs",
     "seeds": "mean over the seeds in grown members' slots, fossilised ones included",
     "stages": "how many slots of grown members are in the stage",
     "time": "of the whole population, as in metrics.jsonl",

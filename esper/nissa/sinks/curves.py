@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from esper.files import read_json
@@ -18,11 +18,14 @@ def epoch_curves(record: dict[str, Any]) -> dict[str, float]:
     pairs = [(by_member[row["twin_of"]], row) for row in twins if row["twin_of"] in by_member]
     slots = [slot for row in grown for slot in row["slots"].values()]
     seeds = [slot for slot in slots if slot["seed"]]
+    gains = [
+        {name: _difference(mine.get(name), other.get(name)) for name in CURVES["difference"]} for mine, other in pairs
+    ]
     curves = {f"time/{name}": record[name] for name in CURVES["time"]}
-    for group, rows in (("grown", grown), ("twin", twins), ("seeds", seeds)):
+    for group, rows in (("grown", grown), ("twin", twins), ("difference", gains), ("seeds", seeds)):
         curves |= {f"{group}/{name}": _mean(row.get(name) for row in rows) for name in CURVES[group]}
-    for name in CURVES["difference"]:
-        curves[f"difference/{name}"] = _mean(_difference(mine.get(name), other.get(name)) for mine, other in pairs)
+        spread = f"{group}_spread"
+        curves |= {f"{spread}/{name}": _spread(row.get(name) for row in rows) for name in CURVES.get(spread, ())}
     for stage in CURVES["stages"]:
         curves[f"stages/{stage}"] = sum(slot["stage"] == stage for slot in slots)
     return _known(curves)
@@ -50,6 +53,11 @@ def outcome(run_dir: Path) -> dict[str, float]:
 def _mean(values: Iterable[float | None]) -> float | None:
     measured = [value for value in values if value is not None]
     return fmean(measured) if measured else None
+
+
+def _spread(values: Iterable[float | None]) -> float | None:
+    measured = [value for value in values if value is not None]
+    return stdev(measured) if len(measured) > 1 else None
 
 
 def _difference(mine: float | None, other: float | None) -> float | None:

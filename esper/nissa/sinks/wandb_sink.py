@@ -50,7 +50,7 @@ class WandbSink:
 
     Args:
         record: run.json as it stands; `uid` is the id of the W&B run, `sweep` its group.
-        config: the run's whole configuration, plain values.
+        config: the run's whole configuration, plain values; its task, host and policy are tags.
         policy: its job type.
         checkpoints: upload those that were kept, too.
 
@@ -81,6 +81,7 @@ class WandbSink:
             name=f"{record['name']}/{record['id']}",
             group=record["sweep"],
             job_type=policy,
+            tags=list(dict.fromkeys([config["task"]["name"], config["host"]["name"], policy])),
             notes=" ".join(record["overrides"]) or None,
             config=config,
             dir=run_dir,

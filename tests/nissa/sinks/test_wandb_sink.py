@@ -124,6 +124,7 @@ def test_offline_without_a_network_everything_is_on_disk(lab: Lab) -> None:
     (run,) = (record.run for record in records if record.HasField("run"))
     named = (run.run_id, run.project, run.run_group, run.job_type, run.display_name, run.notes)
     assert named == (UID, "esper", "sweep-1a2b", "heuristic", "digits/recorded", "seed=0")
+    assert sorted(run.tags) == ["cnn", "digits", "heuristic"]
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert (config["epochs"], config["task"]["name"]) == (25, "digits")
 
