@@ -58,8 +58,9 @@ def _judge(options: argparse.Namespace) -> int:
     from esper.printing import say, say_text
     from esper.printing.tables import UNBOUNDED, Console
     from esper.study.analyze.analysis import checkpoints, summarize
+    from esper.study.analyze.formats import as_csv, as_json
     from esper.study.analyze.requirement import Requirement
-    from esper.study.analyze.tables import as_csv, as_json, footnote, markdown
+    from esper.study.analyze.tables import footnote, markdown
     from esper.study.analyze.terminal import print_result
     from esper.study.evaluate.database import Evaluations
     from esper.study.evaluate.measures import measure
@@ -84,7 +85,7 @@ def _judge(options: argparse.Namespace) -> int:
             console = Console(width_of_file=UNBOUNDED)
             for result in results:
                 print_result(result, metrics, console)
-            say(footnote(results) or ("every seed has failed" if results else _nothing(options, runs)))
+            say(*(footnote(results) or ["every seed has failed" if results else _nothing(options, runs)]))
     if not results and options.format != "table":
         say(_nothing(options, runs), is_error=True)
     verdicts = [verdict for requirement in requirements for verdict in requirement.judge(results)]

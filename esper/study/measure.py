@@ -8,7 +8,10 @@ from esper.leyline import SCORE_KINDS
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One metric. title, unit, decimals and scale: as tables show it; within: what a stored value can be, unscaled."""
+    """One metric. title, unit, decimals and scale: as tables show it; within: what a stored value can be, unscaled.
+
+    better: 1 where more is better, -1 where less is, 0 where neither: what something cost.
+    """
 
     name: str
     title: str
@@ -17,6 +20,7 @@ class Measure:
     decimals: int = 1
     scale: float = 1.0
     within: tuple[float, float] = (0.0, math.inf)
+    better: int = 0
 
     @property
     def is_score(self) -> bool:

@@ -53,14 +53,14 @@ def test_the_table_says_what_is_known(path, capsys):
 def test_the_table_fits_a_terminal(path):
     with Evaluations(path) as database:
         (result,) = summarize(database, [], None)
-    for width in (80, 100, 140):
+    for width in (80, 100, 160):
         out = io.StringIO()
         print_result(result, [], Console(file=out, width=width, force_terminal=True, color_system=None))
         lines = out.getvalue().splitlines()
         assert max(map(len, lines)) <= width
         assert "…" not in out.getvalue()
         assert any("88.0 [87.7, 88.2]" in line for line in lines)
-        assert ("validation" in out.getvalue()) == (width == 140)
+        assert ("validation" in out.getvalue()) == (width == 160)
 
 
 def test_every_metric_that_is_asked_for_is_shown_whole(path):
@@ -91,6 +91,31 @@ def test_words_are_wrapped_and_no_figure_is_cut(tmp_path, width, title):
             assert whole in text
         longest = max(map(len, text.splitlines()))
         assert longest <= max(width, 62)
+
+
+def test_training_runs_of_one_policy_are_one_line_and_each_is_named_below(path, capsys):
+    for seed in range(3):
+        values = [measured(held_out, 84.5 + 2 * seed + held_out / 10) for held_out in range(20)]
+        config = {"task": {"name": "digits"}, "seed": seed}
+        fill(path, values, sha(f"ppo{seed}"), "ppo", config, run=f"outputs/p/{seed}")
+    assert analyze(path) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"3 of them +ppo +3 +20 +87\.\d \[85\.\d, 89\.\d\] +87\.\d \[85\.\d, 89\.\d\]", out)
+    assert re.search(r"ppo +20 +-0\.5 \[-2\.\d, \+1\.\d\] +no +0\.33 \[0\.00, 1\.00\]", out)
+    assert f"{sha('ppo0')[:8]}  85.5%  outputs/p/0@epoch-25\n" in out and f"{sha('ppo2')[:8]}  89.5%  " in out
+    assert "several training runs" in out and "\\n" not in out
+    assert analyze(path, "--format", "json") == 0
+    (suite,) = json.loads(capsys.readouterr().out)["suites"]
+    policy = next(row for row in suite["policies"] if row["title"] == "ppo")
+    figures = policy["metrics"]["test_accuracy"]
+    assert policy["versions"] == [sha(f"ppo{seed}") for seed in range(3)] and len(suite["versions"]) == 5
+    assert (figures["runs"], figures["seeds"], figures["n"]) == (3, 20, 3)
+    assert figures["iqm"]["low"] < figures["iqm"]["mean"] < figures["iqm"]["high"]
+    assert analyze(path, "--format", "csv", "--metric", "test_accuracy") == 0
+    (row,) = [row for row in csv.DictReader(io.StringIO(capsys.readouterr().out)) if row["policy"] == "ppo"]
+    assert (row["runs"], row["n"], float(row["iqm_mean"])) == ("3", "20", pytest.approx(figures["iqm"]["mean"]))
+    assert analyze(path, "--format", "md", "--require", "test_accuracy>0.865") == 1  # one of the runs is below
+    assert f"not met: test_accuracy > 86.5: 85.45 over 20 seeds ({sha('ppo0')[:8]}, ppo" in capsys.readouterr().out
 
 
 def test_failures_are_shown_with_their_reason(path, capsys):
@@ -133,8 +158,8 @@ def test_json_holds_everything_and_nothing_else(path, capsys):
 def test_markdown_is_a_page(path, capsys):
     assert analyze(path, "--format", "md", "--metric", "parameters") == 0
     out = capsys.readouterr().out
-    assert out.startswith("## Suite default\n\n| version | policy | n | parameters |\n|---|---|---|---|\n")
-    assert "| heuristic | 20 | 2549 [2549, 2549] |" in out
+    assert out.startswith("## Suite default\n\n| version | policy | runs | seeds | parameters |\n|---|")
+    assert "| heuristic | 1 | 20 | 2549 [2549, 2549] |" in out
 
 
 def test_the_verdict_is_part_of_the_page_and_apart_from_what_programs_read(path, capsys):

@@ -6,10 +6,15 @@ import pytest
 from esper.errors import EsperError
 from esper.nissa.statistics import (
     Interval,
+    bootstrap_interval,
     half_width,
+    improvement_probability,
+    interquartile_mean,
     mean_band,
+    mean_gain,
     mean_interval,
     paired_difference,
+    table_mean,
     unpaired_difference,
     wilson_interval,
 )
@@ -145,3 +150,81 @@ def test_a_bound_that_would_read_as_zero_tells_its_side(low: float, high: float,
 def test_a_bound_that_would_read_as_zero_tells_its_side_without_signs_too() -> None:
     assert Interval(0.3, 0.02, 1.0, 9).text(unit="%") == "0.3% [0.02, 1.0]"
     assert Interval(0.003, 0.0004, 1.0, 9).text(decimals=3) == "0.003 [0.0004, 1.000]"
+# ---- over training runs and held-out seeds
+
+RUNS = np.array([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 100.0], [0.0, 8.0, 9.0, 10.0]])  # [R, S]
+
+
+def test_an_interquartile_mean_is_that_of_the_middle_half_by_hand() -> None:
+    assert interquartile_mean(RUNS) == (3 + 4 + 5 + 6 + 7 + 8) / 6  # 0, 1, 2 and 9, 10, 100 are left out
+    assert interquartile_mean(RUNS[:1]) == 2.5 and interquartile_mean(RUNS[:1, :3]) == 2.0  # of three, none is
+    assert interquartile_mean(np.stack([RUNS, RUNS + 1])).tolist() == [5.5, 6.5]
+
+
+def test_an_improvement_is_counted_seed_by_seed_over_all_pairs_of_runs_by_hand() -> None:
+    first, second = np.array([[1.0, 5.0], [3.0, 5.0]]), np.array([[2.0, 5.0], [3.0, 0.0], [9.0, 9.0]])
+    # Seed 0: 1 beats none of 2, 3, 9; 3 beats 2 and ties with 3. Seed 1, twice: 5 ties with 5, beats 0.
+    assert improvement_probability(first, second) == pytest.approx((1.5 + 3.0) / 12)
+    assert improvement_probability(second, first) == pytest.approx(1 - 4.5 / 12)
+
+
+@pytest.mark.parametrize(
+    ("table", "low", "high", "n"),
+    [
+        # Of 27 equally likely draws, one has run 0 alone and one run 2 alone: each 3.7%, and so above 2.5%.
+        (np.array([[1.0] * 5, [2.0] * 5, [3.0] * 5]), 1.0, 3.0, 3),
+        (np.array([[1.0, 2.0, 3.0]]), 1.0, 3.0, 3),  # a single run: seeds are drawn
+        (np.array([[1.0], [2.0], [3.0]]), 1.0, 3.0, 3),  # a single seed: runs are
+        (np.array([[1.0] * 9, [3.0] * 9]), None, None, 2),
+        (np.array([[1.0]]), None, None, 1),
+    ],
+)
+def test_a_bootstrap_draws_whole_runs_and_whole_seeds(table: np.ndarray, low: float, high: float, n: int) -> None:
+    found = bootstrap_interval(table_mean, table)
+    assert (found.low, found.high, found.n) == (low, high, n) and found.mean == table.mean()
+
+
+def test_a_bootstrap_of_nothing_is_nothing_and_the_same_values_have_the_same_one() -> None:
+    assert bootstrap_interval(table_mean, np.empty((0, 0))).n == 0
+    assert bootstrap_interval(mean_gain, RUNS, np.empty((0, 4))).mean is None
+    assert bootstrap_interval(interquartile_mean, RUNS) == bootstrap_interval(interquartile_mean, RUNS.copy())
+
+
+def test_of_many_seeds_a_bootstrapped_mean_has_nearly_the_interval_of_t() -> None:
+    values = np.random.default_rng(0).normal(80, 3, 200)
+    found, expected = bootstrap_interval(table_mean, values[None]), mean_interval(values)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.03)
+    wide = bootstrap_interval(table_mean, values[None], confidence=0.8)
+    assert found.low < wide.low < wide.high < found.high
+
+
+def test_policies_stay_paired_by_seed() -> None:
+    """What seeds differ by cancels: each of these runs is one point above on every seed."""
+    seeds = np.random.default_rng(0).normal(80, 10, 20)
+    found = bootstrap_interval(mean_gain, np.stack([seeds + 1] * 3), seeds[None])
+    assert (found.low, found.high) == pytest.approx((1.0, 1.0))
+
+
+@pytest.mark.slow
+def test_figures_and_intervals_are_those_of_rliable() -> None:
+    """Where the two draw alike: runs on one seed, or seeds of one run."""
+    library = pytest.importorskip("rliable.library", reason="no part of esper: pip install rliable")
+    from rliable import metrics
+
+    draw = np.random.default_rng(1)
+    first, second = draw.normal(80, 3, (7, 20)), draw.normal(81, 3, (5, 20))
+    assert interquartile_mean(first) == pytest.approx(metrics.aggregate_iqm(first))
+    assert improvement_probability(first, second) == pytest.approx(metrics.probability_of_improvement(first, second))
+    for statistic, theirs, tables in (
+        (interquartile_mean, metrics.aggregate_iqm, (first[:, :1],)),
+        (interquartile_mean, metrics.aggregate_iqm, (first[:1],)),
+        (table_mean, metrics.aggregate_mean, (first[:1],)),
+        (improvement_probability, metrics.probability_of_improvement, (first[:, :1], second[:, :1])),
+    ):
+        columns = [table.reshape(-1, 1) for table in tables]
+        given = columns if len(columns) > 1 else columns[0]
+        _, intervals = library.get_interval_estimates(
+            {"it": given}, lambda *given, theirs=theirs: np.array([theirs(*given)]), reps=20_000
+        )
+        found = bootstrap_interval(statistic, *tables)
+        assert (found.low, found.high) == pytest.approx(tuple(intervals["it"].ravel()), abs=0.1)

@@ -1,4 +1,4 @@
-"""An analysis as a picture: every seed a dot, the mean in its interval, and the differences beside it."""
+"""An analysis as a picture: every seed of every run a dot, the mean in its interval, the differences beside it."""
 
 import io
 import textwrap
@@ -11,7 +11,8 @@ from esper.files import write_atomic
 from esper.nissa.formatting import compact, signed, with_minus
 from esper.nissa.palette import SERIES_COLOURS, colour
 from esper.nissa.statistics import Interval
-from esper.study.analyze.analysis import SuiteResult, VersionResult
+from esper.study.analyze.analysis import SuiteResult
+from esper.study.analyze.results import PolicyResult
 from esper.study.evaluate.measures import MEASURES
 from esper.study.measure import Measure
 
@@ -49,7 +50,7 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "esper",
 }
-Tints = Mapping[str, str]  # sha256 of a version -> its colour, the same in every panel
+Tints = Mapping[str, str]  # sha256 of a policy's first version -> its colour, the same in every panel
 
 
 def draw_results(results: Sequence[SuiteResult], metrics: Sequence[str], path: Path) -> None:
@@ -67,7 +68,7 @@ def draw_results(results: Sequence[SuiteResult], metrics: Sequence[str], path: P
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    heights = [_FRAME_HEIGHT + _row_height(result) * len(result.versions) for result, _ in panels]
+    heights = [_FRAME_HEIGHT + _row_height(result) * len(result.policies) for result, _ in panels]
     with matplotlib.rc_context(_STYLE):
         layout = ConstrainedLayoutEngine(w_pad=0.1)
         figure = Figure(figsize=(_WIDTH, sum(heights)), dpi=160, layout=layout)
@@ -83,32 +84,33 @@ def draw_results(results: Sequence[SuiteResult], metrics: Sequence[str], path: P
 
 
 def _tints(results: Sequence[SuiteResult]) -> Tints:
-    versions = dict.fromkeys(row.sha256 for result in results for row in result.versions)
+    versions = dict.fromkeys(row.runs[0].sha256 for result in results for row in result.policies)
     return {version: colour(f"series{place % SERIES_COLOURS}") for place, version in enumerate(versions)}
 
 
 def _panel(figure: "SubFigure", result: SuiteResult, measure: Measure, tints: Tints) -> None:
     """Values on the left, differences from the first version on the right, where there are any."""
-    reference = result.versions[0]
-    gaps = [row.difference(reference, measure.name) for row in result.versions[1:]]
+    reference = result.policies[0]
+    gaps = [row.difference(reference, measure.name) for row in result.policies[1:]]
     has_gaps = any(gap is not None and gap.n for gap in gaps)
     columns, widths = (2, [3, 2]) if has_gaps else (1, [1])
     panels = figure.subplots(1, columns, sharey=True, width_ratios=widths, squeeze=False)[0]
     figure.suptitle(f"suite {result.suite}", x=0.012, ha="left", fontweight="bold", fontsize=12)
-    _values(panels[0], result.versions, measure, tints)
+    _values(panels[0], result.policies, measure, tints)
     if has_gaps:
-        _differences(panels[1], result.versions, gaps, measure, tints)
+        _differences(panels[1], result.policies, gaps, measure, tints)
 
 
-def _values(axes: "Axes", rows: Sequence[VersionResult], measure: Measure, tints: Tints) -> None:
+def _values(axes: "Axes", rows: Sequence[PolicyResult], measure: Measure, tints: Tints) -> None:
     for place, row in enumerate(rows):
-        seeds = [value * measure.scale for value in row.values.get(measure.name, {}).values()]
-        axes.scatter(seeds, [place + _BELOW] * len(seeds), s=24, color=tints[row.sha256], alpha=0.4, linewidth=0)
+        values = row.table(measure.name).ravel() * measure.scale
+        tint = tints[row.runs[0].sha256]
+        axes.scatter(values, [place + _BELOW] * len(values), s=24, color=tint, alpha=0.4, linewidth=0)
         interval = row.interval(measure.name)
         if interval.mean is not None:
             mean = interval.mean * measure.scale
             text = compact(mean) if abs(mean) >= 1000 else f"{mean:.{measure.decimals}f}"
-            _whisker(axes, interval, place, measure, tints[row.sha256], text)
+            _whisker(axes, interval, place, measure, tint, text)
     axes.set_yticks(range(len(rows)), [textwrap.fill(row.title, _LABEL) for row in rows], color=colour("ink"))
     axes.set_ylim(len(rows) - 0.5, -0.6)
     axes.set_title(measure.heading, loc="left", color=colour("muted"))
@@ -116,14 +118,14 @@ def _values(axes: "Axes", rows: Sequence[VersionResult], measure: Measure, tints
 
 
 def _differences(
-    axes: "Axes", rows: Sequence[VersionResult], gaps: Sequence[Interval | None], measure: Measure, tints: Tints
+    axes: "Axes", rows: Sequence[PolicyResult], gaps: Sequence[Interval | None], measure: Measure, tints: Tints
 ) -> None:
-    axes.axvline(0, color=tints[rows[0].sha256], linewidth=1.4)
+    axes.axvline(0, color=tints[rows[0].runs[0].sha256], linewidth=1.4)
     for place, (row, gap) in enumerate(zip(rows[1:], gaps, strict=True), start=1):
         if gap is not None and gap.mean is not None:
             mean = gap.mean * measure.scale
             text = compact(mean) if abs(mean) >= 1000 else signed(mean, measure.decimals)
-            _whisker(axes, gap, place, measure, tints[row.sha256], text)
+            _whisker(axes, gap, place, measure, tints[row.runs[0].sha256], text)
     unit = "points" if measure.is_score else measure.unit
     title = ", ".join(filter(None, (f"less {rows[0].title}", unit)))
     # Wrapped: nothing keeps a title from leaving the picture.
@@ -134,7 +136,7 @@ def _differences(
 
 def _row_height(result: SuiteResult) -> float:
     """Inches that each version takes, so that the lines of its title stand clear of the next one's."""
-    lines = max(textwrap.fill(row.title, _LABEL).count("\n") + 1 for row in result.versions)
+    lines = max(textwrap.fill(row.title, _LABEL).count("\n") + 1 for row in result.policies)
     return max(_ROW_HEIGHT, _LINE_HEIGHT * (lines + 0.4))
 
 

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from esper.errors import ConfigError
-from esper.study.analyze.analysis import SuiteResult, VersionResult
+from esper.study.analyze.analysis import SuiteResult
+from esper.study.analyze.results import VersionResult
 from esper.study.conditions import Condition
 from esper.study.evaluate.measures import measure
 
@@ -37,7 +38,12 @@ class Requirement:
 
     def judge(self, results: Iterable[SuiteResult]) -> list[Verdict]:
         """One verdict a version and suite; a single one that is not met where there are none."""
-        found = [self._verdict(result.suite, version) for result in results for version in result.versions]
+        found = [
+            self._verdict(result.suite, row.title, version)
+            for result in results
+            for row in result.policies
+            for version in row.runs
+        ]
         return found or [Verdict(False, f"not met: {self._spelled}: nothing was evaluated{self._note}")]
 
     @property
@@ -49,7 +55,7 @@ class Requirement:
     def _note(self) -> str:
         return f" ({self.condition.note})" if self.condition.note else ""
 
-    def _verdict(self, suite: str, version: VersionResult) -> Verdict:
+    def _verdict(self, suite: str, title: str, version: VersionResult) -> Verdict:
         mean = version.mean(self.condition.key)
         measured = len(version.values.get(self.condition.key, {}))
         if mean is None:
@@ -59,5 +65,5 @@ class Requirement:
         else:
             is_met, why = self.condition.holds(mean), f"{mean:.6g} over {measured} seeds"
         said = "met" if is_met else "not met"
-        where = f"({version.label}, {version.title}, suite {suite})"
+        where = f"({version.label}, {title}, suite {suite})"
         return Verdict(is_met, f"{said}: {self._spelled}: {why} {where}{self._note}")

@@ -1,30 +1,33 @@
-"""Tables of an analysis: their columns, and how markdown, CSV and JSON spell them."""
+"""Tables of an analysis: their columns, and how markdown spells them."""
 
-import csv
-import io
-import json
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from esper.nissa.statistics import Interval
-from esper.study.analyze.analysis import SuiteResult, VersionResult
+from esper.study.analyze.analysis import SuiteResult
+from esper.study.analyze.results import PolicyResult, VersionResult
 from esper.study.evaluate.measures import MEASURES
 from esper.study.measure import Measure
 
 _WITH_INTERVAL = ("test_accuracy", "test_r2", "test_rmse", "test_bits_per_byte", "val_accuracy", "val_r2")
-TITLES = ("policy", "less")  # headings of columns that name versions begin so
+IQM, BETTER = "IQM", "better"  # headings of columns that a narrow terminal goes without
+TITLES = ("policy", "less")  # headings of columns that name policies begin so
 Columns = list[tuple[str, list[str]]]  # heading, a cell a row
 
 
-def footnote(results: Sequence[SuiteResult]) -> str:
-    """How to read the tables."""
-    has_any = any(row.values for result in results for row in result.versions)
-    return (
-        "Means over seeds (of each, the mean of its hosts), 95% intervals (Student's t) from three seeds on."
-        if has_any
-        else ""
-    )
+def footnote(results: Sequence[SuiteResult]) -> list[str]:
+    """How to read the tables, in lines."""
+    runs = [run for result in results for run in result.versions if run.values]
+    if not runs:
+        return []
+    lines = [
+        "Means over seeds (of each, the mean of its hosts), 95% intervals (Student's t) from three seeds on.",
+        "IQM: interquartile mean, the mean of the middle half, with a bootstrapped interval.",
+        "Better: how likely it does better on a seed than the first policy, a tie counting half.",
+    ]
+    if any(len(row.runs) > 1 for result in results for row in result.policies):
+        lines.append("Of a policy with several training runs all intervals are bootstrapped, over runs and seeds.")
+    return lines
 
 
 def markdown(results: Sequence[SuiteResult], metrics: Sequence[str]) -> str:
@@ -38,114 +41,58 @@ def markdown(results: Sequence[SuiteResult], metrics: Sequence[str]) -> str:
             if (gaps := differences(result, metric))
             for part in _markdown_table(gaps)
         ]
-        lines = [f"- `{row.label}`: {', '.join(f'`{name}`' for name in row.checkpoints)}" for row in result.versions]
+        lines = []
+        for row in result.policies:
+            for run in row.runs:
+                paths = ", ".join(f"`{name}`" for name in run.checkpoints)
+                lines.append(" ".join(filter(None, (f"- `{run.label}`:", own_mean(row, run, result), paths))))
         lines += [
-            f"- `{row.label}` failed: {error} ({spelled_seeds(seeds)})"
-            for row in result.versions
-            for error, seeds in errors(row).items()
+            f"- `{run.label}` failed: {error} ({spelled_seeds(seeds)})"
+            for run in result.versions
+            for error, seeds in errors(run).items()
         ]
         parts.append("\n".join(lines))
-    return "\n\n".join([*parts, footnote(results)]).rstrip() + "\n"
-
-
-def plain(results: Sequence[SuiteResult]) -> list[dict[str, Any]]:
-    """Everything, as JSON values: metrics in the units in which they are stored."""
-    return [
-        {
-            "suite": result.suite,
-            "suite_sha256": result.suite_sha256,
-            "reference": result.versions[0].sha256,
-            "versions": [
-                {
-                    "sha256": row.sha256,
-                    "policy": row.policy,
-                    "task": row.task,
-                    "checkpoints": row.checkpoints,
-                    "failed": {str(seed): error for seed, error in sorted(row.failed.items())},
-                    "metrics": {
-                        name: row.interval(name).to_dict()
-                        | {"difference": None if (gap := _gap(row, result, name)) is None else gap.to_dict()}
-                        | {"seeds": {str(seed): value for seed, value in sorted(row.values[name].items())}}
-                        for name in result.metrics
-                        if name in row.values
-                    },
-                }
-                for row in result.versions
-            ],
-        }
-        for result in results
-    ]
-
-
-def as_json(results: Sequence[SuiteResult]) -> str:
-    """`plain`, spelled."""
-    return json.dumps({"schema": 1, "suites": plain(results)}, indent=1, allow_nan=False) + "\n"
-
-
-def as_csv(results: Sequence[SuiteResult], metrics: Sequence[str]) -> str:
-    """One line a version, suite and metric; the difference is to the suite's first version."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    names = ("mean", "low", "high")
-    writer.writerow(
-        ["suite", "version", "policy", "task", "checkpoint", "metric", "n", "failed", *names, "reference", "pairs"]
-        + [f"difference_{name}" for name in names]
-    )
-    for result in results:
-        for row in result.versions:
-            for metric in metrics or result.metrics:
-                found = row.interval(metric)
-                gap = _gap(row, result, metric) or Interval(None, None, None, 0)
-                writer.writerow(
-                    (
-                        *(
-                            result.suite,
-                            row.sha256,
-                            row.policy,
-                            row.task["name"],
-                            " ".join(row.checkpoints),
-                            metric,
-                        ),
-                        *(found.n, len(row.failed), found.mean, found.low, found.high),
-                        *(result.versions[0].sha256, gap.n, gap.mean, gap.low, gap.high),
-                    )
-                )
-    return out.getvalue()
+    return "\n\n".join([*parts, "\n".join(footnote(results))]).rstrip() + "\n"
 
 
 # ---- columns and cells
 
 
 def columns(result: SuiteResult, metrics: Sequence[str], dropped: Sequence[str] = ()) -> Columns:
-    """One row a version. metrics: those to show, none: the usual ones but for the dropped."""
-    rows, main = result.versions, result.main_metric
+    """One row a policy. metrics: those to show, none: the usual ones; dropped: of the columns, those to leave out."""
+    rows, main = result.policies, result.main_metric
     usual = [main, *(name for name in result.metrics if name != main and name not in dropped)]
-    shown = [MEASURES[name] for name in metrics or usual]
     found = [("version", [row.label for row in rows]), ("policy", [row.title for row in rows])]
-    found.append(("n", [_count(row) for row in rows]))
-    for measure in shown:
+    found += [("runs", [str(len(row.runs)) for row in rows]), ("seeds", [_count(row) for row in rows])]
+    for measure in (MEASURES[name] for name in metrics or usual):
         cell = _whole_cell if metrics or measure.name in _WITH_INTERVAL else _mean_cell
         found.append((measure.heading, [cell(row, measure) for row in rows]))
+        if measure.better and IQM not in dropped and (metrics or measure.name == main):
+            found.append((IQM, [_spelled(row.interquartile(measure.name), measure) for row in rows]))
     return found
 
 
-def differences(result: SuiteResult, metric: str) -> Columns:
-    """Of a metric, less the first version's; empty where there is nothing to compare."""
-    reference, measure = result.versions[0], MEASURES[metric]
-    gaps = [(row, row.difference(reference, metric)) for row in result.versions[1:]]
+def differences(result: SuiteResult, metric: str, dropped: Sequence[str] = ()) -> Columns:
+    """Of a metric, less the first policy's; empty where there is nothing to compare."""
+    reference, measure = result.policies[0], MEASURES[metric]
+    gaps = [(row, row.difference(reference, metric)) for row in result.policies[1:]]
     known = [(row, gap) for row, gap in gaps if gap is not None and gap.n]
     if not known:
         return []
     unit = "points" if measure.is_score else measure.unit
-    return [
+    shown = [
         (f"less\n{reference.title}", [row.title for row, _ in known]),
-        ("pairs", [str(gap.n) for _, gap in known]),
+        ("pairs", [str(len({*row.seeds(metric)} & {*reference.seeds(metric)})) for row, _ in known]),
         (
             ", ".join(filter(None, (measure.title, unit))),
             [_scaled(gap, measure).text(measure.decimals, signed=True) for _, gap in known],
         ),
         ("excludes\nzero", [_excludes_zero(gap) for _, gap in known]),
     ]
+    if measure.better and BETTER not in dropped:
+        chances = [row.improvement(reference, metric) for row, _ in known]
+        shown.append((BETTER, ["-" if chance is None else chance.text(2) for chance in chances]))
+    return shown
 
 
 def compared(result: SuiteResult, metrics: Sequence[str]) -> Sequence[str]:
@@ -153,21 +100,27 @@ def compared(result: SuiteResult, metrics: Sequence[str]) -> Sequence[str]:
     return metrics or [result.main_metric]
 
 
-def _gap(row: VersionResult, result: SuiteResult, metric: str) -> Interval | None:
-    return None if row is result.versions[0] else row.difference(result.versions[0], metric)
+def own_mean(row: PolicyResult, run: VersionResult, result: SuiteResult) -> str:
+    """What a training run came to by itself; nothing to say of the only one."""
+    measure = MEASURES[result.main_metric]
+    return _mean_cell(PolicyResult("", [run]), measure) + (measure.unit or "") if len(row.runs) > 1 else ""
 
 
-def _count(row: VersionResult) -> str:
-    seeds = len(row.values.get("wall_s", {}))
-    return f"{seeds} ({len(row.failed)} failed)" if row.failed else str(seeds)
+def _count(row: PolicyResult) -> str:
+    seeds = len(row.seeds("wall_s"))
+    return f"{seeds} ({row.failed} failed)" if row.failed else str(seeds)
 
 
-def _whole_cell(row: VersionResult, measure: Measure) -> str:
-    return _scaled(row.interval(measure.name), measure).text(measure.decimals)
+def _whole_cell(row: PolicyResult, measure: Measure) -> str:
+    return _spelled(row.interval(measure.name), measure)
 
 
-def _mean_cell(row: VersionResult, measure: Measure) -> str:
-    mean = row.mean(measure.name)
+def _spelled(interval: Interval, measure: Measure) -> str:
+    return _scaled(interval, measure).text(measure.decimals)
+
+
+def _mean_cell(row: PolicyResult, measure: Measure) -> str:
+    mean = row.interval(measure.name).mean
     return "-" if mean is None else f"{mean * measure.scale:,.{measure.decimals}f}"
 
 

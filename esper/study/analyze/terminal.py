@@ -8,10 +8,21 @@ from rich.table import Table
 
 from esper.printing.tables import Console, Text
 from esper.study.analyze.analysis import SuiteResult
-from esper.study.analyze.tables import TITLES, Columns, columns, compared, differences, errors, spelled_seeds
+from esper.study.analyze.tables import (
+    BETTER,
+    IQM,
+    TITLES,
+    Columns,
+    columns,
+    compared,
+    differences,
+    errors,
+    own_mean,
+    spelled_seeds,
+)
 
 # What a narrow terminal goes without, one after another.
-_DROPPED = ("val_accuracy", "val_r2", "wall_s", "culled", "planted", "fossilized", "training_flops")
+_DROPPED = ("val_accuracy", "val_r2", "wall_s", "culled", "planted", "fossilized", "training_flops", "parameters", IQM)
 _WORDS = ("version", "excludes", *TITLES)  # headings of columns that hold no numbers begin so
 _NARROWEST = 14  # cells of a version's title, before a column is left out for it
 _GAP = 2
@@ -21,14 +32,19 @@ def print_result(result: SuiteResult, metrics: Sequence[str], console: Console) 
     """Tables that fit the terminal. metrics: those to show, none: the usual ones."""
     console.print(Text(f"suite {result.suite}", style="bold"))
     shown = _fitting(result, metrics, console.width)
-    shown += [gaps for metric in compared(result, metrics) if (gaps := differences(result, metric))]
+    for metric in compared(result, metrics):
+        gaps = differences(result, metric)
+        shown += [gaps if _least(gaps) <= console.width else differences(result, metric, (BETTER,))] if gaps else []
     for table in shown:
         console.print(_table(table, console.width), crop=False)
         console.print()
-    for row in result.versions:
-        console.print(Text(f"{row.label}  {', '.join(row.checkpoints)}", style="dim"), soft_wrap=True)
-        for error, seeds in errors(row).items():
-            console.print(Text(f"{row.label}  failed: {error} ({spelled_seeds(seeds)})", style="red"), soft_wrap=True)
+    for row in result.policies:
+        for run in row.runs:
+            line = "  ".join(filter(None, (run.label, own_mean(row, run, result), ", ".join(run.checkpoints))))
+            console.print(Text(line, style="dim"), soft_wrap=True)
+            for error, seeds in errors(run).items():
+                failed = f"{run.label}  failed: {error} ({spelled_seeds(seeds)})"
+                console.print(Text(failed, style="red"), soft_wrap=True)
     console.print()
 
 
@@ -37,12 +53,13 @@ def _fitting(result: SuiteResult, metrics: Sequence[str], width: int) -> list[Co
     if not metrics:
         tables = [columns(result, (), _DROPPED[:count]) for count in range(len(_DROPPED) + 1)]
         return [next((table for table in tables if _least(table) <= width), tables[-1])]
+    dropped = () if all(_least(columns(result, [metric])) <= width for metric in metrics) else (IQM,)
     parts: list[list[str]] = [[]]
     for metric in metrics:
-        if parts[-1] and _least(columns(result, [*parts[-1], metric])) > width:
+        if parts[-1] and _least(columns(result, [*parts[-1], metric], dropped)) > width:
             parts.append([])
         parts[-1].append(metric)
-    return [columns(result, part) for part in parts]
+    return [columns(result, part, dropped) for part in parts]
 
 
 def _table(shown: Columns, width: int) -> Table:

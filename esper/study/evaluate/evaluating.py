@@ -47,7 +47,7 @@ def measured_as(stored: Stored, suite: SuiteConfig, database: Evaluations) -> st
 
 def _rule(config: Mapping[str, Any]) -> str:
     """All of a configuration that decides how a rule grows hosts; seeds and members are the suite's."""
-    decisive = {key: value for key, value in config.items() if key not in (*VOLATILE, "seed")}
+    decisive = {key: value for key, value in config.items() if key not in (*VOLATILE, "seed", "reward")}
     engine = {key: value for key, value in dict(config.get("engine") or {}).items() if key not in ("members", "twins")}
     return fingerprint(decisive | {"engine": engine})
 

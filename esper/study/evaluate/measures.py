@@ -13,12 +13,20 @@ _MEASURES = (
             "%",
             f"{kind.title} on the test split (of a suite of hosts: distorted)",
             within=kind.within,
+            better=1,
         )
         for kind in SCORE_KINDS
     ),
-    Measure("test_rmse", "test RMSE", "", "of a regression: error on the test split in the target's unit", 3),
     Measure(
-        "test_bits_per_byte", "test bits/byte", "", "of text alone: mean cross-entropy on the test split, in bits", 3
+        "test_rmse", "test RMSE", "", "of a regression: error on the test split in the target's unit", 3, better=-1
+    ),
+    Measure(
+        "test_bits_per_byte",
+        "test bits/byte",
+        "",
+        "of text alone: mean cross-entropy on the test split, in bits",
+        3,
+        better=-1,
     ),
     *(
         Measure(
@@ -27,6 +35,7 @@ _MEASURES = (
             "%",
             f"{kind.title} on the validation split after the last epoch",
             within=kind.within,
+            better=1,
         )
         for kind in SCORE_KINDS
     ),

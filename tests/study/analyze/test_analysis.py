@@ -46,7 +46,7 @@ def test_the_same_numbers_have_one_interval_whoever_asks(tmp_path):
     comparison = Comparison(read_groups([str(run) for run in runs]))
     fill(tmp_path / "db.sqlite", [finished(seed, value) for seed, value in values.items()], HEURISTIC)
     fill(tmp_path / "db.sqlite", [finished(seed, 70.0) for seed in values], STATIC, "static")
-    first, second = only(tmp_path / "db.sqlite", HEURISTIC, STATIC).versions
+    first, second = only(tmp_path / "db.sqlite", HEURISTIC, STATIC).policies
     (measure, *_), (mine, other) = comparison.measures, comparison.groups
     assert first.interval("test_accuracy") == comparison.mean(mine, measure) == mean_interval(values.values())
     assert second.difference(first, "test_accuracy") == comparison.difference(other, measure).interval
@@ -56,22 +56,22 @@ def test_the_same_numbers_have_one_interval_whoever_asks(tmp_path):
 
 def test_an_accuracy_s_interval_ends_where_accuracies_do(path):
     fill(path, [finished(seed, value) for seed, value in enumerate((100.0, 100.0, 97.0))], sha("best"), "best")
-    assert only(path).versions[0].interval("test_accuracy").high == 100.0
+    assert only(path).policies[0].interval("test_accuracy").high == 100.0
 
 
 # ---- results
 
 
 def test_hosts_make_a_seed_and_seeds_make_a_mean(path):
-    first, second = only(path).versions
+    first, second = only(path).policies
     assert [first.policy, second.policy] == ["heuristic", "static"]  # best first
-    assert first.values["test_accuracy"] == {seed: 85.0 + seed for seed in range(6)}
+    assert first.runs[0].values["test_accuracy"] == {seed: 85.0 + seed for seed in range(6)}
     assert (first.interval("test_accuracy").mean, first.interval("test_accuracy").n) == (87.5, 6)
     assert first.interval("test_bits_per_byte").n == 0
 
 
 def test_differences_are_paired_by_seed(path):
-    first, second = only(path).versions
+    first, second = only(path).policies
     gap = second.difference(first, "test_accuracy")
     assert (gap.n, gap.mean) == (5, pytest.approx(-8.0))  # seeds 1 to 5: 80 less 86, 87, 88, 89, 90
     assert gap.low < -8.0 < gap.high < 0
@@ -81,7 +81,7 @@ def test_versions_of_different_tasks_are_not_compared(path):
     other = {"task": {"name": "cifar10"}}
     fill(path, [finished(seed, 10.0) for seed in range(6)], sha("other"), config=other)
     result = only(path)
-    assert result.versions[-1].difference(result.versions[0], "test_accuracy") is None
+    assert result.policies[-1].difference(result.policies[0], "test_accuracy") is None
 
 
 def test_text_is_judged_by_bits_per_byte_and_fewer_are_better(tmp_path):
@@ -153,16 +153,98 @@ def test_an_unknown_suite_is_answered_with_the_nearest(path):
 
 
 def titles(path):
-    return {row.sha256: row.title for row in only(path).versions}
+    return {run.sha256: row.title for row in only(path).policies for run in row.runs}
 
 
-def test_versions_of_one_policy_are_told_apart_by_what_differs(path):
+def test_policies_of_one_name_are_told_apart_by_what_differs(path):
     assert set(titles(path).values()) == {"heuristic", "static"}
-    seeds = {sha(f"ppo{seed}"): f"ppo, seed {seed}" for seed in (1, 2)}
-    for seed, version in zip((1, 2), seeds, strict=True):
-        config = {"task": {"name": "digits"}, "seed": seed, "name": f"run{seed}"}
+    rates = {sha(f"ppo{rate}"): f"ppo, learning_rate {rate}" for rate in (0.1, 0.2)}
+    for seed, (version, title) in enumerate(rates.items()):
+        policy = {"learning_rate": float(title.rpartition(" ")[2])}
+        config = {"task": {"name": "digits"}, "seed": seed, "name": f"run{seed}", "policy": policy}
         fill(path, [finished(1, 50.0)], version, "ppo", config=config)
-    assert titles(path) == {HEURISTIC: "heuristic", STATIC: "static"} | seeds
+    assert titles(path) == {HEURISTIC: "heuristic", STATIC: "static"} | rates
+
+
+# ---- policies that several training runs stand for
+
+
+def trained(path, policy="ppo", runs=((86, 88, 93), (80, 85, 90), (82, 84, 86)), epoch=25, **config):
+    """Runs of one configuration on training seeds 0, 1, ...; each has a value for held-out seeds 1, 2, 3, ..."""
+    for seed, values in enumerate(runs):
+        own = {"task": {"name": "digits"}, "seed": seed, "name": f"run{seed}", **config}
+        found = [finished(held_out, float(value)) for held_out, value in enumerate(values, start=1)]
+        version = sha(f"{policy}{seed}{epoch}{config}")
+        fill(path, found, version, policy, own, f"outputs/{policy}/seed{seed}", epoch=epoch)
+
+
+def row_of(path, title, *targets):
+    (found,) = [row for row in only(path, *targets).policies if row.title == title]
+    return found
+
+
+def test_runs_that_differ_in_their_training_seed_are_one_policy(path):
+    trained(path)
+    ppo = row_of(path, "ppo")
+    assert [run.seed for run in ppo.runs] == [0, 1, 2] and ppo.seeds("test_accuracy") == [1, 2, 3]
+    assert ppo.table("test_accuracy").tolist() == [[86, 88, 93], [80, 85, 90], [82, 84, 86]]
+    assert ppo.interval("test_accuracy").mean == pytest.approx(86.0)
+    assert ppo.interquartile("test_accuracy").mean == pytest.approx(429 / 5)  # without 80, 82 and 90, 93
+    assert ppo.interval("test_accuracy").low < 86 < ppo.interval("test_accuracy").high
+    assert (ppo.interval("test_accuracy").n, only(path).main_metric) == (3, "test_accuracy")
+    alone = row_of(path, "ppo", "outputs/ppo/seed1")
+    assert (len(alone.runs), alone.interval("test_accuracy")) == (1, mean_interval((80, 85, 90)))
+
+
+def test_the_interval_of_a_policy_holds_what_its_training_runs_differ_by(tmp_path):
+    """Each run gives the same on every held-out seed: t over nine values would take it for nine."""
+    path = tmp_path / "evaluations.sqlite"
+    trained(path, runs=[(value,) * 9 for value in (80, 84, 88)])
+    found = row_of(path, "ppo").interval("test_accuracy")
+    assert (found.low, found.high) == (80.0, 88.0)  # one draw in 27 is the same run thrice
+
+
+def test_only_held_out_seeds_that_all_runs_have_count_and_a_run_that_failed_counts_not(path):
+    trained(path, runs=((86, 88, 93, 70), (80, 85, 90)))
+    fill(path, [failed(1)], sha("lost"), "ppo", {"task": {"name": "digits"}, "seed": 9})
+    ppo = row_of(path, "ppo")
+    assert ppo.seeds("test_accuracy") == [1, 2, 3] and ppo.failed == 1
+    assert ppo.table("test_accuracy").shape == (2, 3) and len(ppo.runs) == 3
+    assert ppo.interval("test_accuracy").low is None  # of two runs there is none
+
+
+def test_policies_are_compared_on_the_same_held_out_seeds(path):
+    trained(path)
+    ppo, heuristic = row_of(path, "ppo"), row_of(path, "heuristic")  # which has 86, 87, 88 on these
+    gap = ppo.difference(heuristic, "test_accuracy")
+    assert (gap.mean, gap.n) == (pytest.approx(86 - 87), 3) and gap.low < -1 < gap.high
+    better = ppo.improvement(heuristic, "test_accuracy")
+    assert better.mean == pytest.approx((0.5 + 1 + 1 + 0 + 0 + 1 + 0 + 0 + 0) / 9)
+    assert heuristic.improvement(ppo, "test_accuracy").mean == pytest.approx(1 - better.mean)
+    assert ppo.improvement(heuristic, "wall_s") is None
+    trained(path, "other", task={"name": "cifar10"})
+    assert row_of(path, "other").improvement(heuristic, "test_accuracy") is None
+
+
+def test_fewer_bits_are_an_improvement(tmp_path):
+    path = tmp_path / "text.sqlite"
+    for version, bits in (("worse", 3.0), ("better", 2.5)):
+        fill(path, [Measured(seed, {"test_bits_per_byte": [bits]}, 1.0) for seed in range(5)], sha(version), version)
+    better, worse = only(path).policies
+    assert (better.title, better.improvement(worse, "test_bits_per_byte").mean) == ("better", 1.0)
+
+
+def test_checkpoints_of_a_run_are_policies_of_their_own(path):
+    trained(path)
+    trained(path, epoch=50)
+    rows = [row for row in only(path).policies if row.policy == "ppo"]
+    assert [[run.checkpoints[0][-2:] for run in row.runs] for row in rows] == [["25"] * 3, ["50"] * 3]
+    assert [row.title for row in rows] == ["ppo, seed0@epoch-25", "ppo, seed0@epoch-50"]
+
+
+def test_what_is_no_number_is_left_out(path):
+    trained(path, runs=((86, 88, float("inf")), (80, 85, 90), (82, 84, 86)))
+    assert row_of(path, "ppo").seeds("test_accuracy") == [1, 2]
 
 
 def test_versions_of_one_configuration_are_told_apart_by_their_checkpoints_or_digits(path):

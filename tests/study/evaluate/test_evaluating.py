@@ -135,7 +135,7 @@ def test_a_moved_or_copied_run_is_the_same_version(grown, database, tmp_path):
 
 
 def test_a_rule_is_measured_once_whatever_seed_its_runs_had(grown, database, tmp_path, capsys):
-    other = start(tmp_path / "other", *GROWING, "seed=7")
+    other = start(tmp_path / "other", *GROWING, "seed=7", "reward=sparse")
     shorter = start(tmp_path / "shorter", *GROWING, "epochs=2")
     hosts = shutil.move(own_suite(tmp_path, kind="hosts", seeds=1), tmp_path / "hosts.yaml")
     suite = own_suite(tmp_path, seeds=1)
