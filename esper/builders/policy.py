@@ -1,23 +1,19 @@
 """Policies that learn: the controllers that act by them, and what trains them."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from esper.builders.loading import load_learner, load_model
 from esper.builders.own_controller import OwnController
 from esper.builders.population import Grown, build_environment, check_enough
-from esper.checkpoint import Checkpoint, CheckpointManager, restoring
 from esper.config.policy import RULES
 from esper.config.root import RunConfig
 from esper.engine.environment import GrowthVectorEnv
-from esper.errors import ConfigError, EsperError, LearnerError
-from esper.files.records import RUN_FILE
+from esper.errors import LearnerError
 from esper.leyline import ActionLayout, Controller
-from esper.printing import say
 from esper.simic.curriculum import BlueprintCurriculum
 from esper.simic.iql.config import OFFLINE_LEARNERS, IQLPolicyConfig
 from esper.simic.iql.controller import IQLController
@@ -26,13 +22,11 @@ from esper.simic.on_policy.base import PolicyLearner
 from esper.simic.on_policy.collector import evaluate
 from esper.simic.on_policy.config import LEARNERS, LearnedPolicyConfig
 from esper.simic.on_policy.controller import LearnedController
-from esper.simic.on_policy.policy_file import read_policy
 from esper.simic.on_policy.trainer import Training
 from esper.simic.rewards.functions import build_reward
 from esper.tamiyo import HeuristicPolicyConfig, PolicyConfig, build_controller
 from esper.tamiyo.settings import Catalogue
 
-POLICY = "policy/"  # before the names of what a run's training keeps
 VALIDATION_SEED = 20_000  # added to the run's: episodes that no update has seen
 
 
@@ -119,8 +113,7 @@ def _acting(
     encoder, layout = grown.encoder(), grown.layout(settings.blends)
     learner = LEARNERS.build(settings, features=encoder.names, layout=layout, seed=config.seed, ranks=grown.ranks)
     if settings.load is not None and not is_resumed:
-        tensors, plain = _load(settings.load, "learner")
-        learner.load_state(tensors, plain, policy_only=True)
+        load_learner(settings.load, learner, config, layout)
     controller = LearnedController(learner, encoder, layout, settings.deterministic, config.seed)
     if not settings.learns:
         return controller, FrozenPolicy(learner, "learner", "learner/")
@@ -151,47 +144,7 @@ def _training(
 
 def _offline(config: RunConfig, settings: IQLPolicyConfig, grown: Grown) -> tuple[Controller, PolicyTrainer]:
     if settings.load is not None:
-        is_run = (Path(settings.load) / RUN_FILE).is_file()
-        if is_run:
-            model = IQL.from_state(*_load(settings.load, "model"))
-        else:
-            with _of_load(settings.load):
-                model = IQL.load(settings.load)
+        model = load_model(settings.load)
         return IQLController(model, grown.catalogue, settings), FrozenPolicy(model, "model", "")
     training = OFFLINE_LEARNERS.build(settings, reward=build_reward(config.reward), seed=config.seed)
     return IQLController(training.model, grown.catalogue, settings), training
-
-
-@contextmanager
-def _of_load(name: str) -> Iterator[None]:
-    """Inside, a file that is no policy is bad input."""
-    try:
-        yield
-    except EsperError as error:
-        raise ConfigError(f"policy.load={name}: {error}") from None
-
-
-def _load(name: str, part: str) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
-    """The learner's state in a run directory's newest checkpoint, or in a file of its own."""
-    path = Path(name)
-    if not path.exists():
-        raise ConfigError(f"policy.load={name}: there is no such run directory or file")
-    if not (path / RUN_FILE).is_file():
-        with _of_load(name):
-            tensors, plain, _ = read_policy(path)
-        return tensors, plain
-    checkpoint = CheckpointManager(path).load_latest_agent()
-    for unsound in checkpoint.skipped:
-        say(f"policy.load={name}: skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", is_error=True)
-    if part not in (checkpoint.state.get("learning") or {}):
-        raise ConfigError(f"policy.load={name}: that run has learned no such policy; expected one of the same policy=")
-    with restoring(checkpoint):
-        return learned_part(checkpoint, part)
-
-
-def learned_part(checkpoint: Checkpoint, part: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What a run has learned, as its training keeps it; part: "learner" of PPO and REINFORCE, "model" of IQL."""
-    prefix = POLICY + ("learner/" if part == "learner" else "")
-    held = checkpoint.tensors.items()
-    tensors = {key.removeprefix(prefix): tensor for key, tensor in held if key.startswith(prefix)}
-    return tensors, checkpoint.state["learning"][part]

@@ -10,7 +10,7 @@ from esper.config.composing import to_plain
 from esper.config.root import RunConfig
 from esper.config.telemetry import SINKS, TelemetryConfig
 from esper.files import read_jsonl
-from esper.files.records import LEARNING_FILE, METRICS_FILE
+from esper.files.records import LEARNING_FILE, METRICS_FILE, RETURN_UNIT
 from esper.leyline import Sink
 from esper.nissa import JsonlSink, RunTitle, console_sink
 from esper.nissa.hub import reason
@@ -36,7 +36,8 @@ def open_sinks(config: RunConfig, folder: "RunDirectory", owns_terminal: bool = 
     """
     policy = folder.record["options"].get("policy", config.policy.name)
     host = getattr(config.host, "factory", config.host.name)
-    title = RunTitle(config.name, policy, host, config.epochs, folder.record["max_updates"])
+    unit = folder.record.get(RETURN_UNIT, "")
+    title = RunTitle(config.name, policy, host, config.epochs, folder.record["max_updates"], unit)
     # Before the terminal's view, which what they say while they open would tear.
     dashboards = open_dashboards(config.telemetry, folder, policy, to_plain(config))
     console = SINKS.build(config.telemetry, "console", title=title, owns_terminal=owns_terminal)

@@ -16,6 +16,7 @@ WANDB = "wandb"
 TOKENIZER = "tokenizer_sha256"  # in run.json: of what made a text's tokens, where that is more than byte values
 DATA = "data_sha256"  # in run.json: of the data of a user's own
 TARGETS = "targets"  # in run.json: of numbers that are predicted, the mean and spread that outputs are standardised by
+RETURN_UNIT = "return_unit"  # in run.json: what a hundredth of a policy's return is, in words, where that is known
 SWEEP_FILE = "sweep.json"
 SWEEP_LOCK = "sweep.lock"
 JOB_FILE = "job.json"
@@ -71,10 +72,11 @@ RUN: dict[str, Shape] = {
     TOKENIZER: str,
     DATA: str,
     TARGETS: {"mean": [float], "std": [float]},
+    RETURN_UNIT: str,
 }
 # What a run needs to go on; its engine is its checkpoint's.
-_OF_DATA = (TOKENIZER, DATA, TARGETS)
-_LEFT_OUT = ("finished_at", "heartbeat_at", "error", "pid", "host", "versions", "ranks", "together", *_OF_DATA)
+_TOLD_ANEW = (TOKENIZER, DATA, TARGETS, RETURN_UNIT)
+_LEFT_OUT = ("finished_at", "heartbeat_at", "error", "pid", "host", "versions", "ranks", "together", *_TOLD_ANEW)
 RESUMED = {name: shape for name, shape in RUN.items() if name not in _LEFT_OUT} | {"engine": (dict, None)}
 RESUMED_NEEDS = AllBut("sweep", "engine", "summary")
 

@@ -12,24 +12,29 @@ from esper.nissa.statistics import mean_interval, paired_difference
 # What an update shows of itself, in this order.
 LEARNING_PARTS = {
     "episodes": "{:,} episodes",
-    "return_mean": "return {:+.3f}",
-    "validation_return": "validation {:+.3f}",
+    "return_mean": "return {}",
+    "validation_return": "validation {}",
     "entropy": "entropy {:.2f}",
     "approx_kl": "kl {:.4f}",
     "value_loss": "value loss {:.4f}",
     "policy_loss": "policy loss {:+.4f}",
 }
+REFERENCES = {"heuristic_return": "heuristic", "static_return": "static host"}
 
 
 @dataclass(frozen=True, slots=True)
 class RunTitle:
-    """What stands over everything a run shows, and how long it goes on: updates of the policy, then epochs."""
+    """What stands over everything a run shows, and how long it goes on: updates of the policy, then epochs.
+
+    return_unit: what a hundredth of a return is, in words; empty: they are shown as they are.
+    """
 
     name: str
     policy: str
     host: str
     max_epochs: int
     max_updates: int = 0
+    return_unit: str = ""
 
     def __str__(self) -> str:
         return f"{self.name} · policy {self.policy} · host {self.host}"
@@ -54,13 +59,23 @@ class Clock:
             self.left_s = sum(self._recent) / len(self._recent) * max(0, total - done)
 
 
-def learning_parts(record: dict[str, Any]) -> list[str]:
-    """What an update of the policy came to, as far as it was measured."""
+def learning_parts(record: dict[str, Any], return_unit: str = "") -> list[str]:
+    """What an update of the policy came to, as far as it was measured; returns beside those of the references."""
     parts = []
     for key, text in LEARNING_PARTS.items():
-        if record.get(key) is not None:
-            parts.append(text.format(record[key]))
+        if record.get(key) is None:
+            continue
+        parts.append(text.format(return_text(record[key], return_unit) if "return" in key else record[key]))
+        if key == "return_mean":
+            known = [(name, record.get(reference)) for reference, name in REFERENCES.items()]
+            beside = [f"{name} {return_text(value, return_unit)}" for name, value in known if value is not None]
+            parts[-1] += f" {return_unit}".rstrip() + (f" ({', '.join(beside)})" if beside else "")
     return parts
+
+
+def return_text(value: float, return_unit: str) -> str:
+    """A return in points, or as it is where nothing says what it counts."""
+    return f"{100 * value:.1f}" if return_unit else f"{value:+.3f}"
 
 
 def score_of(row: dict[str, Any]) -> float | None:

@@ -2,14 +2,16 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 from torch import Tensor
 
-from esper.builders.policy import POLICY, build_policy
+from esper.builders.loading import POLICY
+from esper.builders.policy import build_policy
 from esper.builders.population import Grown
+from esper.builders.references import measure_references
 from esper.builders.sinks import open_sinks
 from esper.checkpoint import Checkpoint
 from esper.config.composing import to_plain
@@ -17,7 +19,9 @@ from esper.config.root import RunConfig
 from esper.config.telemetry import require_packages
 from esper.engine.scores import Scores, test_figures
 from esper.errors import ConfigError, DivergedError
-from esper.files.records import DATA, EVENTS_FILE, TARGETS, TOKENIZER
+from esper.files import checked
+from esper.files.records import DATA, EVENTS_FILE, RETURN_UNIT, TARGETS, TOKENIZER
+from esper.files.shapes import ANY
 from esper.leyline import WAIT, Action, EpochReport, TelemetryEvent, TelemetryEventType
 from esper.nissa import EventHub, JsonlSink, cut_back, read_jsonl, write_report
 from esper.printing import say
@@ -25,6 +29,8 @@ from esper.runner.checkpointing import RunCheckpoints
 from esper.runner.directory import RunDirectory
 from esper.runner.records import EpochTimes, checkpoint_metrics, count_seeds, epoch_record, summarize, update_record
 from esper.runner.stop import StopRequest
+from esper.simic.on_policy.config import LearnedPolicyConfig
+from esper.simic.rewards.config import return_unit
 
 P = ParamSpec("P")
 
@@ -58,6 +64,8 @@ class Run:
         self.engine, self.growth, self.twin_of = grown.engine, grown.growth, grown.twin_of
         self.ranks = grown.ranks
         self.controller, self.learning = build_policy(config, grown, is_resumed=checkpoint is not None)
+        self.references: dict[str, float] = {}  # what rules earn where the policy learns
+        self._measure_references = partial(measure_references, config, grown)
         self.seeds: dict[str, int] = {}
         self.metrics: Mapping[str, float | None] = {}  # what the next checkpoint is ranked by
         self.reports: Sequence[EpochReport] = ()
@@ -103,6 +111,7 @@ class Run:
             max_updates=self.learning.total if self.learning else 0,
             **{name: sha256 for name in (TOKENIZER, DATA) if (sha256 := getattr(self.growth.task, name))},
             **({TARGETS: scale} if (scale := self.growth.task.target_scale) else {}),
+            **({RETURN_UNIT: unit} if (unit := self._return_unit()) else {}),
         )
         sinks = open_sinks(self.config, self.folder, owns_terminal)
         self.lines = next((sink for sink in sinks if isinstance(sink, JsonlSink)), None)
@@ -114,14 +123,20 @@ class Run:
     @_contained
     def learn(self, stop: StopRequest) -> None:
         """Update the policy until it is done; a policy that does not learn is."""
+        references_s: dict[str, float] = {}
+        if self._has_returns and self.learning and not (self.learning.done or self.references):
+            started = time.perf_counter()
+            self.references = self._measure_references(lambda: bool(stop))
+            references_s = {"references_s": time.perf_counter() - started}
         while self.learning and not (self.learning.done or stop):
             started = time.perf_counter()
             self.metrics = self.learning.step()
-            self.on_update(time.perf_counter() - started)
+            self.on_update(time.perf_counter() - started, references_s)
+            references_s = {}
 
-    def on_update(self, wall_s: float) -> None:
-        """The policy was updated: write it down, and save where that is due."""
-        self.hub.update(update_record(self.update, self.metrics, wall_s))
+    def on_update(self, wall_s: float, seconds: Mapping[str, float]) -> None:
+        """The policy was updated: write it down, and save where that is due. seconds: of what came before, by name."""
+        self.hub.update(update_record(self.update, {**self.metrics, **self.references, **seconds}, wall_s))
         self._keep()
 
     @_contained
@@ -197,6 +212,7 @@ class Run:
         if self.learning:
             learned, state["learning"] = self.learning.state()
             tensors |= {POLICY + name: tensor for name, tensor in learned.items()}
+            state["references"] = self.references
         return tensors, state
 
     def load_state(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -205,6 +221,7 @@ class Run:
         if self.learning:
             learned = {name.removeprefix(POLICY): t for name, t in tensors.items() if name.startswith(POLICY)}
             self.learning.load_state(learned, state["learning"])
+            self.references = checked(state.get("references") or {}, {ANY: float}, "references")
         self.controller.load_state_dict(state["controller"])
         self.seeds = state["seeds"]
 
@@ -237,6 +254,14 @@ class Run:
                 f"task={settings.name}: the data are not those that the run began with\n"
                 "  put them back as they were, or begin a new run"
             )
+
+    @property
+    def _has_returns(self) -> bool:
+        """Whether the policy learns from episodes of its own."""
+        return isinstance(self.config.policy, LearnedPolicyConfig)
+
+    def _return_unit(self) -> str:
+        return return_unit(self.config.reward, self.growth.task.score) if self._has_returns else ""
 
     def _was_told_saved(self) -> bool:
         """Whether events.jsonl has the checkpoint that the run goes on from: a kill may have come between the two."""

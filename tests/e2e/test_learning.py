@@ -15,7 +15,7 @@ TINY = (
 )  # fmt: skip
 UPDATES = 3
 LEARNING = (f"policy.updates={UPDATES}", "policy.members=3", "policy.warmup_updates=0", "checkpoint.every_epochs=1")
-TIMES = ("wall_s", "collect_s", "update_s", "validation_s")
+TIMES = ("wall_s", "collect_s", "update_s", "validation_s", "references_s")
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,17 @@ def test_every_name_it_writes_is_in_the_glossary(learned):
     _, run_dir, _ = learned
     names = {name for line in lines(run_dir / "learning.jsonl") for name in line}
     assert names <= LEARNING_METRICS.keys()
+
+
+def test_every_update_stands_beside_what_rules_earn_there(learned):
+    _, run_dir, done = learned
+    updates = lines(run_dir / "learning.jsonl")
+    rules = {(line["heuristic_return"], line["static_return"]) for line in updates}
+    ((heuristic, static),) = rules
+    assert [("references_s" in line) for line in updates] == [True, False, False]
+    shown = f"points of accuracy (heuristic {100 * heuristic:.1f}, static host {100 * static:.1f})"
+    assert done.out.count(shown) == UPDATES and record_of(run_dir)["return_unit"] == "points of accuracy"
+    assert f"static host {100 * static:.1f}<" in (run_dir / "report.html").read_text()
 
 
 def test_validation_happens_when_due_and_at_the_end(learned):
@@ -113,7 +124,26 @@ def test_a_policy_of_other_slots_is_refused_by_name(learned, tmp_path):
     _, run_dir, _ = learned
     done = CommandLine(tmp_path).run_here(*TINY, "slots=early", "policy=ppo", f"policy.load={run_dir}")
     assert done.code == 2
-    assert "other features" in done.err and "late" in done.err and "Traceback" not in done.err
+    first, second = done.err.splitlines()
+    assert "task=digits host=cnn slots.names=[early,late] blueprint.names=[norm," in first
+    assert second.startswith("  this run has slots.names=[early]:")
+
+
+def test_a_policy_of_other_slots_is_refused_from_a_file_too(learned, tmp_path):
+    _, run_dir, _ = learned
+    from esper.builders.loading import learned_part
+    from esper.checkpoint import CheckpointManager
+    from esper.simic.on_policy.policy_file import save_policy
+
+    tensors, plain = learned_part(CheckpointManager(run_dir).load_latest_agent(), "learner")
+    save_policy(tmp_path / "policy.safetensors", tensors, plain, {})
+    done = CommandLine(tmp_path).run_here(*TINY, "blueprint=light", "policy=ppo", "policy.load=policy.safetensors")
+    assert done.code == 2
+    first, second = done.err.splitlines()
+    assert "it learned with slots.names=[early,late] blueprint.names=[norm," in first and "task=" not in first
+    assert second.startswith("  this run has blueprint.names=[norm,")
+    acting = ("policy=ppo", "policy.updates=0", "policy.load=policy.safetensors")
+    assert CommandLine(tmp_path).run_here(*TINY, *acting).code == 0
 
 
 def test_reinforce_learns_too(tmp_path):

@@ -21,7 +21,7 @@ RUN = (
     "policy.validation_episodes=3",
 )  # fmt: skip
 TIMES = ("wall_s", "collect_s", "update_s", "validation_s", "train_s", "counterfactual_s", "samples_per_s")
-TIMES += ("host_epochs_per_s",)
+TIMES += ("host_epochs_per_s", "references_s")
 
 
 def start(folder: Path, world: int, *arguments: str) -> subprocess.Popen:

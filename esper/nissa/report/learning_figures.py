@@ -4,6 +4,8 @@ from itertools import cycle
 
 import numpy as np
 
+from esper.files.records import RETURN_UNIT
+from esper.nissa.record_view import REFERENCES, return_text
 from esper.nissa.report.history import RunHistory
 from esper.nissa.report.plots import Plot, over_epochs, picture, span, text_width, tint
 from esper.nissa.statistics import half_width
@@ -21,13 +23,23 @@ _SERIES = ("series1", "series2", "series3", "series4", "series5", "series6", "gr
 
 
 def returns(history: RunHistory) -> str:
-    """Mean return of each update's episodes with its 95% band, and that of validation episodes."""
-    updates, validation = history.update_series("update"), history.update_series("validation_return")
-    mean, spread = history.update_series("return_mean"), history.update_series("return_std")
+    """Mean return of each update's episodes with its 95% band, that of validation episodes, and the references."""
+    unit = str(history.run.get(RETURN_UNIT) or "")
+    scale = 100.0 if unit else 1.0
+    updates, validation = history.update_series("update"), scale * history.update_series("validation_return")
+    mean, spread = (scale * history.update_series(f"return_{name}") for name in ("mean", "std"))
     episodes = np.nan_to_num(history.update_series("episodes_finished"))
     half = half_width(spread * np.sqrt(episodes / np.maximum(episodes - 1, 1)), episodes)  # of the sample's deviation
-    y = span(np.concatenate([mean - half, mean, mean + half, validation]))
-    plot = _over_updates(history, "return of an episode", y, (1100, 340))
+    last = history.updates[-1]
+    beside = {name: last[key] for key, name in REFERENCES.items() if last.get(key) is not None}
+    y = span(np.concatenate([mean - half, mean, mean + half, validation, scale * np.array([*beside.values()])]))
+    words = [f"{name} {return_text(value, unit)}" for name, value in beside.items()]
+    right = max([20, *(12 + text_width(text) for text in words)])
+    plot = _over_updates(history, ", ".join(filter(None, ("return of an episode", unit))), y, (1100, 340), right)
+    levels = [scale * value for value in beside.values()]
+    for height in levels:
+        plot.level(height)
+    plot.names(last["update"], [(height, text, tint("muted")) for height, text in zip(levels, words, strict=True)])
     plot.band(updates, mean - half, mean + half, tint("series0"))
     plot.lines(updates, mean, tint("series0"), 1.8)
     entries = [("episodes learned from", tint("series0"))]
@@ -75,6 +87,8 @@ def choices(history: RunHistory) -> str:
     return picture("What was asked for over epochs", plot)
 
 
-def _over_updates(history: RunHistory, heading: str, y: tuple[float, float], size: tuple[int, int]) -> Plot:
+def _over_updates(
+    history: RunHistory, heading: str, y: tuple[float, float], size: tuple[int, int], right: float = 20
+) -> Plot:
     first, last = (history.updates[place]["update"] for place in (0, -1))
-    return Plot(heading, (first, last), y, size, across="update")
+    return Plot(heading, (first, last), y, size, across="update", right=right)

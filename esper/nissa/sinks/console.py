@@ -53,7 +53,8 @@ class PlainConsole:
         """Print the update."""
         self._clock.tick(record, record["update"], self._title.max_updates)
         width = len(str(self._title.max_updates))
-        parts = [f"update {record['update']:>{width}}/{self._title.max_updates}", *learning_parts(record)]
+        parts = [f"update {record['update']:>{width}}/{self._title.max_updates}"]
+        parts += learning_parts(record, self._title.return_unit)
         if (left := self._clock.left_s) is not None:
             parts.append(f"{clock(left)} left")
         self._say("  ".join(parts))

@@ -110,7 +110,11 @@ class LiveConsole:
         )
         parts: list[Any] = [heading, self._progress]
         if self._update is not None:
-            parts.append(Text("  ".join(learning_parts(self._update)), no_wrap=True, overflow="ellipsis"))
+            parts.append(
+                Text(
+                    "  ".join(learning_parts(self._update, self._title.return_unit)), no_wrap=True, overflow="ellipsis"
+                )
+            )
         if self._record is not None:
             parts.append(_headline(self._record))
             grown, _ = split(self._record)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from esper.errors import ConfigError
+from esper.leyline import ScoreKind
 from esper.registry import Registry
 
 if TYPE_CHECKING:
@@ -76,6 +77,11 @@ REWARDS: "Registry[RewardConfig, Reward]" = Registry("reward")
 REWARDS.declare("contribution", ContributionRewardConfig, "esper.simic.rewards.functions:build_contribution")
 REWARDS.declare("minimal", MinimalRewardConfig, "esper.simic.rewards.functions:build_minimal")
 REWARDS.declare("sparse", SparseRewardConfig, "esper.simic.rewards.functions:build_sparse")
+
+
+def return_unit(settings: RewardConfig, score: ScoreKind) -> str:
+    """What a hundredth of a return is, in words; nothing for a reward of a user's own, which may count anything."""
+    return "" if REWARDS.parts[settings.name].is_own else f"points of {score.title}"
 
 
 def _check_within(key: str, value: float, low: float, high: float) -> None:

@@ -127,7 +127,7 @@ class Evaluations(DatabaseFile):
     def _config(self, version: dict[str, Any]) -> dict[str, Any]:
         try:
             config = parse_json(version["config"].encode())
-            if problem := misfit(config, {"task": {"name": str}}):
+            if problem := misfit(config, {"task": {"name": str}, "seed": (int, None)}, ("task", "name")):
                 raise FormatError(problem)
         except FormatError as error:
             raise EsperError(

@@ -7,7 +7,8 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from esper.builders.policy import build_policy, learned_part
+from esper.builders.loading import learned_part
+from esper.builders.policy import build_policy
 from esper.builders.population import DEFAULT_THREADS, Grown, build_growth, check_precision, pick_device
 from esper.checkpoint import Checkpoint, CheckpointManager, restoring
 from esper.checkpoint.bundle import bundle_paths

@@ -56,6 +56,19 @@ def test_plain_is_one_line_an_update_with_the_time_left() -> None:
     assert "left" not in untrained and first.endswith("0:24 left"), "updates say nothing of the epochs' time"
 
 
+def test_returns_are_told_in_points_beside_the_references() -> None:
+    out = io.StringIO()
+    console = PlainConsole(RunTitle("digits", "ppo", "cnn", 25, 40, "points of accuracy"), out)
+    console.update(update(5, return_mean=0.8123, heuristic_return=0.84, static_return=0.8))
+    console.update(update(6, return_mean=0.8123))
+    first, second = out.getvalue().splitlines()[1:]
+    assert "  return 81.2 points of accuracy (heuristic 84.0, static host 80.0)  validation 55.0  " in first
+    assert "  return 81.2 points of accuracy  entropy" in second
+    plain = io.StringIO()
+    PlainConsole(TITLE, plain).update(update(5, return_mean=0.8123, heuristic_return=0.84, static_return=0.8))
+    assert "  return +0.812 (heuristic +0.840, static host +0.800)  " in plain.getvalue()
+
+
 def test_the_live_view_shows_updates_first_and_epochs_after() -> None:
     out = io.StringIO()
     view = LiveConsole(TITLE, out, Console(file=out, force_terminal=True, width=100))
@@ -73,6 +86,20 @@ def test_the_report_tells_how_the_policy_learned(make_run: Callable[..., Path]) 
     page = write_report(run_dir).read_text()
     assert "How the policy learned" in page and page.index("How the policy learned") < page.index("<h2>Accuracy")
     assert "Mean return over the updates" in page and "variance explained" not in page, "only what was measured"
+
+
+def test_the_learning_curve_has_the_references_as_level_lines(make_run: Callable[..., Path]) -> None:
+    run_dir = make_run(members=2, epochs=4)
+    for unit, height, words in (("points of accuracy", "65", "heuristic 84.0"), ("", "0.65", "heuristic +0.840")):
+        record = json.loads((run_dir / "run.json").read_text()) | ({"return_unit": unit} if unit else {})
+        record = {key: value for key, value in record.items() if unit or key != "return_unit"}
+        (run_dir / "run.json").write_text(json.dumps(record))
+        known = {"return_mean": 0.7, "return_std": 0.01, "validation_return": None, "static_return": 0.61}
+        lines = [json.dumps(update(number, **known, heuristic_return=0.84)) for number in range(1, 5)]
+        (run_dir / "learning.jsonl").write_text("\n".join(lines))
+        page = write_report(run_dir).read_text()
+        assert f">{words}<" in page and f">{height}" in page and "Level lines are" in page
+        assert (f">return of an episode, {unit}<" if unit else ">return of an episode<") in page
 
 
 def test_a_run_that_has_only_updates_so_far_has_a_report(tmp_path: Path) -> None:
