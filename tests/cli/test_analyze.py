@@ -100,7 +100,7 @@ def test_training_runs_of_one_policy_are_one_line_and_each_is_named_below(path, 
         fill(path, values, sha(f"ppo{seed}"), "ppo", config, run=f"outputs/p/{seed}")
     assert analyze(path) == 0
     out = capsys.readouterr().out
-    assert re.search(r"3 of them +ppo +3 +20 +87\.\d \[85\.\d, 89\.\d\] +87\.\d \[85\.\d, 89\.\d\]", out)
+    assert re.search(r"3 versions +ppo +3 +20 +87\.\d \[85\.\d, 89\.\d\] +87\.\d \[85\.\d, 89\.\d\]", out)
     assert re.search(r"ppo +20 +-0\.5 \[-2\.\d, \+1\.\d\] +no +0\.33 \[0\.00, 1\.00\]", out)
     assert f"{sha('ppo0')[:8]}  85.5%  outputs/p/0@epoch-25\n" in out and f"{sha('ppo2')[:8]}  89.5%  " in out
     assert "several training runs" in out and "\\n" not in out

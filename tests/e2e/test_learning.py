@@ -80,6 +80,7 @@ def test_a_run_killed_while_it_learns_or_grows_ends_alike(learned, tmp_path, las
     done = CommandLine(tmp_path).run_here(f"resume={copy}")
     assert done.code == 0, done.err
     assert without_times(copy / "learning.jsonl") == without_times(run_dir / "learning.jsonl")
+    assert sum("references_s" in line for line in lines(copy / "learning.jsonl")) == 1  # they are measured once
     ends = [load_file(folder / "checkpoints" / f"agent_epoch_{UPDATES + 4}.safetensors") for folder in (copy, run_dir)]
     assert ends[0].keys() == ends[1].keys()
     assert all(ends[0][name].equal(ends[1][name]) for name in ends[0])

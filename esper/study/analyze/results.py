@@ -71,7 +71,7 @@ class PolicyResult:
     @property
     def label(self) -> str:
         """The version, or how many there are."""
-        return self.runs[0].label if len(self.runs) == 1 else f"{len(self.runs)} of them"
+        return self.runs[0].label if len(self.runs) == 1 else f"{len(self.runs)} versions"
 
     @property
     def failed(self) -> int:
