@@ -228,3 +228,17 @@ def test_figures_and_intervals_are_those_of_rliable() -> None:
         )
         found = bootstrap_interval(statistic, *tables)
         assert (found.low, found.high) == pytest.approx(tuple(intervals["it"].ravel()), abs=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("runs", "share"), [(3, 0.85), (5, 0.90), (10, 0.94)])
+def test_the_truth_lies_in_a_bootstrapped_interval_as_often_as_docs_evaluation_says(runs: int, share: float) -> None:
+    """Runs, seeds and what is left of either vary alike; of 300 trials."""
+    draw = np.random.default_rng(runs)
+    held = 0
+    for _ in range(300):
+        table = draw.normal(80, 1, (runs, 1)) + draw.normal(0, 1, (1, 20)) + draw.normal(0, 1, (runs, 20))
+        found = bootstrap_interval(table_mean, table)
+        assert found.low is not None and found.high is not None
+        held += found.low <= 80 <= found.high
+    assert held / 300 == pytest.approx(share, abs=0.04)
