@@ -51,6 +51,7 @@ def surroundings() -> tuple[object, ...]:
     )
 
 
+@pytest.mark.usefixtures("run")  # a library that draws as it is imported has been
 def test_it_leaves_everything_as_it_was_even_from_a_thread(tmp_path: Path) -> None:
     torch.set_num_threads(2)  # and the run trains with one
     before, found = surroundings(), []
