@@ -150,6 +150,8 @@ def test_a_bound_that_would_read_as_zero_tells_its_side(low: float, high: float,
 def test_a_bound_that_would_read_as_zero_tells_its_side_without_signs_too() -> None:
     assert Interval(0.3, 0.02, 1.0, 9).text(unit="%") == "0.3% [0.02, 1.0]"
     assert Interval(0.003, 0.0004, 1.0, 9).text(decimals=3) == "0.003 [0.0004, 1.000]"
+
+
 # ---- over training runs and held-out seeds
 
 RUNS = np.array([[1.0, 2.5, 3.0, 4.0], [5.0, 6.0, 7.0, 100.0], [0.0, 8.0, 9.0, 10.0]])  # [R, S]
