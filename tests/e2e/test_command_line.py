@@ -68,7 +68,7 @@ def test_bad_input_is_answered_in_short_and_leaves_nothing_behind(esper, argumen
     [
         (["slots.names=[early,block1]"], "slots.names: "),
         (["slots.names=[early,earli]"], "did you mean 'early'?"),
-        (["task=text", "host=transformer", "task.path=nowhere.txt"], "task.path=nowhere.txt: cannot be read"),
+        (["task=text", "host=transformer", "task.path=nowhere.txt"], "task.path=nowhere.txt: there is no such file"),
         (["host=custom", "host.factory=nowhere:f", "host.positions=[a]"], "host.factory=nowhere:f: No module"),
         (["policy=scheduled", "policy.blueprints=[conv_lite]"], "did you mean 'conv_light'?"),
         (["blueprint.names=[lora]"], "lora"),
