@@ -9,6 +9,9 @@ READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
+# A first run says what growing was worth against both; one that goes on keeps its own. ARGS come later, and count.
+CONTROLS = $(if $(findstring resume=,$(ARGS)),,"controls=[twin,final]")
+
 .DEFAULT_GOAL := help
 .PHONY: help run test test-all check sanitize docs bench evidence clean
 
@@ -19,7 +22,7 @@ help: ## Show this list
 	@echo '  Another interpreter:    make run PYTHON=python3.12 VENV=.venv312'
 
 run: $(READY) ## Grow a population on handwritten digits (ARGS: overrides, see --help)
-	@$(BIN)/python -m esper.run $(ARGS)
+	@$(BIN)/python -m esper.run $(CONTROLS) $(ARGS)
 
 test: $(READY) ## Run the fast tests (ARGS: pytest's arguments)
 	@$(PYTEST) --dist worksteal -m "not slow" $(ARGS)

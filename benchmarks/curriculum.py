@@ -39,7 +39,7 @@ WAYS: dict[str, tuple[tuple[str, ...], str | None]] = {  # overrides, and the wa
 
 def grow(seed: int, members: int, overrides: list[str]) -> dict[str, Any]:
     """One run: every host's accuracy on the test split and parameters; what was planted, kept and learned."""
-    fixed = ["policy=heuristic", "engine.twins=false", "engine.kind=fused", "engine.threads=1"]
+    fixed = ["policy=heuristic", "controls=[]", "engine.kind=fused", "engine.threads=1"]
     config = compose([*fixed, f"engine.members={members}", f"seed={seed}", *overrides])
     grown = build_growth(config)
     growth, (controller, _) = grown.growth, build_policy(config, grown)

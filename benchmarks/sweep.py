@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-ONE_HOST = ["engine.members=1", "engine.twins=false"]
+ONE_HOST = ["engine.members=1", "controls=[]"]
 WAYS = {
     "commands": None,
     "sweep": ["hydra/launcher=basic"],

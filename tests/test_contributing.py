@@ -76,7 +76,7 @@ def package(tmp_path):
 def test_all_recipes_together_run_as_they_stand(package):
     commands = [command for part in PARTS for command in follow(RECIPES[part], package)]
     assert len(commands) == len(PARTS)
-    quick = "engine.kind=sequential engine.threads=1 engine.members=1 engine.twins=false telemetry.report=false"
+    quick = "engine.kind=sequential engine.threads=1 engine.members=1 controls=[] telemetry.report=false"
     run(package, "-c", PROGRAM, *(f"{command} {quick}" for command in commands))
     assert len((package / "with_csv/accuracies.csv").read_text().splitlines()) == 3
     planted = "".join(path.read_text() for path in package.glob("outputs/*/*/events.jsonl"))

@@ -38,7 +38,8 @@ class RunHandle:
         """What a finished run came to: `["grown"]["test_accuracy"]`, a figure a member in percent; else empty.
 
         `["twin"]` has the same of the static twins, `["difference"]["test_accuracy"]` their mean difference with its
-        95% interval (`mean`, `low`, `high`, in points), `["seeds"]` how many were planted, culled and fossilised.
+        95% interval (`mean`, `low`, `high`, in points); `["final"]` and `["final_difference"]` of the final networks,
+        where there are any. `["seeds"]` says how many were planted, culled and fossilised.
         """
         return fitting(read_object(self.folder / RUN_FILE), RUN)[0].get("summary") or {}
 

@@ -125,7 +125,7 @@ def _training(
 ) -> Training:
     def environment(key: str, members: int) -> GrowthVectorEnv:
         check_enough(key, members, grown.ranks)
-        population = replace(config.engine, members=members, twins=False)
+        population = replace(config.engine, members=members)
         own = replace(config, engine=population)
         return build_environment(own, grown.engine, grown.growth.task, layout, ranks=grown.ranks)[0]
 

@@ -75,7 +75,7 @@ def build_environment(
 
     task: data that is loaded already. layout, reward: in place of every action, and of the configuration's reward.
     """
-    grown = build_growth(replace(config, engine=replace(config.engine, twins=False)), engine, task, ranks)
+    grown = build_growth(replace(config, controls=[]), engine, task, ranks)
     return GrowthVectorEnv(
         grown.growth,
         layout or grown.layout(),
@@ -132,6 +132,11 @@ def prepare(
 ) -> Prepared:
     """Load the data, where it is not among what is `loaded` already, and make the members; see `build_growth`."""
     check_enough("engine.members", config.engine.members, ranks)
+    if config.finals and ranks.world > 1:
+        raise ConfigError(
+            f"controls=[{', '.join(config.controls)}]: final networks are trained by one process, and this run has "
+            f"{ranks.world}\n  leave {' and '.join(config.finals)} out, or start it without torchrun"
+        )
     config.check_fit()
     checked(engine, (ENGINE, None), f"{RUN_FILE}: engine")
     device = pick_device(engine["device"] if engine else config.engine.device)
@@ -147,7 +152,7 @@ def prepare(
             f"batch_size={config.batch_size}: more than the {examples:,} training examples\n"
             f"  expected 1 to {examples:,}"
         )
-    copies = 2 if config.engine.twins else 1
+    copies = 1 + config.has_twins
     models = [
         build_model(config, task, member, device, dtype)
         for _ in range(copies)
@@ -187,7 +192,7 @@ def grow(prepared: Sequence[Prepared], engine: dict[str, Any] | None = None) -> 
 
 def _grown(part: Prepared, members: Members, chosen: dict[str, Any]) -> Grown:
     config, task, grown = part.config, part.task, part.config.engine.members
-    copies = 2 if config.engine.twins else 1
+    copies = 1 + config.has_twins
     growth = Growth(
         members,
         task,

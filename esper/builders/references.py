@@ -23,7 +23,7 @@ def measure_references(config: RunConfig, grown: Grown, is_stopped: Callable[[],
     """
     assert isinstance(config.policy, LearnedPolicyConfig)
     hosts = max(1, min(MOST_HOSTS, config.policy.members // 2))
-    engine = replace(config.engine, members=2 * hosts, twins=False)
+    engine = replace(config.engine, members=2 * hosts)
     env, _ = build_environment(replace(config, engine=engine), grown.engine, grown.growth.task)
     own = HeuristicPolicyConfig(blending_epochs=config.slots.blending_epochs)
     rules: dict[str, Controller] = {

@@ -8,6 +8,8 @@ from esper.errors import CheckpointError, EsperError, FormatError
 from esper.files import misfit
 from esper.files.shapes import AllBut, Shape
 
+# Not every run has these; the last two are of reports, and came later than the rest.
+_NEEDS = AllBut("learning", "env", "finals", "val_rmse", "training_flops")
 _ELSE = "to go on from an earlier checkpoint, move this one away"
 
 
@@ -20,7 +22,7 @@ def restoring(checkpoint: Checkpoint, shape: Shape = dict) -> Iterator[None]:
     later.
     """
     try:
-        if problem := misfit(checkpoint.sidecar, shape, AllBut("learning", "env", "val_rmse")):
+        if problem := misfit(checkpoint.sidecar, shape, _NEEDS):
             raise FormatError(problem)
         yield
     except FormatError as error:

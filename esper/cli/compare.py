@@ -82,6 +82,12 @@ def _statistics(comparison: "Comparison") -> "Table":
     for group in comparison.groups:
         means = [Text(measured(comparison.mean(group, measure), measure)) for measure in comparison.measures]
         table.add_row(Text(group.label), str(len(group.runs)), *means, style="bold")
+        for title, figures in comparison.controls(group).items():
+            of_control = [
+                Text(measured(mean, measure) if mean else "")
+                for mean, measure in zip(figures, comparison.measures, strict=True)
+            ]
+            table.add_row(Text(f"  {title}"), "", *of_control)
         if group is comparison.groups[0]:
             continue
         cells = []

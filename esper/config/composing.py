@@ -107,12 +107,16 @@ def refuse_foreign(values: Any, where: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: expected the keys of a run's configuration")
     refuse_interpolations(values, where)
+    engine = values.get("engine")
+    if "controls" not in values and isinstance(engine, dict) and "twins" in engine:  # written before there were others
+        own = {key: value for key, value in engine.items() if key != "twins"}
+        return values | {"controls": ["twin"] if engine["twins"] else [], "engine": own}
     return values
 
 
 def from_plain(values: Any, where: str) -> RunConfig:
     """Check values that were read from `where` as strictly as a command line. Raises ConfigError."""
-    refuse_foreign(values, where)
+    values = refuse_foreign(values, where)
     try:
         base = OmegaConf.structured(RunConfig)
         for field in fields(RunConfig):

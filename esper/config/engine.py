@@ -25,7 +25,6 @@ class EngineConfig:
 
     kind: str
     members: int
-    twins: bool
     device: str
     threads: int | None
     memory_format: str

@@ -14,6 +14,7 @@ from esper.config.slots import SlotsConfig
 from esper.config.telemetry import TelemetryConfig
 from esper.errors import ConfigError
 from esper.leyline.blueprints import blueprint_names
+from esper.leyline.controls import CONTROLS, FINALS, TWIN
 from esper.simic.rewards.config import RewardConfig
 from esper.tamiyo.settings import PolicyConfig
 from esper.tasks.settings import KEEPS, BaseTaskConfig
@@ -28,6 +29,7 @@ class RunConfig:
     epochs: int
     batch_size: int
     resume: str | None
+    controls: list[str]
     plugins: list[str] = field(default_factory=list)
     task: BaseTaskConfig
     host: HostConfig
@@ -49,6 +51,9 @@ class RunConfig:
         in_range("seed", self.seed, 0, 2**31 - 1)
         in_range("epochs", self.epochs, 1, 1_000_000)
         in_range("batch_size", self.batch_size, 1, 1_000_000)
+        for control in self.controls:
+            one_of("controls", control, CONTROLS)
+        require(len({*self.controls}) == len(self.controls), "controls", self.controls, "each of them once")
         one_of("task.keep", self.task.keep, KEEPS)
         if self.task.inputs:
             self.check_inputs(self.task.inputs)
@@ -60,6 +65,16 @@ class RunConfig:
             )
         if self.resume is not None:
             raise ConfigError(f"resume={self.resume}: belongs on the command line: python -m esper.run resume=RUN_DIR")
+
+    @property
+    def has_twins(self) -> bool:
+        """Whether each grown member has a static twin beside it."""
+        return TWIN in self.controls
+
+    @property
+    def finals(self) -> list[str]:
+        """The controls that train what members have grown into, from scratch."""
+        return [control for control in FINALS if control in self.controls]
 
     def check_inputs(self, inputs: str) -> None:
         """Raise ConfigError where the host takes no such data. inputs: its kind, see `BaseTaskConfig.inputs`."""

@@ -15,7 +15,7 @@ from esper.errors import ConfigError, FormatError
 from esper.files import read_yaml
 
 # The suite itself decides these, and what is stored is what decides.
-_NOT_OVERRIDDEN = ("seed", "resume", "engine.members", "engine.twins", "policy.name", "policy.load", "policy.updates")
+_NOT_OVERRIDDEN = ("seed", "resume", "controls", "engine.members", "policy.name", "policy.load", "policy.updates")
 
 
 @dataclass(kw_only=True)

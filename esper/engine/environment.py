@@ -64,7 +64,7 @@ class GrowthVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[
         self, growth: Growth | ShardedGrowth, layout: ActionLayout, encoder: Encoder, masks: Masks, reward: Reward
     ) -> None:
         if growth.grown != len(growth.member_ids):
-            raise EngineError("an environment has no twins: set engine.twins=false")
+            raise EngineError("an environment has no twins: set controls=[]")
         self.growth = growth
         self.epochs = EpochRunner([growth])
         self.layout = layout

@@ -23,7 +23,7 @@ Seeds = Sequence[tuple[int, str]]  # (member, slot)
 class EpochRunner:
     """Leads growths through their epochs.
 
-    Growths that share a population are its views (see `esper.engine.state.view`), of the same batch size and lengths;
+    Growths that share a population are its views (see `esper.engine.state.view`), of the same batch size;
     what each of them becomes is what it would have become alone. What is returned has an entry a growth.
 
     Raises:
@@ -41,7 +41,7 @@ class EpochRunner:
     @property
     def done(self) -> bool:
         """Whether every epoch has been trained."""
-        return self.growths[0].done
+        return all(growth.done for growth in self.growths)
 
     def reports(self) -> list[list[EpochReport]]:
         """Each member's last report; before its first epoch, that of its untrained host."""
@@ -123,6 +123,7 @@ class EpochRunner:
                     for _ in growth.member_ids
                 ],
                 self._source(place, y.device),
+                {growth.population.offset + m: steps for growth in growths for m, steps in growth.ends().items()},
             )
             return self._by_growth(scores)
 

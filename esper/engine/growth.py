@@ -20,6 +20,7 @@ from esper.kasmina.events import is_refusal
 from esper.kasmina.python_state import check_structure
 from esper.kasmina.slot import QualityGates
 from esper.leyline import WAIT, Action, EpochReport, SeedStage, TelemetryEvent, TelemetryEventType
+from esper.leyline.controls import BACKWARD
 from esper.tasks import Task
 
 MEASURED = (SeedStage.BLENDING, SeedStage.PROBATIONARY)
@@ -32,8 +33,9 @@ class Growth:
 
     Args: population: its first `grown` members obey the controller, the rest are static twins (member grown + i is the
     twin of member i); seed: names every stream of random numbers; epochs: length of a member's course; fresh_host: the
-    untrained host of member 0 in a run of a seed, for `restart`; decay_share: of the epochs, over which in the end the
-    learning rate falls evenly.
+    untrained host of member 0 in a run of a seed, for `restart`; decay_share: of a member's epochs, over which in the
+    end the learning rate falls evenly; steps [M]: minibatches after which a member stands still, which may be within an
+    epoch (None: all train to the end).
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Growth:
         seed: int,
         fresh_host: Callable[[int], nn.Module] | None = None,
         decay_share: float = 0.0,
+        steps: Sequence[int] | None = None,
     ) -> None:
         self.population = population
         self.task = task
@@ -62,7 +65,10 @@ class Growth:
         self.seed = seed
         self.seconds: dict[str, float] = {}
         self.fresh_host = fresh_host
-        self.decay_epochs = round(decay_share * epochs)
+        self.decay_share = decay_share
+        self.steps_an_epoch = -(-task.epoch_size // batch_size)
+        self.steps = None if steps is None else list(steps)
+        self.training_flops = [0.0] * len(population)
         self.epoch = 0
         self.episodes = [Episode(seed, member) for member in self.member_ids]
         self._last = LastReports(population.models, gates, task.input_shape, grown, epochs)
@@ -116,6 +122,7 @@ class Growth:
         for member, seed in zip(members, seeds, strict=True):
             self.seed_actions.undo(member)
             self.episodes[member] = Episode(seed, 0, self.epoch)
+            self.training_flops[member] = 0.0
             self._last.forget(member)
 
     @property
@@ -140,12 +147,22 @@ class Growth:
             for member, action in enumerate(actions)
         ]
         events = [event for member, action in enumerate(asked) for event in self._act(member, action)]
+        self._count_flops()
         return Epoch(before, asked, events, {event.member for event in events if is_refusal(event)})
 
     def rate_factors(self) -> list[float]:
         """The share of its learning rate that each member trains at in this epoch of its own; never 0."""
-        left = [max(1, self.epochs - self.epoch_of(member) + 1) for member in self.member_ids]
-        return [min(1.0, epochs / (self.decay_epochs + 1)) for epochs in left]
+        factors = []
+        for member in self.member_ids:
+            epochs = self.epochs if self.steps is None else -(-self.steps[member] // self.steps_an_epoch)
+            left = max(1, epochs - self.epoch_of(member) + 1)
+            factors.append(min(1.0, left / (round(self.decay_share * epochs) + 1)))
+        return factors
+
+    def ends(self) -> dict[int, int]:
+        """Members that train to their end in this epoch, and after how many of its minibatches they stand still."""
+        left = [steps - (self.epoch - 1) * self.steps_an_epoch for steps in self.steps or ()]
+        return {member: steps for member, steps in enumerate(left) if 0 < steps <= self.steps_an_epoch}
 
     def seeds_to_ablate(self) -> list[tuple[int, str]]:
         """(member, slot) of the seeds whose worth is asked for."""
@@ -196,6 +213,14 @@ class Growth:
             )
         return self.reports(), sorted(epoch.events, key=lambda event: event.member or 0)
 
+    def _count_flops(self) -> None:
+        """Of the epoch that begins, in which each member trains as it is now."""
+        ends = self.ends()
+        for member in set(self.member_ids) - self.population.halted:
+            samples = min(self.task.epoch_size, ends.get(member, self.steps_an_epoch) * self.batch_size)
+            flops = self.population.models[member].flops_per_sample(self.task.input_shape)
+            self.training_flops[member] += float(BACKWARD * samples * flops)
+
     def _act(self, member: int, action: Action) -> list[TelemetryEvent]:
         events = self.seed_actions.act(member, action, self.episodes[member], self.epoch_of(member))
         return self._stamp(events, member)
@@ -228,8 +253,12 @@ class Growth:
             event.epoch, event.member = self.epoch_of(member), member
         return events
 
-    def _counts(self, member: int) -> dict[str, int]:
-        return {"epoch": self.epoch_of(member), "rollbacks": self.governor.monitors[member].rollbacks}
+    def _counts(self, member: int) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch_of(member),
+            "rollbacks": self.governor.monitors[member].rollbacks,
+            "training_flops": self.training_flops[member],
+        }
 
     # ---- keeping
 
@@ -260,6 +289,8 @@ class Growth:
         self.episodes = [Episode(*values) for values in plain["episodes"]]
         self.seed_actions.log = list(plain["growth_log"])
         self._last.load_state(plain["reports"])
-        for report in self.reports():
-            if report.retired:
-                self.population.halt(report.member)
+        for member, report in enumerate(self.reports()):
+            self.training_flops[member] = report.training_flops
+            is_over = self.steps is not None and self.steps[member] <= self.epoch * self.steps_an_epoch
+            if report.retired or is_over:
+                self.population.halt(member)

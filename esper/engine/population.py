@@ -145,14 +145,15 @@ class Population:
         rate_factors: Sequence[float] | None = None,
         seeds: Sequence[int] | None = None,
         source: Tensor | None = None,
+        ends: Mapping[int, int] | None = None,
     ) -> Scores:
         """One epoch for every member. Inputs x [N, ...], targets y [N, ...] (a regression's [N] or [N, K]), order [N].
 
         x may lie in the host's memory, wherever the members are: minibatches are copied one by one.
         source [M]: which of J sets of examples a member sees, where there are several: x, y and order are then
         [J, N, ...]. rate_factors [M]: shares of the members' learning rates, 1 where they are not given. seeds [M]: of
-        what layers such as Dropout draw (None: they draw from torch's own stream). The last gradients stay in
-        `last_gradients`.
+        what layers such as Dropout draw (None: they draw from torch's own stream). ends: member -> minibatches
+        after which it is halted. The last gradients stay in `last_gradients`.
         """
         x, y, order = checked_epoch(x, y, order, batch_size, source, len(self), self.device, self.loss)
         check_rates(rate_factors, seeds, len(self))
@@ -163,15 +164,22 @@ class Population:
         self.check_minibatches(minibatch[0][:1], minibatch[1][:1], order.shape[1], batch_size)
         steps = -(-order.shape[1] // batch_size)
         totals = Totals(len(self), y, self.dtype, source)
-        with self.standing(), nullcontext() if seeds is None else undisturbed_streams(self.device):
+        with self.standing() as kept, nullcontext() if seeds is None else undisturbed_streams(self.device):
             self.engine.prepare(steps, self.version, seeds)
             self.optimizer.scale_rates([1.0] * len(self) if rate_factors is None else rate_factors)
             self.optimizer.begin_epoch(*row_roles(self.stacks, self.models))
+            finished = 0  # of the steps, those that the engine was told of
             for index, (xb, yb) in enumerate(minibatches(x, y, order, batch_size, source, self.device)):
                 xb = self.engine.to_layout(xb)
                 step = self._replayed if self.is_graphed else self._step
                 totals.add(*step(xb, yb, index), yb)
-            self.engine.finish(steps)
+                if ended := {member for member, last in (ends or {}).items() if last == index + 1}:
+                    self.engine.finish(index + 1 - finished)
+                    finished = index + 1
+                    for member in ended:
+                        self.halt(member)
+                    kept += self.topology.statistics(ended)
+            self.engine.finish(steps - finished)
             if self.engine.kind == SEQUENTIAL:  # else no network has run itself
                 self.topology.adopt()
         return totals.scores()
@@ -183,7 +191,7 @@ class Population:
         """
         self._check.of_one(self.version, x, y, count, batch_size)
 
-    def standing(self) -> AbstractContextManager[None]:
+    def standing(self) -> AbstractContextManager[list[tuple[Tensor, Tensor]]]:
         """See `Topology.standing`."""
         return self.topology.standing(self.halted)
 

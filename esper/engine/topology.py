@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 
-from torch import nn
+from torch import Tensor, nn
 
 from esper.engine.optimizer import StackedOptimizer
 from esper.engine.stacks import HOST, ModuleStack
@@ -66,21 +66,25 @@ class Topology:
                 tensor[member].copy_(tensors[name])  # every member has a host: its row is its number
 
     @contextmanager
-    def standing(self, halted: Set[int]) -> Iterator[None]:
+    def standing(self, halted: Set[int]) -> Iterator[list[tuple[Tensor, Tensor]]]:
         """At the end, running statistics of members that are halted and seeds that are passed by are as before.
 
-        A program moves them with those of all others.
+        A program moves them with those of all others. What is to be put back is given, to be added to.
         """
-        kept = [
+        kept = self.statistics(halted)
+        yield kept
+        for row, before in reversed(kept):  # of two copies of a row, the earlier counts
+            row.copy_(before)
+
+    def statistics(self, members: Set[int]) -> list[tuple[Tensor, Tensor]]:
+        """Rows of buffers of these members and of seeds that are passed by, each with a copy of it."""
+        return [
             (buffer[row], buffer[row].clone())
             for name, stack in self.stacks.items()
             for row, member in enumerate(stack.members)
-            if member in halted or self._is_passed_by(name, member)
+            if member in members or self._is_passed_by(name, member)
             for buffer in stack.buffers.values()
         ]
-        yield
-        for row, before in kept:
-            row.copy_(before)
 
     def _planted(self) -> dict[str, dict[int, nn.Module]]:
         """Seeds and gates by the name of the stack that is to hold them, and by member."""

@@ -30,10 +30,14 @@ _MAYBE_COUNT = (_COUNT, None)
 # ---- run.json
 
 _GROUP = {ANY: [_NUMBER]}
+_DIFFERENCES = {ANY: {"mean": _NUMBER, "low": _NUMBER, "high": _NUMBER, "n": _COUNT}}
 SUMMARY = {
     "grown": _GROUP,
     "twin": (_GROUP, None),
-    "difference": ({ANY: {"mean": _NUMBER, "low": _NUMBER, "high": _NUMBER, "n": _COUNT}}, None),
+    "final": (_GROUP, None),
+    "final_epochs": (_GROUP, None),
+    **dict.fromkeys(("difference", "final_difference", "final_epochs_difference"), (_DIFFERENCES, None)),
+    "never_grew": _COUNT,
     "seeds": {ANY: _MOST},
     "wall_s": float,
 }
@@ -100,6 +104,7 @@ MEMBER = {
     **dict.fromkeys(("train_loss", "val_loss"), _NUMBER),
     **SCORES,
     **dict.fromkeys(("parameter_count", "flops_per_sample"), _MOST),
+    "training_flops": _NUMBER,
     **dict.fromkeys(("rolled_back", "retired"), bool),
     "action": ACTION,
     "slots": {ANY: SLOT},

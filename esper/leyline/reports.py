@@ -76,7 +76,8 @@ class EpochReport:
 
     Of a regression an accuracy is the score that takes its place, R-squared in percent (see `esper.leyline.score`), a
     loss is that of standardised targets, and val_rmse is in the targets' own unit, the mean over targets (NaN where
-    there are classes). action: what the controller asked for before the epoch; is_refused: it was not done.
+    there are classes). training_flops: of all its training so far (NaN: begun before they were counted). action: what
+    the controller asked for before the epoch; is_refused: it was not done.
     """
 
     member: int
@@ -97,3 +98,4 @@ class EpochReport:
     action: Action = WAIT
     is_refused: bool = False
     val_rmse: float = math.nan
+    training_flops: float = math.nan

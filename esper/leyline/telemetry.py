@@ -65,6 +65,7 @@ class TelemetryEventType(StrEnum):
     ACTION_REFUSED = "action_refused"
     GOVERNOR_ROLLBACK = "governor_rollback"
     MEMBER_RETIRED = "member_retired"
+    FINAL_TRAINED = "final_trained"
     CHECKPOINT_SAVED = "checkpoint_saved"
     RUN_STARTED = "run_started"
     RUN_RESUMED = "run_resumed"

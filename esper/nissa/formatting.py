@@ -2,6 +2,7 @@
 
 import re
 
+_SUFFIXES = ((1e15, 1e15, "P"), (1e12, 1e12, "T"), (1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"))
 MINUS = "\N{MINUS SIGN}"
 _HYPHEN = re.compile(r"(?:^|(?<=[\s\[(,]))-(?=[\d.])")
 
@@ -9,7 +10,7 @@ _HYPHEN = re.compile(r"(?:^|(?<=[\s\[(,]))-(?=[\d.])")
 def compact(value: float) -> str:
     """1030 -> "1,030", 118000 -> "118k", 2.4e6 -> "2.4M"."""
     rounded = float(f"{value:.3g}") if abs(value) >= 1e4 else value
-    for limit, scale, suffix in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+    for limit, scale, suffix in _SUFFIXES:
         if abs(rounded) >= limit:
             return f"{rounded / scale:.3g}{suffix}"
     return f"{value:,.0f}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from esper.leyline import LEVELS, SCORE_KINDS, SeedStage, TelemetryEventType
+from esper.leyline.controls import CONTROLS, difference_name
 from esper.printing import say_text
 
 
@@ -49,6 +50,7 @@ MEMBER_METRICS = _by_name(
     Metric("val_rmse", "the target's", "of a regression: root mean squared error on validation, mean over targets"),
     Metric("parameter_count", "parameters", "parameters of host and seeds now; a culled seed's no longer count"),
     Metric("flops_per_sample", "FLOPs", "one forward pass of one sample through host and seeds as they are now"),
+    Metric("training_flops", "FLOPs", "of all training so far: three forward passes a sample, epoch by epoch"),
     Metric("rolled_back", "", "true when the governor put the member back to an earlier snapshot in this epoch"),
     Metric("retired", "", "true when the member was taken out of training for good"),
     Metric("action", "", "what the controller asked for before the epoch, and whether it was refused"),
@@ -123,6 +125,10 @@ EVENT_MEANINGS: dict[TelemetryEventType, str] = {
     TelemetryEventType.ACTION_REFUSED: "the controller asked for what the seed's stage forbids; nothing was changed",
     TelemetryEventType.GOVERNOR_ROLLBACK: "a member went wrong and was put back; data: reason, to_epoch",
     TelemetryEventType.MEMBER_RETIRED: "a member went wrong too often and trains no more; data: reason",
+    TelemetryEventType.FINAL_TRAINED: (
+        "final networks were trained for an epoch, after growth; `epoch` counts on from the growth's last; data: "
+        "trained and last (epochs of theirs), score (their mean on validation)"
+    ),
     TelemetryEventType.CHECKPOINT_SAVED: "the run was saved and can be resumed from here; data: checkpoint, its number",
     TelemetryEventType.RUN_STARTED: "the run began",
     TelemetryEventType.RUN_RESUMED: "the run went on from a checkpoint",
@@ -130,7 +136,7 @@ EVENT_MEANINGS: dict[TelemetryEventType, str] = {
 }
 
 _SCORES = tuple(f"{split}_{kind.name}" for kind in SCORE_KINDS for split in ("train", "val"))
-_OF_A_MEMBER = ("train_loss", "val_loss", *_SCORES, "val_rmse", "parameter_count", "flops_per_sample")
+_OF_A_MEMBER = ("train_loss", "val_loss", *_SCORES, "val_rmse", "parameter_count", "flops_per_sample", "training_flops")
 _SPREAD = ("val_loss", *(f"val_{kind.name}" for kind in SCORE_KINDS), "val_rmse", "parameter_count")
 _OF_A_TEST = (*(f"test_{kind.name}" for kind in SCORE_KINDS), "test_rmse", "test_bits_per_byte")
 # What a dashboard draws, "grown/val_accuracy": a group of curves -> the metrics that it is made of.
@@ -156,9 +162,8 @@ CURVES: dict[str, tuple[str, ...]] = {
 }
 # Single numbers that a finished run adds to them, from run.json's summary.
 OUTCOMES: dict[str, tuple[str, ...]] = {
-    "grown": _OF_A_TEST,
-    "twin": _OF_A_TEST,
-    "difference": _OF_A_TEST,
+    **dict.fromkeys(("grown", *CONTROLS), (*_OF_A_TEST, "parameters", "training_flops")),
+    **dict.fromkeys(map(difference_name, CONTROLS), _OF_A_TEST),
     "seeds": ("planted", "culled", "fossilized"),
 }
 CURVE_MEANINGS = {
@@ -196,7 +201,6 @@ def _not_in(known: Mapping[str, Metric], names: Iterable[str], prefix: str) -> l
 
 def glossary() -> str:
     """docs/metrics.md."""
-    outcomes = [f"`{group}/{name}`" for group, names in OUTCOMES.items() for name in names]
     parts = [
         "# Metrics\n",
         "What a run writes down, name by name. This page is made by `python -m esper.nissa.metric_names`; a test keeps",
@@ -227,7 +231,9 @@ def glossary() -> str:
             f"| `{group}/` | {axis_of(group)} | {CURVE_MEANINGS[group]} | {', '.join(f'`{name}`' for name in names)} |"
             for group, names in CURVES.items()
         ),
-        f"\nA finished run adds, as single numbers: {', '.join(outcomes)}.",
+        "\nA finished run adds, as single numbers, means over members; differences are grown members minus controls:\n",
+        "| group | names |\n|---|---|",
+        *(f"| `{group}/` | {', '.join(f'`{name}`' for name in names)} |" for group, names in OUTCOMES.items()),
     ]
     return "\n".join(parts) + "\n"
 

@@ -135,6 +135,8 @@ def stage_counts(record: dict[str, Any]) -> dict[str, int]:
 def event_text(event: TelemetryEvent) -> str:
     """One line about an event: "epoch 9  member 2 early  rolled back to epoch 5: training loss is NaN"."""
     data = event.data
+    if event.event_type is TelemetryEventType.FINAL_TRAINED:  # growth is over: its epochs are no longer the run's
+        return event.message
     where = " ".join(str(part) for part in ("member", event.member, event.slot_id) if part != "")
     if event.member is None:
         where = ""

@@ -61,7 +61,7 @@ def build_runs(requests: Sequence[RunRequest]) -> list[Run]:
 
 def _leave_out_others(requests: Sequence[RunRequest]) -> None:
     """Of those that stand at another epoch than most, as after the loss of a checkpoint."""
-    built = [(request, request.run.growth.epoch) for request in requests if request.run is not None]
+    built = [(request, request.run.epoch) for request in requests if request.run is not None]
     most = mode(epoch for _, epoch in built) if built else 0
     for request, epoch in built:
         if epoch != most:

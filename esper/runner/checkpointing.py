@@ -33,7 +33,7 @@ class RunCheckpoints:
     def __init__(self, run_dir: Path, keep: CheckpointConfig, config: dict[str, Any]) -> None:
         self.manager = CheckpointManager(run_dir)
         self.saved_at = -1
-        self._saved_epoch = -1  # of the growth
+        self._saved_epoch = -1  # of `Run.epoch`
         self._keep, self._config = keep, config
 
     @property
@@ -53,7 +53,7 @@ class RunCheckpoints:
         """Write all that the run needs to go on from this checkpoint alone."""
         carried = None
         if run.lines:
-            carried = Carried(self._saved_epoch, run.growth.epoch, run.lines.recent).to_plain()
+            carried = Carried(self._saved_epoch, run.epoch, run.lines.recent).to_plain()
         self.manager.save_checkpoint(
             run,
             run.progress,
@@ -68,7 +68,7 @@ class RunCheckpoints:
 
     def mark(self, run: "Run") -> None:
         """The run is saved as it is now."""
-        self.saved_at, self._saved_epoch = run.progress, run.growth.epoch
+        self.saved_at, self._saved_epoch = run.progress, run.epoch
 
     def carried(self) -> list[Carried]:
         """What the checkpoints carry of the run's JSON lines, up to the newest."""

@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from esper.leyline import recorded_kind
+from esper.leyline.controls import FINAL, TWIN, difference_name
 
-UNITS = {"test_accuracy": "%", "test_r2": "%", "gain": "points"}
+UNITS = {"test_accuracy": "%", "test_r2": "%", "gain": "points", "final_gain": "points"}
+GAINS = {TWIN: "gain", FINAL: "final_gain"}  # what grown members are ahead of a control
 FIGURES = ("test_accuracy", "test_r2", "test_rmse", "test_bits_per_byte", "parameters")
 
 
@@ -15,9 +17,11 @@ def figures(record: Mapping[str, Any]) -> dict[str, float] | None:
     summary = record.get("summary")
     if not summary or record.get("status") != "finished":
         return None
-    grown, difference = summary["grown"], summary["difference"] or {}
+    grown = summary["grown"]
     found = {name: mean(grown[name]) for name in FIGURES if name in grown}
-    found["gain"] = (difference.get(f"test_{recorded_kind(grown).name}") or {}).get("mean")
+    for control, gain in GAINS.items():
+        difference = summary.get(difference_name(control)) or {}
+        found[gain] = (difference.get(f"test_{recorded_kind(grown).name}") or {}).get("mean")
     return {name: value for name, value in found.items() if value is not None}
 
 

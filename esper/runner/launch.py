@@ -180,14 +180,16 @@ def _say_last_words(request: RunRequest, code: int) -> int:
             say(note, is_error=True)
     else:
         say(
-            f"interrupted after {_progress(request.folder.record)}; to continue:",
+            f"interrupted after {_progress(request.folder.record, run)}; to continue:",
             f"  python -m esper.run resume={path}",
         )
     return code
 
 
-def _progress(record: Mapping[str, Any]) -> str:
+def _progress(record: Mapping[str, Any], run: Run | None) -> str:
     """How far a run has come, in words."""
+    if run is not None and run.finals.epoch:
+        return f"epoch {run.finals.epoch} of its final networks"
     if record["update"] < record["max_updates"] and record["epoch"] == 0:
         return f"update {record['update']} of {record['max_updates']}"
     return f"epoch {record['epoch']} of {record['max_epochs']}"

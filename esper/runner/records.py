@@ -18,6 +18,7 @@ from esper.leyline import (
     TelemetryEvent,
     TelemetryEventType,
 )
+from esper.leyline.controls import TWIN, difference_name
 from esper.nissa.hub import finite
 from esper.nissa.statistics import paired_difference
 
@@ -38,6 +39,7 @@ CHECKPOINT = {
         "growth": _GROWTH,
         "controller": dict,
         "seeds": {ANY: EPOCHS},
+        "finals": _GROWTH,
         "learning": {"env": {"growth": _GROWTH}},
     },
 }
@@ -94,6 +96,7 @@ def _member(report: EpochReport, twin_of: int | None, kind: ScoreKind) -> dict[s
         **({"val_rmse": report.val_rmse} if kind is R_SQUARED else {}),
         "parameter_count": report.parameter_count,
         "flops_per_sample": report.flops_per_sample,
+        "training_flops": report.training_flops,
         "rolled_back": report.rolled_back,
         "retired": report.retired,
         "action": _action(report),
@@ -162,29 +165,44 @@ def summarize(
     """The summary in run.json: grown members, their twins, and the paired difference with its 95% interval.
 
     test: what was measured on the test split, name -> [M] in the order of `reports`. How many of them diverged
-    stands there, too: those that were retired, or put back after every single epoch.
+    stands there, too.
     """
     grown = [index for index, report in enumerate(reports) if report.member not in twin_of]
     place = {report.member: index for index, report in enumerate(reports)}
     twin_at = {place[original]: place[twin] for twin, original in twin_of.items()}
-    summary: dict[str, Any] = {"grown": _group(reports, test, grown, kind), "twin": None, "difference": None}
+    measured = figures_of(reports, test, kind)
+    summary: dict[str, Any] = {"grown": pick(measured, grown), "twin": None, "difference": None}
     if twin_at:
-        twins = [twin_at[index] for index in grown]
-        summary["twin"] = _group(reports, test, twins, kind)
-        summary["difference"] = {
-            key: paired_difference(summary["grown"][key], summary["twin"][key]).to_dict()
-            for key in (*test, f"val_{kind.name}")
-        }
-    diverged = [report.member for report in reports if report.retired or 0 < report.epoch <= report.rollbacks]
+        summary |= compared(TWIN, summary["grown"], pick(measured, [twin_at[index] for index in grown]))
+    diverged = [report.member for report in reports if has_diverged(report)]
     retired = {"grown": sum(m not in twin_of for m in diverged), "twin": sum(m in twin_of for m in diverged)}
     return finite(summary | {"seeds": dict(seeds), "retired": retired, "wall_s": wall_s})
 
 
-def _group(
-    reports: Sequence[EpochReport], test: Mapping[str, Sequence[float]], indices: Sequence[int], kind: ScoreKind
-) -> dict[str, Any]:
-    return {name: [values[index] for index in indices] for name, values in test.items()} | {
-        f"val_{kind.name}": [reports[index].val_accuracy for index in indices],
-        "parameters": [reports[index].parameter_count for index in indices],
-        "flops_per_sample": [reports[index].flops_per_sample for index in indices],
+def compared(control: str, grown: Mapping[str, list[Any]], figures: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """A control's part of the summary: its figures, and the grown members' scores minus its own, pair by pair."""
+    scores = [name for name in grown if name.startswith(("test_", "val_"))]
+    differences = {name: paired_difference(grown[name], figures[name]).to_dict() for name in scores}
+    return finite({control: dict(figures), difference_name(control): differences})
+
+
+def has_diverged(report: EpochReport) -> bool:
+    """Whether nothing came of a member: it was retired, or put back after every single epoch."""
+    return report.retired or 0 < report.epoch <= report.rollbacks
+
+
+def figures_of(
+    reports: Sequence[EpochReport], test: Mapping[str, Sequence[float]], kind: ScoreKind
+) -> dict[str, list[Any]]:
+    """What members came to: name -> a value a report. test: what was measured of them on the test split."""
+    return {name: list(values) for name, values in test.items()} | {
+        f"val_{kind.name}": [report.val_accuracy for report in reports],
+        "parameters": [report.parameter_count for report in reports],
+        "flops_per_sample": [report.flops_per_sample for report in reports],
+        "training_flops": [report.training_flops for report in reports],
     }
+
+
+def pick(figures: Mapping[str, list[Any]], indices: Sequence[int]) -> dict[str, list[Any]]:
+    """Of `figures_of`, those of some."""
+    return {name: [values[index] for index in indices] for name, values in figures.items()}

@@ -16,7 +16,7 @@ from esper.printing import say
 from esper.runner.directory import write_config
 
 # What a checkpoint's state is made of: with another, it is another run.
-FIXED = ("blueprint", "engine", "host", "optimizer.name", "policy.name", "slots", "task")
+FIXED = ("blueprint", "controls", "engine", "host", "optimizer.name", "policy.name", "slots", "task")
 CHOOSES_CODE = ("plugins", "host.factory", "task.factory")  # which a checkpoint never does
 _MOST_NAMED = 3
 

@@ -8,6 +8,7 @@ from typing import Any, Concatenate, ParamSpec
 
 from torch import Tensor
 
+from esper.builders.finals import FinalNetworks
 from esper.builders.loading import POLICY
 from esper.builders.policy import build_policy
 from esper.builders.population import Grown
@@ -27,7 +28,18 @@ from esper.nissa import EventHub, JsonlSink, cut_back, read_jsonl, write_report
 from esper.printing import say
 from esper.runner.checkpointing import RunCheckpoints
 from esper.runner.directory import RunDirectory
-from esper.runner.records import EpochTimes, checkpoint_metrics, count_seeds, epoch_record, summarize, update_record
+from esper.runner.finals import Finals
+from esper.runner.records import (
+    EpochTimes,
+    checkpoint_metrics,
+    compared,
+    count_seeds,
+    epoch_record,
+    figures_of,
+    pick,
+    summarize,
+    update_record,
+)
 from esper.runner.stop import StopRequest
 from esper.simic.on_policy.config import LearnedPolicyConfig
 from esper.simic.rewards.config import return_unit
@@ -64,6 +76,7 @@ class Run:
         self.engine, self.growth, self.twin_of = grown.engine, grown.growth, grown.twin_of
         self.ranks = grown.ranks
         self.controller, self.learning = build_policy(config, grown, is_resumed=checkpoint is not None)
+        self.finals = Finals()
         self.references: dict[str, float] = {}  # what rules earn where the policy learns
         self._measure_references = partial(measure_references, config, grown)
         self.seeds: dict[str, int] = {}
@@ -78,6 +91,7 @@ class Run:
         if checkpoint:
             self._check_data(checkpoint)
             self.checkpoints.restore(self, checkpoint)
+            self._check_grown()
 
     @property
     def update(self) -> int:
@@ -85,9 +99,14 @@ class Run:
         return self.learning.update if self.learning else 0
 
     @property
+    def epoch(self) -> int:
+        """Epochs of growth so far, and then of the final networks."""
+        return self.growth.epoch + self.finals.epoch
+
+    @property
     def progress(self) -> int:
         """Updates and epochs so far: what checkpoints are numbered by."""
-        return self.update + self.growth.epoch
+        return self.update + self.epoch
 
     # ---- its course, in this order
 
@@ -163,6 +182,21 @@ class Run:
         self._keep()
 
     @_contained
+    def begin_finals(self, networks: FinalNetworks | None) -> None:
+        """Growth is over: take on the final networks, as far as they were trained before."""
+        self.finals.begin(networks)
+
+    @_contained
+    def on_final_epoch_end(self) -> None:
+        """Tell of an epoch of the final networks, and save where that is due."""
+        if self.finals.is_waiting:
+            return
+        self.hub.event(self.finals.event(self.growth.epoch, self.growth.task.score))
+        if self.finals.done:  # from here on they may wait for others
+            self.save()
+        self._keep()
+
+    @_contained
     def on_fit_end(self, scores: Scores) -> None:
         """The last epoch is over; scores: on the test split. Summary, last checkpoint and report are written."""
         task = self.growth.task
@@ -170,6 +204,7 @@ class Run:
         self.folder.update()
         wall_s = self.folder.record["wall_s"]
         summary = summarize(self.reports, tested, self.twin_of, self.seeds, wall_s, task.score)
+        self._add_finals(summary, tested)
         self.save()
         if self.error:
             return
@@ -209,6 +244,10 @@ class Run:
         """All that decides what comes next, for a checkpoint."""
         tensors, growth = self.growth.state()
         state = {"growth": growth, "controller": self.controller.state_dict(), "seeds": self.seeds}
+        final_tensors, finals = self.finals.state()
+        if finals is not None:
+            tensors |= final_tensors
+            state["finals"] = finals
         if self.learning:
             learned, state["learning"] = self.learning.state()
             tensors |= {POLICY + name: tensor for name, tensor in learned.items()}
@@ -222,6 +261,7 @@ class Run:
             learned = {name.removeprefix(POLICY): t for name, t in tensors.items() if name.startswith(POLICY)}
             self.learning.load_state(learned, state["learning"])
             self.references = checked(state.get("references") or {}, {ANY: float}, "references")
+        self.finals.load_state(tensors, state.get("finals"))
         self.controller.load_state_dict(state["controller"])
         self.seeds = state["seeds"]
 
@@ -231,7 +271,7 @@ class Run:
         notes = cut_back(
             self.folder.path,
             metrics=self.growth.epoch or -1,
-            events=self.growth.epoch if self.is_resumed else -1,
+            events=self.epoch if self.is_resumed else -1,
             learning=self.update,
             checkpoint=self.checkpoints.saved_at,
             carried=self.checkpoints.carried(),
@@ -239,6 +279,14 @@ class Run:
         say(*notes, is_error=True)
         if self.is_resumed:
             self.checkpoints.prune()
+
+    def _check_grown(self) -> None:
+        """Raises ConfigError where growth is to go on of which the final networks are in training already."""
+        if self.finals.epoch and not self.growth.done:
+            raise ConfigError(
+                f"epochs={self.config.epochs}: the run has grown for its {self.growth.epoch} epochs, and trains its "
+                f"final networks (controls={self.config.controls})\n  put epochs back, or begin a new run"
+            )
 
     def _check_data(self, checkpoint: Checkpoint) -> None:
         """Raises ConfigError where the data, or the file that made a text's tokens, are others by now."""
@@ -285,6 +333,15 @@ class Run:
             f"  most likely by optimizer.learning_rate={self.config.optimizer.learning_rate:g}: try a smaller one"
         )
 
+    def _add_finals(self, summary: dict[str, Any], tested: Mapping[str, Sequence[float]]) -> None:
+        """Put the final networks, each with its difference, into the summary."""
+        grown = [index for index, report in enumerate(self.reports) if report.member not in self.twin_of]
+        kind, figures = self.growth.task.score, figures_of(self.reports, tested, self.growth.task.score)
+        for control, found in self.finals.figures(self.config.finals, pick(figures, grown), kind).items():
+            summary |= compared(control, summary["grown"], found)
+            summary["retired"][control] = self.finals.retired(control)
+            summary["never_grew"] = len(grown) - self.finals.count(control)
+
     def _keep(self) -> None:
         self.folder.beat(self.growth.epoch, self.update)
         if self.progress % self.config.checkpoint.every_epochs == 0:
@@ -313,4 +370,4 @@ class Run:
             say(f"no report: {type(error).__name__}: {error}; the run itself is whole", is_error=True)
 
     def _tell(self, kind: TelemetryEventType, data: dict[str, Any] | None = None) -> None:
-        self.hub.event(TelemetryEvent(kind, epoch=self.growth.epoch, data=data or {}))
+        self.hub.event(TelemetryEvent(kind, epoch=self.epoch, data=data or {}))

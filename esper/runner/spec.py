@@ -18,6 +18,7 @@ from esper.files.records import RUN_FILE
 PER_MEMBER_KEYS = (
     "name",
     "seed",
+    "controls",
     "blueprint",
     "gates",
     "policy",
@@ -26,7 +27,6 @@ PER_MEMBER_KEYS = (
     "optimizer.weight_decay",
     "optimizer.decay_share",
     "engine.members",
-    "engine.twins",
     "engine.governor",
     "checkpoint",
     "telemetry",
@@ -45,8 +45,8 @@ class RunSpec:
 
     @property
     def members(self) -> int:
-        """Hosts that it trains, twins included."""
-        return self.config.engine.members * (2 if self.config.engine.twins else 1)
+        """Hosts that it trains at a time, controls included."""
+        return self.config.engine.members * max(1 + self.config.has_twins, len(self.config.finals))
 
     @property
     def view(self) -> list[str]:

@@ -65,7 +65,7 @@ def test_it_leaves_everything_as_it_was_even_from_a_thread(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_each_has_a_folder_of_its_own_below_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    quick = {"epochs": 1, "policy": "static", "engine": {"twins": False, "members": 1}}
+    quick = {"epochs": 1, "policy": "static", "controls": [], "engine": {"members": 1}}
     first, second = (esper.launch(*TINY[:4], **{"telemetry.console": "off"}, **quick) for _ in range(2))
     assert first != second
     assert first.folder.parent == tmp_path / "outputs" / "digits_static"
@@ -151,7 +151,7 @@ except KeyboardInterrupt:
 WORDS = [
     ({"epochs": 3}, "epochs=3"),
     ({"engine": {"governor": {"max_rollbacks": 1}}}, "engine.governor.max_rollbacks=1"),
-    ({"engine.twins": False}, "engine.twins=false"),
+    ({"controls": []}, "controls=[]"),
     ({"policy": {"load": None}}, "policy.load=null"),
     ({"optimizer": {"learning_rate": 1e-7}}, "optimizer.learning_rate=1e-07"),
     ({"slots": {"names": ["early", "late"]}}, "slots.names=[early,late]"),

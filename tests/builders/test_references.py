@@ -15,7 +15,7 @@ TINY += ["slots=early_late", "gates=permissive", "epochs=10", "engine.kind=fused
 
 def earned(config, grown, is_static):
     """Mean return of the first two episodes of the policy's own environment, played by a rule."""
-    config.engine.members, config.engine.twins = 4, False
+    config.engine.members, config.controls = 4, []
     env, _ = build_environment(config, grown.engine, grown.growth.task, ActionLayout(*layout(grown)))
     env.reset(seed=config.seed)
     rule = HeuristicTamiyo(grown.catalogue)

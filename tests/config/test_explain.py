@@ -16,7 +16,7 @@ CASES = [
     ("engine.members=abc", ["engine.members=abc", "whole number"]),
     ("engine.members=1.5", ["engine.members=1.5", "whole number"]),
     ("engine.members=0", ["engine.members=0", "1 to 4096"]),
-    ("engine.twins=maybe", ["engine.twins=maybe", "true or false"]),
+    ("controls=maybe", ["controls=maybe", "expected a list"]),
     ("engine.kind=seqential", ["engine.kind=seqential", "did you mean sequential?", "auto, fused"]),
     ("engine.governor=3", ["engine.governor=3", "engine.governor.KEY=VALUE"]),
     ("engine.governor.max_rollbacks=-1", ["engine.governor.max_rollbacks=-1", "1 to"]),

@@ -20,7 +20,7 @@ from esper.run import main
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["debug=smoke", "engine.kind=sequential", "engine.threads=1", "engine.memory_format=contiguous"]
-QUICK += ["engine.members=1", "engine.twins=false"]
+QUICK += ["engine.members=1", "controls=[]"]
 QUIET = ["telemetry.console=off", "telemetry.report=false"]
 HEAD = """
 import os

@@ -14,7 +14,7 @@ from esper.simic.iql.config import OFFLINE_LEARNERS
 from esper.simic.on_policy.config import LEARNERS
 from tests.options import chosen
 
-ROOT_KEYS = {"name", "seed", "epochs", "batch_size", "resume", "plugins"}
+ROOT_KEYS = {"controls", "name", "seed", "epochs", "batch_size", "resume", "plugins"}
 OPTIONS = [(group, option) for group, options in groups().items() for option in options]
 
 

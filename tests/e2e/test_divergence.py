@@ -28,7 +28,7 @@ def test_a_run_whose_members_all_diverged_has_failed(esper):
 
 
 def test_one_epoch_that_was_taken_back_is_divergence_too(esper):
-    done = esper.run_here("hydra.run.dir=short", *TINY, WILD, "epochs=1", "engine.members=1", "engine.twins=false")
+    done = esper.run_here("hydra.run.dir=short", *TINY, WILD, "epochs=1", "engine.members=1", "controls=[]")
     assert done.code == 1
     assert "the only member diverged" in done.err
 

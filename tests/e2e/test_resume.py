@@ -139,7 +139,7 @@ def test_a_full_disk_fails_the_run_and_leaves_what_was_saved(esper):
         resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
 
     run_dir = esper.folder / "run"
-    tiny = ("policy=static", "epochs=40", "engine.members=1", "engine.twins=false", "task.distortion=none")
+    tiny = ("policy=static", "epochs=40", "engine.members=1", "controls=[]", "task.distortion=none")
     arguments = (*tiny, "checkpoint=often", "telemetry.report=false", "engine.threads=1")
     done = esper.run(*arguments, "hydra.run.dir=run", preexec_fn=small_files)
     assert done.code == 1

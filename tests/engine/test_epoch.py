@@ -21,7 +21,7 @@ QUICK = ["policy.first_plant_epoch=1", "policy.min_training_epochs=1", "policy.p
 JOBS = {
     "a seed": ["seed=3"],
     "rates": ["seed=3", "optimizer.learning_rate=0.01", "optimizer.weight_decay=0.01", "optimizer.decay_share=0"],
-    "no twins": ["engine.twins=false", "engine.members=3", "gates=default"],
+    "no twins": ["controls=[]", "engine.members=3", "gates=default"],
     "a rule": ["seed=5", "policy.blend=gated", "engine.governor.snapshot_every_epochs=1"],
     "a split": ["seed=7", "task.split_seed=1"],
 }
@@ -82,7 +82,7 @@ def test_each_job_is_what_it_would_be_alone(setting):
 @pytest.mark.slow
 def test_a_job_that_goes_wrong_again_and_again_touches_no_other():
     """It is put back in every epoch, and its seeds leave the stacks before the other's are judged."""
-    overrides = [*SMALL, *IMAGES, *QUICK, "engine=fused", "engine.precision=float64", "engine.twins=false"]
+    overrides = [*SMALL, *IMAGES, *QUICK, "engine=fused", "engine.precision=float64", "controls=[]"]
     wild = ["seed=3", "optimizer.learning_rate=1000", "engine.governor.max_rollbacks=99"]
     configs = [compose([*overrides, *own]) for own in (wild, ["seed=4"])]
     told, events, _ = play(configs, build_growths(configs))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from esper.engine.backends.fused import FusedEngine
+from esper.engine.data_stream import Stream
 from esper.engine.epoch import EpochRunner
 from esper.engine.governor import Governor, GovernorConfig
 from esper.engine.growth import Growth
@@ -83,6 +84,52 @@ def test_a_seed_goes_through_its_whole_life(kind):
         if e.event_type is TelemetryEventType.STAGE_CHANGED and e.slot_id == "early"
     ]
     assert entered == ["GERMINATED", "TRAINING", "BLENDING", "PROBATIONARY", "FOSSILIZED"]
+
+
+@pytest.mark.parametrize("kind", ["fused", "sequential"])
+def test_a_member_can_end_within_an_epoch(kind):
+    """50 examples are 4 minibatches of 16: the first member trains for 6, the others for 4 and 8."""
+    bodies = [model(e) for e in range(3)]
+    grown = Growth(
+        Population(bodies, OptimizerConfig(learning_rate=0.02), kind),
+        task(),
+        QualityGates(EASY),
+        Governor(GovernorConfig()),
+        grown=3,
+        epochs=2,
+        batch_size=16,
+        blueprints=BLUEPRINTS,
+        seed=3,
+        steps=[6, 4, 8],
+    )
+    stream, plain = Stream(grown.task, 3), model(0).train()
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.02, momentum=0.9)
+    batches = []
+    for epoch in (1, 2):
+        drawn = stream.draw(epoch)
+        batches += [(drawn.x[picked], drawn.y[picked]) for picked in drawn.order.split(16)]
+    for x, y in batches[:6]:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(plain(x), y).backward()
+        optimizer.step()
+    stepped(grown, [WAIT] * 3)
+    assert grown.population.halted == {1}
+    tensors, state = grown.state()
+    halfway = [tensor.clone() for tensor in bodies[1].state_dict().values() if torch.is_tensor(tensor)]
+    reports, _ = stepped(grown, [WAIT] * 3)
+    assert grown.done and grown.population.halted == {0, 1, 2}
+    for name, tensor in plain.named_parameters():
+        torch.testing.assert_close(dict(bodies[0].named_parameters())[name], tensor, rtol=1e-9, atol=1e-12)
+    for name, tensor in plain.named_buffers():  # running statistics stand still with the weights
+        torch.testing.assert_close(dict(bodies[0].named_buffers())[name], tensor, rtol=1e-9, atol=1e-12)
+    still = [tensor for tensor in bodies[1].state_dict().values() if torch.is_tensor(tensor)]
+    assert all(one.equal(other) for one, other in zip(halfway, still, strict=True))
+    samples = [50 + 32, 50, 100]
+    assert [report.training_flops for report in reports] == [
+        3.0 * count * report.flops_per_sample for count, report in zip(samples, reports, strict=True)
+    ]
+    grown.load_state(tensors, state)
+    assert grown.population.halted == {1} and grown.training_flops[1] == reports[1].training_flops
 
 
 def test_twins_never_grow_and_start_like_their_members():

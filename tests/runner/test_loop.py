@@ -21,7 +21,7 @@ OVERRIDES = (
     f"epochs={EPOCHS}",
     "engine=fused",
 )
-OVERRIDES += ("engine.members=1", "engine.twins=false", "engine.threads=1", "checkpoint.every_epochs=1")
+OVERRIDES += ("engine.members=1", "controls=[]", "engine.threads=1", "checkpoint.every_epochs=1")
 OVERRIDES += ("telemetry.report=false",)
 
 

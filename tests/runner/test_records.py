@@ -61,7 +61,13 @@ def test_a_regression_is_told_by_its_own_names():
     assert (row["train_r2"], row["val_r2"], row["val_rmse"]) == (40.0, 60.0, 2.5)
     assert checkpoint_metrics(reports, R_SQUARED) == {"val_r2": 65.0, "val_loss": pytest.approx(1.1)}
     summary = summarize(reports, {"test_r2": [61.0, 71.0, 57.0, 65.0]}, TWIN_OF, {}, 1.0, R_SQUARED)
-    assert summary["grown"].keys() == {"test_r2", "val_r2", "parameters", "flops_per_sample"}
+    assert summary["grown"].keys() == {
+        "test_r2",
+        "val_r2",
+        "parameters",
+        "flops_per_sample",
+        "training_flops",
+    }
     assert summary["difference"]["test_r2"]["mean"] == summary["difference"]["val_r2"]["mean"] + 1.0 == 5.0
 
 

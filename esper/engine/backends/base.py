@@ -63,7 +63,7 @@ class Engine(Protocol):
         ...
 
     def finish(self, steps: int) -> None:
-        """The epoch's steps are done: blends have moved on, seeds that were not finite are marked."""
+        """So many more of the epoch's steps are done: blends have moved on, seeds that were not finite are marked."""
         ...
 
     def losses(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -51,7 +51,7 @@ class Trained(Protocol):
         """Of the stacks."""
         ...
 
-    def standing(self) -> AbstractContextManager[None]:
+    def standing(self) -> AbstractContextManager[object]:
         """See `Population.standing`."""
         ...
 

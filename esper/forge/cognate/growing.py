@@ -101,7 +101,7 @@ def run_overrides(
         "optimizer.clip_norm": budget.max_grad_norm,
         "optimizer.betas": list(BETAS),
         "engine.members": 1,
-        "engine.twins": False,
+        "controls": [],
         "engine.threads": context.threads,
         "checkpoint.every_epochs": max(1, checkpoint_every_steps // steps_per_epoch),
         "checkpoint.keep_last": 1,

@@ -1,45 +1,20 @@
-"""What a run prints when it has ended: grown against static twins, what became of the seeds, where the report is."""
+"""What a run prints when it has ended: grown members beside their controls, and what became of the seeds."""
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from esper.leyline import ScoreKind, SeedStage, recorded_kind
+from esper.leyline import SeedStage
 from esper.nissa.palette import STAGE_LOOKS
 from esper.nissa.report.history import read_run
 from esper.nissa.report.outcomes import OUTCOMES, commonest, seed_groups
 from esper.nissa.report.run_facts import why_nothing_was_planted
+from esper.nissa.report.side_by_side import GROWN, notes, side_by_side
 from esper.nissa.report.timeline import SeedStory, seed_stories
-from esper.nissa.statistics import FEWEST, mean_interval, paired_difference
 from esper.printing.tables import Console, Text
 
 MOST_GROUPS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class _Score:
-    key: str
-    title: str
-    decimals: int = 1
-    unit: str = ""
-    within: tuple[float, float] = (0.0, math.inf)
-
-    def text(self, values: Sequence[float | None]) -> str:
-        """Their mean and interval, as the table has them."""
-        return mean_interval(values, within=self.within).text(decimals=self.decimals, unit=self.unit)
-
-
-def _columns(kind: ScoreKind) -> tuple[_Score, ...]:
-    return (
-        _Score(f"test_{kind.name}", f"test {kind.title}", unit="%", within=kind.within),
-        _Score("test_rmse", "test RMSE", decimals=3),
-        _Score("test_bits_per_byte", "test bits/byte", decimals=3),
-        _Score(f"val_{kind.name}", f"validation {kind.title}", unit="%", within=kind.within),
-    )
 
 
 _STYLES = {
@@ -59,8 +34,7 @@ def print_summary(
     """Print the end of a run.
 
     Args:
-        summary: as written to run.json: scores (percent) and parameters, a list over members each, of "grown" and,
-            where there are any, of "twin".
+        summary: as written to run.json, see `side_by_side`.
         run_dir: its files tell what was planted, culled and fossilised, and why.
         report: path of the report, when one was written.
         console: where to; standard output when None.
@@ -70,7 +44,8 @@ def print_summary(
     stories = seed_stories(history.events)
     console.print()
     console.print(_scores(summary))
-    console.print(Text(_footnote(summary), style="dim"))
+    for note in notes(summary):
+        console.print(Text(note, style="dim"))
     if diverged := _diverged(summary):
         console.print(Text(diverged, style="yellow"))
     console.print()
@@ -86,50 +61,19 @@ def print_summary(
 
 
 def _scores(summary: dict[str, Any]) -> Table:
-    grown, twin = summary["grown"], summary.get("twin")
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    columns = _columns(recorded_kind(grown))
-    shown = [score for score in columns if score.key in grown or score.unit]
-    for name in ("", *(score.title for score in shown), "parameters"):
-        table.add_column(name, no_wrap=True)
-    for label, group, style in (("grown", grown, "bold"), ("static twin", twin, "")):
-        if group:
-            values = [score.text(group.get(score.key, ())) for score in shown]
-            table.add_row(label, *values, _sizes(group.get("parameters", [])), style=style)
-    if twin:
-        gains = [_gain(grown, twin, score) for score in shown]
-        table.add_row("difference", *gains, _growth(grown.get("parameters", []), twin.get("parameters", [])))
+    titles, rows = side_by_side(summary)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for title in titles:
+        table.add_column(title, no_wrap=True)
+    for row in rows:
+        table.add_row(row.label, *row.cells, style="bold" if row.group == GROWN else "")
     return table
-
-
-def _gain(grown: dict[str, Any], twin: dict[str, Any], score: _Score) -> str:
-    mine, other = grown.get(score.key, []), twin.get(score.key, [])
-    return paired_difference(mine, other).text(decimals=score.decimals, signed=True) if len(mine) == len(other) else "-"
-
-
-def _sizes(parameters: list[int]) -> str:
-    if not parameters:
-        return "-"
-    mean, least, most = sum(parameters) / len(parameters), min(parameters), max(parameters)
-    return f"{mean:,.0f}" + (f" ({least:,} to {most:,})" if least != most else "")
-
-
-def _growth(grown: list[int], twin: list[int]) -> str:
-    return f"x {sum(grown) / len(grown) * len(twin) / sum(twin):.2f}" if grown and twin and sum(twin) else "-"
-
-
-def _footnote(summary: dict[str, Any]) -> str:
-    members = len(summary["grown"].get("parameters") or [])
-    if members < FEWEST:
-        return f"Below {FEWEST} members there is no interval; for one: engine.members=8"
-    difference = "; differences in points, pair by pair" if summary.get("twin") else ""
-    return f"Means over {members} members, 95% t-intervals{difference}."
 
 
 def _diverged(summary: dict[str, Any]) -> str:
     """How many of how many were taken out of training, and what may mend it; nothing where none was."""
     retired = summary.get("retired") or {}
-    names = {"grown": "grown members", "twin": "twins"}
+    names = {"grown": "grown members", "twin": "twins", "final": "final networks", "final_epochs": "of them, by epochs"}
     parts = [
         f"{retired[group]} of {len(summary[group]['parameters'])} {name}"
         for group, name in names.items()

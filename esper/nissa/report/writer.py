@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.files.records import REPORT_FILE
+from esper.leyline.controls import FINAL, FINAL_EPOCHS
 from esper.nissa.palette import STAGE_LOOKS, stage_look
 from esper.nissa.record_view import score_of
 from esper.nissa.report import figures, learning_figures, seed_figures
@@ -14,9 +15,12 @@ from esper.nissa.report.outcomes import seed_groups
 from esper.nissa.report.page import render_page, write_page
 from esper.nissa.report.plots import ticks
 from esper.nissa.report.run_facts import facts, why_nothing_was_planted
+from esper.nissa.report.side_by_side import notes, side_by_side
 from esper.nissa.report.timeline import seed_stories, segments
 from esper.nissa.statistics import Interval, mean_interval, paired_difference
 from esper.nissa.tracker import DiagnosticTracker, seeds_of_record
+
+FINAL_TITLES = {FINAL: "final networks, from scratch", FINAL_EPOCHS: "the same, for as many epochs"}
 
 
 def write_report(run_dir: Path | str) -> Path:
@@ -45,6 +49,9 @@ def render(history: RunHistory) -> str:
         facts=facts(history),
         why_nothing=why_nothing_was_planted(history),
         beside=beside_scores(history),
+        finals=final_cards(history),
+        side_by_side=side_by_side(summary) if (summary := history.run.get("summary") or {}).get("grown") else None,
+        notes=notes(summary) if summary.get("grown") else [],
         scores=scores,
         timelines=timelines,
         sizes=[float(sizes[:, 0].mean()), float(sizes[:, -1].mean())] if sizes.size else [0.0, 0.0],
@@ -117,6 +124,27 @@ def beside_scores(history: RunHistory) -> dict[str, dict[str, Interval]]:
         if known := {who: interval for who, interval in intervals.items() if interval.mean is not None}:
             found[title] = known
     return found
+
+
+@dataclass(slots=True)
+class FinalCard:
+    """What members have grown into, trained from scratch (percent), and how far the grown are ahead of it (points)."""
+
+    title: str
+    mean: Interval
+    difference: Interval
+
+
+def final_cards(history: RunHistory) -> list[FinalCard]:
+    """Of a finished run's final networks, judged as in `final_scores`."""
+    summary, kind = history.run.get("summary") or {}, history.score
+    key, found = f"test_{kind.name}", []
+    for control, title in FINAL_TITLES.items():
+        grown, final = ((summary.get(who) or {}).get(key) or [] for who in ("grown", control))
+        if final and len(final) == len(grown):
+            interval = mean_interval(final, within=kind.within)
+            found.append(FinalCard(title, interval, paired_difference(grown, final)))
+    return [card for card in found if card.mean.mean is not None]
 
 
 def _pictures(history: RunHistory, timelines: seed_figures.Timelines, scores: FinalScores | None) -> dict[str, str]:

@@ -7,7 +7,12 @@ from esper.nissa.formatting import clock
 from esper.nissa.record_view import Clock, RunTitle, event_text, learning_parts, mean_of, score_parts, stage_counts
 from esper.printing import output, say
 
-LOUD_EVENTS = (TelemetryEventType.GOVERNOR_ROLLBACK, TelemetryEventType.MEMBER_RETIRED, TelemetryEventType.RUN_RESUMED)
+LOUD_EVENTS = (
+    TelemetryEventType.GOVERNOR_ROLLBACK,
+    TelemetryEventType.MEMBER_RETIRED,
+    TelemetryEventType.FINAL_TRAINED,
+    TelemetryEventType.RUN_RESUMED,
+)
 
 
 def console_sink(title: RunTitle, mode: str = "auto", stream: TextIO | None = None) -> Sink | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from esper.files import read_json
 from esper.files.records import RUN_FILE
+from esper.leyline.controls import CONTROLS, difference_name
 from esper.nissa.metric_names import CURVES, OUTCOMES
 from esper.nissa.record_view import split
 
@@ -43,10 +44,12 @@ def outcome(run_dir: Path) -> dict[str, float]:
     if not summary:
         return {}
     numbers: dict[str, float | None] = {f"seeds/{name}": summary["seeds"].get(name) for name in OUTCOMES["seeds"]}
-    for group in ("grown", "twin"):
-        numbers |= {f"{group}/{name}": _mean((summary[group] or {}).get(name, ())) for name in OUTCOMES[group]}
-    for name in OUTCOMES["difference"]:
-        numbers[f"difference/{name}"] = (summary["difference"] or {}).get(name, {}).get("mean")
+    for group in ("grown", *CONTROLS):
+        figures = summary.get(group) or {}
+        numbers |= {f"{group}/{name}": _mean(figures.get(name, ())) for name in OUTCOMES[group]}
+    for group in map(difference_name, CONTROLS):
+        differences = summary.get(group) or {}
+        numbers |= {f"{group}/{name}": differences.get(name, {}).get("mean") for name in OUTCOMES[group]}
     return _known(numbers)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from esper.errors import RunError
 from esper.leyline import SCORE_KINDS, ScoreKind
+from esper.leyline.controls import TITLES
 from esper.nissa.statistics import (
     FEWEST,
     Interval,
@@ -78,11 +79,15 @@ class Comparison:
             title = f"validation {kind.title}, epoch {self.last_epoch}"
             possible.append(Measure(f"val_{kind.name}", title, "%", within=kind.within))
         possible += [
-            Measure("gain", "over static twins", within=(-np.inf, np.inf)),
+            *(
+                Measure(f"{control}/gain", f"over {title}", within=(-np.inf, np.inf))
+                for control, title in TITLES.items()
+            ),
             Measure("test_rmse", "test RMSE", decimals=3),
             Measure("test_bits_per_byte", "test bits/byte", decimals=3),
             Measure("parameters", "parameters", decimals=0),
             Measure("flops_per_sample", "FLOPs a sample", decimals=0),
+            Measure("training_flops", "training FLOPs", decimals=0),
         ]
         found = [measure for measure in possible if all(self.values(group, measure.name) for group in self.groups)]
         if not found:
@@ -112,6 +117,24 @@ class Comparison:
     def mean(self, group: RunGroup, measure: Measure) -> Interval:
         """Of a measure, over units."""
         return mean_interval(self.values(group, measure.name).values(), within=measure.within)
+
+    def controls(self, group: RunGroup) -> dict[str, list[Interval | None]]:
+        """By title, what a group's controls came to: its members' gains are shown beside these.
+
+        A figure for each of `measures`; none of validation, which is that of an epoch.
+        """
+        found = {}
+        for control, title in TITLES.items():
+            own = [
+                {} if measure.name.startswith("val_") else self.values(group, f"{control}/{measure.name}")
+                for measure in self.measures
+            ]
+            if any(own):
+                found[title] = [
+                    mean_interval(values.values(), within=measure.within) if values else None
+                    for values, measure in zip(own, self.measures, strict=True)
+                ]
+        return found
 
     def difference(self, group: RunGroup, measure: Measure) -> Difference:
         """A group minus the first."""

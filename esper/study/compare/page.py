@@ -101,7 +101,7 @@ def measured(interval: Interval, measure: Measure) -> str:
     """A mean and its interval, as the tables have it."""
     if measure.decimals == 0 and interval.mean is not None:
         return compact(interval.mean)
-    return interval.text(measure.decimals, measure.unit, signed=measure.name == "gain")
+    return interval.text(measure.decimals, measure.unit, signed=measure.name.endswith("/gain"))
 
 
 def told_apart(difference: Difference, measure: Measure) -> str:
@@ -143,6 +143,13 @@ def _group(comparison: Comparison, group: RunGroup) -> dict[str, Any]:
             }
             for mean, difference, measure in zip(means, differences, comparison.measures, strict=True)
         ],
+        "controls": {
+            title: [
+                measured(mean, measure) if mean else ""
+                for mean, measure in zip(figures, comparison.measures, strict=True)
+            ]
+            for title, figures in comparison.controls(group).items()
+        },
         "seeds": [group.a_host(name) for name in ("planted", "fossilized", "culled")],
         "took": duration(group.wall_s) if group.wall_s else "",
     }

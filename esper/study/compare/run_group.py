@@ -13,10 +13,11 @@ from esper.leyline import ScoreKind
 from esper.nissa.report.history import RunHistory
 
 Host = tuple[int, int]  # (seed, member)
+GROWN = "grown"
 # Parts of a configuration that decide nothing about what is measured, and what of them does all the same.
-_ASIDE = (*VOLATILE, "seed", "engine", "debug")
+_ASIDE = (*VOLATILE, "seed", "controls", "engine", "debug")
 _NEVERTHELESS = ("engine.precision", "engine.governor.")
-HOW_MANY = ("engine.members", "engine.twins")
+HOW_MANY = ("engine.members", "controls")
 
 
 @dataclass(slots=True)
@@ -41,7 +42,7 @@ class GroupedRun:
         figures = (self.history.run.get("summary") or {}).get("grown") or {}
         return self.history.grown or list(range(max(map(len, figures.values()), default=0)))
 
-    def final(self, name: str, who: str = "grown") -> list[float | None]:
+    def final(self, name: str, who: str = GROWN) -> list[float | None]:
         """One figure of the summary, member by member; empty as long as there is none."""
         return ((self.history.run.get("summary") or {}).get(who) or {}).get(name) or []
 
@@ -69,13 +70,17 @@ class RunGroup:
         return np.unique(np.concatenate([run.history.epochs for run in self.runs]))
 
     def finals(self, name: str) -> dict[Host, float]:
-        """One figure of the summaries, host by host; "gain" is the test score over the static twin's."""
+        """One figure of the summaries, host by host.
+
+        "twin/parameters" is one of a control's, "twin/gain" the test score over the control's.
+        """
         found: dict[Host, float | None] = {}
+        who, _, figure = name.rpartition("/")
         for run in self.runs:
-            values = run.final(f"test_{self.score.name}" if name == "gain" else name)
-            if name == "gain":
-                twins = run.final(f"test_{self.score.name}", "twin")
-                values = [_minus(mine, other) for mine, other in zip(values, twins, strict=False)]
+            values = run.final(f"test_{self.score.name}" if figure == "gain" else figure, who or GROWN)
+            if figure == "gain":
+                grown = run.final(f"test_{self.score.name}")
+                values = [_minus(mine, other) for mine, other in zip(grown, values, strict=False)]
             found |= {(run.seed, host): value for host, value in zip(run.hosts, values, strict=False)}
         return {host: float(value) for host, value in found.items() if value is not None}
 

@@ -117,7 +117,7 @@ def _open(
     path: str | os.PathLike[str], members: int, epochs: int, device: Any, seed: int, overrides: Sequence[str]
 ) -> tuple[IQL, GrowthVectorEnv, dict[str, Any]]:
     model, _, telemetry = load_iql_model(path, device)
-    fixed = [f"epochs={epochs}", f"seed={seed}", f"engine.device={torch.device(device).type}", "engine.twins=false"]
+    fixed = [f"epochs={epochs}", f"seed={seed}", f"engine.device={torch.device(device).type}", "controls=[]"]
     env = make_growth_env(["slots=mid", *overrides, *fixed], members=members)
     if len(env.layout.slots) != 1:
         raise LearnerError(f"The comparison is of one slot, and overrides give {', '.join(env.layout.slots)}.")

@@ -47,7 +47,7 @@ def measured_as(stored: Stored, suite: SuiteConfig, database: Evaluations) -> st
 
 def _rule(config: Mapping[str, Any]) -> str:
     """All of a configuration that decides how a rule grows hosts; seeds and members are the suite's."""
-    decisive = {key: value for key, value in config.items() if key not in (*VOLATILE, "seed", "reward")}
+    decisive = {key: value for key, value in config.items() if key not in (*VOLATILE, "seed", "controls", "reward")}
     engine = {key: value for key, value in dict(config.get("engine") or {}).items() if key not in ("members", "twins")}
     return fingerprint(decisive | {"engine": engine})
 
@@ -69,7 +69,7 @@ def _measure(stored: Stored, suite: SuiteConfig, seeds: Sequence[int]) -> Iterat
             configs = [stored.configuration(suite, seed) for seed in seeds]
             engine = stored.config.engine
             # As many hosts at a time as the run had: Ctrl-C costs one such batch at most.
-            at_once = max(1, engine.members * (1 + engine.twins) // suite.members)
+            at_once = max(1, engine.members * (1 + stored.config.has_twins) // suite.members)
             return _grow(stored, configs, at_once)
         case HostSuite():
             return _score(stored.hosts(), suite, seeds)

@@ -22,7 +22,6 @@ from esper.tasks.distortion import distort
 from esper.tasks.settings import DistortionStrength
 from esper.tasks.task import named_generator
 
-BACKWARD = 3  # a training step costs about three forward passes
 Samples = Mapping[str, Sequence[float]]  # metric -> a value a member
 
 
@@ -41,8 +40,8 @@ def grow(stored: Stored, configs: Sequence[RunConfig]) -> list[Samples]:
         actions = [controller.act(seen) for controller, seen in zip(controllers, reports, strict=True)]
         stepped = epochs.step(actions)
         reports = [seen for seen, _ in stepped]
-        for account, (seen, events) in zip(accounts, stepped, strict=True):
-            account.add(seen, events)
+        for account, (_, events) in zip(accounts, stepped, strict=True):
+            account.add(events)
     scores = epochs.test()
     return [account.samples(tested) for account, tested in zip(accounts, scores, strict=True)]
 
@@ -76,14 +75,11 @@ class _Account:
 
     def __init__(self, growth: Growth) -> None:
         self.growth = growth
-        self.flops = [0.0] * growth.grown
         self.seeds: list[dict[str, int]] = [count_seeds((), {})] * growth.grown
 
-    def add(self, reports: Sequence[EpochReport], events: Sequence[TelemetryEvent]) -> None:
+    def add(self, events: Sequence[TelemetryEvent]) -> None:
         """One epoch."""
         for member in range(self.growth.grown):
-            if not reports[member].retired:
-                self.flops[member] += BACKWARD * self.growth.task.epoch_size * reports[member].flops_per_sample
             self.seeds[member] = count_seeds([event for event in events if event.member == member], self.seeds[member])
 
     def samples(self, tested: Scores) -> Samples:
@@ -93,7 +89,7 @@ class _Account:
             _scored(self.growth, tested)
             | {f"val_{self.growth.task.score.name}": [report.val_accuracy for report in reports]}
             | _sizes(reports)
-            | {"training_flops": self.flops}
+            | {"training_flops": [report.training_flops for report in reports]}
             | {name: [float(counts[name]) for counts in self.seeds] for name in SEED_EVENTS.values()}
         )
 

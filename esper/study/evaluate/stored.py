@@ -69,8 +69,8 @@ class Stored:
     def configuration(self, suite: GrowthSuite, seed: int) -> RunConfig:
         """Of the hosts that grow on a held-out seed, on the engine that the run found best. Raises ConfigError."""
         config = self._here(_with_overrides(self.config, suite))
-        engine = replace(config.engine, members=suite.members, twins=False)
-        return replace(config, seed=seed, engine=engine)
+        engine = replace(config.engine, members=suite.members)
+        return replace(config, seed=seed, controls=[], engine=engine)
 
     def controller(self, config: RunConfig, grown: Grown) -> Controller:
         """The stored one, at the beginning of its work. Raises EsperError where it does not fit what grows."""

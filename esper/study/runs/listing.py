@@ -131,7 +131,8 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         Column("policy", lambda row: row["policy"] or "", rank=rank("policy", 1)),
         Column("seed", lambda row: _spelled(row["seed"]), rank=rank("seed", 4), is_right=True),
         *_scores(rows),
-        Column("over twins", _gain, rank=3, is_right=True),
+        Column("over twins", lambda row: _gain(row, "gain"), rank=3, is_right=True),
+        Column("over final", lambda row: _gain(row, "final_gain"), rank=3, is_right=True),
         Column("bits/byte", lambda row: _fixed(row["test_bits_per_byte"], 3), rank=3, is_right=True),
         Column("parameters", lambda row: "" if row["parameters"] is None else compact(row["parameters"]), 6, True),
         Column("took", lambda row: clock(row["wall_s"]) if row["wall_s"] else "", rank=10, is_right=True),
@@ -205,8 +206,8 @@ def _score(kind: ScoreKind, row: Row) -> str | Text:
     return "" if validated is None else Text(f"~{validated:.1f}%", "dim")
 
 
-def _gain(row: Row) -> str | Text:
-    gain, low, high = row["gain"], row["gain_low"], row["gain_high"]
+def _gain(row: Row, key: str) -> str | Text:
+    gain, low, high = row[key], row[f"{key}_low"], row[f"{key}_high"]
     if gain is None:
         return ""
     if low is None or high is None:

@@ -24,7 +24,8 @@ from esper.files.records import (
 )
 from esper.files.shapes import Among, Moment
 from esper.leyline import recorded_kind
-from esper.runner.figures import mean
+from esper.leyline.controls import difference_name
+from esper.runner.figures import GAINS, mean
 from esper.study.runs.folders import Stamp, place
 
 Row = dict[str, Any]
@@ -52,14 +53,20 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "test_r2": ("REAL", "of a regression, in the accuracy's place: R-squared, mean over grown members"),
     "twin_test_r2": ("REAL", "mean over their static twins"),
     "test_rmse": ("REAL", "of a regression: error in the target's unit, mean over grown members"),
+    "final_test_accuracy": ("REAL", "mean over what they have grown into, trained from scratch for the same FLOPs"),
+    "final_test_r2": ("REAL", "of a regression: the same"),
     "gain": ("REAL", "grown minus twin, points"),
     "gain_low": ("REAL", "its 95% interval's lower end"),
     "gain_high": ("REAL", "its 95% interval's upper end"),
+    "final_gain": ("REAL", "grown minus what they have grown into, trained from scratch for the same FLOPs, points"),
+    "final_gain_low": ("REAL", "its 95% interval's lower end"),
+    "final_gain_high": ("REAL", "its 95% interval's upper end"),
     "val_accuracy": ("REAL", "mean over grown members, of the last epoch written"),
     "val_r2": ("REAL", "of a regression: mean over grown members, of the last epoch written"),
     "test_bits_per_byte": ("REAL", "mean over grown members, of text"),
     "parameters": ("REAL", "mean over grown members, of the last epoch written"),
     "flops_per_sample": ("REAL", "mean over grown members, of the last epoch written"),
+    "training_flops": ("REAL", "mean over grown members, of all epochs so far"),
     "planted": ("INTEGER", "seeds, all members together"),
     "culled": ("INTEGER", "of them"),
     "fossilized": ("INTEGER", "of them"),
@@ -87,7 +94,7 @@ _COPIED = [
 _GROUPS = ("task", "host", "policy")
 _MEANS = (
     *("test_accuracy", "val_accuracy", "test_r2", "val_r2", "test_rmse", "test_bits_per_byte"),
-    *("parameters", "flops_per_sample"),
+    *("parameters", "flops_per_sample", "training_flops"),
 )
 _TAIL_BYTES = 1 << 16
 
@@ -149,17 +156,18 @@ def _figures(summary: dict[str, Any]) -> Row:
     """What a finished run ended with."""
     if not summary:
         return {}
-    grown, twin = _part(summary, "grown"), _part(summary, "twin")
+    grown, seeds = _part(summary, "grown"), _part(summary, "seeds")
     score = f"test_{recorded_kind(grown).name}"
-    difference, seeds = _part(_part(summary, "difference"), score), _part(summary, "seeds")
-    return {name: mean(grown.get(name) or ()) for name in _MEANS} | {
+    found: Row = {name: mean(grown.get(name) or ()) for name in _MEANS} | {
         "members": len(grown.get("parameters") or []),
-        f"twin_{score}": mean(twin.get(score) or []),
-        "gain": difference.get("mean"),
-        "gain_low": difference.get("low"),
-        "gain_high": difference.get("high"),
         **{name: seeds.get(name) for name in ("planted", "culled", "fossilized")},
     }
+    for control, gain in GAINS.items():
+        difference = _part(_part(summary, difference_name(control)), score)
+        found[f"{control}_{score}"] = mean(_part(summary, control).get(score) or [])
+        found |= {gain: difference.get("mean"), f"{gain}_low": difference.get("low")}
+        found[f"{gain}_high"] = difference.get("high")
+    return found
 
 
 def _latest(folder: str, row: Row) -> Row:
@@ -178,7 +186,7 @@ def _latest(folder: str, row: Row) -> Row:
         "members": len(grown),
         **{name: mean(member.get(name) for member in grown) for name in ("val_accuracy", "val_r2")},
         "parameters": mean(member.get("parameter_count") for member in grown),
-        "flops_per_sample": mean(member.get("flops_per_sample") for member in grown),
+        **{name: mean(member.get(name) for member in grown) for name in ("flops_per_sample", "training_flops")},
     }
 
 

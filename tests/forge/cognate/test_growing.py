@@ -65,7 +65,7 @@ def test_it_trains_for_as_many_steps_of_the_forges_text_as_an_ungrown_one(contex
     assert vars(config.task.corpus_config()) == vars(context.corpus_config)
     assert config.epochs * config.task.epoch_windows == BUDGET.steps * BUDGET.batch_size
     assert (config.batch_size, config.optimizer.learning_rate, config.seed) == (8, 0.01, 0)
-    assert (config.engine.members, config.engine.twins, config.slots.names) == (1, False, ["block1", "block2"])
+    assert (config.engine.members, config.controls, config.slots.names) == (1, [], ["block1", "block2"])
     assert config.checkpoint.every_epochs == 2  # 8 steps
 
 

@@ -37,10 +37,29 @@ def sweep(root: Path, policies: dict[str, float], numbers: range, **changes) -> 
 
 def test_regressions_are_compared_by_r_squared(tmp_path):
     comparison = compared(*sweep(tmp_path, {"static": 0.0, "ppo": 5.0}, range(3), score="r2"))
-    assert [measure.name for measure in comparison.measures[:3]] == ["test_r2", "val_r2", "gain"]
+    assert [measure.name for measure in comparison.measures[:3]] == ["test_r2", "val_r2", "twin/gain"]
     assert comparison.difference(comparison.groups[1], comparison.measures[0]).interval.mean == pytest.approx(5.0)
     page = render(comparison, tmp_path)
     assert "Validation R-squared, means" in page and "test R-squared" in page and "ccuracy, " not in page
+
+
+def test_controls_stand_beside_their_groups(tmp_path, capsys):
+    folders = sweep(tmp_path, {"static": 0.0, "ppo": 5.0}, range(3), final=True)
+    comparison = compared(*folders)
+    names = [measure.name for measure in comparison.measures]
+    assert names[2:4] == ["twin/gain", "final/gain"]
+    assert comparison.mean(comparison.groups[1], comparison.measures[3]).mean == pytest.approx(-1.0)
+    for group in comparison.groups:
+        controls = comparison.controls(group)
+        assert list(controls) == ["static twin", "final"]
+        final = dict(zip(names, controls["final"], strict=True))
+        grown = comparison.mean(group, comparison.measures[0]).mean
+        assert final["test_accuracy"].mean == pytest.approx(grown + 1) and final["parameters"].mean == 2100
+        assert final["val_accuracy"] is None, "the curve's epoch is not theirs"
+    assert main(["compare", *map(str, folders)]) == 0
+    shown = capsys.readouterr().out
+    assert "over final" in shown and shown.count("  final ") == 2
+    assert render(comparison, tmp_path).count(">final<") == 2
 
 
 def test_runs_that_differ_in_the_seed_alone_are_one_group(tmp_path):

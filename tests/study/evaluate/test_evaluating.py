@@ -98,7 +98,7 @@ def test_every_seed_is_an_ordinary_run_on_it(kind, grown, learned, database, tmp
     assert evaluate(database, stored, "--seeds", 3) == 0
     found = samples(database)
     for seed in (9101, 9103):
-        expected = summary(start(tmp_path / f"{seed}", *acting, f"seed={seed}", "engine.twins=false"))
+        expected = summary(start(tmp_path / f"{seed}", *acting, f"seed={seed}", "controls=[]"))
         for metric in ("test_accuracy", "val_accuracy", "parameters"):
             assert found[seed, metric] == pytest.approx(expected["grown"][metric], rel=1e-9), metric
         for what, count in expected["seeds"].items():
@@ -109,9 +109,7 @@ def test_every_seed_is_an_ordinary_run_on_it(kind, grown, learned, database, tmp
 
 def test_training_flops_are_those_of_the_record(grown, database, tmp_path):
     assert evaluate(database, grown, "--seeds", 1) == 0
-    path = start(
-        tmp_path / "run", *GROWING, "seed=9101", "engine.twins=false", "telemetry=local", "telemetry.report=false"
-    )
+    path = start(tmp_path / "run", *GROWING, "seed=9101", "controls=[]", "telemetry=local", "telemetry.report=false")
     epochs = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()][1:]
     spent = [3 * 1088 * sum(epoch["members"][member]["flops_per_sample"] for epoch in epochs) for member in (0, 1)]
     assert samples(database)[9101, "training_flops"] == spent

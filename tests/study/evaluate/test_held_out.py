@@ -12,7 +12,7 @@ from esper.errors import CheckpointError, ConfigError
 from esper.run import main
 from esper.study.evaluate.held_out import SeenSeeds, check_held_out, seen_seeds
 
-PPO = ["policy=ppo", "policy.members=2", "engine.twins=false", "engine.kind=sequential"]
+PPO = ["policy=ppo", "policy.members=2", "controls=[]", "engine.kind=sequential"]
 
 
 def stored(*overrides, episodes=None):

@@ -36,6 +36,15 @@ def test_a_finished_run_has_its_figures(tmp_path):
     assert row["machine"] == "machine"
 
 
+def test_a_run_with_final_networks_has_theirs(tmp_path):
+    make_run(tmp_path / "a", final=True)
+    make_run(tmp_path / "b")
+    rows = listed(tmp_path)
+    names = ("final_test_accuracy", "final_gain", "final_gain_low", "final_gain_high")
+    assert [rows["a"][name] for name in names] == [82.0, -1.0, -1.5, -0.5]
+    assert [rows["b"][name] for name in names] == [None] * 4
+
+
 def test_a_regression_has_its_own_figures(tmp_path):
     make_run(tmp_path / "a", score="r2")
     make_run(tmp_path / "b", score="r2", status="interrupted", accuracy=[-20.0, -30.0])

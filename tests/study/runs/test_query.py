@@ -37,7 +37,7 @@ def kept(table: Table, *conditions: str) -> set[int]:
         (["error=null"], {0, 1, 2}),
         (["optimizer.learning_rate=0.1"], {0, 2}),
         (["optimizer.learning_rate<0.1", "status=finished"], {1}),
-        (["engine.twins=true"], {0, 1, 2, 3}),
+        (["slots.isolate_gradients=true"], {0, 1, 2, 3}),
         (["engine.members>=2"], {0, 1, 2, 3}),
         (["checkpoint.keep=null", "seed<2"], {0, 1}),
         (["age<90m"], {0, 1, 2}),
