@@ -12,6 +12,8 @@ def printable(text: Any) -> str:
         return text
     return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
 
+_MOST_CHARACTERS = 400  # of what another library's error says
+
 
 class ExitCode(IntEnum):
     """What a program of esper ends with; one that a signal has ended, with 128 and the signal's number."""
@@ -94,5 +96,6 @@ class FormatError(EsperError, ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of any make says, in one line; its class where it says nothing."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    """What an error of any make says, in one line of a readable length; its class where it says nothing."""
+    line = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return line if len(line) <= _MOST_CHARACTERS else line[: _MOST_CHARACTERS - 3] + "..."

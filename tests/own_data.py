@@ -85,6 +85,10 @@ def strange():
     return {"train": pair(), "trian": pair()}
 
 
+def only_test():
+    return {"train": None, "test": pair()}
+
+
 # ---- files
 
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import itertools
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esper.checks import in_range, one_of, require
+from esper.checks import is_whole, one_of, require, spelled
 from esper.errors import ConfigError, TaskError
 from esper.leyline import LOSSES
 from esper.tasks.examples import class_names_of, read_examples
@@ -22,6 +24,7 @@ from esper.tasks.standardizing import standard_of
 from esper.tasks.task import Task
 
 Array = NDArray[Any]
+MOST_OUTPUTS = 1_000_000
 
 
 @dataclass(kw_only=True)
@@ -37,7 +40,8 @@ class Data:
     is kept for it. loss: "cross_entropy" of classes, "mse" or "huber" of numbers. num_outputs: classes, or numbers to
     predict; None: as the labels say. class_names: of all classes, in order; labels may be names, then. layout: which
     axis is what (`esper.tasks.layouts.to_inputs`). standardize: whether inputs become standardised by the training
-    split, channel by channel or feature by feature; tokens never are. notes: what a run is to say at its start.
+    split, channel by channel or feature by feature; tokens never are. kept_apart: which of val and test were taken from
+    the training examples by `split_seed` already. notes: what a run is to say at its start.
 
     Raises: ConfigError on wrong values; what is wrong with examples shows when a task is made of them.
     """
@@ -50,15 +54,23 @@ class Data:
     class_names: tuple[str, ...] = ()
     layout: str = "auto"
     standardize: bool = True
+    kept_apart: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         one_of("loss", self.loss, LOSSES)
         one_of("layout", self.layout, LAYOUTS)
-        self.class_names = tuple(map(str, self.class_names or class_names_of(self.train)))
+        require(self.train is not None, "train", self.train, "examples to train on")
+        for key in ("class_names", "notes"):
+            given = getattr(self, key)
+            require(not isinstance(given, str), key, given, f"a list, as in [{spelled(given)}]")
+            setattr(self, key, tuple(map(str, given)))
+        self.class_names = self.class_names or class_names_of(self.train)
         require(len(set(self.class_names)) == len(self.class_names), "class_names", self.class_names, "each once")
         if self.num_outputs is not None:
-            in_range("num_outputs", self.num_outputs, 1, 1_000_000)
+            is_count = is_whole(self.num_outputs) and 1 <= self.num_outputs <= MOST_OUTPUTS
+            require(is_count, "num_outputs", self.num_outputs, f"a whole number, 1 to {MOST_OUTPUTS}")
+            self.num_outputs = int(self.num_outputs)
             fits = not self.class_names or len(self.class_names) == self.num_outputs
             require(fits, "num_outputs", self.num_outputs, f"{len(self.class_names)}, as many as class_names")
 
@@ -122,10 +134,12 @@ def _build(data: Data, how: _Build) -> Task:
     labels, outputs, names = _labels({key: y for key, (_, y) in splits.items()}, layout, inputs, data)
     found = {key: _Split(inputs[key], torch.from_numpy(labels[key])) for key in splits}
     digests = {key: [hashlib.sha256(example.numpy()).digest() for example in split.x] for key, split in found.items()}
-    notes = [*data.notes, *_check_apart(digests, how.name)]
+    notes = [*data.notes, *_check_apart(digests, data.kept_apart, how.name)]
     sha256 = _fingerprint(digests, found)
     is_classes = data.loss == "cross_entropy" and layout != "tokens"
-    notes += _keep_apart(found, how, is_classes)
+    kept_apart = _keep_apart(found, how, is_classes) or data.kept_apart
+    if kept_apart:
+        notes.append(split_note(how.name, {key: len(found[key].y) for key in SPLITS}, kept_apart, how.split_seed))
     if is_classes:
         _check_trained(found, names)
     x = _finished(found, layout, data.standardize, how)
@@ -174,19 +188,21 @@ def _labels(
     tokens = {key: y.astype(np.int64) for key, y in labels.items()}
     every = [*inputs.values(), *map(torch.from_numpy, tokens.values())]
     low, high = min(int(part.min()) for part in every), max(int(part.max()) for part in every)
-    count = data.num_outputs or high + 1
+    count = data.num_outputs or min(high + 1, MOST_OUTPUTS)
     if low < 0 or high >= count:
         raise TaskError(f"tokens: {low if low < 0 else high}: expected 0 to {count - 1}")
     return tokens, count, data.class_names
 
 
-def _check_apart(digests: dict[str, list[bytes]], name: str) -> list[str]:
-    """Notes of splits of which some examples stand in another. Raises TaskError where most do."""
+def _check_apart(digests: dict[str, list[bytes]], kept_apart: Sequence[str], name: str) -> list[str]:
+    """Notes of splits of which some examples stand in another. Raises TaskError where most do, as given."""
     notes = []
     for first, second in itertools.combinations(digests, 2):
-        others, own = set(digests[first]), digests[second]
+        others, own = Counter(digests[first]), digests[second]
         shared = sum(example in others for example in own)
-        if 2 * shared > len(own) and 2 * len(others) > len(digests[first]):  # where few values repeat, they do anywhere
+        single = sum(count == 1 for count in others.values())
+        # Where most examples of a split repeat in it, they do anywhere.
+        if second not in kept_apart and 2 * shared > len(own) and 2 * single > len(digests[first]):
             raise TaskError(
                 f"{second} x: {shared:,} of its {len(own):,} examples stand in {first}, too\n"
                 "  a split that is not given is kept apart from the training examples"
@@ -206,8 +222,8 @@ def _fingerprint(digests: dict[str, list[bytes]], found: dict[str, _Split]) -> s
     return whole.hexdigest()
 
 
-def _keep_apart(found: dict[str, _Split], how: _Build, is_classes: bool) -> list[str]:
-    """Add the splits that were not given; a note of it."""
+def _keep_apart(found: dict[str, _Split], how: _Build, is_classes: bool) -> Sequence[str]:
+    """Add the splits that were not given; their names."""
     missing = [key for key in ("val", "test") if key not in found]
     if not missing:
         return []
@@ -216,7 +232,7 @@ def _keep_apart(found: dict[str, _Split], how: _Build, is_classes: bool) -> list
     fractions = (how.val_fraction if "val" in missing else 0.0, how.test_fraction if "test" in missing else 0.0)
     index = split_off(classes, *fractions, how.split_seed, how.name)
     found |= {key: whole.part(index[key]) for key in ("train", *missing)}
-    return [split_note(how.name, {key: len(found[key].y) for key in SPLITS}, missing, how.split_seed)]
+    return missing
 
 
 def _check_trained(found: dict[str, _Split], names: tuple[str, ...]) -> None:
@@ -234,6 +250,8 @@ def _finished(found: dict[str, _Split], layout: str, standardize: bool, how: _Bu
         return {key: split.x.to(how.device) for key, split in found.items()}
     if standardize:
         standard = standard_of(found["train"].x)
+        if not (standard.mean.isfinite() & standard.spread.isfinite()).all():
+            raise TaskError("train x: its numbers lie too far apart to be standardised")
         # Bytes are exact in any type; others may lie so far from 0 that their differences show in float64 alone.
         wide = how.dtype if found["train"].x.dtype == torch.uint8 else torch.float64
         for split in found.values():

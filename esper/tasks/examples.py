@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from esper.checks import spelled
-from esper.errors import EsperError, TaskError, first_line
+from esper.errors import TaskError, first_line
+from esper.factories import own_code
 
 LABEL_COLUMNS = ("label", "labels", "target", "y", "fine_label")
 INPUT_COLUMNS = ("image", "img", "x", "input", "inputs", "features", "pixel_values", "data")
+_NUMPY_FLOATS = (torch.float64, torch.float32, torch.float16)
 _EXPECTED = "expected (x, y), a torch Dataset or a Hugging Face dataset"
 
 Array = NDArray[Any]
@@ -32,7 +34,7 @@ def read_examples(source: Any, what: str) -> Examples:
     Raises: TaskError where it is something else, is empty, or its examples are of unlike sizes.
     """
     if isinstance(source, tuple | list) and len(source) == 2:
-        x, y = (_array(values, f"{what} {name}") for values, name in zip(source, "xy", strict=True))
+        x, y = (_narrow(_array(values, f"{what} {name}")) for values, name in zip(source, "xy", strict=True))
     elif isinstance(source, DataLoader):
         raise TaskError(f"{what}: a DataLoader; {_EXPECTED}, as in train=loader.dataset")
     elif is_hugging_face(source):
@@ -66,15 +68,33 @@ def class_names_of(source: Any) -> tuple[str, ...]:
 
 
 def _array(values: Any, what: str) -> Array:
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        values = (values.float() if values.dtype is torch.bfloat16 else values).numpy()
     try:
-        return np.asarray(values)
+        if isinstance(values, Tensor):
+            is_narrow = values.is_floating_point() and values.dtype not in _NUMPY_FLOATS
+            values = (values.float() if is_narrow else values).numpy(force=True)
+        elif getattr(values, "mode", None) == "P":  # an image of PIL's, whose pixels are places in a palette
+            values = values.convert("RGB")
+        array = np.asarray(values)
     except ValueError:  # what numpy says of rows that are not equally long
         raise TaskError(f"{what}: examples of unlike sizes; expected one size") from None
     except Exception as error:
         raise TaskError(f"{what}: is no array ({first_line(error)})") from None
+    if np.ma.is_masked(values):
+        raise TaskError(f"{what}: holds masked values; fill them, or leave them out")
+    return array
+
+
+def _narrow(array: Array) -> Array:
+    """Objects and strings, such as those of a column of a data frame, as the numbers or texts that all of them are."""
+    if array.dtype.kind not in "OT":
+        return array
+    try:
+        narrow = np.array(array.tolist())
+    except (ValueError, TypeError, OverflowError):  # of rows that are not equally long
+        return array
+    kinds = {"U": str, "S": bytes}
+    is_alike = all(isinstance(value, kinds.get(narrow.dtype.kind, object)) for value in array.flat)
+    return narrow if narrow.dtype.kind in "biufUS" and is_alike else array
 
 
 def _length(source: Any, what: str) -> int:
@@ -86,12 +106,8 @@ def _length(source: Any, what: str) -> int:
 
 def _pairs(source: Any, what: str) -> Iterator[Sequence[Any]]:
     for index in range(_length(source, what)):
-        try:
+        with own_code(f"{what}: example {index}", TaskError):
             pair = source[index]
-        except EsperError:
-            raise
-        except Exception as error:
-            raise TaskError(f"{what}: example {index}: {type(error).__name__}: {first_line(error)}") from None
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise TaskError(f"{what}: example {index} is {_named(pair)}; expected a pair (x, y)")
         yield pair
@@ -101,10 +117,8 @@ def _pairs_of_rows(source: Any, what: str) -> Iterator[Sequence[Any]]:
     inputs, label = _columns(source, what)
     rows = source.select_columns([*inputs, label])
     for index in range(len(source)):
-        try:
+        with own_code(f"{what}: example {index}", TaskError):
             row = rows[index]
-        except Exception as error:
-            raise TaskError(f"{what}: example {index}: {type(error).__name__}: {first_line(error)}") from None
         yield (row[inputs[0]] if len(inputs) == 1 else [row[name] for name in inputs]), row[label]
 
 
@@ -137,7 +151,8 @@ def _stacked(pairs: Iterator[Sequence[Any]], count: int, what: str) -> Examples:
     for index, (inputs, label) in enumerate(pairs):
         inputs, label = (_array(value, f"{what}: example {index}") for value in (inputs, label))
         if x is None or y is None:
-            x, y = np.empty((count, *inputs.shape), inputs.dtype), np.empty((count, *label.shape), _roomy(label))
+            x, y = (np.empty((count, *part.shape), _common(part.dtype, part.dtype)) for part in (inputs, label))
+        x, y = _roomy(x, inputs), _roomy(y, label)
         for value, whole in ((inputs, x), (label, y)):
             if value.shape != whole.shape[1:]:
                 raise TaskError(
@@ -147,12 +162,21 @@ def _stacked(pairs: Iterator[Sequence[Any]], count: int, what: str) -> Examples:
             whole[index] = value.item() if whole.dtype == object and value.ndim == 0 else value
     if x is None or y is None:
         raise TaskError(f"{what}: holds no example")
-    return x, y
+    return _narrow(x), _narrow(y)
 
 
-def _roomy(label: Array) -> Any:
-    """The type of all labels, after the first: a text that is longer must not be cut."""
-    return object if label.dtype.kind in "US" else label.dtype
+def _roomy(whole: Array, value: Array) -> Array:
+    """The whole, of a type that this value goes into as it is."""
+    common = _common(whole.dtype, value.dtype)
+    return whole if whole.dtype == common else whole.astype(common)
+
+
+def _common(one: np.dtype[Any], other: np.dtype[Any]) -> np.dtype[Any]:
+    """A type for values of both, which are not all of the first one's; a text that is longer must not be cut."""
+    if one == other and one.kind not in "US":
+        return one
+    is_number = {one.kind, other.kind} <= set("biuf")
+    return np.result_type(one, other) if is_number else np.dtype(object)
 
 
 def _named(value: Any) -> str:

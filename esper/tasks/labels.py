@@ -12,6 +12,7 @@ from esper.errors import TaskError
 Array = NDArray[Any]
 Splits = Mapping[str, Array]
 
+_EXACT = 2**53  # up to which each whole number is a float64
 NUMBERS_HINT = "  a number to predict asks for another loss, such as mse"
 
 
@@ -74,7 +75,7 @@ def as_numbers(splits: Splits, num_outputs: int | None) -> tuple[dict[str, Array
 
 
 def _plain(name: str, labels: Array) -> Array:
-    """Labels [N] as int64 or as text. Raises TaskError for all else."""
+    """Labels [N] as int64, whole numbers that are floats among them, or as text. Raises TaskError for all else."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:
@@ -82,8 +83,8 @@ def _plain(name: str, labels: Array) -> Array:
         raise TaskError(f"{name} y: {list(labels.shape)}; expected a label for each example, [N]{hint}\n{NUMBERS_HINT}")
     if labels.dtype.kind == "S":
         return np.char.decode(labels, "utf-8", "replace")
-    if labels.dtype.kind == "O" and all(isinstance(label, str) for label in labels):
-        return labels.astype(str)
+    if labels.dtype.kind == "f" and (labels == np.round(labels)).all() and np.abs(labels).max() < _EXACT:
+        return labels.astype(np.int64)
     if labels.dtype.kind in "biu":
         if labels.dtype.kind == "u" and labels.max() > np.iinfo(np.int64).max:
             raise TaskError(f"{name} y: label {labels.max()} is beyond all bounds")

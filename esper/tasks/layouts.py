@@ -62,5 +62,9 @@ def _check_finite(x: NDArray[Any], what: str) -> None:
 def _tensor(x: NDArray[Any]) -> Tensor:
     """A copy, of a type that torch computes with; bytes stay bytes, as images take a quarter so."""
     if x.dtype.kind == "f":
-        return torch.from_numpy(x.astype(np.float64 if x.dtype.itemsize > 4 else np.float32))
-    return torch.from_numpy(x.astype(np.uint8 if x.dtype in (np.uint8, np.bool_) else np.int64))
+        dtype: type = np.float64 if x.dtype.itemsize > 4 else np.float32
+    elif x.dtype.kind == "u" and x.dtype.itemsize == 8:
+        dtype = np.float64  # the upper half of them is beyond int64
+    else:
+        dtype = np.uint8 if x.dtype in (np.uint8, np.bool_) else np.int64
+    return torch.from_numpy(x.astype(dtype, order="C"))

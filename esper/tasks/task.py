@@ -71,6 +71,9 @@ class Task:
                 raise TaskError(f"{same}, so nothing is to be learned; give more, or leave it out")
         self.target_mean, self.target_std = train.mean(0), train.std(0, correction=0)
         self.train_y, self.val_y, self.test_y = map(self._standardised, targets.values())
+        for split in targets:
+            if not (self.target_std.isfinite().all() and getattr(self, f"{split}_y").isfinite().all()):
+                raise TaskError(f"the {split} split's targets cannot be standardised; give them in another unit")
 
     def _targets(self, split: str) -> Tensor:
         """As they were given, [N, K] in float64."""

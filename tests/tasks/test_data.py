@@ -1,8 +1,11 @@
 """Data of one's own become a task with three disjoint splits, or are refused with the reason."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import esper
@@ -97,6 +100,7 @@ def test_examples_that_occur_in_two_splits_are_told():
         (torch.zeros(60, 4, requires_grad=True), "auto", (4,)),
         (np.zeros((60, 4), ">f8"), "auto", (4,)),
         (np.zeros((60, 4), np.uint16), "auto", (4,)),
+        (torch.zeros(60, 4, dtype=torch.float8_e4m3fn), "auto", (4,)),
     ],
 )
 def test_the_shape_tells_what_inputs_are(x, layout, shape):
@@ -174,6 +178,12 @@ def test_what_was_given_is_not_written_to():
         (np.array(["c", "a", "b"])[Y], {"class_names": ("c", "a", "b")}, 3, ("c", "a", "b")),
         (torch.from_numpy(Y), {}, 3, ()),
         (Y.tolist(), {}, 3, ()),
+        (Y.astype(np.float32), {}, 3, ()),
+        (Y.astype(object), {}, 3, ()),
+        (np.array([b"x", b"y"], object)[Y % 2], {}, 2, ("x", "y")),
+        (np.array(["x", "yy"], np.dtypes.StringDType())[Y % 2], {}, 2, ("x", "yy")),
+        (Y, {"num_outputs": np.int64(5)}, 5, ()),
+        (Y, {"class_names": np.array(["c", "a", "b"])}, 3, ("c", "a", "b")),
     ],
 )
 def test_labels_become_classes_from_0_on(y, given, count, names):
@@ -182,6 +192,7 @@ def test_labels_become_classes_from_0_on(y, given, count, names):
     assert (task.num_outputs, task.class_names) == (count, names)
     flat = np.asarray(y).reshape(-1)
     order = list(given.get("class_names", ())) if flat.dtype.kind == "U" else []
+    assert type(task.num_outputs) is int
     known = order or (sorted(set(flat.tolist())) if not given else list(range(count)))
     expected = torch.tensor([known.index(flat[int(row)]) for row in task.train_x[:, 1]])
     assert torch.equal(task.train_y, expected)
@@ -201,6 +212,54 @@ def test_datasets_are_the_arrays_that_they_hold():
     assert task.class_names == ("a", "bb", "ccc")
 
 
+@pytest.mark.parametrize(
+    ("x", "same"),
+    [
+        (np.asfortranarray(X), X),
+        (np.broadcast_to(X[:, :1], (60, 3)), np.repeat(X[:, :1], 3, axis=1)),
+        (X[::-1][::-1], X),
+        (X.astype(">f4"), X),
+        (X.astype(object), X.astype(np.float64)),
+        (Y.astype(np.uint64)[:, None] + np.uint64(2**63 + 2**60), Y[:, None] + 2.0**63 + 2.0**60),
+        (torch.from_numpy(X.T.copy()).T, X),
+    ],
+)
+def test_inputs_may_lie_in_memory_in_any_way(x, same):
+    assert torch.equal(built(train=(x, Y)).train_x, built(train=(same, Y)).train_x)
+
+
+@pytest.mark.parametrize(
+    ("values", "loss"),
+    [
+        ([0, *np.linspace(0.1, 0.9, 59)], "mse"),
+        ([np.uint8(1), *range(300, 359)], "mse"),
+        ([np.uint8(0), *[300, 301] * 29, 0], "cross_entropy"),
+    ],
+)
+def test_the_first_example_of_a_dataset_does_not_cut_the_others(values, loss):
+    rows_of = [([0, 0], values[0]), *zip(X[1:, :2].tolist(), values[1:], strict=True)]
+    expected = built(train=(np.array([x for x, _ in rows_of]), np.array(values)), loss=loss)
+    task = built(train=Own(rows_of), loss=loss)
+    assert torch.equal(task.train_x, expected.train_x) and torch.equal(task.train_y, expected.train_y)
+    assert task.class_names == expected.class_names
+
+
+def test_an_image_with_a_palette_is_its_colours():
+    colours = [Image.fromarray(image) for image in DRAW.integers(0, 256, (60, 8, 8, 3), dtype=np.uint8)]
+    indexed = [image.convert("P") for image in colours]
+    expected = built(train=Own([(image.convert("RGB"), n % 2) for n, image in enumerate(indexed)]))
+    assert torch.equal(built(train=Own([(image, n % 2) for n, image in enumerate(indexed)])).train_x, expected.train_x)
+
+
+@pytest.mark.parametrize("count", [30, 600])
+def test_examples_that_repeat_everywhere_are_no_overlap(count):
+    x = np.random.default_rng(1).integers(0, 3, (count, 2)).astype(float)
+    y = (x[:, 0] > 0).astype(int)
+    third = count // 3
+    task = built(train=(x[third:], y[third:]), test=(x[:third], y[:third]))
+    assert f"of {third} test examples stand in train" in "".join(task.notes)
+
+
 # ---- bad input
 
 HOLED = X.copy()
@@ -210,6 +269,7 @@ NEGATIVE = Y[:, None] - np.ones((1, 2), int)
 TOKENS = np.arange(240).reshape(60, 4) % 11
 LETTERS = np.array(["a", "b", "c"])
 BROKEN = type("Broken", (Own,), {"__getitem__": lambda self, index: 1 / 0})
+LEAVING = type("Leaving", (Own,), {"__getitem__": lambda self, index: sys.exit(3)})
 
 
 @pytest.mark.parametrize(
@@ -262,14 +322,32 @@ BROKEN = type("Broken", (Own,), {"__getitem__": lambda self, index: 1 / 0})
         ({"train": Own([X[0]] * 3)}, "train: example 0 is a numpy.ndarray; expected a pair"),
         ({"train": Own([(X[0], 0), (X[0, :2], 1)])}, r"train: example 1 is \[2\], and the first \[4\]"),
         (
-            {"train": type("Broken", (Own,), {"__getitem__": lambda self, i: 1 / 0})([1])},
-            "example 0: ZeroDivisionError",
+            {"train": BROKEN([1])},
+            r"example 0 failed in \S+test_data.py, line \d+: ZeroDivisionError",
         ),
         ({"train": (X, Y), "loss": "mae"}, "loss=mae: not known; did you mean mse"),
         ({"train": (X, Y), "layout": "nhcw"}, "layout=nhcw: not known; did you mean nhw|nchw"),
         ({"train": (X, Y), "class_names": ("a", "a", "b")}, "class_names=.* each once"),
         ({"train": (X, Y), "class_names": ("a", "b", "c"), "num_outputs": 4}, "num_outputs=4: expected 3"),
         ({"train": (X, Y), "num_outputs": 0}, "num_outputs=0"),
+        ({"train": (X, Y), "num_outputs": 3.0}, "num_outputs=3.0: expected a whole number"),
+        ({"train": (X, Y), "class_names": "abc"}, r"class_names=abc: expected a list, as in \[abc\]"),
+        ({"train": (X, Y), "notes": "ab"}, "notes=ab: expected a list"),
+        ({"train": None, "test": (X, Y)}, "train=null: expected examples to train on"),
+        ({"train": (torch.eye(60).to_sparse(), Y)}, r"train x: is no array \(.*to_dense"),
+        ({"train": (torch.zeros(60, 4, device="meta"), Y)}, r"train x: is no array \(.*meta tensor"),
+        ({"train": (np.ma.masked_less(X, 0), Y)}, "train x: holds masked values"),
+        ({"train": Own([(X[0], 0), (X[1], "b")])}, "train y: holds objects of several kinds"),
+        ({"train": Own([(X[0], "a"), (X[1], 1)])}, "train y: holds objects of several kinds"),
+        ({"train": LEAVING([1])}, r"train: example 0 failed in \S+, line \d+: SystemExit: 3"),
+        ({"train": (X.astype(float) * 1e200, Y)}, "train x: its numbers lie too far apart"),
+        ({"train": (TOKENS * 10**12, TOKENS)}, "tokens: 10000000000000: expected 0 to 999999"),
+        ({"train": (X, Y * 1e300), "loss": "mse"}, "train split's targets cannot be standardised"),
+        ({"train": (X, Y * 5e-324), "loss": "mse"}, "train split's targets cannot be standardised"),
+        (
+            {"train": (X, TARGETS), "test": (X[:9] + 9, TARGETS[:9] * np.float64(1e300)), "loss": "mse"},
+            "test split's targets cannot be standardised",
+        ),
     ],
 )
 def test_what_makes_no_task_is_refused(given, said):

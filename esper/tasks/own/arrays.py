@@ -1,13 +1,12 @@
 """Arrays of the user's own: .npz, .npy and .safetensors files."""
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from esper.checks import did_you_mean, spelled
 from esper.errors import TaskError, first_line
@@ -18,9 +17,8 @@ from esper.tasks.settings import TASKS, ArraysConfig
 _EXPECTED = "x, y, or x_train, y_train and x_test, y_test (and x_val, y_val)"
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 _KNOWN = ("x", "y", *(f"{letter}_{split}" for split in _SPLITS for letter in "xy"))
-_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError)
 
-Arrays = Mapping[str, NDArray[Any]]
+Arrays = Mapping[str, NDArray[Any] | Tensor]
 
 
 @TASKS.register("arrays", ArraysConfig)
@@ -28,7 +26,7 @@ def build_arrays(settings: ArraysConfig) -> Data:
     """Data of the arrays that the files hold."""
     given = settings.path if isinstance(settings.path, list) else [settings.path]
     arrays = _read([Path(path).expanduser() for path in given])
-    by_split: dict[str, dict[str, NDArray[Any]]] = {}
+    by_split: dict[str, dict[str, NDArray[Any] | Tensor]] = {}
     for name, array in arrays.items():
         letter, _, split = name.lower().partition("_")
         by_split.setdefault(_SPLITS.get(split, "train"), {})[letter] = array
@@ -50,7 +48,7 @@ def _read(paths: list[Path]) -> Arrays:
         paths = sorted(folder.glob("*.npy"))
         if not paths:
             raise TaskError(f"task.path={folder}: there is no .npy file in it")
-    found: dict[str, NDArray[Any]] = {}
+    found: dict[str, NDArray[Any] | Tensor] = {}
     for path in paths:
         for name, array in _load(path).items():
             if name in found:
@@ -70,20 +68,18 @@ def _load(path: Path) -> Arrays:
     """What one file holds, by name; of an .npy file its own is the name."""
     try:
         if path.suffix == ".safetensors":
-            from safetensors.numpy import load_file
+            from safetensors.torch import load_file
 
             return dict(load_file(path))
-        if path.suffix == ".npy":
+        if path.suffix in (".npy", ".npz"):
             with open_to_read(path) as file:
-                return {path.stem: np.asarray(np.load(file))}
-        if path.suffix == ".npz":
-            with open_to_read(path) as file, np.load(file) as archive:
-                return {name: archive[name] for name in archive.files}
-    except Exception as error:
-        if isinstance(error, _UNREADABLE) or type(error).__name__ == "SafetensorError":
-            why = getattr(error, "strerror", None) or first_line(error)
-            raise TaskError(f"task.path={path}: cannot be read ({why})") from error
-        raise
+                loaded = np.load(file)
+                if isinstance(loaded, np.ndarray):  # what a file is, its first bytes say
+                    return {path.stem: loaded}
+                return {name: loaded[name] for name in loaded.files}
+    except Exception as error:  # what is damaged is answered with errors of many kinds
+        why = getattr(error, "strerror", None) or first_line(error)
+        raise TaskError(f"task.path={path}: cannot be read ({why})") from error
     raise TaskError(f"task.path={path}: expected an .npz, .npy or .safetensors file, or a folder of .npy files")
 
 

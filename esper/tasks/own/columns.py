@@ -1,6 +1,7 @@
 """Columns of a file as text: CSV by the standard library, Parquet by pyarrow."""
 
 import csv
+import re
 from collections.abc import Sequence
 from io import BufferedReader, TextIOWrapper
 from pathlib import Path
@@ -22,19 +23,27 @@ def read_columns(path: str) -> dict[str, Sequence[str]]:
     file = Path(path).expanduser()
     try:
         columns = _parquet(file) if file.suffix.lower() in _PARQUET else _csv(file)
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or f"it is no UTF-8: {error}"
-        raise TaskError(f"task.path={path}: cannot be read ({why})") from error
+    except UnicodeDecodeError as error:
+        raise TaskError(f"task.path={path}: cannot be read (it is no UTF-8: {error})") from error
+    except OSError as error:
+        raise TaskError(f"task.path={path}: cannot be read ({error.strerror or first_line(error)})") from error
     if not columns or not len(next(iter(columns.values()))):
         raise TaskError(f"task.path={path}: holds no row")
     return columns
 
 
 def _csv(path: Path) -> dict[str, Sequence[str]]:
-    csv.field_size_limit(_MOST_FIELD_BYTES)
+    before = csv.field_size_limit(_MOST_FIELD_BYTES)
+    try:
+        return _rows(path)
+    finally:
+        csv.field_size_limit(before)
+
+
+def _rows(path: Path) -> dict[str, Sequence[str]]:
     with TextIOWrapper(BufferedReader(open_to_read(path)), newline="", encoding="utf-8-sig") as file:
         head = file.readline()
-        delimiter = max(DELIMITERS, key=head.count)
+        delimiter = max(DELIMITERS, key=re.sub('"[^"]*"', "", head).count)
         file.seek(0)
         lines = csv.reader(file, delimiter=delimiter, strict=True)
         try:
@@ -68,10 +77,10 @@ def _parquet(path: Path) -> dict[str, Sequence[str]]:
         raise TaskError(f"{path}: Parquet needs pyarrow ({error}); run: pip install 'esper[data]'") from error
     try:
         table = parquet.read_table(path)
-    except (ArrowException, ValueError) as error:
+        _check_names(table.column_names, path)
+        return {
+            name: ["" if value is None else str(value) for value in column.to_pylist()]
+            for name, column in zip(table.column_names, table.columns, strict=True)
+        }
+    except (ArrowException, ValueError, OverflowError) as error:  # of dates beyond Python's, too
         raise TaskError(f"{path}: cannot be read as Parquet ({first_line(error)})") from error
-    _check_names(table.column_names, path)
-    return {
-        name: ["" if value is None else str(value) for value in column.to_pylist()]
-        for name, column in zip(table.column_names, table.columns, strict=True)
-    }

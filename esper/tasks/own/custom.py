@@ -27,6 +27,7 @@ def build_custom(settings: CustomTaskConfig) -> Data:
 
 def _splits(given: Any, factory: str) -> dict[str, Any]:
     if isinstance(given, dict):
+        given = {name: part for name, part in given.items() if part is not None}
         names = [_NAMES.get(str(name), "") for name in given]
         if "train" in names and all(names) and len(set(names)) == len(names):
             return dict(zip(names, given.values(), strict=True))

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from esper.errors import TaskError, first_line
 from esper.files import open_to_read
 from esper.tasks.data import Data
 from esper.tasks.settings import TASKS, ImagesConfig
-from esper.tasks.splits import split_note
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 MOST_IMAGES = 1_000_000
@@ -49,22 +49,21 @@ def build_images(settings: ImagesConfig, split_seed: int) -> Data:
             near = did_you_mean(file.label, classes)
             raise TaskError(f"{file.path}: class {file.label} has no folder to train on{near}")
     missing = [split for split in ("val", "test") if split not in files]
-    notes = []
     if missing:
         _split_by_name(files, settings, split_seed)
-        counts = {split: len(own) for split, own in files.items()}
-        notes = [split_note(settings.name, counts, missing, split_seed)]
     for split, own in files.items():
         if not own:
             raise TaskError(
                 f"task.path={settings.path}: no image falls into {split}; more of them, or another "
                 f"task.{'val' if split == 'train' else split}_fraction, will do"
             )
-    splits: dict[str, Any] = {split: _read(own, settings, classes) for split, own in files.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of metadata, and of what converting loses
+        splits: dict[str, Any] = {split: _read(own, settings, classes) for split, own in files.items()}
     shapes = {x.shape[1:] for x, _ in splits.values()}
     if len(shapes) > 1:
         raise TaskError(f"task.path={settings.path}: splits of unlike sizes; task.image_size=PIXELS makes them alike")
-    return Data(**splits, class_names=tuple(classes), layout="nhwc", notes=tuple(notes))
+    return Data(**splits, class_names=tuple(classes), layout="nhwc", kept_apart=tuple(missing))
 
 
 def _pillow() -> tuple[Any, Any]:
@@ -73,6 +72,13 @@ def _pillow() -> tuple[Any, Any]:
     except ImportError as error:
         raise TaskError(f"task=images needs Pillow ({error}); run: pip install 'esper[data]'") from error
     return Image, ImageOps
+
+
+def _formats() -> list[str]:
+    """What Pillow reads by itself; PostScript is a program, which it has others run."""
+    pillow, _ = _pillow()
+    pillow.init()
+    return [name for name in pillow.ID if name != "EPS"]
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -123,9 +129,9 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _check_apart(files: Iterable[ImageFile]) -> None:
     """Raise TaskError where one file stands in two places, as by a link: in two splits, or as two classes."""
-    places: dict[Path, Path] = {}
+    places: dict[str, Path] = {}
     for file in files:
-        other = places.setdefault(file.path.resolve(), file.path)
+        other = places.setdefault(os.path.realpath(file.path), file.path)
         if other != file.path:
             raise TaskError(f"{file.path} is {other}: one image in two places; remove one")
 
@@ -172,7 +178,9 @@ def read_image(path: Path, size: int | None, color: str) -> Pixels:
     """An image [H, W, C], upright, of `size` x `size` pixels where that is given. Raises TaskError, with the file."""
     pillow, operations = _pillow()
     try:
-        with BufferedReader(open_to_read(path)) as file, pillow.open(file) as image:
+        with BufferedReader(open_to_read(path)) as file, pillow.open(file, formats=_formats()) as image:
+            if image.mode in ("I", "F"):
+                raise ValueError(f"pixels of 32 bits, mode {image.mode}: where white lies is not told; 8 or 16 bits do")
             upright = operations.exif_transpose(image)
             if upright.mode.startswith("I;16"):  # Pillow would cut what lies above 255
                 upright = pillow.fromarray((np.asarray(upright) >> 8).astype(np.uint8))

@@ -15,7 +15,7 @@ from esper.tasks.data import Data
 from esper.tasks.labels import as_classes
 from esper.tasks.own.columns import MISSING, read_columns
 from esper.tasks.settings import TASKS, TableConfig
-from esper.tasks.splits import split_note, split_off
+from esper.tasks.splits import split_off
 
 MOST_CATEGORIES = 100
 
@@ -52,9 +52,8 @@ def build_table(settings: TableConfig, split_seed: int) -> Data:
     fractions = (settings.val_fraction, settings.test_fraction)
     rows = split_off(classes, *fractions, split_seed, settings.name)
     x = np.concatenate([encode(column, rows["train"].numpy(), path) for column in inputs], axis=1)
-    note = split_note(settings.name, {key: len(index) for key, index in rows.items()}, ("val", "test"), split_seed)
     splits: dict[str, Any] = {key: (x[index.numpy()], y[index.numpy()]) for key, index in rows.items()}
-    return Data(**splits, loss=settings.loss, layout="nf", standardize=False, notes=(note,))
+    return Data(**splits, loss=settings.loss, layout="nf", standardize=False, kept_apart=("val", "test"))
 
 
 def parse(name: str, values: Sequence[str]) -> TableColumn:
@@ -63,10 +62,18 @@ def parse(name: str, values: Sequence[str]) -> TableColumn:
     missing = np.array([text.lower() in MISSING for text in texts], bool)
     numbers = np.zeros(len(texts))
     try:
-        numbers[~missing] = [float(text) for text in texts[~missing]]
+        numbers[~missing] = [_number(text) for text in texts[~missing]]
     except ValueError:
         return TableColumn(name, texts, missing, None)
-    return TableColumn(name, texts, missing, numbers)
+    missing |= np.isnan(numbers)  # however it is written
+    return TableColumn(name, texts, missing, np.where(missing, 0.0, numbers))
+
+
+def _number(text: str) -> float:
+    """Raises ValueError where it is none; 1_0 is one in Python alone."""
+    if "_" in text:
+        raise ValueError(text)
+    return float(text)
 
 
 def encode(column: TableColumn, train: NDArray[np.int64], path: str) -> Matrix:
@@ -82,9 +89,11 @@ def encode(column: TableColumn, train: NDArray[np.int64], path: str) -> Matrix:
     if column.numbers is not None:
         if not np.isfinite(column.numbers).all():
             row = int(np.nonzero(~np.isfinite(column.numbers))[0][0])
-            raise TaskError(f"{path}: row {row + 1}, column {column.name}: {column.values[row]} is beyond all bounds")
+            value = spelled(column.values[row])
+            raise TaskError(f"{path}: row {row + 1}, column {column.name}: {value} is beyond all bounds")
         own = column.numbers[known]
-        mean, spread = (float(own.mean()), float(own.std())) if len(own) else (0.0, 0.0)
+        with np.errstate(over="ignore"):  # what comes of it is looked at as inputs are
+            mean, spread = (float(own.mean()), float(own.std())) if len(own) else (0.0, 0.0)
         standard = (column.numbers - mean) / (spread if spread > 0 and math.isfinite(spread) else 1.0)
         standard[column.missing] = 0.0
         return np.concatenate([standard[:, None], flags], axis=1)
@@ -101,12 +110,10 @@ def _targets(target: TableColumn, is_class: bool, path: str) -> NDArray[np.gener
     if target.missing.any():
         row = int(np.nonzero(target.missing)[0][0])
         raise TaskError(f"{path}: row {row + 1} has no {target.name}, which is to be predicted; such rows must go")
-    if target.numbers is None or not is_class:
-        if target.numbers is None and not is_class:
-            row = next(place for place, text in enumerate(target.values) if parse("", [text]).numbers is None)
-            raise TaskError(
-                f"{path}: row {row + 1}, column {target.name}: {target.values[row]} is no number to predict"
-            )
-        return target.values if target.numbers is None else target.numbers
-    is_whole = np.isfinite(target.numbers).all() and (target.numbers == np.round(target.numbers)).all()
-    return target.numbers.astype(np.int64) if is_whole and np.abs(target.numbers).max() < 2**53 else target.numbers
+    if target.numbers is not None:
+        return target.numbers
+    if not is_class:
+        row = next(place for place, text in enumerate(target.values) if parse("", [text]).numbers is None)
+        value = spelled(target.values[row])
+        raise TaskError(f"{path}: row {row + 1}, column {target.name}: {value} is no number to predict")
+    return target.values

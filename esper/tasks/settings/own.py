@@ -1,6 +1,7 @@
 """Data of the user's own: folders of images, arrays, tables, and what a function of theirs gives."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from esper.checks import in_range, one_of, require
@@ -144,3 +145,8 @@ class CustomTaskConfig(OwnDataConfig):
 def _check_path(task: str, path: object, example: str) -> None:
     if not isinstance(path, str) or not path:
         raise ConfigError(f"task.path: task={task} needs data of yours, as in: task={task} task.path={example}")
+    try:
+        is_path = "\0" not in str(Path(path).expanduser())
+    except RuntimeError:  # of ~nobody
+        is_path = False
+    require(is_path, "task.path", path, "a path")

@@ -1,11 +1,13 @@
 """Files of arrays become tasks; what is wrong is told with the file."""
 
 import os
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch
 
 from esper.errors import ConfigError, TaskError
 from esper.tasks import build_task
@@ -94,9 +96,48 @@ def fifo(folder):
     return folder / "own.npz"
 
 
+def test_narrow_floats_are_read(tmp_path):
+    narrow = torch.from_numpy(X).bfloat16()
+    save_torch({"x": narrow, "y": torch.from_numpy(Y)}, tmp_path / "own.safetensors")
+    expected = built(npz(tmp_path, x=narrow.float().numpy(), y=Y))
+    assert torch.equal(built(tmp_path / "own.safetensors").train_x, expected.train_x)
+
+
+def test_what_a_file_is_its_content_says(tmp_path):
+    npz(tmp_path, x=X, y=Y).rename(tmp_path / "own.npy")
+    assert built(tmp_path / "own.npy").input_shape == (4,)
+    np.save(tmp_path / "x.npy", X)
+    (tmp_path / "x.npy").rename(tmp_path / "x.npz")
+    np.save(tmp_path / "y.npy", Y)
+    assert built([tmp_path / "x.npz", tmp_path / "y.npy"]).input_shape == (4,)
+
+
+def headed(head):
+    """An .npy file that begins so."""
+
+    def write(folder):
+        head_bytes = head.encode().ljust(116) + b"\n"
+        content = b"\x93NUMPY\x01\x00" + len(head_bytes).to_bytes(2, "little") + head_bytes + bytes(64)
+        (folder / "x.npy").write_bytes(content)
+        return folder / "x.npy"
+
+    return write
+
+
+def claiming(folder):
+    """An archive whose array is said to take more than any machine has."""
+    with zipfile.ZipFile(folder / "own.npz", "w") as archive:
+        archive.write(headed("{'descr': '<f8', 'fortran_order': False, 'shape': (1125899906842624, 4)}")(folder))
+        archive.write(folder / "x.npy", "x.npy")
+    return folder / "own.npz"
+
+
 @pytest.mark.parametrize(
     ("write", "said"),
     [
+        (headed("{'descr': '<f8', 'fortran_order': False, 'shape': (3"), "x.npy: cannot be read"),
+        (headed("{'descr': '<f8', 'fortran_order': False, 'shape': " + "(" * 90), "x.npy: cannot be read"),
+        (claiming, r"own.npz: cannot be read \(Unable to allocate"),
         (lambda folder: folder / "none.npz", r"none.npz: cannot be read \(No such file"),
         (lambda folder: folder / "own.csv", "own.csv: expected an .npz, .npy or .safetensors file"),
         (lambda folder: folder, "there is no .npy file in it"),
@@ -129,6 +170,8 @@ def test_what_makes_no_task_is_refused(tmp_path, write, said):
         ({}, "task.path: task=arrays needs data of yours, as in: task=arrays task.path=FILE.npz"),
         ({"path": []}, "task.path: task=arrays needs"),
         ({"path": ["x", 3]}, "task.path: task=arrays needs"),
+        ({"path": "~nobody.at.all/x.npz"}, "task.path=~nobody.at.all/x.npz: expected a path"),
+        ({"path": "a\0b.npz"}, "task.path=.*: expected a path"),
         ({"path": "x", "loss": "mae"}, "task.loss=mae: not known; did you mean mse"),
         ({"path": "x", "layout": "nchv"}, "task.layout=nchv: not known; did you mean nchw"),
         ({"path": "x", "num_outputs": 0}, "task.num_outputs=0: expected 1 to"),

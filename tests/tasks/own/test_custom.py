@@ -48,6 +48,7 @@ def test_numbers_to_predict_can_be_asked_for():
         ("refused", {}, "task.factory=tests.own_data:refused: loss=mes: not known; did you mean mse"),
         ("of_what", {}, "is called with no arguments .*'kind'"),
         ("strange", {}, "a dict of train, trian; expected train, val, test"),
+        ("only_test", {}, "a dict of test; expected train, val, test"),
         ("dtaa", {}, "task.factory=.*has no attribute 'dtaa'; it is looked up from where the run starts"),
         ("numbers", {}, "task=custom: train y: holds float32 values"),
         ("numbers", {"loss": "mse", "num_outputs": 2}, "targets and outputs are not equally many: 1, 2"),

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -95,6 +96,30 @@ def test_images_of_any_mode_are_read(tmp_path):
     assert np.array_equal(read_image(tmp_path / "deep.png", None, "gray")[:, :, 0], pixels)
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_pixels_whose_white_is_not_known_are_refused(tmp_path, dtype):
+    Image.fromarray(np.ones((8, 8), dtype)).save(tmp_path / "deep.tiff")
+    with pytest.raises(TaskError, match=r"deep.tiff: .*pixels of 32 bits, mode [IF]: .*8 or 16 bits do"):
+        read_image(tmp_path / "deep.tiff", None, "gray")
+
+
+def test_copies_of_an_image_are_no_overlap_of_splits(folder):
+    for number, path in enumerate(sorted(folder.rglob("*.png"))):
+        if number % 4:
+            shutil.copy(sorted(path.parent.iterdir())[0], path)
+    assert "stand in train" in "".join(built(folder).notes)
+
+
+def test_nothing_is_warned_of(folder):
+    for path in folder.rglob("*.png"):
+        image = Image.open(path).convert("P")
+        image.info["transparency"] = bytes(range(256))
+        image.save(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        built(folder)
+
+
 def test_images_are_turned_upright(tmp_path):
     pixels = np.arange(32, dtype=np.uint8).reshape(4, 8)
     exif = Image.Exif()
@@ -152,6 +177,11 @@ def few(folder):
         (lambda folder: (folder / "ant" / "x.jpg").write_text("text"), "ant/x.jpg: cannot be read as an image"),
         (lambda folder: (folder / "ant" / "x.jpg").symlink_to("gone"), r"ant/x.jpg: cannot be read .*\(No such file"),
         (lambda folder: os.mkfifo(folder / "ant" / "x.jpg"), r"ant/x.jpg: cannot be read .*\(it is a FIFO"),
+        (lambda folder: (folder / "ant" / "x.jpg").symlink_to("x.jpg"), r"ant/x.jpg: .*\(Too many levels of symbolic"),
+        (
+            lambda folder: (folder / "ant" / "x.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
+            r"ant/x.png: cannot be read as an image \(cannot identify",
+        ),
         (larger, "bee/4.png: 8x9 pixels, and the first image is 8x8\n.*task.image_size=PIXELS"),
         (emptied, "bee: no image in it"),
         (lambda folder: [shutil.rmtree(folder / name) for name in CLASSES], "images: holds no folders"),

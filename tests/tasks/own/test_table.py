@@ -1,5 +1,6 @@
 """Tables become tasks; what is wrong is told with row and column."""
 
+import csv
 import os
 
 import numpy as np
@@ -53,6 +54,8 @@ TRAIN = np.array([0, 1, 2, 3])
         (["a", "b", "", "b", "c"], [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 0], [0, 0, 0]]),
         (["1", "x", "1", "x", "x"], [[1, 0], [0, 1], [1, 0], [0, 1], [0, 1]]),
         (["", "", "", "", "4"], [[0, 1], [0, 1], [0, 1], [0, 1], [4, 0]]),
+        (["1", "-NaN", "3", "+nan", "1"], [[-1, 0], [0, 1], [1, 0], [0, 1], [-1, 0]]),
+        (["1_0", "1_1", "1_0", "1_1", "1_1"], [[1, 0], [0, 1], [1, 0], [0, 1], [0, 1]]),
         ([" 1e3", "-1e3 ", "1E3", "-1000.0", "0"], [[1], [-1], [1], [-1], [0]]),
     ],
 )
@@ -86,6 +89,7 @@ def test_what_the_target_column_holds_are_classes(kinds, names, tmp_path):
         numbered('"{n}",{n2},"{kind}"', '"a", b ,kind'),
         "\ufeff" + numbered(),
         numbered() + "\n\n",
+        numbered('"{n}","{n2}",{kind}', '"a","b;c;d;e",kind'),
     ],
 )
 def test_csv_of_any_make_is_read(text, tmp_path):
@@ -101,6 +105,21 @@ def test_a_column_of_numbers_can_be_predicted(loss, tmp_path):
     assert task.train_y.shape == (18, 1) and abs(float(task.train_y.mean())) < 1e-6
     every = torch.cat([task.train_y, task.val_y, task.test_y]) * task.target_std + task.target_mean
     assert sorted(every.flatten().round().long().tolist()) == sorted(n * n % 7 for n in range(ROWS))
+
+
+def test_rows_may_be_alike(tmp_path):
+    text = "a,b,kind\n" + "".join(f"{n % 3},{n % 2},{'xy'[n % 2]}\n" for n in range(60))
+    task = built(table(tmp_path, text))
+    assert "60 training" not in task.notes[0] and "stand in train" in "".join(task.notes)
+
+
+def test_what_csv_was_told_of_long_fields_is_kept(tmp_path):
+    before = csv.field_size_limit(77)
+    try:
+        built(table(tmp_path, numbered()))
+        assert csv.field_size_limit() == 77
+    finally:
+        csv.field_size_limit(before)
 
 
 def test_columns_can_be_left_out(tmp_path):
@@ -120,9 +139,15 @@ def test_parquet_is_the_same_table(tmp_path):
     }
     parquet.write_table(pyarrow.table(columns), tmp_path / "own.parquet")
     assert torch.equal(built(tmp_path / "own.parquet").train_x, built(path).train_x)
-    (tmp_path / "own.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(TaskError, match=r"own.parquet: cannot be read as Parquet"):
-        built(tmp_path / "own.parquet")
+    late = pyarrow.table({"kind": columns["kind"], "when": pyarrow.array([2**40] * ROWS, pyarrow.timestamp("s"))})
+    whole = (tmp_path / "own.parquet").read_bytes()
+    for content in (b"PAR1 and no more", whole[:150] + b"\0" * 9 + whole[159:], late):
+        if isinstance(content, bytes):
+            (tmp_path / "own.parquet").write_bytes(content)
+        else:
+            parquet.write_table(content, tmp_path / "own.parquet")
+        with pytest.raises(TaskError, match=r"own.parquet: cannot be read [^\n]*$"):
+            built(tmp_path / "own.parquet")
 
 
 UNLIKE = "".join(f"{n},t{n},{n % 2}\n" for n in range(300))
@@ -158,6 +183,7 @@ def test_a_column_of_numbers_is_predicted(tmp_path, loss):
         (numbered() + '1,"2,x\n', {}, "line 32: unexpected end of data"),
         (numbered() + "1,2,\n", {}, "row 31 has no kind, which is to be predicted"),
         (numbered() + "1,inf,x\n", {}, "row 31, column b: inf is beyond all bounds"),
+        (numbered() + f"1,{10**400},x\n", {}, r"row 31, column b: 10+\.\.\. is beyond all bounds"),
         ("n,id,kind\n" + UNLIKE, {}, r"column id has \d+ different texts, .*\n  .*'task.drop=\[id\]'"),
         (
             "a,b\n" + "".join(f"{n},5\n" for n in range(30)),
