@@ -7,11 +7,11 @@ from importlib import import_module
 from inspect import signature
 from os.path import dirname, relpath
 from sysconfig import get_path
-from traceback import extract_tb
+from traceback import FrameSummary, extract_tb
 from typing import Any
 
 from esper.checks import require
-from esper.errors import ConfigError, EsperError, first_line
+from esper.errors import ConfigError, EsperError, first_line, of_machine
 
 _HERE = dirname(__file__)
 _INSTALLED = (get_path("stdlib"), get_path("purelib"), get_path("platlib"))
@@ -50,16 +50,33 @@ def own_code(what: str, error: type[EsperError] = ConfigError) -> Iterator[None]
     """
     try:
         yield
-    except EsperError:
+    except (EsperError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as failure:
+    except BaseException as failure:  # SystemExit, too
         raise error(f"{what} failed{_line(failure)}: {type(failure).__name__}: {first_line(failure)}") from None
+
+
+def as_own_failure(failure: BaseException) -> Exception:
+    """What a user's own code raised, wherever it was called from, as an error of one line; any other as it is."""
+    if isinstance(failure, MemoryError):
+        return of_machine(failure)
+    if isinstance(failure, EsperError) or not _own(_reached(failure)):
+        return failure if isinstance(failure, Exception) else EsperError(f"{type(failure).__name__}: {failure}")
+    return EsperError(f"your code failed{_line(failure)}: {type(failure).__name__}: {first_line(failure)}")
 
 
 def _line(failure: BaseException) -> str:
     """The last line that was reached of what is neither esper's nor installed, in words."""
     if isinstance(failure, SyntaxError) and failure.filename:  # no line of it was reached
         return f" in {relpath(failure.filename)}, line {failure.lineno}"
-    reached = [frame for frame in extract_tb(failure.__traceback__) if not frame.filename.startswith((_HERE, "<"))]
-    own = [frame for frame in reached if not frame.filename.startswith(_INSTALLED)]
-    return "".join(f" in {relpath(frame.filename)}, line {frame.lineno}" for frame in (own or reached)[-1:])
+    reached = _reached(failure)
+    return "".join(f" in {relpath(frame.filename)}, line {frame.lineno}" for frame in (_own(reached) or reached)[-1:])
+
+
+def _reached(failure: BaseException) -> list[FrameSummary]:
+    """What is not esper's, outermost first."""
+    return [frame for frame in extract_tb(failure.__traceback__) if not frame.filename.startswith((_HERE, "<"))]
+
+
+def _own(reached: list[FrameSummary]) -> list[FrameSummary]:
+    return [frame for frame in reached if not frame.filename.startswith(_INSTALLED)]

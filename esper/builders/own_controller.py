@@ -1,12 +1,16 @@
 """A controller of a user's own, as a run takes it: what goes wrong in it is said in a line."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from esper.checks import require
 from esper.errors import ConfigError
 from esper.factories import own_code
-from esper.leyline import Action, EpochReport
+from esper.files.atomic import as_unicode
+from esper.leyline import Action, EpochReport, Operation
 
+_KINDS = {"operation": Operation} | dict.fromkeys(("slot", "blueprint", "blend", "reason"), str)
 METHODS = ("act", "state_dict", "load_state_dict")
 
 
@@ -34,7 +38,12 @@ class OwnController:
             )
         if len(actions) != len(reports):
             raise ConfigError(f"policy={self.name}: act gave {len(actions)} actions for {len(reports)} reports")
-        return list(actions)
+        for action in actions:
+            for name, kind in _KINDS.items():
+                value = getattr(action, name)
+                expected = "one of " + ", ".join(kind.__members__) if issubclass(kind, Operation) else "text"
+                require(isinstance(value, kind), f"policy={self.name}: {name} of an action", value, expected)
+        return [replace(action, reason=as_unicode(action.reason)) for action in actions]
 
     def state_dict(self) -> dict[str, Any]:
         """What the controller remembers."""

@@ -8,6 +8,7 @@ import torch
 
 from esper.builders.host import build_host, build_model
 from esper.config.blueprint import check_blueprints, is_offered
+from esper.config.host import CustomHostConfig
 from esper.config.root import RunConfig
 from esper.engine.backends.base import Way
 from esper.engine.backends.plain import count_outputs
@@ -169,15 +170,14 @@ def prepare(
 
 def _check_outputs(config: RunConfig, model: MorphogeneticModel, task: Task) -> None:
     """Raises ConfigError where the user's network does not give what the task's targets are compared with."""
-    factory = getattr(config.host, "factory", config.host.name)
+    host = config.host
+    what = f"host.factory={host.factory}" if isinstance(host, CustomHostConfig) else f"host={host.name}"
     try:
         outputs = count_outputs(model, task.val_x[:1].to(model.device), task.val_y[:1], task.loss)
     except EngineError as error:
-        raise ConfigError(f"host.factory={factory}: {error}") from None
+        raise ConfigError(f"{what}: {error}") from None
     if outputs < task.num_outputs:
-        raise ConfigError(
-            f"host.factory={factory}: the network gives {outputs} outputs, the task has {task.num_outputs} classes"
-        )
+        raise ConfigError(f"{what}: the network gives {outputs} outputs, the task has {task.num_outputs} classes")
 
 
 def grow(prepared: Sequence[Prepared], engine: dict[str, Any] | None = None) -> list[Grown]:

@@ -13,7 +13,7 @@ from esper.files import read_jsonl
 from esper.files.records import LEARNING_FILE, METRICS_FILE, RETURN_UNIT
 from esper.leyline import Sink
 from esper.nissa import JsonlSink, RunTitle, console_sink
-from esper.nissa.hub import reason
+from esper.nissa.hub import FAILURES, reason
 from esper.printing import logger
 
 if TYPE_CHECKING:
@@ -112,10 +112,10 @@ def _dashboard(name: str, opener: Callable[[], Sink | None], run_dir: Path) -> S
                 for line in read_jsonl(run_dir / file):
                     if line.record is not None:
                         tell(line.record)
-    except Exception as error:
+    except FAILURES as error:
         log.warning("telemetry=%s could not be opened (%s); the run goes on.", name, reason(error))
         if sink is not None:
-            with suppress(Exception):
+            with suppress(*FAILURES):
                 sink.close("failed")
         return None
     return sink

@@ -56,7 +56,7 @@ def explained(overrides: Sequence[str]) -> Iterator[None]:
     """Inside, whatever Hydra raises on bad input (ValueErrors included) is bad input: ConfigError."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # the latter of a check in a user's own configuration
         raise ConfigError(explain(error, overrides)) from error
 
 
@@ -90,7 +90,16 @@ def finish(composed: DictConfig) -> RunConfig:
 
 def to_plain(config: RunConfig) -> dict[str, Any]:
     """Plain values, as in config.yaml and in a checkpoint."""
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(config)))
+    return cast(dict[str, Any], _plain(OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)))
+
+
+def _plain(value: Any) -> Any:
+    """With a path as its text, from which a user's own configuration makes one again."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def read_values(path: Path) -> dict[str, Any]:

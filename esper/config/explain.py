@@ -30,16 +30,18 @@ HOW_TO = "expected key=value, such as seed=3 or host=cnn"
 _NO_OPTION = ("group override must be", "more than once in the final", "can only concatenate")
 
 
-def explain(error: Exception, overrides: Sequence[str], program: str = "run") -> str:
+def explain(error: BaseException, overrides: Sequence[str], program: str = "run") -> str:
     """The message for an exception raised while composing `overrides`; at most two lines. program: see `groups`."""
     return in_short(_message(error, overrides, groups(program)))
 
 
-def _message(error: Exception, overrides: Sequence[str], known: Groups) -> str:
+def _message(error: BaseException, overrides: Sequence[str], known: Groups) -> str:
     chain = (error, error.__cause__, error.__context__)
     cause = next((link for link in chain if isinstance(link, OmegaConfBaseException)), error)
     if isinstance(error, ConfigError):
         return str(error)
+    if isinstance(error, SystemExit):
+        return f"a check of the configuration ended the program: SystemExit: {error}"
     if isinstance(error, OverrideParseException):
         return f"{spelled(error.override) or '(empty)'}: cannot be read; {_how_to(error.override or '')}"
     for override in overrides:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from esper.checks import require, spelled
+from esper.checks import require, spelled, whole
 from esper.config.host import HOSTS, HostConfig
 from esper.config.options import shipped
 from esper.config.policy import POLICIES, RULES
@@ -25,6 +25,7 @@ from esper.simic.rewards.config import REWARDS, RewardConfig
 from esper.tamiyo.settings import PolicyConfig
 from esper.tasks.settings import TASKS, BaseTaskConfig
 
+_WORDS = ("true", "false", "null", "nan", "inf")  # which a command line does not read as text
 Builder = TypeVar("Builder", bound=Callable[..., Any])
 Decorator = Callable[[Builder], Builder]
 
@@ -51,6 +52,8 @@ def blueprint(
     _check_name("blueprint", name)
     if topology not in BLUEPRINTS:
         raise BlueprintError(f"blueprint {name!r}: topology={spelled(topology)}: expected {' or '.join(BLUEPRINTS)}")
+    if param_estimate is not None:
+        whole(f"blueprint {name!r}: param_estimate", param_estimate, 0)
     return register_blueprint(name, topology, param_estimate, description, family)
 
 
@@ -139,7 +142,7 @@ def _part(
 
 
 def _check_name(group: str, name: str) -> None:
-    is_plain = isinstance(name, str) and name.isidentifier() and name.isascii()
+    is_plain = isinstance(name, str) and name.isidentifier() and name.isascii() and name.lower() not in _WORDS
     require(is_plain, f"name of a {group}", name, "letters, digits and underscores, such as my_part")
 
 

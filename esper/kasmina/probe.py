@@ -46,7 +46,7 @@ def check_fit(seed: nn.Module, probe: Tensor, what: str) -> None:
     """Raises: BlueprintError, beginning with `what`, when the seed fails on the probe or changes its shape."""
     attempt = copy_network(seed)  # one of a user's own may count its passes
     with evaluating(attempt):
-        output = _run(attempt, probe, what)
+        output = _run(attempt, probe.clone(), what)
     if not isinstance(output, Tensor):
         raise BlueprintError(f"{what} gives a {type(output).__name__}, and a seed gives features")
     if output.shape != probe.shape:
@@ -60,12 +60,31 @@ def check_identity(seed: nn.Module, probe: Tensor, what: str) -> None:
         raise BlueprintError(f"{what} has no parameter that could learn")
     attempt = copy_network(seed)
     for is_training in (True, False):
-        difference = (_run(attempt.train(is_training), probe, what) - probe).abs().max().item()
+        given = probe.clone()
+        before = given._version
+        output = _run(attempt.train(is_training), given, what)
+        if given._version != before:
+            raise BlueprintError(f"{what} writes into the features that it is given: they are the host's own")
+        difference = (output - probe).abs().max().item()
         if not difference <= AT_BIRTH:
             raise BlueprintError(
                 f"{what} is not the identity at birth: it changes features by up to {difference:.2g}\n"
                 "  begin with a zeroed last layer in a branch beside its input, as in x + self.branch(x)"
             )
+
+
+@torch.enable_grad()
+def check_gradient(seed: nn.Module, probe: Tensor, what: str) -> None:
+    """Raises: BlueprintError, beginning with `what`, when the seed fails backwards, or none of it could learn so."""
+    attempt = copy_network(seed).train()
+    output = _run(attempt, probe.clone().requires_grad_().clone(), what)
+    try:
+        with undisturbed_streams(probe.device):
+            output.sum().backward()
+    except Exception as error:
+        raise BlueprintError(f"{what} fails in its backward pass: {first_line(error)}") from error
+    if all(parameter.grad is None for parameter in attempt.parameters()):
+        raise BlueprintError(f"{what}: no gradient reaches its parameters, so that none could learn")
 
 
 def _run(seed: nn.Module, probe: Tensor, what: str) -> Any:

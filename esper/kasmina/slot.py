@@ -13,7 +13,7 @@ from esper.kasmina.copying import copy_network
 from esper.kasmina.gates import GateConfig, QualityGates
 from esper.kasmina.isolation import blend_update, guard_gradient, keep_finite, reaches_upstream, ste_update
 from esper.kasmina.lifecycle import SlotConfig, SlotLifecycle
-from esper.kasmina.probe import check_fit, check_identity, evaluating, shape_probe
+from esper.kasmina.probe import check_fit, check_gradient, check_identity, evaluating, shape_probe
 from esper.kasmina.seeding import default_generator, undisturbed_streams, weights_from
 from esper.kasmina.state import SeedState
 from esper.leyline import SeedMetrics, SeedStage
@@ -183,6 +183,7 @@ class SeedSlot(SlotLifecycle):
         check_fit(seed, self._get_shape_probe(topology), what)
         if BlueprintRegistry.spec(topology, blueprint_id).is_own:  # esper's are tested
             check_identity(seed, self._get_shape_probe(topology), what)
+            check_gradient(seed, self._get_shape_probe(topology), what)
 
     def _get_shape_probe(self, topology: str) -> Tensor:
         """Features of this slot's width to try a seed on; the same tensor each time, until device or dtype change."""

@@ -11,6 +11,8 @@ from esper.printing import logger
 
 log = logger("esper.nissa")
 
+FAILURES = (Exception, SystemExit)  # of a sink, which may be a user's own
+
 
 class EventHub:
     """Fans records and events out to sinks, in order.
@@ -40,12 +42,12 @@ class EventHub:
 
     def close(self, status: str) -> None:
         """The run ended. Every sink is closed, whatever the others do; an essential one's failure is raised last."""
-        failure: Exception | None = None
+        failure: BaseException | None = None
         sinks, self._sinks = self._sinks, []
         for sink in sinks:
             try:
                 sink.close(status)
-            except Exception as error:
+            except FAILURES as error:
                 if getattr(sink, "essential", False):
                     failure = failure or error
                 else:
@@ -57,14 +59,14 @@ class EventHub:
         for sink in list(self._sinks):
             try:
                 tell(sink)
-            except Exception as error:
+            except FAILURES as error:
                 if getattr(sink, "essential", False):
                     raise
                 self._drop(sink, error)
 
-    def _drop(self, sink: Sink, error: Exception) -> None:
+    def _drop(self, sink: Sink, error: BaseException) -> None:
         self._sinks.remove(sink)
-        with contextlib.suppress(Exception):  # a live view has to give the terminal back even when it is broken
+        with contextlib.suppress(*FAILURES):  # a live view has to give the terminal back even when it is broken
             sink.close("failed")
         if isinstance(error, BrokenPipeError):
             return  # whoever read the output has gone, as `| head` does
@@ -86,6 +88,6 @@ def _name(sink: Sink) -> str:
     return f"Sink {type(sink).__name__}"
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """What went wrong, in one line: "OSError: no space"."""
     return ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))

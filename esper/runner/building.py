@@ -9,6 +9,7 @@ from esper.builders.population import grow, prepare
 from esper.checkpoint import Checkpoint
 from esper.config.root import RunConfig
 from esper.errors import EsperError, RunError
+from esper.factories import as_own_failure
 from esper.runner.directory import RunDirectory
 from esper.runner.distributed import ranks
 from esper.runner.run import Run
@@ -77,6 +78,6 @@ def _blamed(requests: Sequence[RunRequest]) -> Iterator[None]:
     """Inside, what goes wrong is these requests' error."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         for request in requests:
-            request.error, request.run = error, None
+            request.error, request.run = as_own_failure(error), None

@@ -10,6 +10,7 @@ from typing import Any
 from esper.checkpoint import Checkpoint, restoring
 from esper.config.composing import to_plain
 from esper.errors import DivergedError, EsperError, ExitCode, RunError
+from esper.factories import as_own_failure
 from esper.files.marks import holds_run
 from esper.nissa import print_summary
 from esper.printing import error_text, say, say_text, say_traceback
@@ -115,9 +116,9 @@ def run_to_completion(
                 fit(runs, stop, on_epoch)
         except KeyboardInterrupt:
             stop.signal = stop.signal or signal.SIGINT
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             for run in runs:
-                run.error = run.error or error
+                run.error = run.error or as_own_failure(error)
         return [_end(request, stop) for request in requests]
 
 

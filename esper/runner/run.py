@@ -20,6 +20,7 @@ from esper.config.root import RunConfig
 from esper.config.telemetry import require_packages
 from esper.engine.scores import Scores, test_figures
 from esper.errors import ConfigError, DivergedError
+from esper.factories import as_own_failure
 from esper.files import checked
 from esper.files.records import DATA, EVENTS_FILE, RETURN_UNIT, TARGETS, TOKENIZER
 from esper.files.shapes import ANY
@@ -55,8 +56,8 @@ def _contained(method: Callable[Concatenate["Run", P], None]) -> Callable[Concat
         if self.error is None:
             try:
                 method(self, *args, **kwargs)
-            except Exception as error:
-                self.error = error
+            except (Exception, SystemExit) as error:
+                self.error = as_own_failure(error)
 
     return contained
 

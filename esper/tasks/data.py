@@ -14,6 +14,7 @@ from torch import Tensor
 
 from esper.checks import is_whole, one_of, require, spelled
 from esper.errors import ConfigError, TaskError
+from esper.files.atomic import as_unicode
 from esper.leyline import LOSSES
 from esper.tasks.examples import class_names_of, read_examples
 from esper.tasks.labels import NUMBERS_HINT, as_classes, as_numbers
@@ -64,7 +65,7 @@ class Data:
         for key in ("class_names", "notes"):
             given = getattr(self, key)
             require(not isinstance(given, str), key, given, f"a list, as in [{spelled(given)}]")
-            setattr(self, key, tuple(map(str, given)))
+            setattr(self, key, tuple(as_unicode(str(one)) for one in given))
         self.class_names = self.class_names or class_names_of(self.train)
         require(len(set(self.class_names)) == len(self.class_names), "class_names", self.class_names, "each once")
         if self.num_outputs is not None:

@@ -18,6 +18,7 @@ from esper.errors import ConfigError, EsperError
 from esper.files import read_json, read_jsonl
 from esper.run import main
 
+OWN = ("parts", "leaving")  # modules that tests write
 ROOT = Path(__file__).parents[2]
 QUICK = ["debug=smoke", "engine.kind=sequential", "engine.threads=1", "engine.memory_format=contiguous"]
 QUICK += ["engine.members=1", "controls=[]"]
@@ -101,9 +102,10 @@ def write(text, name="parts.py", head=HEAD):
 def forget():
     """As in a process that has not loaded the plugin."""
     for _, parts in plugins._registries():
-        for name in [name for name, part in parts.items() if part.package == "parts"]:
+        for name in [name for name, part in parts.items() if part.package in OWN]:
             del parts[name]
-    sys.modules.pop("parts", None)
+    for name in OWN:
+        sys.modules.pop(name, None)
     unstore(ConfigStore.instance().repo)
 
 
@@ -112,7 +114,7 @@ def unstore(options):
     for name, stored in list(options.items()):
         if isinstance(stored, dict):
             unstore(stored)
-        elif getattr(OmegaConf.get_type(stored.node), "__module__", "") == "parts":
+        elif getattr(OmegaConf.get_type(stored.node), "__module__", "") in OWN:
             del options[name]
 
 
@@ -190,6 +192,19 @@ def test_own_parts_are_swept(here, launcher):
     assert len(list(here.glob("outputs/digits_my_rule/sweep-*/*/run.json"))) == 2
 
 
+@pytest.mark.parametrize(("kind", "default"), [("Path", "Path('a/b')"), ("Way", "Way.FAST")])
+def test_a_configuration_may_hold_paths_and_enumerations(here, kind, default):
+    text = (
+        "from enum import Enum\nfrom pathlib import Path\n\n\nclass Way(Enum):\n    FAST = 1\n    SLOW = 2\n\n\n"
+        f"@dataclass\nclass Held:\n    held: {kind} = {default}\n    other: list[{kind}] | None = None\n\n\n"
+        "@esper.policy('mine', Held)\ndef mine(config, catalogue): ...\n"
+    )
+    config = compose([write(text), "policy=mine"])
+    plain = to_plain(config)
+    assert plain["policy"]["held"] in ("a/b", "FAST")
+    assert from_plain(plain, "config.yaml") == config
+
+
 # ---- what is wrong
 
 
@@ -201,6 +216,16 @@ def test_own_parts_are_swept(here, launcher):
         ("def broken(:", r"^plugins=\[parts\] failed in parts\.py, line 12: SyntaxError: "),
         ("import nosuch", r"failed in parts\.py, line 12: ModuleNotFoundError: No module named 'nosuch'$"),
         ("raise SystemExit(3)", r"failed in parts\.py, line 12: SystemExit: 3$"),
+        ("class Odd(BaseException): ...\nraise Odd(3)", r"failed in parts\.py, line 13: Odd: 3$"),
+        ("@esper.policy('null', Config)\ndef f(c): ...", r"^name of a policy=null: expected letters"),
+        (
+            "@esper.blueprint('mine', topology='cnn', param_estimate='x')\ndef f(dim): ...",
+            r"param_estimate=x: expected",
+        ),
+        (
+            "@esper.blueprint('mine', topology='cnn', param_estimate=-1)\ndef f(dim): ...",
+            r"param_estimate=-1: expected",
+        ),
         (RULE + RULE, r"^policy 'my_rule' is registered twice: rename one$"),
         (CONV + CONV, r"^blueprint 'my_conv' is registered twice for topology 'cnn': rename one$"),
         (
@@ -253,6 +278,10 @@ def test_a_plugin_that_will_not_do_is_refused_and_leaves_nothing(here, text, rea
         (["plugins=[parts]", "policy=my_rule", "policy.patienc=1"], r"did you mean policy\.patience\?\n  policy has: "),
         (["plugins=[parts]", "policy=my_rule", "policy.patience=x"], r"policy\.patience=x: expected a whole number\n$"),
         (["plugins=[parts]", "blueprint.names=[my_cnov]"], r"no cnn blueprint 'my_cnov'; did you mean 'my_conv'\?"),
+        (
+            ["plugins=[leaving]", "policy=leaving"],
+            r"^error: a check of the configuration ended the program: SystemExit: 4\n$",
+        ),
         (["telemetry.sinks.my_sink.enabled=true"], r"\n  telemetry\.sinks has: no keys; one of your own comes with "),
         (["plugins=[parts]", "+telemetry.sinks.my_sink.file=a"], r"telemetry\.sinks\.my_sink\.file: there is no such"),
     ],
@@ -260,12 +289,23 @@ def test_a_plugin_that_will_not_do_is_refused_and_leaves_nothing(here, text, rea
 def test_what_is_typed_wrong_is_answered(here, capsys, arguments, reason):
     sink = "@esper.sink('my_sink', Config)\ndef my_sink(config, folder): ..."
     write(RULE + CONV + sink)
+    leaving = "@dataclass\nclass Leaving:\n    def __post_init__(self):\n        raise SystemExit(4)\n\n\n"
+    write(leaving + "@esper.policy('leaving', Leaving)\ndef leaving(config, catalogue): ...", "leaving.py")
     assert main(arguments) == 2
     assert re.search(reason, capsys.readouterr().err)
     assert not Path("outputs").exists()
 
 
 BLUEPRINT = "from torch import nn\n\n\n@esper.blueprint('mine', topology='cnn')\n"
+WITH = (
+    "import torch\nfrom torch import nn\n\n\nclass Cut(torch.autograd.Function):\n"
+    "    @staticmethod\n    def forward(context, x):\n        return x.clone()\n\n"
+    "    @staticmethod\n    def backward(context, gradient):\n        raise ValueError('at work')\n\n\n"
+    "class Mine(nn.Module):\n    def __init__(self, dim):\n        super().__init__()\n"
+    "        self.one = nn.Conv2d(dim, dim, 1)\n        nn.init.zeros_(self.one.weight)\n"
+    "        nn.init.zeros_(self.one.bias)\n\n    def forward(self, x):\n        return {}\n\n\n"
+    "@esper.blueprint('mine', topology='cnn')\ndef f(dim):\n    return Mine(dim)\n"
+)
 OTHER = "@esper.policy('mine', Config)\ndef f(config, catalogue):\n    return {}\n"
 
 
@@ -275,6 +315,9 @@ OTHER = "@esper.policy('mine', Config)\ndef f(config, catalogue):\n    return {}
     [
         (BLUEPRINT + "def f(dim):\n    return nn.Conv2d(dim, dim, 1)", "", "is not the identity at birth: it changes"),
         (BLUEPRINT + "def f(dim):\n    return nn.Identity()", "", "has no parameter that could learn"),
+        (WITH.format("x.add_(self.one(x))"), "", "writes into the features that it is given: they are the host's own"),
+        (WITH.format("x + self.one(x).detach()"), "", "no gradient reaches its parameters, so that none could learn"),
+        (WITH.format("Cut.apply(x + self.one(x))"), "", "fails in its backward pass: at work"),
         (
             BLUEPRINT + "def f(dim):\n    return nn.Linear(dim + 1, 3)",
             "",
@@ -310,6 +353,13 @@ OTHER = "@esper.policy('mine', Config)\ndef f(config, catalogue):\n    return {}
             "host=mine",
             r"host=mine.*\n?.*fails on the example",
         ),
+        (
+            "from torch import nn\n@esper.host('mine', Config)\ndef f(config, input_shape, num_outputs):\n"
+            "    c = [nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)]\n"
+            "    return nn.Sequential(*c, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_outputs - 1))",
+            "host=mine",
+            "error: host=mine: the network gives 9 outputs, the task has 10 classes",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_before_the_run_begins(here, capsys, text, chosen, reason):
@@ -321,9 +371,96 @@ def test_parts_that_do_not_fit_are_refused_before_the_run_begins(here, capsys, t
     assert not Path("outputs").exists()
 
 
-def test_what_fails_on_the_way_is_said_with_its_line(here, capsys):
-    text = RULE.replace("self.seen += 1", "self.seen += reports[0].epoch and None")
-    assert main([*QUICK, *QUIET, write(text), "policy=my_rule", "hydra.run.dir=a"]) == 1
+SINK = """
+
+class Sink:
+    def epoch(self, record):
+        raise SystemExit(3)
+
+    def event(self, event): ...
+
+    def update(self, record): ...
+
+    def close(self, status):
+        raise SystemExit(4)
+
+
+@esper.sink("my_sink", Config)
+def my_sink(config, folder):
+    return Sink()
+"""
+PLANTING = ["blueprint.names=[my_conv]", "policy=random", "policy.act_probability=1.0"]
+HUGE = """
+import torch
+
+
+class Huge(torch.utils.data.Dataset):
+    def __len__(self):
+        return 10**15
+
+    def __getitem__(self, index):
+        return torch.zeros(9), 0
+
+
+@esper.task("mine", Config)
+def mine(config):
+    return esper.Data(train=Huge())
+"""
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize(
+    ("text", "chosen", "code", "reason"),
+    [
+        (
+            RULE.replace("self.seen += 1", "self.seen += reports[0].epoch and None"),
+            ["policy=my_rule"],
+            1,
+            r"^error: policy=my_rule failed in parts\.py, line \d+: TypeError: .*\n  to continue",
+        ),
+        (
+            CONV.replace("        return x", "        assert len(x) < 4, 'at work'\n        return x"),
+            PLANTING,
+            1,
+            r"^error: your code failed in parts\.py, line \d+: AssertionError: at work\n  to continue",
+        ),
+        (
+            CONV.replace("        return x", "        len(x) < 4 or exit(3)\n        return x"),
+            PLANTING,
+            1,
+            r"^error: your code failed in parts\.py, line \d+: SystemExit: 3\n  to continue",
+        ),
+        (
+            RULE.replace("Operation.GERMINATE", "99"),
+            ["policy=my_rule"],
+            1,
+            r"policy=my_rule: operation of an action=99: expected one of WAIT, GERMINATE, ADVANCE, CULL\n",
+        ),
+        (
+            RULE.replace("catalogue[0][0])", "catalogue[0][0], reason=3)"),
+            ["policy=my_rule"],
+            1,
+            r"policy=my_rule: reason of an action=3: expected text\n",
+        ),
+        (RULE.replace("catalogue[0][0])", r"catalogue[0][0], reason='\udce9')"), ["policy=my_rule"], 0, "^$"),
+        (
+            SINK,
+            ["policy=static", "telemetry.sinks.my_sink.enabled=true"],
+            0,
+            r"^Sink Sink failed \(SystemExit: 3\) and gets nothing from here on; the run goes on.\n$",
+        ),
+        (
+            SINK.replace("return Sink()", "raise SystemExit(5)"),
+            ["policy=static", "telemetry.sinks.my_sink.enabled=true"],
+            0,
+            r"^telemetry=my_sink could not be opened \(SystemExit: 5\); the run goes on.\n$",
+        ),
+        (HUGE, ["task=mine"], 2, r"^error: there is not enough memory"),
+    ],
+)
+def test_what_fails_on_the_way_is_said_with_its_line(here, capsys, text, chosen, code, reason):
+    Path("stopped").touch()
+    assert main([*QUICK, *QUIET, write(text), *chosen, "hydra.run.dir=a"]) == code
     said = capsys.readouterr().err
-    assert re.search(r"error: policy=my_rule failed in parts\.py, line \d+: TypeError: ", said)
-    assert "Traceback" not in said
+    assert re.search(reason, said)
+    assert "Traceback" not in said and len(said.splitlines()) <= 2
