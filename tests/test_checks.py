@@ -1,13 +1,16 @@
 """One rule says which name was meant."""
 
 import ast
+import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from esper.checks import did_you_mean
+from esper.checks import did_you_mean, in_range, is_number
 from esper.cli.commands import COMMANDS
 from esper.config.options import groups
+from esper.errors import ConfigError
 from esper.leyline.blueprints import BLUEPRINTS
 from esper.sweep.sweeper import RERUN
 
@@ -44,6 +47,17 @@ def test_what_is_far_from_all_names_is_not_guessed_at(group):
 def test_what_was_typed_is_no_answer():
     assert did_you_mean("norm", ["norm"]) == ""
     assert did_you_mean("norm", ["norm", "norms"]) == "; did you mean norms?"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("value", "is_one"),
+    [(3, True), (0.5, True), (True, False), (math.nan, False), (-math.inf, False), (10**400, False)],
+)
+def test_a_number_is_finite_and_no_truth_value(value, is_one):
+    assert is_number(value) is is_one
+    with nullcontext() if is_one else pytest.raises(ConfigError, match=r"^epochs=.*: expected -5 to 5$"):
+        in_range("epochs", value, -5, 5)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from esper.api.optimizer_groups import OptimizerGroups
 from esper.api.rules import build_rule, rule_settings
 from esper.api.seed_gradients import note, seed_gradients
-from esper.checks import in_range, is_number, require
+from esper.checks import is_number, is_whole, require, whole
 from esper.engine.actions import Episode, SeedActions
 from esper.engine.growth import MEASURED
 from esper.engine.reports import UNKNOWN, Score, member_report, plain_report, report_from_plain
@@ -89,8 +89,10 @@ class Grower:
         seed: int = 0,
         **options: Any,
     ) -> None:
-        in_range("epochs", epochs, 1)
-        in_range("blending_epochs", blending_epochs, 1, 10_000)
+        whole("epochs", epochs, 1)
+        whole("blending_epochs", blending_epochs, 1)
+        require(is_whole(seed), "seed", seed, "a whole number")
+        require(gates is None or isinstance(gates, GateConfig), "gates", gates, "an esper.leyline.GateConfig")
         settings = rule_settings(policy, options)
         check_arguments("Grower", model, slots, example)
         check_single(model)

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from esper.api.tables import events_table, metrics_table
 from esper.config.composing import read_values
+from esper.errors import FormatError, RunError
 from esper.files import fitting, read_object
 from esper.files.records import CONFIG_FILE, REPORT_FILE, RUN, RUN_FILE
 from esper.leyline import SCORE_KINDS
@@ -40,8 +41,14 @@ class RunHandle:
         `["twin"]` has the same of the static twins, `["difference"]["test_accuracy"]` their mean difference with its
         95% interval (`mean`, `low`, `high`, in points); `["final"]` and `["final_difference"]` of the final networks,
         where there are any. `["seeds"]` says how many were planted, culled and fossilised.
+
+        Raises: RunError where run.json is missing or damaged.
         """
-        return fitting(read_object(self.folder / RUN_FILE), RUN)[0].get("summary") or {}
+        path = self.folder / RUN_FILE
+        try:
+            return fitting(read_object(path), RUN)[0].get("summary") or {}
+        except (OSError, FormatError) as error:
+            raise RunError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
     @property
     def config(self) -> DictConfig:

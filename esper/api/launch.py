@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
+from threading import Lock, RLock
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from esper.runner.spec import run_spec
 from esper.runner.task import check_folder, remove_empty
 
 _COMPOSING = Lock()  # Hydra composes one configuration at a time
+_RUNNING = RLock()  # torch's threads and the global random numbers are one run's at a time
 
 
 def launch(*overrides: str, **keywords: Any) -> RunHandle:
@@ -26,7 +27,8 @@ def launch(*overrides: str, **keywords: Any) -> RunHandle:
 
     It is what `python -m esper.run` with the same words is, with the same folder and figures, and shows the same
     (`telemetry={"console": "off"}`: nothing). Torch's threads, global random numbers, signal handlers and Hydra are
-    left as they were, so it can be called again, from a notebook or from a thread.
+    left as they were, so it can be called again, from a notebook or from a thread; from several threads, one run waits
+    for the other.
 
     Args:
         overrides: as on the command line: "policy=ppo", "engine.members=4", "hydra.run.dir=FOLDER".
@@ -57,7 +59,7 @@ def launch(*overrides: str, **keywords: Any) -> RunHandle:
     place = folder.absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _surroundings_kept():
+        with _RUNNING, _surroundings_kept():
             bring_to_end(spec)
     except EsperError:
         remove_empty(folder)

@@ -1,6 +1,7 @@
 """Seeds' parameters in an optimizer of a user's own: they join and leave it as seeds come and go."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,6 +9,12 @@ from torch import nn
 from esper.errors import ConfigError
 from esper.kasmina import MorphogeneticModel
 from esper.kasmina.in_place import SLOTS
+
+_MOMENTUM = "momentum_buffer"  # of torch.optim.SGD
+_REFUSED: dict[type, str] = {
+    torch.optim.LBFGS: "takes no parameters later on",
+    torch.optim.Muon: "takes matrices alone, and seeds have vectors, too",
+}
 
 
 class OptimizerGroups:
@@ -28,8 +35,9 @@ class OptimizerGroups:
     ) -> None:
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise ConfigError(f"optimizer: expected a torch.optim.Optimizer, and got {type(optimizer).__name__}")
-        if isinstance(optimizer, torch.optim.LBFGS):
-            raise ConfigError("optimizer: LBFGS takes no parameters later on; use another, such as torch.optim.AdamW")
+        for kind, why in _REFUSED.items():
+            if isinstance(optimizer, kind):
+                raise ConfigError(f"optimizer: {kind.__name__} {why}; use another, such as torch.optim.AdamW")
         groups = {id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
         own = [groups[id(p)] for p in network.parameters() if id(p) in groups]
         if not own:
@@ -64,4 +72,15 @@ class OptimizerGroups:
             group["params"][:] = [group["params"][place] for place in kept] + [parameter for _, parameter in come]
             if "param_names" in group:  # of an optimizer that was made of named_parameters()
                 group["param_names"][:] = [group["param_names"][place] for place in kept] + [name for name, _ in come]
+            self._start_momentum(group, [parameter for _, parameter in come])
         self._joined = {name: parameter for name, (_, _, parameter) in wanted.items()}
+
+    def _start_momentum(self, group: dict[str, Any], come: Sequence[nn.Parameter]) -> None:
+        """Fused SGD takes a group whose parameters all have momentum, or none: what joins such a one begins at 0."""
+        if not (isinstance(self.optimizer, torch.optim.SGD) and group["fused"] and group["momentum"]):
+            return
+        state = self.optimizer.state
+        if any(state[parameter].get(_MOMENTUM) is not None for parameter in group["params"] if parameter in state):
+            for parameter in come:
+                if state[parameter].get(_MOMENTUM) is None:
+                    state[parameter][_MOMENTUM] = torch.zeros_like(parameter)

@@ -53,6 +53,8 @@ def build_rule(
     """
     specs = BlueprintRegistry.list_specs(topology)
     if blueprint_names is not None:
+        if isinstance(blueprint_names, str):
+            raise BlueprintError(f"blueprint_names={blueprint_names}: expected a list, as in [{blueprint_names!r}]")
         if not blueprint_names:
             raise BlueprintError("blueprint_names=[]: expected at least one, or None for all")
         wanted = {BlueprintRegistry.spec(topology, name).name for name in blueprint_names}

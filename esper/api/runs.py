@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from esper.api.handle import RunHandle
-from esper.checks import whole
-from esper.errors import RunError
+from esper.checks import require, whole
+from esper.errors import RunError, of_machine
 from esper.study.runs.find import find_run
 from esper.study.runs.folders import ROOT
 from esper.study.runs.index import read_index
@@ -17,9 +17,12 @@ def open_run(folder: str | Path, root: str | Path = ROOT) -> RunHandle:
 
     Raises: RunError where there is none, or more than one.
     """
-    if not isinstance(folder, str | Path):
+    if not isinstance(folder, str | Path) or "\0" in str(folder):
         raise RunError(f"open_run: expected the folder of a run, such as {ROOT}/NAME/ID, and got {folder!r}")
-    return RunHandle(find_run(str(folder), root))
+    try:
+        return RunHandle(find_run(str(folder), root))
+    except OSError as error:  # of a name that is too long
+        raise of_machine(error) from error
 
 
 def runs(
@@ -39,7 +42,12 @@ def runs(
 
     Raises: ConfigError on what is no condition, RunError where there is no such folder, or no run has such a key.
     """
-    conditions = [parse_filter(text) for text in ([filter] if isinstance(filter, str) else filter)]
+    texts = [filter] if isinstance(filter, str) else filter
+    is_text = isinstance(texts, Sequence) and all(isinstance(text, str) for text in texts)
+    require(is_text, "filter", filter, "conditions, such as 'status=finished', or a list of them")
+    require(sort is None or isinstance(sort, str), "sort", sort, "a key, such as 'test_accuracy'")
+    require(isinstance(root, str | Path), "root", root, "a folder")
+    conditions = [parse_filter(text) for text in texts]
     if limit is not None:
         whole("limit", limit, 1)
     table = Table(read_index(Path(root)).rows)

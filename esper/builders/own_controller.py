@@ -41,7 +41,7 @@ class OwnController:
         for action in actions:
             for name, kind in _KINDS.items():
                 value = getattr(action, name)
-                expected = "one of " + ", ".join(kind.__members__) if issubclass(kind, Operation) else "text"
+                expected = f"one of {', '.join(Operation.__members__)}" if kind is Operation else "text"
                 require(isinstance(value, kind), f"policy={self.name}: {name} of an action", value, expected)
         return [replace(action, reason=as_unicode(action.reason)) for action in actions]
 

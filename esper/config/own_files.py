@@ -26,7 +26,7 @@ def of_yaml(error: yaml.YAMLError) -> str:
     return f"{mark.name}, line {mark.line + 1}: {said}"
 
 
-def of_file(error: Exception, cause: BaseException, known: Groups) -> str:
+def of_file(error: BaseException, cause: BaseException, known: Groups) -> str:
     """The message for what Hydra says "In 'GROUP/OPTION'" of; "" for what is no mistake of a file's form."""
     text = str(error)
     unreadable = re.match(r"Invalid defaults list in '(.+?)', (.+)", text)

@@ -40,8 +40,9 @@ class GraftedHost(Host):
         super().__init__()
         if not positions:
             raise ConfigError("slots: name at least one submodule, such as slots={'mid': 'layer2'}")
-        if any("." in name or not name for name in positions):
-            raise ConfigError(f"slots: names are plain words, not {', '.join(positions)}")
+        for name in positions:  # which torch takes as those of submodules
+            if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict(), name):
+                raise ConfigError(f"slots: names are plain words, not {name!r}")
         if topology not in (None, *TOPOLOGIES):
             raise ConfigError(f"topology={topology!r}: must be one of {', '.join(TOPOLOGIES)}")
         _check_eager(module, positions, key)

@@ -29,6 +29,7 @@ OPEN = GateConfig(min_training_improvement=-100, min_gradient_ratio=0, min_contr
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9),
     "adamw": lambda p: torch.optim.AdamW(p, 0.01),
+    "fused sgd": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, fused=True),
     "rmsprop": lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.5),
     "adagrad": lambda p: torch.optim.Adagrad(p, 0.05),
 }
@@ -303,7 +304,16 @@ MISTAKES = [
     ({"topology": "mpl"}, "topology="),
     ({"optimizer": 3}, "expected a torch.optim.Optimizer, and got int"),
     ({"optimizer": torch.optim.SGD(nn.Linear(2, 2).parameters(), 0.1)}, "none of the network's parameters"),
-    ({"epochs": 0}, "epochs=0: expected 1 or more"),
+    ({"epochs": 0}, "epochs=0: expected a whole number, 1 or more"),
+    ({"epochs": 2.5}, "epochs=2.5: expected a whole number, 1 or more"),
+    ({"blending_epochs": "x"}, "blending_epochs=x: expected a whole number, 1 or more"),
+    ({"seed": "x"}, "seed=x: expected a whole number"),
+    ({"gates": {"min_contribution": 0}}, "gates={'min_contribution': 0}: expected an esper.leyline.GateConfig"),
+    ({"blueprint_names": "norm"}, "blueprint_names=norm: expected a list, as in ['norm']"),
+    ({"slots": {1: "body"}}, "slots: names are plain words, not 1"),
+    ({"slots": {"a.b": "body"}}, "slots: names are plain words, not 'a.b'"),
+    ({"slots": {"forward": "body"}}, "slots: names are plain words, not 'forward'"),
+    ({"slots": {"training": "body"}}, "slots: names are plain words, not 'training'"),
     ({"policy": "scheduled", "plant_epochs": [2, 3]}, "expected one entry a slot in each"),
 ]
 
@@ -331,6 +341,9 @@ def test_networks_that_are_trained_elsewhere_are_refused() -> None:
     net = network()
     with pytest.raises(ConfigError, match="LBFGS takes no parameters later on"):
         Grower(net, {"mid": "body"}, X[:1], optimizer=torch.optim.LBFGS(net.parameters()))
+    matrices = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 2, bias=False))
+    with pytest.raises(ConfigError, match="Muon takes matrices alone"):
+        Grower(matrices, {"mid": "0"}, X[:1, 0, 0, :4], optimizer=torch.optim.Muon(matrices.parameters()))
 
 
 def test_misuse_in_the_loop_is_said_and_changes_nothing() -> None:
@@ -346,6 +359,7 @@ def test_misuse_in_the_loop_is_said_and_changes_nothing() -> None:
     for wrong, evaluate, message in (
         (float("nan"), None, "val_score=nan: expected"),
         ("90%", None, "val_score=90%: expected"),
+        (10**400, None, r"val_score=10+\.\.\.: expected"),
         (50.0, lambda net: None, "evaluate=null: expected a function that returns a number"),
     ):
         with pytest.raises(ConfigError, match=message):

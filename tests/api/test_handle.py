@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -117,6 +118,7 @@ def test_a_run_is_opened_by_part_of_its_path(root: Path, run: RunHandle) -> None
         ("rnu1", "did you mean"),
         ("", "an empty name"),
         (None, "open_run: expected"),
+        ("a\0b", "open_run: expected"),
     ):
         with pytest.raises(RunError, match=message):
             esper.open_run(wrong, root=root)
@@ -124,6 +126,58 @@ def test_a_run_is_opened_by_part_of_its_path(root: Path, run: RunHandle) -> None
         esper.runs(filter="status=finishd", root=root)
     with pytest.raises(RunError, match="there is no such folder"):
         esper.runs(root=root / "none")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"filter": 3}, "filter=3: expected conditions"),
+        ({"filter": ["status=finished", 3]}, r"filter=\[status=finished,3\]: expected conditions"),
+        ({"filter": None}, "filter=null: expected conditions"),
+        ({"sort": 3}, "sort=3: expected a key"),
+        ({"root": 3}, "root=3: expected a folder"),
+        ({"limit": 0}, "limit=0: expected a whole number, 1 or more"),
+    ],
+)
+def test_what_is_no_question_is_refused(root: Path, given: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        esper.runs(**{"root": root} | given)
+
+
+def test_a_name_that_is_too_long_is_said_in_a_line(root: Path) -> None:
+    with pytest.raises(EsperError, match="File name too long"):
+        esper.open_run("x" * 5000, root=root)
+
+
+LINES = b'{"a":1}\n{"epoch":1,"members":3}\n{"epoch":"x","members":[{"epoch":9}]}\n[1]\n\xff\n{"members":[]}\n'
+DAMAGE = {
+    "missing": Path.unlink,
+    "empty": lambda path: path.write_text(""),
+    "garbage": lambda path: path.write_bytes(bytes(range(256))),
+    "others": lambda path: path.write_bytes(LINES + path.read_bytes()),
+    "folder": lambda path: (path.unlink(), path.mkdir()),
+    "FIFO": lambda path: (path.unlink(), os.mkfifo(path)),
+}
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "events.jsonl"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_is_damaged_is_told_or_passed_over(name: str, damage: str, run: RunHandle, tmp_path: Path) -> None:
+    copied = RunHandle(shutil.copytree(run.folder, tmp_path / "copied", ignore=shutil.ignore_patterns("checkpoints")))
+    DAMAGE[damage](copied.folder / name)
+    ask = {
+        "run.json": lambda handle: list(handle.summary),
+        "metrics.jsonl": lambda handle: len(handle.metrics()),
+        "events.jsonl": lambda handle: len(handle.events()),
+    }[name]
+    try:
+        asked = ask(copied)
+    except EsperError as error:
+        assert name in str(error) and len(str(error).splitlines()) <= 2
+        assert damage in ("missing", "folder", "FIFO") or name == "run.json"
+    else:
+        assert asked == (ask(run) if damage == "others" else 0)
+    assert repr(copied) and copied.status in ("finished", "unreadable")
 
 
 def test_of_a_damaged_newest_checkpoint_no_older_one_is_passed_off(run: RunHandle, tmp_path: Path) -> None:

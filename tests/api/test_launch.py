@@ -63,6 +63,23 @@ def test_it_leaves_everything_as_it_was_even_from_a_thread(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_two_at_once_are_what_each_is_alone(tmp_path: Path) -> None:
+    alone = esper.launch(*TINY, f"hydra.run.dir={tmp_path}/alone", epochs=2)
+    before, found = surroundings(), []
+
+    def start(number: int) -> None:
+        found.append(esper.launch(*TINY, f"hydra.run.dir={tmp_path}/{number}", epochs=2))
+
+    threads = [threading.Thread(target=start, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert surroundings() == before
+    assert [run.summary["grown"] for run in found] == [alone.summary["grown"]] * 2
+
+
+@pytest.mark.slow
 def test_each_has_a_folder_of_its_own_below_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     quick = {"epochs": 1, "policy": "static", "controls": [], "engine": {"members": 1}}

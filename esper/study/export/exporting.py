@@ -4,6 +4,8 @@ import logging
 import warnings
 from importlib.util import find_spec
 from io import BytesIO
+from keyword import iskeyword
+from os import PathLike
 from pathlib import Path
 
 import torch
@@ -11,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from esper.checks import did_you_mean
+from esper.checks import did_you_mean, is_whole, require
 from esper.engine.growth import Growth
 from esper.errors import ConfigError, EngineError, EsperError, RunError, first_line
 from esper.files import write_atomic
@@ -40,6 +42,7 @@ def export_member(folder: Path, member: str | int = BEST, to: str | Path | None 
     Raises: EsperError where there is no such run or member, the file is there, or the network cannot be exported.
     """
     if to is not None:
+        require(isinstance(to, str | PathLike), "to", to, "a file, such as 'net.pt2'")
         check_target(Path(to), force)
     growth = load_growth(folder)
     number = number_of(growth, member)
@@ -77,7 +80,7 @@ def check_target(path: Path, force: bool) -> None:
 
 def written(path: Path) -> list[Path]:
     """The files that an export to this one writes."""
-    if path.suffix == ".safetensors" and not path.stem.isidentifier():
+    if path.suffix == ".safetensors" and (not path.stem.isidentifier() or iskeyword(path.stem)):
         raise ConfigError(f"{path}: its module is to be imported as {path.stem!r}; use letters, digits and underscores")
     return [path, path.with_suffix(".py")] if path.suffix == ".safetensors" else [path]
 
@@ -87,10 +90,10 @@ def number_of(growth: Growth, member: str | int) -> int:
     if member == BEST:
         reports = [report for report in growth.reports() if not report.is_twin]
         return max(reports, key=lambda report: report.val_accuracy).member
-    try:
-        return int(member)
-    except (TypeError, ValueError):
-        raise RunError(f"member {member!r}: expected {BEST!r} or a number, such as 0") from None
+    is_number = is_whole(member) or (isinstance(member, str) and member.isdecimal())
+    if not is_number:
+        raise RunError(f"member {member!r}: expected {BEST!r} or a number, such as 0")
+    return int(member)
 
 
 def program_of(model: MorphogeneticModel, input_shape: tuple[int, ...], what: str) -> tuple[ExportedProgram, Tensor]:
