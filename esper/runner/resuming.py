@@ -17,6 +17,7 @@ from esper.runner.directory import write_config
 
 # What a checkpoint's state is made of: with another, it is another run.
 FIXED = ("blueprint", "controls", "engine", "host", "optimizer.name", "policy.name", "slots", "task")
+MOVED = ("task.keep",)  # but for what lies elsewhere, and is the same
 CHOOSES_CODE = ("plugins", "host.factory", "task.factory")  # which a checkpoint never does
 _MOST_NAMED = 3
 
@@ -78,7 +79,7 @@ def refuse(changes: Changes, checkpoint: Checkpoint, where: Path, run_dir: Path 
 
 
 def _is_fixed(key: str) -> bool:
-    return any(key == part or key.startswith(f"{part}.") for part in FIXED)
+    return key not in MOVED and any(key == part or key.startswith(f"{part}.") for part in FIXED)
 
 
 def _restore(run_dir: Path, checkpoint: Checkpoint) -> None:
