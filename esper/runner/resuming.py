@@ -1,13 +1,14 @@
 """The configuration that a run goes on with: the one that its checkpoint was made under."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from esper.checkpoint import Checkpoint
 from esper.checks import spelled
 from esper.config.checks import flat
-from esper.config.composing import from_plain, is_confirmed, read_config, to_plain
+from esper.config.composing import from_plain, is_confirmed, load_plugins_of, read_config, read_values, to_plain
 from esper.config.root import RunConfig
 from esper.config.store import VOLATILE
 from esper.errors import ConfigError
@@ -35,11 +36,11 @@ def configuration(run_dir: Path, overrides: Sequence[str], checkpoint: Checkpoin
         return read_config(path, overrides)
     if not path.exists():
         _restore(run_dir, checkpoint)
-    try:
+    with _mended_by_checkpoint():
+        read_values(path)
+    load_plugins_of(path)  # what is wrong with them the checkpoint does not mend
+    with _mended_by_checkpoint():
         config = read_config(path)
-    except ConfigError as error:
-        mend = "put it back, or remove the file: it is then written anew from the checkpoint"
-        raise ConfigError(f"{error}\n  {mend}") from error
     reached = checkpoint.state.get("growth", {}).get("epoch")
     if isinstance(reached, int) and config.epochs < reached:
         was = spelled(checkpoint.config.get("epochs"))
@@ -52,6 +53,15 @@ def configuration(run_dir: Path, overrides: Sequence[str], checkpoint: Checkpoin
     still = {key: change for key, change in changes.items() if key not in confirmed or _is_fixed(key)}
     refuse(still, checkpoint, path, run_dir)
     return read_config(path, overrides)
+
+
+@contextmanager
+def _mended_by_checkpoint() -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        mend = "put it back, or remove the file: it is then written anew from the checkpoint"
+        raise ConfigError(f"{error}\n  {mend}") from error
 
 
 def differences(config: RunConfig, checkpoint: Checkpoint) -> Changes:

@@ -11,9 +11,10 @@ import torch
 import esper
 from esper.api.handle import RunHandle
 from esper.errors import ConfigError, EsperError, RunError
-from esper.kasmina import MorphogeneticModel
+from esper.kasmina import MorphogeneticModel, TransformerHost
 from esper.leyline import SeedStage
 from esper.runner.checkpointing import load_growth, load_member
+from esper.simic.features import TaskConfig
 from esper.study.export.exporting import number_of, program_of
 from esper.study.export.module_file import module_file
 from tests.api.conftest import TINY
@@ -119,6 +120,25 @@ def test_a_seed_is_in_it_as_its_stage_has_it(blueprint: str, blend: str, bare: R
     assert len(seen) == 5
     assert torch.equal(seen[SeedStage.GERMINATED], seen[SeedStage.TRAINING])
     assert not torch.equal(seen[SeedStage.TRAINING], seen[SeedStage.BLENDING])
+
+
+@pytest.mark.slow
+def test_flex_attention_is_exported_as_what_it_computes() -> None:
+    host = TransformerHost(vocab_size=20, n_embd=16, n_head=2, n_layer=3, block_size=8)
+    model = MorphogeneticModel(host, slots=["early"], task_config=TaskConfig(topology="transformer", blending_steps=4))
+    for stage in in_every_stage(model, "flex_attention", "linear"):
+        tokens = torch.randint(0, 20, (3, 8))
+        with torch.no_grad():
+            wanted = model.eval()(tokens)
+            program, example = program_of(model, (8,), "it")
+            text, tensors = module_file(program, example, "net.safetensors")
+            space = {"__file__": "net.py"}
+            exec(text, space)
+            network = space["Network"]()
+            network.load_state_dict(tensors)
+            for given in (program.module()(tokens), network.eval()(tokens)):
+                assert (given - wanted).abs().max() <= 1e-6 * max(1.0, wanted.abs().max()), stage
+    assert "flex" not in text
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
+from esper.cli import main as cli
 from esper.config import plugins
 from esper.config.composing import compose, from_plain, read_config, to_plain
 from esper.config.help import help_text
@@ -181,6 +182,27 @@ def test_a_run_of_own_parts_is_stopped_and_resumed(here):
     one, two = ([line.record["members"] for line in read_jsonl(here / run / "metrics.jsonl")] for run in "ab")
     assert one == two
     assert "my_conv" in str(one[-1])
+
+
+@pytest.mark.slow
+def test_a_run_whose_plugin_is_gone_says_so_and_what_it_wrote_is_read(here, capsys):
+    arguments = [*QUICK, *QUIET, write(RULE + CONV), "policy=my_rule", "blueprint.names=[my_conv]", "epochs=3"]
+    assert main([*arguments, "hydra.run.dir=a"]) == 130
+    forget()
+    Path("parts.py").rename("moved.py")
+    capsys.readouterr()
+    gone = r"^error: plugins: there is no module parts\n  looked for from \S+\n$"
+    for ask in (
+        lambda: main(["resume=a"]),
+        lambda: cli(["export", "a"]),
+        lambda: cli(["evaluate", "a", "--seeds", "1"]),
+    ):
+        assert ask() == 2
+        assert re.search(gone, capsys.readouterr().err)
+    for words in (["report", "a"], ["runs", "--root", "."]):
+        assert cli(words) == 0, capsys.readouterr().err
+    Path("moved.py").rename("parts.py")
+    assert main(["resume=a"]) == 0
 
 
 @pytest.mark.slow

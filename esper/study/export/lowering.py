@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from esper.kasmina import MorphogeneticModel
+from esper.kasmina.attention import CausalSelfAttention
 from esper.kasmina.base import Host
 from esper.kasmina.isolation import blend_update
 from esper.kasmina.slot import SeedSlot
@@ -32,6 +33,9 @@ def lowered(model: MorphogeneticModel) -> Host:
         if isinstance(slot, SeedSlot):
             is_seen = slot.computes and not (slot.stage is SeedStage.TRAINING and slot.alpha == 0.0)
             host.slots[position] = Blended(slot) if is_seen else nn.Identity()
+    for module in host.modules():
+        if isinstance(module, CausalSelfAttention):  # flex attention is the same, in operations that few programs have
+            module.__class__ = CausalSelfAttention
     for tensor in (*host.parameters(), *host.buffers()):
         tensor.data = tensor.detach().clone()  # views of stacks would bring all members along
     return host
