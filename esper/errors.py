@@ -12,6 +12,7 @@ def printable(text: Any) -> str:
         return text
     return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
 
+
 _MOST_CHARACTERS = 400  # of what another library's error says
 
 
