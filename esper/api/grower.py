@@ -1,42 +1,28 @@
 """`Grower`: growth in a training loop of one's own."""
 
 import copy
-import weakref
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from esper.api.optimizer_groups import OptimizerGroups
-from esper.api.rules import build_rule, rule_settings
-from esper.api.seed_gradients import note, seed_gradients
-from esper.checks import is_number, is_whole, require, whole
-from esper.engine.actions import Episode, SeedActions
-from esper.engine.growth import MEASURED
-from esper.engine.reports import UNKNOWN, Score, member_report, plain_report, report_from_plain
-from esper.errors import CheckpointError, EsperError, first_line
-from esper.files import checked
-from esper.files.shapes import ANY, Count
-from esper.kasmina import MorphogeneticModel, QualityGates, SlotConfig
+from esper.api.learned import StoredPolicy
+from esper.api.loop_governor import LoopGovernor
+from esper.api.loop_growth import SLOTS, LoopGrowth
+from esper.api.optimizer_groups import OptimizerGroups, Rejoin
+from esper.api.policies import build_policy, policy_settings
+from esper.api.scores import SCORE, SEEN, TRAINED, Evaluate, Reached, read_score
+from esper.checks import is_whole, require, whole
+from esper.engine.actions import SeedActions
+from esper.errors import CheckpointError, ConfigError, EsperError, first_line
+from esper.kasmina import MorphogeneticModel, QualityGates
 from esper.kasmina.graft import check_arguments
 from esper.kasmina.in_place import OwnHost, check_single
-from esper.kasmina.probe import evaluating
-from esper.kasmina.seeding import undisturbed_streams
 from esper.kasmina.slot import SeedSlot
-from esper.leyline import EpochReport, GateConfig, TelemetryEvent
+from esper.leyline import EpochReport, GateConfig, GovernorConfig, TelemetryEvent
 
-_SLOTS = SlotConfig(embargo_epochs=2)  # as conf/slots has it
-_STATE = {
-    "epoch": Count(1 << 31),
-    "steps": Count(1 << 53),
-    "report": (dict, None),
-    "log": [dict],
-    "controller": dict,
-    "slots": {ANY: {"is_finite": bool, "gradients": ([float], None)}},
-}
-Evaluate = Callable[[nn.Module], float | Tensor]
+_NO_END = 1_000_000  # epochs, of a loop whose length is not told
 
 
 class Grower:
@@ -56,19 +42,22 @@ class Grower:
         model: any module of one process, not compiled.
         slots: slot name -> path of a submodule, as for `esper.grow`.
         example: an input [B, ...] to try the network on.
-        policy: who decides: "heuristic", "scheduled", "random", "static", or another rule that is registered.
+        policy: who decides: "heuristic", "scheduled", "random", "static", or another rule that is registered; or a run
+            in which a policy was learned, or a file of one, as of `policy.load`.
         optimizer: of torch.optim, with the network's parameters. Seeds join the group of the layer they are behind.
             None: it is assigned to `grower.optimizer` before the first step.
-        epochs: that the loop will have, where that is known: no seed is then planted too late to earn its place.
+        epochs: that the loop will have, where that is known: no seed is then planted too late to earn its place. A
+            policy that was learned has to know.
         blending_epochs: that a seed takes to blend in.
         blueprint_names: what may be planted (None: all that there are for the topology).
         gates: what a seed must show, in points of the score.
+        governor: when the network counts as diverged. It is then put back to a copy, kept in memory. None: never.
         topology: of the features, where the layers do not tell: "cnn", "cnn1d", "transformer" or "mlp".
         seed: of all that is random in growing; nothing is drawn from torch's own stream.
         options: of the policy, as conf/policy has them: `first_plant_epoch=1`.
 
     Attributes: `model`: the network; `slots`: by name; `report`: of the last epoch (None before the first); `log`: what
-    was planted where, and when.
+    was planted where, and when; `retired`: whether the governor has ended growth.
 
     Raises: ConfigError or BlueprintError, with the reason; nothing has changed then.
     """
@@ -81,104 +70,115 @@ class Grower:
         policy: str = "heuristic",
         optimizer: torch.optim.Optimizer | None = None,
         *,
-        epochs: int = 1_000_000,
+        epochs: int | None = None,
         blending_epochs: int = 3,
         blueprint_names: Sequence[str] | None = None,
         gates: GateConfig | None = None,
+        governor: GovernorConfig | None = None,
         topology: str | None = None,
         seed: int = 0,
         **options: Any,
     ) -> None:
-        whole("epochs", epochs, 1)
+        if epochs is not None:
+            whole("epochs", epochs, 1)
         whole("blending_epochs", blending_epochs, 1)
         require(is_whole(seed), "seed", seed, "a whole number")
         require(gates is None or isinstance(gates, GateConfig), "gates", gates, "an esper.leyline.GateConfig")
-        settings = rule_settings(policy, options)
+        settings = policy_settings(policy, options)
+        self._has_learned = isinstance(settings, StoredPolicy)
+        if self._has_learned and epochs is None:
+            raise ConfigError(f"epochs: policy={policy!r} has learned for courses that end; say how many the loop has")
         check_arguments("Grower", model, slots, example)
         check_single(model)
         host = OwnHost(model, slots, example, topology)
-        grown = MorphogeneticModel(host, example.device, list(host.injection_points), slot_config=_SLOTS)
-        self._controller, names = build_rule(settings, host.topology, grown.slots, blueprint_names, seed)
-        self._groups = None if optimizer is None else OptimizerGroups(optimizer, grown, model, slots)
+        grown = MorphogeneticModel(host, example.device, list(host.injection_points), slot_config=SLOTS)
+        controller, names = build_policy(settings, host.topology, grown.slots, blueprint_names, seed)
+        groups = None if optimizer is None else OptimizerGroups(optimizer, grown, model, slots)
         self.model = model
         self.slots: dict[str, SeedSlot] = grown.slots
-        self.report: EpochReport | None = None
-        self._grown, self._positions = grown, dict(slots)
-        self._gates = QualityGates(gates)
-        self._actions = SeedActions([grown], self._gates, names)
-        self._episode = Episode(seed, 0)
-        self._input_shape = tuple(example.shape[1:])
-        self._epochs, self._blending_epochs = epochs, blending_epochs
-        self._epoch = self._steps = 0
-        self._gradients: dict[str, Tensor] = {}
+        self._positions = dict(slots)
+        self._governor = None if governor is None else LoopGovernor(governor, model)
+        self._growth = LoopGrowth(
+            model,
+            grown,
+            controller,
+            SeedActions([grown], QualityGates(gates), names),
+            self._governor,
+            groups,
+            input_shape=tuple(example.shape[1:]),
+            epochs=epochs or _NO_END,
+            blending_epochs=blending_epochs,
+            seed=seed,
+        )
         host.attach()
-        model.register_load_state_dict_post_hook(_Rejoin(self))
+        model.register_load_state_dict_post_hook(Rejoin(self._growth))
+        self._growth.begin(self._has_learned)
 
     @property
     def optimizer(self) -> torch.optim.Optimizer | None:
         """The loop's optimizer; assigning one lets the seeds join it. Raises: ConfigError where it cannot take them."""
-        return None if self._groups is None else self._groups.optimizer
+        groups = self._growth.groups
+        return None if groups is None else groups.optimizer
 
     @optimizer.setter
     def optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        self._groups = OptimizerGroups(optimizer, self._grown, self.model, self._positions)
-        self._groups.sync()
+        groups = OptimizerGroups(optimizer, self._growth.grown, self.model, self._positions)
+        groups.sync()
+        self._growth.groups = groups
+
+    @property
+    def report(self) -> EpochReport | None:
+        """Of the last epoch, as a policy gets it; None before the first."""
+        return self._growth.report
 
     @property
     def log(self) -> list[dict[str, Any]]:
         """An entry for each seed that was planted: epoch, slot, blueprint, blend, reason."""
-        return self._actions.log
+        return self._growth.actions.log
+
+    @property
+    def retired(self) -> bool:
+        """Whether the governor has put the network back as often as it may: nothing grows in it any more."""
+        return self._growth.retired
 
     def step(self) -> None:
         """Count a training step: call it after `optimizer.step()`, while the gradients are still there.
 
         Raises: EsperError where a seed that learns has no gradient, or there is no optimizer yet.
         """
-        if self._groups is None:
+        if self.optimizer is None:
             raise EsperError("Grower.step: there is no optimizer yet; give optimizer=, or assign grower.optimizer")
-        self._gradients = seed_gradients(self._grown)
-        self._steps += 1
-        for slot in self.slots.values():
-            slot.step()
+        self._growth.step()
 
-    def end_epoch(self, val_score: float | Tensor, evaluate: Evaluate | None = None) -> list[TelemetryEvent]:
+    def end_epoch(
+        self, val_score: Reached, evaluate: Evaluate | None = None, trained: tuple[float, float] | None = None
+    ) -> list[TelemetryEvent]:
         """End an epoch of training: seeds move on as their gates allow, and the policy decides what comes next.
 
         Args:
             val_score: the network's validation score; it grows, in points, such as percent of accuracy. (A loss: minus
-                it; then say with `gates` what a point is.)
-            evaluate: gives the score of the network that it is handed, which is in evaluation mode. It is called for
+                it; then say with `gates` what a point is.) Or a pair of it and the loss.
+            evaluate: gives the same of the network that it is handed, which is in evaluation mode. It is called for
                 each seed that blends or is on probation, with that seed left out. Without it no seed's worth is known,
                 and none can stay for good.
+            trained: score and mean loss of this epoch's training. The governor watches it, and a policy that was
+                learned asks for it and for pairs.
 
-        Returns: what happened, in order: seeds planted, gates passed or not, stages entered.
+        Returns: what happened, in order: seeds planted, gates passed or not, stages entered, the network put back.
 
         Raises: ConfigError where a score is no number, EsperError where no step was counted since the last epoch;
         nothing has changed then.
         """
-        score = _number("val_score", val_score, "a number that grows, such as percent of accuracy")
-        if not self._steps:
+        may_diverge = self._governor is not None
+        validated = read_score(
+            "val_score", val_score, SEEN if self._has_learned else SCORE, self._has_learned, may_diverge
+        )
+        learned = None
+        if trained is not None or self._has_learned:
+            learned = read_score("trained", trained, TRAINED, True, may_diverge)
+        if not self._growth.steps:
             raise EsperError("Grower.end_epoch: no step was counted in this epoch; call grower.step() after each")
-        without = {} if evaluate is None else self._evaluate_without(evaluate)
-        self._epoch += 1
-        blending = replace(_SLOTS, blending_steps=self._blending_epochs * self._steps, cull_steps=self._steps)
-        events: list[TelemetryEvent] = []
-        for name, slot in self.slots.items():
-            slot.config = blending
-            if slot.state is not None and name in without:
-                slot.state.metrics.counterfactual_contribution = score - without[name].score
-            if slot.state is not None and name in self._gradients:
-                note(slot.state, self._gradients[name].tolist(), self._epoch, self._epochs)
-            events += slot.end_epoch(score, self._gates)
-        self._steps, self._gradients = 0, {}
-        self.report = self._report(score, without)
-        (action,) = self._controller.act([self.report])
-        asked = self._actions.act(0, action, self._episode, self._epoch + 1)
-        if self._groups is not None:
-            self._groups.sync()
-        for event in events + asked:
-            event.epoch, event.member = self._epoch + (event in asked), 0
-        return events + asked
+        return self._growth.end_epoch(validated, learned, evaluate, self._has_learned)
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides what comes next, as tensors and plain values: network, optimizer and growth; copies."""
@@ -186,19 +186,11 @@ class Grower:
         return {"growth": self.growth_state(), "model": copy.deepcopy(self.model.state_dict()), "optimizer": optimizer}
 
     def growth_state(self) -> dict[str, Any]:
-        """Of `state_dict` what is neither in the network's state nor in the optimizer's, as plain values."""
-        figures = {name: gradients.tolist() for name, gradients in self._gradients.items()}
-        return {
-            "epoch": self._epoch,
-            "steps": self._steps,
-            "report": None if self.report is None else plain_report(self.report),
-            "log": copy.deepcopy(self.log),
-            "controller": copy.deepcopy(self._controller.state_dict()),
-            "slots": {
-                name: {"is_finite": bool(slot.seed_is_finite), "gradients": figures.get(name)}
-                for name, slot in self.slots.items()
-            },
-        }
+        """Of `state_dict` what is neither in the network's state nor in the optimizer's, as plain values.
+
+        With a governor, the tensors of its last copy are in it, too.
+        """
+        return self._growth.state()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on exactly where `state_dict` was taken, from a Grower that was made with the same arguments.
@@ -216,67 +208,10 @@ class Grower:
 
     def load_growth_state(self, state: Mapping[str, Any]) -> None:
         """Go on where `growth_state` was taken; network and optimizer are loaded by themselves."""
-        plain = copy.deepcopy(checked({name: state[name] for name in _STATE}, _STATE, "state"))
-        if plain["slots"].keys() != self.slots.keys():
-            raise CheckpointError(f"its slots are {', '.join(plain['slots'])}; here: {', '.join(self.slots)}")
-        self._controller.load_state_dict(plain["controller"])
-        self._epoch, self._steps = plain["epoch"], plain["steps"]
-        self._actions.log = plain["log"]
-        self.report = None if plain["report"] is None else report_from_plain(plain["report"])
-        of_slots = plain["slots"].items()
-        for name, of_slot in of_slots:
-            self.slots[name].seed_is_finite = of_slot["is_finite"]
-        self._gradients = {name: torch.tensor(kept["gradients"]) for name, kept in of_slots if kept["gradients"]}
+        self._growth.load_state(state)
 
     def _load(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])  # and so its seeds
         if self.optimizer is not None and state["optimizer"] is not None:
             self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.load_growth_state(state["growth"])
-
-    def _evaluate_without(self, evaluate: Evaluate) -> dict[str, Score]:
-        """Slot -> loss and score of the network without the seed there, of those whose worth is asked for."""
-        found = {}
-        measured = {name: slot for name, slot in self.slots.items() if slot.stage in MEASURED}
-        for name, slot in measured.items():
-            slot.bypass = True
-            try:
-                with evaluating(self.model), undisturbed_streams(slot.device), torch.no_grad():
-                    score = _number("evaluate", evaluate(self.model), "a function that returns a number")
-            finally:
-                slot.bypass = False
-            found[name] = Score(-score, score)
-        return found
-
-    def _report(self, score: float, without: Mapping[str, Score]) -> EpochReport:
-        best = score if self.report is None else max(score, self.report.best_val_accuracy)
-        known = {"member": 0, "epoch": self._epoch, "max_epochs": self._epochs, "best_val_accuracy": best}
-        # Of losses nothing is known: what falls as the score grows stands in for them.
-        return member_report(
-            self._grown, self._gates, self._input_shape, UNKNOWN, Score(-score, score), without, **known
-        )
-
-
-def _number(key: str, value: Any, expected: str) -> float:
-    """The value, which may be a tensor of one element. Raises: ConfigError where it is no finite number."""
-    plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-    require(is_number(plain), key, plain, expected)
-    return float(plain)
-
-
-class _Rejoin:
-    """A hook of the network's load_state_dict, which makes seeds anew: their parameters take the old ones' places.
-
-    A copy of the network is no longer the Grower's, and neither is a copy of this.
-    """
-
-    def __init__(self, grower: Grower | None = None) -> None:
-        self._grower = (lambda: None) if grower is None else weakref.ref(grower)
-
-    def __call__(self, module: nn.Module, incompatible_keys: Any) -> None:
-        grower = self._grower()
-        if grower is not None and grower._groups is not None:
-            grower._groups.sync()
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return _Rejoin, ()

@@ -1,7 +1,8 @@
 """Seeds' parameters in an optimizer of a user's own: they join and leave it as seeds come and go."""
 
+import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -9,6 +10,9 @@ from torch import nn
 from esper.errors import ConfigError
 from esper.kasmina import MorphogeneticModel
 from esper.kasmina.in_place import SLOTS
+
+if TYPE_CHECKING:
+    from esper.api.loop_growth import LoopGrowth
 
 _MOMENTUM = "momentum_buffer"  # of torch.optim.SGD
 _REFUSED: dict[type, str] = {
@@ -84,3 +88,22 @@ class OptimizerGroups:
             for parameter in come:
                 if state[parameter].get(_MOMENTUM) is None:
                     state[parameter][_MOMENTUM] = torch.zeros_like(parameter)
+
+
+
+class Rejoin:
+    """A hook of the network's load_state_dict, which makes seeds anew: their parameters take the old ones' places.
+
+    A copy of the network is no longer the Grower's, and neither is a copy of this.
+    """
+
+    def __init__(self, growth: "LoopGrowth | None" = None) -> None:
+        self._growth = (lambda: None) if growth is None else weakref.ref(growth)
+
+    def __call__(self, module: nn.Module, incompatible_keys: Any) -> None:
+        growth = self._growth()
+        if growth is not None and growth.groups is not None:
+            growth.groups.sync()
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return Rejoin, ()

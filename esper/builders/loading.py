@@ -1,7 +1,7 @@
 """Policies that were learned elsewhere: read from a run or a file, and told where they cannot act."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from esper.simic.iql.model import IQL
 from esper.simic.on_policy.base import PolicyLearner
 from esper.simic.on_policy.policy_file import read_policy
 
+_LOAD = "policy.load"
 POLICY = "policy/"  # before the names of what a run's training keeps
 _CHOICES = ("slots.names", "blueprint.names", "policy.blends")  # in the order in which actions name them
 World = dict[str, str]  # where a policy learned: key of the configuration -> value, as on a command line
@@ -66,6 +67,22 @@ def load_model(name: str) -> IQL:
         return IQL.from_state(tensors, plain)
 
 
+def load_stored(name: str, key: str) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+    """The state of whichever policy a run directory or a file holds. Raises ConfigError, of this key, where none is."""
+    if _is_run(name, key):
+        checkpoint = _newest(name, "learner", "model", key=key)
+        with restoring(checkpoint):
+            return learned_part(checkpoint, "learner" if "learner" in checkpoint.state["learning"] else "model")
+    with _of_load(name, key):
+        try:
+            tensors, plain, _ = read_policy(Path(name))
+            return tensors, plain
+        except EsperError:
+            with suppress(EsperError):  # a file of IQL's has a form of its own
+                return IQL.load(name).state()
+            raise
+
+
 def learned_part(checkpoint: Checkpoint, part: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What a run has learned, as its training keeps it; part: "learner" of PPO and REINFORCE, "model" of IQL."""
     prefix = POLICY + ("learner/" if part == "learner" else "")
@@ -74,30 +91,30 @@ def learned_part(checkpoint: Checkpoint, part: str) -> tuple[dict[str, Tensor], 
     return tensors, checkpoint.state["learning"][part]
 
 
-def _is_run(name: str) -> bool:
+def _is_run(name: str, key: str = _LOAD) -> bool:
     path = Path(name)
     if not path.exists():
-        raise ConfigError(f"policy.load={name}: there is no such run directory or file")
+        raise ConfigError(f"{key}={name}: there is no such run directory or file")
     return (path / RUN_FILE).is_file()
 
 
-def _newest(name: str, part: str) -> Checkpoint:
-    """The newest sound checkpoint of a run that has learned such a policy."""
+def _newest(name: str, *parts: str, key: str = _LOAD) -> Checkpoint:
+    """The newest sound checkpoint of a run that has learned such a policy, or one of these."""
     checkpoint = CheckpointManager(Path(name)).load_latest_agent()
     for unsound in checkpoint.skipped:
-        say(f"policy.load={name}: skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", is_error=True)
-    if part not in (checkpoint.state.get("learning") or {}):
-        raise ConfigError(f"policy.load={name}: that run has learned no such policy; expected one of the same policy=")
+        say(f"{key}={name}: skipped the checkpoint of epoch {unsound.epoch}: {unsound.reason}", is_error=True)
+    if not set(parts) & set(checkpoint.state.get("learning") or {}):
+        raise ConfigError(f"{key}={name}: that run has learned no such policy; expected one of the same policy=")
     return checkpoint
 
 
 @contextmanager
-def _of_load(name: str) -> Iterator[None]:
+def _of_load(name: str, key: str = _LOAD) -> Iterator[None]:
     """Inside, what is no policy for this run is bad input."""
     try:
         yield
     except EsperError as error:
-        raise ConfigError(f"policy.load={name}: {error}") from None
+        raise ConfigError(f"{key}={name}: {error}") from None
 
 
 def _world(config: Mapping[str, Any]) -> World:

@@ -1,11 +1,12 @@
 """A callback that lets a network grow under Lightning's Trainer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from esper.api.grower import Evaluate, Grower
+from esper.api.grower import Grower
+from esper.api.scores import Number
 from esper.errors import ConfigError, EsperError
 
 try:
@@ -27,7 +28,7 @@ class GrowthCallback(Callback):
         evaluate: gives what is monitored of the network it is handed, as `Grower.end_epoch` asks for it.
         monitor: the logged figure that decides; it grows.
         scale: points that one of what is monitored is worth: 100 for an accuracy of 0 to 1; -1 for a loss.
-        options: as for `esper.Grower`: policy, epochs, gates, first_plant_epoch, ...
+        options: as for `esper.Grower`: policy (a rule), epochs, gates, governor, first_plant_epoch, ...
 
     Raises: ConfigError where the module has no such network, or more than one optimizer.
     """
@@ -37,7 +38,7 @@ class GrowthCallback(Callback):
         network: str,
         slots: Mapping[str, str],
         example: Tensor,
-        evaluate: Evaluate,
+        evaluate: Callable[[nn.Module], Number],
         monitor: str = "val_acc",
         scale: float = 100.0,
         **options: Any,

@@ -1,11 +1,12 @@
 """A callback that lets a model grow under the Hugging Face Trainer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from esper.api.grower import Evaluate, Grower
+from esper.api.grower import Grower
+from esper.api.scores import Number
 from esper.errors import ConfigError, EsperError
 
 try:
@@ -26,14 +27,14 @@ class GrowthCallback(TrainerCallback):
         evaluate: gives what is monitored of the model it is handed, as `Grower.end_epoch` asks for it.
         monitor: the figure of `compute_metrics` that decides, with the Trainer's prefix; it grows.
         scale: points that one of what is monitored is worth: 100 for an accuracy of 0 to 1; -1 for a loss.
-        options: as for `esper.Grower`: policy, epochs, gates, first_plant_epoch, ...
+        options: as for `esper.Grower`: policy (a rule), epochs, gates, governor, first_plant_epoch, ...
     """
 
     def __init__(
         self,
         slots: Mapping[str, str],
         example: Tensor,
-        evaluate: Evaluate,
+        evaluate: Callable[[nn.Module], Number],
         monitor: str = "eval_accuracy",
         scale: float = 100.0,
         **options: Any,

@@ -2,6 +2,7 @@
 
 from esper.leyline.actions import WAIT, Action, Operation, SimicAction
 from esper.leyline.gates import GateConfig, GateLevel, GateResult
+from esper.leyline.governor import GovernorConfig
 from esper.leyline.layout import LEVELS, ActionLayout
 from esper.leyline.optimizer import OptimizerConfig
 from esper.leyline.protocols import Controller, Sink
@@ -56,6 +57,7 @@ __all__ = [
     "GateConfig",
     "GateLevel",
     "GateResult",
+    "GovernorConfig",
     "Operation",
     "OptimizerConfig",
     "PerformanceBudgets",

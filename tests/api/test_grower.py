@@ -15,9 +15,8 @@ import esper
 from esper.api.grower import Grower
 from esper.errors import BlueprintError, CheckpointError, ConfigError, EsperError
 from esper.leyline import GateConfig, SeedStage
+from tests.api.loops import Network, X, Y, network, same, train
 
-X = torch.randn(96, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-Y = (X.mean((1, 2, 3)) > 0).long() + 2 * (X[:, 0, 0, 0] > 0).long()
 TIMETABLE = {
     "policy": "scheduled",
     "plant_epochs": [2, 3],
@@ -35,22 +34,6 @@ OPTIMIZERS = {
 }
 
 
-class Network(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4))
-        self.body = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))
-        self.head = nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(self.stem(x).relu()).relu().mean((2, 3)))
-
-
-def network() -> Network:
-    torch.manual_seed(0)
-    return Network()
-
-
 def accuracy(net: nn.Module) -> float:
     assert not net.training
     return 100 * (net(X[64:]).argmax(1) == Y[64:]).float().mean().item()
@@ -61,15 +44,6 @@ def make(optimizer: Callable[..., torch.optim.Optimizer] = OPTIMIZERS["adamw"], 
     net = network()
     given = {"gates": OPEN, "blending_epochs": 1} | (options or TIMETABLE)
     return Grower(net, {"early": "stem", "mid": "body"}, X[:1], optimizer=optimizer(net.parameters()), **given)
-
-
-def train(grower: Grower, epoch: int) -> None:
-    net, optimizer = grower.model.train(), grower.optimizer
-    for rows in torch.randperm(64, generator=torch.Generator().manual_seed(epoch)).split(16):
-        optimizer.zero_grad()
-        cross_entropy(net(X[rows]), Y[rows]).backward()
-        optimizer.step()
-        grower.step()
 
 
 def score(grower: Grower) -> float:
@@ -85,18 +59,6 @@ def run(grower: Grower, epochs: range) -> Iterator[int]:
         train(grower, epoch)
         grower.end_epoch(score(grower), evaluate=accuracy)
         yield epoch
-
-
-def same(one: object, other: object) -> bool:
-    """Of nested states, but for when a stage was entered."""
-    if isinstance(one, Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        keys = one.keys() - {"stage_entered_at", "stage_history", "telemetry"}
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in keys)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other or (one != one and other != other)
 
 
 def test_a_seed_lives_its_whole_life_in_the_users_own_network_and_optimizer() -> None:
@@ -290,7 +252,8 @@ def test_gates_see_the_gradients_of_the_last_step() -> None:
 
 MISTAKES = [
     ({"policy": "heuristik"}, "did you mean heuristic?"),
-    ({"policy": "ppo"}, "it learned on whole runs"),
+    ({"policy": "ppo"}, "name the run that it has learned in"),
+    ({"policy": "outputs/none"}, "there is no such run directory or file"),
     ({"first_plant_epok": 3}, "did you mean first_plant_epoch?"),
     ({"first_plant_epoch": 0}, "policy.first_plant_epoch=0: expected"),
     ({"first_plant_epoch": "x"}, "'<=' not supported"),
