@@ -20,6 +20,7 @@ import yaml
 import esper
 from esper.cli.commands import build_parser
 from esper.config.composing import compose
+from esper.config.plugins import CACHE_VARIABLE
 from esper.forge.bundles import save_language_model
 from esper.forge.composing import compose as compose_forge
 from esper.run import main
@@ -30,6 +31,7 @@ from esper.study.analyze.requirement import Requirement
 from esper.study.evaluate.measures import measure
 from esper.study.runs.query import parse_filter
 from esper.tasks.text.tokenizer import get_tokenizer
+from tests.config.test_plugins import forget
 from tests.forge.models import network
 from tests.simic.corridor import Corridor
 
@@ -37,7 +39,11 @@ ROOT = Path(__file__).resolve().parents[1]
 AT_ROOT = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]  # recipes have a test of their own: tests/test_contributing.py
 PAGES = {page.name: page.read_text().partition("## Recipes")[0] for page in [*AT_ROOT, *sorted(ROOT.glob("docs/*.md"))]}
 FENCES = {name: re.findall(r"^ *```(\S*)\n(.*?)^ *```", text, flags=re.S | re.M) for name, text in PAGES.items()}
-BLOCKS = {name: [block for kind, block in fences if kind == "python"] for name, fences in FENCES.items()}
+OWN_FILE = re.compile(r"# (parts\.py)\n")  # a block that is a file of a user's own says so in its first line
+BLOCKS = {
+    name: [block for kind, block in fences if kind == "python" and not OWN_FILE.match(block)]
+    for name, fences in FENCES.items()
+}
 CODE = {name: "\n".join(blocks) for name, blocks in BLOCKS.items() if blocks}
 
 
@@ -234,8 +240,14 @@ def test_commands_are_found():
 
 
 @pytest.mark.parametrize(("page", "command"), UNDERSTOOD)
-def test_commands_of_runs_are_understood(page, command, tmp_path, monkeypatch):
+def test_commands_of_runs_are_understood(page, command, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
+    if "plugins=" in command:  # the page's own part, which other tests know nothing of
+        (block,) = (block for _, block in FENCES[page] if OWN_FILE.match(block))
+        (tmp_path / OWN_FILE.match(block)[1]).write_text(block)
+        monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        request.addfinalizer(forget)
     arguments = shlex.split(command.partition("-m esper.run")[2])
     mine = re.search(r"(mine/gates/\w+\.yaml):\n((?:    .+\n)+)", PAGES[page])
     if mine:  # the page's own file of options
