@@ -54,7 +54,7 @@ def test_what_counts_as_diverged_is_put_back(score: Any, trained: Any, reason: s
     assert all(torch.equal(grower.model.state_dict()[name], value) for name, value in kept.items())
     held = {id(parameter) for group in grower.optimizer.param_groups for parameter in group["params"]}
     assert not planted & held and held == {id(parameter) for parameter in grower.model.parameters()}
-    assert not grower.retired
+    assert not grower.retired and grower.log == []
     train(grower, 2)
     grower.end_epoch(50.0)
 
