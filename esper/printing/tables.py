@@ -36,7 +36,9 @@ class Console(rich.console.Console):
         self, is_error: bool = False, file: TextIO | None = None, width_of_file: int = WIDE, **options: Any
     ) -> None:
         stream = output(is_error) if file is None else Output(file)
-        super().__init__(file=cast(TextIO, stream), highlight=False, markup=False, emoji=False, **options)
+        # In a notebook rich would show each print as a block of its own, whatever file it is for.
+        plain = {"highlight": False, "markup": False, "emoji": False, "force_jupyter": False}
+        super().__init__(file=cast(TextIO, stream), **{**plain, **options})
         if not self.is_terminal:
             self.width = width_of_file
 

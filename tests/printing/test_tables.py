@@ -1,5 +1,6 @@
 """What is quoted in a table cannot steer a terminal."""
 
+import builtins
 import io
 
 import pytest
@@ -33,6 +34,16 @@ def test_nothing_is_taken_for_markup():
     file = io.StringIO()
     Console(file=file).print("[red]a[/red] :smile: [b")
     assert file.getvalue() == "[red]a[/red] :smile: [b\n"
+
+
+def test_a_notebook_gets_lines_of_text_where_they_are_sent(monkeypatch):
+    class ZMQInteractiveShell:  # by whose name rich knows a notebook
+        pass
+
+    monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
+    file = io.StringIO()
+    Console(file=file).print("a line")
+    assert file.getvalue() == "a line\n"
 
 
 def test_on_a_terminal_only_our_own_colours_are_escapes():
