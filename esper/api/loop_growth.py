@@ -142,7 +142,7 @@ class LoopGrowth:
         kinds = [TelemetryEventType.GOVERNOR_ROLLBACK, *([TelemetryEventType.MEMBER_RETIRED] if self.retired else [])]
         events = [TelemetryEvent(kind, message=reason, data={"reason": reason, "to_epoch": undone}) for kind in kinds]
         if evaluate is not None:
-            return events, reached_by(self.model, self.grown.device, evaluate, with_loss)
+            return events, reached_by(self.model, self.grown.device, evaluate, with_loss, may_diverge=True)
         return events, Score(*kept["score"]) if kept["score"] else UNKNOWN
 
     def _report(

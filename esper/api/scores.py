@@ -21,8 +21,8 @@ Evaluate = Callable[[nn.Module], Reached]
 SCORE = "a number that grows, such as percent of accuracy, or (score, loss)"
 TRAINED = "(score, loss) of this epoch's training"
 _RETURNED = "a function that returns a number, or (score, loss)"
+_MENDED = "; governor=GovernorConfig() puts a network back that diverged"
 SEEN = "(score, loss): a policy that has learned sees both"
-_DIVERGED = "a finite number; with governor=GovernorConfig() a network that diverged is put back"
 
 
 def read_score(key: str, value: Any, expected: str, with_loss: bool = False, may_diverge: bool = False) -> Score:
@@ -33,8 +33,8 @@ def read_score(key: str, value: Any, expected: str, with_loss: bool = False, may
     """
     plain = [_plain(part) for part in value] if isinstance(value, tuple | list) else [_plain(value)]
     shown = plain if len(plain) > 1 else plain[0] if plain else value
-    if any(isinstance(part, float) and not math.isfinite(part) for part in plain):
-        expected = _DIVERGED
+    if key != "evaluate" and any(isinstance(part, float) and not math.isfinite(part) for part in plain):
+        expected += _MENDED
     fits = [is_number(part) or (may_diverge and isinstance(part, float)) for part in plain]
     require(len(fits) in ((2,) if with_loss else (1, 2)) and all(fits), key, shown, expected)
     score, loss = float(plain[0]), float(plain[1] if len(plain) > 1 else -plain[0])
@@ -56,10 +56,12 @@ def scores_without(
     return found
 
 
-def reached_by(model: nn.Module, device: torch.device, evaluate: Evaluate, with_loss: bool = False) -> Score:
+def reached_by(
+    model: nn.Module, device: torch.device, evaluate: Evaluate, with_loss: bool = False, may_diverge: bool = False
+) -> Score:
     """What the loop's own function says of the network, which it is handed in evaluation mode."""
     with evaluating(model), undisturbed_streams(device), torch.no_grad():
-        return read_score("evaluate", evaluate(model), SEEN if with_loss else _RETURNED, with_loss)
+        return read_score("evaluate", evaluate(model), SEEN if with_loss else _RETURNED, with_loss, may_diverge)
 
 
 def _plain(value: Any) -> Any:

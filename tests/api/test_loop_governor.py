@@ -72,6 +72,9 @@ def test_weights_that_are_not_finite_are_seen_whatever_the_score() -> None:
         "the network's weights are not finite"
     ]
     assert grower.model.head.bias.isfinite().all() and grower.report.val_accuracy == 41.0
+    train(grower, 3)
+    grower.end_epoch(math.nan, evaluate=lambda net: math.nan)  # whatever is said of it, it is back
+    assert grower.report.rollbacks == 2 and math.isnan(grower.report.val_accuracy)
 
 
 def test_a_loop_that_diverges_before_its_first_copy_begins_again() -> None:
@@ -133,5 +136,5 @@ def test_it_resumes_bit_for_bit_with_its_copy() -> None:
 def test_without_a_governor_what_is_not_finite_is_refused_with_what_mends_it() -> None:
     grower = make(None)
     train(grower, 0)
-    with pytest.raises(ConfigError, match="val_score=nan: expected a finite number; with governor="):
+    with pytest.raises(ConfigError, match=r"val_score=nan: expected .*; governor=GovernorConfig\(\) puts"):
         grower.end_epoch(math.nan)
