@@ -1,10 +1,11 @@
 """Ways to run one training pass of many small convolutional networks, side by side, and the limit of the machine.
 
-    python -m benchmarks.layouts [--json FILE] [--compile] [--rounds 15]
+    python -m benchmarks.layouts [--json FILE] [--compile] [--rounds 15] [--only cnn32] [--cpu-time]
 
 The networks are the default host without its head: blocks of convolution, batch norm, ReLU and pooling. The ways take
 turns, round by round; a figure is the median. The limit is the arithmetic of the pass at the rate of a large matrix
-product on the same threads.
+product on the same threads. --cpu-time: one thread, the least that it worked in any round, which means something on a
+busy machine, too.
 """
 
 import argparse
@@ -124,19 +125,19 @@ def one_by_one(host: Host) -> Callable[[], Tensor]:
     return forward
 
 
-def peak_flops_per_s() -> float:
+def peak_flops_per_s(clock: Callable[[], float]) -> float:
     """Of a large float32 matrix product on all threads."""
     a = torch.randn(2048, 2048)
     times = []
     for _ in range(8):
-        started = time.perf_counter()
+        started = clock()
         a @ a
-        times.append(time.perf_counter() - started)
+        times.append(clock() - started)
     return 2 * 2048**3 / min(times)
 
 
-def measure(host: Host, rounds: int, with_compile: bool) -> dict[str, float]:
-    """Way -> milliseconds of a forward and backward pass."""
+def measure(host: Host, rounds: int, with_compile: bool, clock: Callable[[], float]) -> dict[str, list[float]]:
+    """Way -> milliseconds of a forward and backward pass, round by round."""
     ways = {
         "one by one": one_by_one(host),
         "vmap": vmapped(host),
@@ -150,11 +151,11 @@ def measure(host: Host, rounds: int, with_compile: bool) -> dict[str, float]:
     times: dict[str, list[float]] = {way: [] for way in ways}
     for turn in range(rounds + 2):
         for way, forward in ways.items():
-            started = time.perf_counter()
+            started = clock()
             torch.autograd.grad(forward().sum(), host.leaves)
             if turn > 1:
-                times[way].append(1e3 * (time.perf_counter() - started))
-    return {way: statistics.median(taken) for way, taken in times.items()}
+                times[way].append(1e3 * (clock() - started))
+    return times
 
 
 def main() -> None:
@@ -162,10 +163,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--compile", action="store_true", help="torch.compile as well (its compilation takes minutes)")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--only", choices=HOSTS, help="this host alone")
+    parser.add_argument("--cpu-time", action="store_true", help="of one thread, the least of all rounds")
     options = parser.parse_args()
-    torch.set_num_threads(os.cpu_count() or 1)
-    rate, rows = peak_flops_per_s(), []
+    torch.set_num_threads(1 if options.cpu_time else os.cpu_count() or 1)
+    clock, typical = (time.thread_time, min) if options.cpu_time else (time.perf_counter, statistics.median)
+    rate, rows = peak_flops_per_s(clock), []
     for name, shape in HOSTS.items():
+        if options.only not in (None, name):
+            continue
         host = Host(*shape)
         limit_ms = 1e3 * host.flops() / rate
         table = Table(
@@ -173,7 +179,8 @@ def main() -> None:
         )
         for column in ("way", "ms a pass", "times one by one", "share of the limit"):
             table.add_column(column, justify="left" if column == "way" else "right")
-        times = measure(host, options.rounds, options.compile)
+        measured = measure(host, options.rounds, options.compile, clock)
+        times = {way: typical(taken) for way, taken in measured.items()}
         for way, ms in times.items():
             table.add_row(way, f"{ms:.2f}", f"{times['one by one'] / ms:.2f}", f"{100 * limit_ms / ms:.0f}%")
             rows.append(
