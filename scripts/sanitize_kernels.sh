@@ -20,4 +20,5 @@ for module in native ternary; do
   run "$python" -c "from esper.engine.kernels import $module; library, reason = $module.load(); assert library, reason"
 done
 run "$python" -m pytest -p no:cacheprovider --capture=sys -q "$@" tests/engine/kernels/test_block.py \
+  tests/engine/kernels/test_layer_norm.py \
   tests/engine/fusion/test_seed_ops.py tests/engine/kernels/test_ternary.py tests/engine/kernels/test_ternary_decoder.py

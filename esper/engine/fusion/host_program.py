@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from esper.engine.fusion.fusable import check_hosts
 from esper.engine.fusion.image_layout import ImageLayout
-from esper.engine.fusion.sequence_layout import SequenceLayout, VectorLayout
+from esper.engine.fusion.sequence_layout import SequenceLayout
 from esper.engine.fusion.tracing import Layout, Program
+from esper.engine.fusion.vector_layout import VectorLayout
 from esper.errors import EngineError
 from esper.kasmina.host import MorphogeneticModel
 

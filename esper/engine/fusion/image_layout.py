@@ -1,8 +1,10 @@
-"""Images of many networks as [R, C, H, W, N], series as [R, C, L, N]: samples innermost, one vector lane a sample.
+"""Images of many networks as [R, C, H, W, N], series as [R, C, L, N], vectors as [R, C, N]: samples innermost.
 
-Chains of convolution, batch norm, ReLU and pooling run as one block.
+One vector lane is one sample. Chains of convolution, batch norm, ReLU and pooling run as one block, layer norm and the
+ReLU behind it as one call.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from esper.engine.fusion.losses import class_losses, target_losses
 from esper.engine.fusion.seed_ops import bound_residual
 from esper.engine.fusion.tracing import LayerFn, Modules, Tensors, bound_arguments
 from esper.engine.kernels.block import BlockSpec, BlockTensors, block
+from esper.engine.kernels.layer_norm import layer_norm
 from esper.errors import EngineError
 from esper.kasmina import blending
 from esper.leyline import CROSS_ENTROPY
@@ -30,7 +33,7 @@ class ImageLayout:
 
     def fusable_chain(self, node: fx.Node, modules: Modules) -> list[fx.Node]:
         """See `Layout.fusable_chain`."""
-        return _chain(node, modules) or [node]
+        return _chain(node, modules) or _normed(node, modules) or [node]
 
     def lower(self, chain: list[fx.Node], modules: Modules) -> LayerFn | None:
         """See `Layout.lower`."""
@@ -49,13 +52,15 @@ class ImageLayout:
             end = layer.end_dim - (layer.end_dim < 0)  # the samples come last
             return lambda inputs, tensors, training: inputs[0].flatten(layer.start_dim, end)
         if type(layer) is nn.Linear:
-            return _linear(str(node.target), layer.bias is not None)
+            return _linear(str(node.target))
+        if type(layer) is nn.LayerNorm and len(layer.normalized_shape) == 1:
+            return _layer_norm(str(node.target), layer.eps, len(chain) == 2)
         return None
 
     def gate(self, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """features [g, C, *space, N], weight [g, 1, C], bias [g, 1] -> [g, 1, *(1 for each of space), N]."""
         over = tuple(range(2, features.dim() - 1))
-        logits = torch.baddbmm(bias.unsqueeze(-1), weight, features.mean(over))
+        logits = torch.baddbmm(bias.unsqueeze(-1), weight, features.mean(over) if over else features)
         return torch.sigmoid(logits)[(slice(None), slice(None), *(None,) * len(over))]
 
     def losses(self, outputs: Tensor, y: Tensor, loss: str) -> tuple[Tensor, Tensor]:
@@ -94,6 +99,14 @@ def _chain(node: fx.Node, modules: Modules) -> list[fx.Node]:
             break
         node = next(iter(node.users))
     return [] if [_kind(n, modules) for n in chain] == ["relu"] else chain
+
+
+def _normed(node: fx.Node, modules: Modules) -> list[fx.Node]:
+    """A layer norm and the ReLU behind it, where both are here."""
+    if node.op != "call_module" or type(modules.get(str(node.target))) is not nn.LayerNorm or len(node.users) != 1:
+        return []
+    behind = next(iter(node.users))
+    return [node, behind] if _kind(behind, modules) == "relu" else []
 
 
 def _block(chain: list[fx.Node], modules: Modules) -> LayerFn:
@@ -172,12 +185,36 @@ def _sizes(given: int | tuple[int, ...], dims: int) -> tuple[int, ...]:
     return given if isinstance(given, tuple) else (given,) * dims
 
 
-def _linear(name: str, has_bias: bool) -> LayerFn:
+def _linear(name: str) -> LayerFn:
     def run(inputs: list[Tensor], tensors: Tensors, training: bool) -> Tensor:
-        (x,), weight = inputs, tensors[f"{name}.weight"]
-        x = x.expand(weight.shape[0], *x.shape[1:])
-        if not has_bias:
-            return torch.bmm(weight, x)
-        return torch.baddbmm(tensors[f"{name}.bias"].unsqueeze(-1), weight, x)
+        weight, bias = tensors[f"{name}.weight"], tensors.get(f"{name}.bias")
+        return _by_feature(inputs[0], lambda x: _product(x, weight, bias))
 
     return run
+
+
+def _layer_norm(name: str, eps: float, relu: bool) -> LayerFn:
+    def run(inputs: list[Tensor], tensors: Tensors, training: bool) -> Tensor:
+        gamma, beta = tensors.get(f"{name}.weight"), tensors.get(f"{name}.bias")
+        return _by_feature(inputs[0], lambda x: layer_norm(x, gamma, beta, eps, relu))
+
+    return run
+
+
+def _by_feature(x: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+    """run takes [R, C, N] and gives [R, O, N]; x [R, ..., C, N], whose other dimensions count as samples to it."""
+    if x.dim() == 3:
+        return run(x)
+    moved = x.movedim(-2, 1)
+    out = run(moved.flatten(2))
+    return out.view(*out.shape[:2], *moved.shape[2:]).movedim(1, -2)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x [R or 1, I, N], weight [R, O, I], bias [R, O] -> [R, O, N]."""
+    rows, outs, ins = weight.shape
+    if x.shape[0] < rows:  # what all networks read: one product for all of them
+        flat = weight.reshape(-1, ins)
+        out = flat @ x[0] if bias is None else torch.addmm(bias.reshape(-1, 1), flat, x[0])
+        return out.view(rows, outs, -1)
+    return torch.bmm(weight, x) if bias is None else torch.baddbmm(bias.unsqueeze(-1), weight, x)

@@ -1,4 +1,4 @@
-"""Token sequences of many networks as [R, B, T, C], vectors as [R, B, C]; a linear layer is one batched product."""
+"""Token sequences of many networks as [R, B, T, C]; a linear layer is one batched product."""
 
 from typing import Any
 
@@ -35,7 +35,6 @@ class SequenceLayout:
         PatchEmbedding,
         TokenMean,
     )
-    by_token = True  # what is bounded, and gated
 
     def to_layout(self, x: Tensor) -> Tensor:
         """x [J, B, ...], as it is."""
@@ -50,7 +49,7 @@ class SequenceLayout:
         (node,) = chain
         name = str(node.target)
         if node.op == "call_function" and node.target is blending.bound_residual:
-            max_ratio = bound_arguments(node, self.by_token)
+            max_ratio = bound_arguments(node, by_token=True)
             return lambda inputs, tensors, training: bound_tokens(inputs[0], inputs[1], max_ratio)
         if node.op == "get_attr" and all(user.target is rotary.tied_logits for user in node.users):
             return lambda inputs, tensors, training: tensors[name]
@@ -91,12 +90,6 @@ class SequenceLayout:
     def losses(self, outputs: Tensor, y: Tensor, loss: str) -> tuple[Tensor, Tensor]:
         """outputs [M, B, ..., K], y [M or 1, B, ...] of classes; outputs [M, B, K], y [M or 1, B, K] of targets."""
         return token_losses(outputs, y) if loss == CROSS_ENTROPY else target_losses(outputs, y, loss)
-
-
-class VectorLayout(SequenceLayout):
-    """The layout of hosts of linear layers: sequences without positions, which are bounded as a whole."""
-
-    by_token = False
 
 
 def _is_plain(part: nn.Module) -> bool:
@@ -144,7 +137,7 @@ def _rms_norm(x: Tensor, tensors: Tensors, name: str, eps: float | None) -> Tens
 def _attention(x: Tensor, tensors: Tensors, name: str, layer: SelfAttention) -> Tensor:
     qkv = _linear(x, tensors, f"{name}.qkv")
     rows, samples, length, width = qkv.shape
-    q, k, v = qkv.view(rows * samples, length, 3, layer.n_head, width // 3 // layer.n_head).permute(2, 0, 3, 1, 4)
+    q, k, v = qkv.reshape(rows * samples, length, 3, layer.n_head, width // 3 // layer.n_head).permute(2, 0, 3, 1, 4)
     out = F.scaled_dot_product_attention(q, k, v, is_causal=layer.is_causal)  # [R B, heads, T, D]
     return _linear(out.transpose(1, 2).reshape(rows, samples, length, width // 3), tensors, f"{name}.proj")
 
@@ -153,7 +146,7 @@ def _rotary_attention(x: Tensor, tensors: Tensors, name: str, layer: rotary.Rota
     query, key, value = (_linear(x, tensors, f"{name}.{part}") for part in ("query", "key", "value"))  # [R, B, T, C]
     flat = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
     out = rotary.attend(*flat, layer.n_head, layer.window)
-    return _linear(out.view(query.shape), tensors, f"{name}.proj")
+    return _linear(out.reshape(query.shape), tensors, f"{name}.proj")
 
 
 def _embedding(x: Tensor, tensors: Tensors, name: str, block_size: int) -> Tensor:

@@ -19,7 +19,7 @@ from esper.errors import CheckpointError, EngineError
 from esper.files import write_atomic
 
 _FOLDER = Path(__file__).parent
-_HEADERS = ("arguments.h", "vectors.h", "convolution.h", "winograd.h", "activation.h", "seed.h")
+_HEADERS = ("arguments.h", "vectors.h", "convolution.h", "winograd.h", "activation.h", "layer_norm.h", "seed.h")
 # A NaN tells that a network diverged: whatever the compiler was told, it must not assume that there are none.
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fno-fast-math", "-fno-math-errno", "-fno-trapping-math")
 _LIMIT_S, _PAUSE_S = 300, 0.05

@@ -6,9 +6,10 @@
 // do not depend on the number of threads.
 //
 // A block is: convolution (1x1 or 3x3, stride 1, 'same'; dense or depthwise), batch norm, ReLU, 2x2 max pooling; any
-// part may be missing.
+// part may be missing. Vectors [R, C, N] have layer norm and ReLU.
 #include "activation.h"
 #include "convolution.h"
+#include "layer_norm.h"
 #include "seed.h"
 #include "winograd.h"
 
@@ -122,11 +123,15 @@ template <class T> void block_backward(const Block& b) {
 
 extern "C" {
 const char* block_fields() { return BLOCK_FIELDS(SPELL_INTEGER, SPELL_REAL, SPELL_POINTER); }
+const char* layernorm_fields() { return LAYERNORM_FIELDS(SPELL_INTEGER, SPELL_REAL, SPELL_POINTER); }
 const char* seed_fields() { return SEED_FIELDS(SPELL_INTEGER, SPELL_REAL, SPELL_POINTER); }
 int64_t block_bytes() { return sizeof(Block); }
+int64_t layernorm_bytes() { return sizeof(LayerNorm); }
 int64_t seed_bytes() { return sizeof(Seed); }
 ESPER_KERNEL(block_forward, Block)
 ESPER_KERNEL(block_backward, Block)
+ESPER_KERNEL(layer_norm_forward, LayerNorm)
+ESPER_KERNEL(layer_norm_backward, LayerNorm)
 ESPER_KERNEL(bound_forward, Seed)
 ESPER_KERNEL(bound_backward, Seed)
 ESPER_KERNEL(blend_forward, Seed)

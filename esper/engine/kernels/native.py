@@ -32,6 +32,16 @@ class Block(ctypes.Structure):
     )
 
 
+class LayerNorm(ctypes.Structure):
+    """`struct LayerNorm` of layer_norm.h."""
+
+    _fields_ = struct_fields(
+        integers="rows width samples relu threads",
+        reals="eps",
+        pointers="x gamma beta kept out grad_out grad_x grad_gamma grad_beta",
+    )
+
+
 class Seed(ctypes.Structure):
     """`struct Seed` of kernels.cpp."""
 
@@ -44,7 +54,7 @@ class Seed(ctypes.Structure):
 
 _KERNELS: dict[str, type[ctypes.Structure]] = {
     f"{operation}_{way}": structure
-    for operation, structure in (("block", Block), ("bound", Seed), ("blend", Seed))
+    for operation, structure in (("block", Block), ("layer_norm", LayerNorm), ("bound", Seed), ("blend", Seed))
     for way in ("forward", "backward")
 }
 
@@ -57,7 +67,7 @@ def load() -> tuple[ctypes.CDLL | None, str]:
     except EngineError as error:
         return None, str(error)
     kernels = [f"{kernel}_{suffix}" for kernel in _KERNELS for suffix in _SUFFIX.values()]
-    if not matches(library, (Block, Seed), kernels):
+    if not matches(library, (Block, LayerNorm, Seed), kernels):
         return None, "the compiled kernels do not match this version: their arguments differ"
     return library, "native kernels"
 
