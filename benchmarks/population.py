@@ -1,10 +1,12 @@
 """Training many hosts: a plain PyTorch loop, esper one by one, esper fused, and what esper picks by itself.
 
-    python -m benchmarks.population [--json FILE] [--device cuda] [--only digits_cnn] [--rounds 7] [--busy N]
+    python -m benchmarks.population [--json FILE] [--device cuda] [--cases all] [--rounds 7] [--busy N]
 
 All engines of a case take turns, round by round, in one process, so that a ratio compares like with like on a noisy
 machine; a figure is the median of its rounds. `bare` is one network after another with torch's fastest settings (the
 better of 1 and all threads, of both memory formats; foreach optimizer). "mixed" has four blueprints in three stages.
+--cases: all of them (the usual ones, and an MLP, a residual network, a vision transformer and a decoder), or those of a
+host (mlp), or one by its name (digits_cnn-32-mixed).
 Peak memory is taken in a process of its own. --busy: with so many processes that do nothing but spin beside it. The
 proof, whose cost is shown too, compares the fused step with plain PyTorch before a run. BENCH_THREADS=2 in the
 environment fixes the threads of esper's engines.
@@ -23,15 +25,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.population_cases import (
-    BATCH,
     BLUEPRINTS,
-    CASES,
-    CUDA_CASES,
     EPOCH_SAMPLES,
     OPTIMIZER,
     STEPS,
     Case,
     build_models,
+    choose_cases,
     data,
     runner,
     timed,
@@ -49,10 +49,10 @@ def proof_s(case: Case, device: str) -> float:
     x, y, _ = data(case, device)
     models = build_models(case, device)
 
-    trial = Trial(models, [OPTIMIZER] * len(models), x[:BATCH], y[:BATCH], build)
+    trial = Trial(models, [OPTIMIZER] * len(models), x[: case.batch], y[: case.batch], build)
 
     def prove() -> None:
-        found = difference(trial, Way("fused"), BLUEPRINTS)
+        found = difference(trial, Way("fused"), BLUEPRINTS[models[0].host.topology])
         assert found is None, found
 
     return statistics.median(timed(prove, device) for _ in range(3))
@@ -83,7 +83,7 @@ def measure(case: Case, device: str, rounds: int) -> list[dict[str, object]]:
     rows = []
     for engine in engines:
         step_s = statistics.median(times[engine])
-        samples_per_s = case.members * BATCH / step_s
+        samples_per_s = case.members * case.batch / step_s
         rows.append(
             {
                 "host": case.host,
@@ -122,20 +122,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--only", help="this host alone")
+    parser.add_argument("--cases", help="all, a host, or a case's name; else the usual ones")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--busy", type=int, default=0, help="so many processes that spin beside it")
     options = parser.parse_args()
+    try:
+        cases = choose_cases(options.cases, options.device)
+    except ValueError as error:
+        parser.error(str(error))
     rows = []
-    for case in CUDA_CASES if options.device == "cuda" else CASES:
-        if options.only in (None, case.host):
-            with busy(options.busy):
-                measured = measure(case, options.device, options.rounds)
-                proof = proof_s(case, options.device)
-            show(measured, budget_mb(case))
-            plain_s = measured[0]["ms_per_step"] / 1e3
-            print(f"proof: {proof:.3f} s, {proof / plain_s:.1f} steps of {measured[0]['engine']}\n", flush=True)
-            rows += measured
+    for case in cases:
+        with busy(options.busy):
+            measured = measure(case, options.device, options.rounds)
+            proof = proof_s(case, options.device)
+        show(measured, budget_mb(case))
+        plain_s = measured[0]["ms_per_step"] / 1e3
+        print(f"proof: {proof:.3f} s, {proof / plain_s:.1f} steps of {measured[0]['engine']}\n", flush=True)
+        rows += measured
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
 

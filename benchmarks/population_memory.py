@@ -2,13 +2,13 @@
 
 import copy
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.population_cases import BATCH, Case, build_models, data, runner
+from benchmarks.population_cases import Case, build_models, cross_entropy, data, runner
 
 
 def peak_mb(case: Case, engine: str, device: str) -> float:
@@ -18,7 +18,7 @@ def peak_mb(case: Case, engine: str, device: str) -> float:
 
 
 def _measure_peak(case: Case, engine: str, device: str) -> float:
-    small = Case(case.host, case.in_channels, case.channels, case.size, 1, case.state)
+    small = replace(case, members=1)
     for _ in range(2):
         runner(small, engine, device)()  # libraries load and code pages in before the count begins
     if device == "cuda":
@@ -47,9 +47,7 @@ def _status_kb(field: str) -> int:
 def budget_mb(case: Case) -> float:
     """Data, and for every member its weights, gradients, momentum and what a step's backward pass keeps."""
     x, y, order = data(case, "cpu")
-    model = copy.deepcopy(
-        build_models(Case(case.host, case.in_channels, case.channels, case.size, 4, case.state), "cpu")[0]
-    )
+    model = copy.deepcopy(build_models(replace(case, members=4), "cpu")[0])
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     buffers = sum(b.numel() * b.element_size() for b in model.buffers())
     kept: dict[int, int] = {}
@@ -59,7 +57,7 @@ def budget_mb(case: Case) -> float:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = F.cross_entropy(model(x[:BATCH].clone()), y[:BATCH])
+        loss = cross_entropy(model(x[: case.batch].clone()), y[: case.batch])
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
     activations = sum(size for pointer, size in kept.items() if pointer not in parameters)
     del loss
