@@ -30,16 +30,17 @@ class _Place:
     leaf: str
     tensor: Tensor
     row: Tensor
+    address: int = -1  # of the row, and its shape: what the tensor still has unless somebody put another in its place
+    shape: torch.Size | None = None
 
     def bind(self, row: Tensor) -> None:
         """Make the tensor a view of its row; the object stays, as others may hold it."""
         self.tensor.data = self.row = row
+        self.address, self.shape = row.data_ptr(), row.shape
 
     def adopt(self) -> None:
         """Take over what the network itself has put here; raises EngineError where the stack cannot hold it."""
         current, row = getattr(self.layer, self.kind).get(self.leaf), self.row
-        if current is self.tensor and current.data_ptr() == row.data_ptr():
-            return
         if current is None or (current is not self.tensor and isinstance(current, nn.Parameter)):
             raise EngineError(f"{self.name}: the network replaces it as it runs, and training could not follow")
         if current.shape != row.shape or current.dtype != row.dtype:
@@ -115,6 +116,8 @@ class ModuleStack:
         for row in self._places:
             for place in row:
                 current = getattr(place.layer, place.kind).get(place.leaf)
+                if current is place.tensor and current.data_ptr() == place.address and current.shape == place.shape:
+                    continue  # nearly always, and every epoch asks of every tensor of every member
                 if current is not None and current.shape != place.row.shape and place.key in self.buffers:
                     grown.setdefault(place.key, []).append(place)
                 else:
