@@ -90,7 +90,6 @@ class OptimizerGroups:
                     state[parameter][_MOMENTUM] = torch.zeros_like(parameter)
 
 
-
 class Rejoin:
     """A hook of the network's load_state_dict, which makes seeds anew: their parameters take the old ones' places.
 
