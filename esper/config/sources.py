@@ -24,7 +24,7 @@ def check_sources(config: RunConfig) -> None:
         except OSError as error:
             raise ConfigError(f"{key}={spelled(name)}: {error.strerror or error}") from error
         except (ValueError, RuntimeError) as error:  # a null character; ~nobody
-            raise ConfigError(f"{key}={spelled(name)}: is no path ({error})") from error
+            raise ConfigError(f"{key}={spelled(name)}: expected a path") from error
 
 
 def _names(folder: Path) -> list[str]:

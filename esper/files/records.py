@@ -31,13 +31,17 @@ _MAYBE_COUNT = (_COUNT, None)
 
 _GROUP = {ANY: [_NUMBER]}
 _DIFFERENCES = {ANY: {"mean": _NUMBER, "low": _NUMBER, "high": _NUMBER, "n": _COUNT}}
+# Of a run that has final networks.
+_FINALS = {
+    **dict.fromkeys(("final", "final_epochs"), (_GROUP, None)),
+    **dict.fromkeys(("final_difference", "final_epochs_difference"), (_DIFFERENCES, None)),
+    "never_grew": _COUNT,
+}
 SUMMARY = {
     "grown": _GROUP,
     "twin": (_GROUP, None),
-    "final": (_GROUP, None),
-    "final_epochs": (_GROUP, None),
-    **dict.fromkeys(("difference", "final_difference", "final_epochs_difference"), (_DIFFERENCES, None)),
-    "never_grew": _COUNT,
+    "difference": (_DIFFERENCES, None),
+    **_FINALS,
     "seeds": {ANY: _MOST},
     "wall_s": float,
 }
@@ -82,7 +86,7 @@ RUN: dict[str, Shape] = {
 _TOLD_ANEW = (TOKENIZER, DATA, TARGETS, RETURN_UNIT)
 _LEFT_OUT = ("finished_at", "heartbeat_at", "error", "pid", "host", "versions", "ranks", "together", *_TOLD_ANEW)
 RESUMED = {name: shape for name, shape in RUN.items() if name not in _LEFT_OUT} | {"engine": (dict, None)}
-RESUMED_NEEDS = AllBut("sweep", "engine", "summary")
+RESUMED_NEEDS = AllBut("sweep", "engine", "summary", *_FINALS)
 
 # ---- metrics.jsonl
 

@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["task=images", "task.path=/dev/null"], "task.path=/dev/null: it is a device; expected a file or a folder"),
         (["task=arrays", "task.path=[wine.csv,x.npz]"], f"task.path=x.npz: {NO}"),
         (["task=arrays", "task.path=wine.csv/x.npz"], "task.path=wine.csv/x.npz: Not a directory"),
-        (["task=arrays", "task.path='~nobody-here/x.npz'"], "task.path=~nobody-here/x.npz: is no path"),
+        (["task=arrays", "task.path='~nobody-here/x.npz'"], "task.path=~nobody-here/x.npz: expected a path"),
         (["host=mlp", "task=table", "task.target=b", "task.path=pipe.csv"], "task.path=pipe.csv: it is a FIFO"),
         (["host=mlp", "task=table", "task.target=b", "task.path=./wine.cvs"], "; did you mean wine.csv?"),
         (["experiment=language", "task=text", "task.path=[wine.csv,no.txt]"], f"task.path=no.txt: {NO}"),
@@ -39,9 +39,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_what_is_not_there_is_refused_by_its_key(overrides: list[str], said: str) -> None:
-    config = compose(overrides)
     with pytest.raises(ConfigError) as error:
-        check_sources(config)
+        check_sources(compose(overrides))
     assert said in str(error.value)
 
 
