@@ -56,8 +56,20 @@ def own_code(what: str, error: type[EsperError] = ConfigError) -> Iterator[None]
         raise error(f"{what} failed{_line(failure)}: {type(failure).__name__}: {first_line(failure)}") from None
 
 
+def pass_on_stop(failure: BaseException) -> None:
+    """Raise a SystemExit that no user's own code has raised: a signal's handler, say a scheduler's, ends the program."""
+    if isinstance(failure, SystemExit):
+        frames = [frame for frame in extract_tb(failure.__traceback__) if "_sitebuiltins" not in frame.filename]
+        if not _own([frame for frame in frames[-1:] if not frame.filename.startswith(_HERE)]):
+            raise failure
+
+
 def as_own_failure(failure: BaseException) -> Exception:
-    """What a user's own code raised, wherever it was called from, as an error of one line; any other as it is."""
+    """What a user's own code raised, wherever it was called from, as an error of one line; any other as it is.
+
+    Raises: SystemExit where another had that raised; see `pass_on_stop`.
+    """
+    pass_on_stop(failure)
     if isinstance(failure, MemoryError):
         return of_machine(failure)
     if isinstance(failure, EsperError) or not _own(_reached(failure)):

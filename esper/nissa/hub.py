@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from esper.factories import pass_on_stop
 from esper.leyline import Sink, TelemetryEvent
 from esper.printing import logger
 
@@ -48,6 +49,7 @@ class EventHub:
             try:
                 sink.close(status)
             except FAILURES as error:
+                pass_on_stop(error)
                 if getattr(sink, "essential", False):
                     failure = failure or error
                 else:
@@ -60,6 +62,7 @@ class EventHub:
             try:
                 tell(sink)
             except FAILURES as error:
+                pass_on_stop(error)
                 if getattr(sink, "essential", False):
                     raise
                 self._drop(sink, error)

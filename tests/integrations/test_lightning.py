@@ -100,7 +100,7 @@ def test_accumulated_gradients_are_one_step() -> None:
     [
         ({"network": "body"}, "network='body': the module has no such submodule; it has net"),
         ({"monitor": "val_acuracy"}, "monitor='val_acuracy': validation logged nothing of that name; known: val_acc"),
-        ({"policy": "ppo"}, "it learned on whole runs"),
+        ({"policy": "ppo"}, "name the run that it has learned in"),
         ({"optimizers": 2}, "expected one optimizer, and this module has 2"),
     ],
 )

@@ -121,7 +121,7 @@ def test_a_failed_gate_falls_back_to_the_gentler_file(context, given, tmp_path):
 
 @pytest.mark.slow
 def test_where_all_fail_eight_bits_are_left(context, given, tmp_path):
-    result = run(context, given, tmp_path, tight_score=1.0, gentle_score=1.0, tight_ratio=1000.0)
+    result = run(context, given, tmp_path, tight_score=1.0, tight_ratio=1000.0, gentle_score=1.0, gentle_ratio=9.0)
     assert not result.success
     assert "tight/ratio not measured" in result.error and "gentle/score" in result.error
     codecs = {e.codec for e in unpack(read_bundle(tmp_path / "model").tensors[KEY])[1].values()}
