@@ -57,7 +57,7 @@ def own_code(what: str, error: type[EsperError] = ConfigError) -> Iterator[None]
 
 
 def pass_on_stop(failure: BaseException) -> None:
-    """Raise a SystemExit that no code of a user's has raised: a signal's handler, say a scheduler's, ends the program."""
+    """Raise a SystemExit that no user's own code raised: the handler of a signal, say, ends the program with it."""
     if isinstance(failure, SystemExit):
         frames = [frame for frame in extract_tb(failure.__traceback__) if "_sitebuiltins" not in frame.filename]
         if not _own([frame for frame in frames[-1:] if not frame.filename.startswith(_HERE)]):
