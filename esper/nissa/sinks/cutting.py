@@ -22,7 +22,6 @@ _OF_THE_COURSE = (
     TelemetryEventType.RUN_FINISHED,
 )
 _ONCE = (TelemetryEventType.CHECKPOINT_SAVED, TelemetryEventType.RUN_STARTED)  # of each checkpoint; of a run
-_EVENT_FIELDS = TelemetryEvent(TelemetryEventType.RUN_STARTED).to_dict().keys()
 _MOST_NAMED = 5
 
 
@@ -81,10 +80,14 @@ class _Line:
 
     @property
     def is_of_the_course(self) -> bool:
-        """And whole: the fields of an event, and of a checkpoint its number."""
-        is_saved = self.record.get("type") == TelemetryEventType.CHECKPOINT_SAVED
-        is_event = self.record.keys() == _EVENT_FIELDS and not (is_saved and self._saved is None)
-        return is_event and self.record["type"] in _OF_THE_COURSE
+        """And as it is written: such events say nothing but their epoch, and of a checkpoint its number."""
+        if self.record.get("type") not in _OF_THE_COURSE:
+            return False
+        kind = TelemetryEventType(self.record["type"])
+        if (kind is TelemetryEventType.CHECKPOINT_SAVED) != (self._saved is not None):
+            return False
+        data = {} if self._saved is None else {"checkpoint": self._saved}
+        return self.record == TelemetryEvent(kind, epoch=self.key, data=data).to_dict()
 
     @property
     def _saved(self) -> int | None:
@@ -132,11 +135,12 @@ def _cut_events(path: Path, last: int, checkpoint: int | None, carried: Sequence
     restored = []
     for epoch, (missing, others) in strays.items():
         if any(one.after < epoch <= one.until for one in carried):  # what is carried is all of it, but for its course
-            whole = list(known[epoch])
+            kept = []
             for line in others:
                 if line.is_of_the_course and not any(map(line.tells_of_the_same, told)):
-                    whole.append(line)
+                    kept.append(line)
                     told += [line] * (line.record["type"] in _ONCE)
+            whole = _merged(known[epoch], kept, groups[epoch])
         else:
             whole = [*groups[epoch], *missing]
         if [line.text for line in whole] != [line.text for line in groups[epoch]]:
@@ -145,6 +149,18 @@ def _cut_events(path: Path, last: int, checkpoint: int | None, carried: Sequence
     if path.exists() or groups:
         _write(path, data, (line.text for epoch in sorted(groups) for line in groups[epoch]))
     return _told(path, left_out, "events of epoch", restored, [])
+
+
+def _merged(known: Sequence[_Line], kept: Sequence[_Line], there: Sequence[_Line]) -> list[_Line]:
+    """Both, in the order of the file where those known are in order there, too; else those known come first."""
+    ours = {id(line) for line in kept}
+    rest, found = list(known), []
+    for line in there:
+        if id(line) in ours:
+            found.append(line)
+        elif rest and line.text == rest[0].text:
+            found.append(rest.pop(0))
+    return [*known, *kept] if rest else found
 
 
 def _difference(lines: Sequence[_Line], there: Sequence[_Line]) -> tuple[list[_Line], list[_Line]]:

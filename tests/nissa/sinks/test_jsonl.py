@@ -136,18 +136,37 @@ ALTERED = {
 }
 
 
-@pytest.mark.parametrize("alteration", ALTERED)
-def test_events_that_checkpoints_carry_are_as_they_were_written(tmp_path: Path, alteration: str) -> None:
-    sink = JsonlSink(tmp_path)
+def two_epochs(folder: Path) -> tuple[list[str], list[Carried]]:
+    """The lines of a run's events, and those of them that its checkpoints carry: all but the last."""
+    sink = JsonlSink(folder)
     for epoch in range(2):
         for slot in ("early", "late"):
             sink.event(event(epoch, slot))
         sink.event(TelemetryEvent(TelemetryEventType.CHECKPOINT_SAVED, epoch=epoch, data={"checkpoint": epoch + 1}))
     sink.close("interrupted")
-    path = tmp_path / "events.jsonl"
-    whole = path.read_text()
-    lines = whole.splitlines()
-    path.write_text("".join(f"{line}\n" for line in ALTERED[alteration](lines)))
-    carried = [Carried(-1, 0, {path.name: lines[:2]}), Carried(0, 1, {path.name: lines[2:5]})]
-    assert cut_back(tmp_path, events=1, checkpoint=2, carried=carried)
-    assert path.read_text() == whole
+    lines = (folder / "events.jsonl").read_text().splitlines()
+    return lines, [Carried(-1, 0, {"events.jsonl": lines[:2]}), Carried(0, 1, {"events.jsonl": lines[2:5]})]
+
+
+def cut(folder: Path, lines: list[str], carried: list[Carried]) -> list[str]:
+    """What cut_back makes of these lines."""
+    (folder / "events.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    cut_back(folder, events=1, checkpoint=2, carried=carried)
+    return (folder / "events.jsonl").read_text().splitlines()
+
+
+@pytest.mark.parametrize("alteration", ALTERED)
+def test_events_that_checkpoints_carry_are_as_they_were_written(tmp_path: Path, alteration: str) -> None:
+    lines, carried = two_epochs(tmp_path)
+    assert cut(tmp_path, ALTERED[alteration](lines), carried) == lines
+
+
+def test_an_altered_event_of_the_course_that_nothing_carries_goes_and_is_told_anew(tmp_path: Path) -> None:
+    lines, carried = two_epochs(tmp_path)
+    assert cut(tmp_path, [*lines[:5], lines[5].replace('"message":""', '"message":"a"')], carried) == lines[:5]
+
+
+def test_what_one_checkpoint_less_carries_leaves_the_order_as_it_was(tmp_path: Path) -> None:
+    lines, _ = two_epochs(tmp_path)
+    carried = [Carried(-1, 0, {"events.jsonl": lines[1:2]}), Carried(0, 1, {"events.jsonl": lines[3:5]})]
+    assert cut(tmp_path, [lines[2], *lines[1:2], *lines[3:]], carried) == [lines[2], *lines[1:2], *lines[3:]]
