@@ -174,6 +174,26 @@ def test_a_bad_line_is_left_out_and_counted(
     assert said(capsys, "compare", *map(str, folders))[0] == 0
 
 
+ODD_LINES = {
+    "figures next to nothing": ("learning.jsonl", '{"update": 9, "value_loss": 5e-324, "explained_variance": 5e-324}'),
+    "figures without end": ("learning.jsonl", '{"update": 9, "value_loss": 1.7e308, "explained_variance": -1.7e308}'),
+    "an epoch of no members": ("metrics.jsonl", '{"epoch": 9, "members": []}'),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_LINES)
+def test_a_sound_line_of_odd_figures_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    file, line = ODD_LINES[kind]
+    folders = [make_run(tmp_path / name, policy=name) for name in ("static", "ppo")]
+    for folder in folders:
+        lines = (folder / file).read_text().splitlines() if (folder / file).exists() else []
+        (folder / file).write_text("".join(f"{one}\n" for one in (*lines, line, line.replace("9", "10", 1))))
+        record = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps(record | {"summary": None, "status": "interrupted"}))
+        assert said(capsys, "report", str(folder))[0] == 0
+    assert said(capsys, "compare", *map(str, folders))[0] == 0
+
+
 EVALUATIONS_DAMAGE: dict[str, Callable[[Path], Any]] = {
     "text that is no UTF-8": lambda path: change(path, "UPDATE versions SET policy = CAST(x'ff00fe' AS TEXT)"),
     "a configuration that is no JSON": lambda path: change(path, "UPDATE versions SET config = '{'"),

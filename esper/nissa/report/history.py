@@ -61,7 +61,7 @@ class RunHistory:
     @cached_property
     def slots(self) -> list[str]:
         """Slot names in the order of the records."""
-        names = (name for record in self.records[-1:] for member in record["members"] for name in member["slots"])
+        names = (name for record in self.records for member in record["members"] for name in member["slots"])
         return list(dict.fromkeys(names))
 
     @cached_property
@@ -106,8 +106,13 @@ class RunHistory:
         return [{member["member"]: member for member in record["members"]} for record in self.records]
 
     @cached_property
+    def last(self) -> dict[int, dict[str, Any]]:
+        """What was last recorded of each member."""
+        return {member: row for rows in self._rows for member, row in rows.items()}
+
+    @property
     def _members(self) -> dict[int, int | None]:
-        return {member: row.get("twin_of") for rows in self._rows[-1:] for member, row in rows.items()}
+        return {member: row.get("twin_of") for member, row in self.last.items()}
 
     def _cell(self, row: dict[int, dict[str, Any]], member: int) -> dict[str, Any]:
         return row.get(member, {})

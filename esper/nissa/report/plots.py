@@ -28,6 +28,9 @@ def text_width(text: str) -> float:
     return sum(4.6 if letter in _NARROW else 10.8 if letter in _WIDE else 7.2 for letter in text)
 
 
+_FARTHEST = 1e300  # from 0, and its inverse the nearest, that room around a value can be reckoned of
+
+
 def span(
     values: np.ndarray, lowest: float = -math.inf, highest: float = math.inf, least: float = 0.0
 ) -> tuple[float, float]:
@@ -35,7 +38,8 @@ def span(
 
     least: how much is shown at least, so that what does not differ looks so.
     """
-    known = values[np.isfinite(values)]
+    known = np.clip(values[np.isfinite(values)], -_FARTHEST, _FARTHEST)
+    known = np.where(np.abs(known) < 1 / _FARTHEST, 0.0, known)
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
     room = 0.05 * (abs(high) or 1.0) if math.isclose(low, high) else 0.08 * (high - low)
     room = max(room, (least - (high - low)) / 2)

@@ -41,7 +41,6 @@ def render(history: RunHistory) -> str:
     stories = seed_stories(history.events)
     scores = final_scores(history)
     sizes = history.series(history.grown, "parameter_count")  # [M, T]
-    last_rows = history.records[-1]["members"] if history.records else []
     return render_page(
         "nissa/report/report.html.j2",
         history=history,
@@ -55,7 +54,7 @@ def render(history: RunHistory) -> str:
         scores=scores,
         timelines=timelines,
         sizes=[float(sizes[:, 0].mean()), float(sizes[:, -1].mean())] if sizes.size else [0.0, 0.0],
-        last_scores={row["member"]: score_of(row) for row in last_rows},
+        last_scores={member: score_of(row) for member, row in history.last.items()},
         score=history.score,
         epoch_ticks=ticks(0, max(history.max_epochs, 1), 8, whole=True),
         looks=STAGE_LOOKS,
@@ -94,7 +93,7 @@ def final_scores(history: RunHistory) -> FinalScores | None:
         twin = (summary.get("twin") or {}).get(f"test_{kind.name}") or None
     elif history.records:
         what = f"validation {kind.title}, epoch {history.epochs[-1]}"
-        last = {row["member"]: score_of(row) for row in history.records[-1]["members"]}
+        last = {member: score_of(row) for member, row in history.last.items()}
         grown = [last[member] for member in history.grown]
         twin = [last.get(history.twins[member]) for member in history.grown if member in history.twins] or None
     else:
@@ -152,7 +151,7 @@ def _pictures(history: RunHistory, timelines: seed_figures.Timelines, scores: Fi
     found: dict[str, str] = {}
     if len(history.updates) > 1:
         found |= {"returns": learning_figures.returns(history), "learner": learning_figures.diagnostics(history)}
-    if len(history.records) < 2:  # the untrained host alone is a point, no curve
+    if len(history.records) < 2 or not history.grown:  # the untrained host alone is a point, no curve
         return {name: picture for name, picture in found.items() if picture}
     found["score"] = figures.score(history)
     found["pairs"] = _pairs(scores) if scores else ""
