@@ -84,13 +84,14 @@ class _Line:
         if self.record.get("type") not in _OF_THE_COURSE:
             return False
         kind = TelemetryEventType(self.record["type"])
-        if (kind is TelemetryEventType.CHECKPOINT_SAVED) != (self._saved is not None):
+        if (kind is TelemetryEventType.CHECKPOINT_SAVED) != (self.saved is not None):
             return False
-        data = {} if self._saved is None else {"checkpoint": self._saved}
+        data = {} if self.saved is None else {"checkpoint": self.saved}
         return self.record == TelemetryEvent(kind, epoch=self.key, data=data).to_dict()
 
     @property
-    def _saved(self) -> int | None:
+    def saved(self) -> int | None:
+        """The number of the checkpoint that it tells of."""
         data = self.record.get("data")
         number = data.get("checkpoint") if isinstance(data, dict) else None
         return number if type(number) is int else None
@@ -101,7 +102,7 @@ class _Line:
 
     def is_void(self, checkpoint: int | None) -> bool:
         """Whether it tells of what is yet to come for a run that goes on from this checkpoint."""
-        is_later = checkpoint is not None and self._saved is not None and self._saved > checkpoint
+        is_later = checkpoint is not None and self.saved is not None and self.saved > checkpoint
         return is_later or self.record.get("type") == TelemetryEventType.RUN_FINISHED
 
 
@@ -135,9 +136,10 @@ def _cut_events(path: Path, last: int, checkpoint: int | None, carried: Sequence
     restored = []
     for epoch, (missing, others) in strays.items():
         if any(one.after < epoch <= one.until for one in carried):  # what is carried is all of it, but for its course
-            kept = []
+            kept, lacks_saved = [], any(line.saved is not None for line in missing)
             for line in others:
-                if line.is_of_the_course and not any(map(line.tells_of_the_same, told)):
+                is_altered = lacks_saved and line.saved not in (None, checkpoint)
+                if line.is_of_the_course and not is_altered and not any(map(line.tells_of_the_same, told)):
                     kept.append(line)
                     told += [line] * (line.record["type"] in _ONCE)
             whole = _merged(known[epoch], kept, groups[epoch])

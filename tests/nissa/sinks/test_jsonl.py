@@ -124,6 +124,11 @@ ALTERED = {
         *lines[3:],
     ],
     "of its course and without a field": lambda lines: [*lines[:2], lines[2].replace('"data', '"da4a'), *lines[3:]],
+    "of its course and of another number": lambda lines: [
+        *lines[:2],
+        lines[2].replace('checkpoint":1', 'checkpoint":0'),
+        *lines[3:],
+    ],
     "of its course and of no number": lambda lines: [
         *lines[:2],
         lines[2].replace('checkpoint"', 'chuckpoint"'),
