@@ -4,6 +4,8 @@ import errno
 from enum import IntEnum
 from typing import Any
 
+_MOST_CHARACTERS = 400  # of what another library's error says
+
 
 def printable(text: Any) -> str:
     r"""The text on one line: control characters, bidirectional overrides and the like stand as \x1b, \u202e."""
@@ -11,9 +13,6 @@ def printable(text: Any) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
-
-
-_MOST_CHARACTERS = 400  # of what another library's error says
 
 
 class ExitCode(IntEnum):

@@ -16,6 +16,7 @@ FOR_NAMES = 90  # pixels right of a plot whose curves are named at their ends
 _TOP, _RIGHT, _BOTTOM, _LEFT = 26, 20, 38, 46  # round every plot alike, so that they line up on the page
 _NARROW, _WIDE = " .,:;'|!()[]fijlrtI", "%@&<>=+~#mwDGHMNOQW…"
 _LINE = 14  # pixels from one line of text to the next
+_FARTHEST = 1e300  # from 0, and its inverse the nearest, that room around a value can be reckoned of
 
 
 def tint(name: str) -> str:
@@ -26,9 +27,6 @@ def tint(name: str) -> str:
 def text_width(text: str) -> float:
     """Pixels, on the wide side: the font is the reader's."""
     return sum(4.6 if letter in _NARROW else 10.8 if letter in _WIDE else 7.2 for letter in text)
-
-
-_FARTHEST = 1e300  # from 0, and its inverse the nearest, that room around a value can be reckoned of
 
 
 def span(
